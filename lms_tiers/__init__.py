@@ -1,0 +1,81 @@
+"""Tiered, evicting storage for LLM KV-cache chunks, with backends as plugins."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lms_tiers.factory import CreateStorageBackend
+    from lms_tiers.hookspecs import BackendSpec, CodecSpec, PolicySpec, hookimpl
+    from lms_tiers.interface import (
+        CONTRACT_VERSION,
+        BackendStats,
+        Capabilities,
+        ChunkInfo,
+        ChunkView,
+        LMSBackendInterface,
+    )
+    from lms_tiers.messages import (
+        CacheEngineKey,
+        ChunkMeta,
+        ClientCommand,
+        ClientMetaMessage,
+        LMSMemoryObj,
+        MemoryFormat,
+        OpaqueKey,
+        ServerMetaMessage,
+        ServerReturnCode,
+        key_text,
+        own_bytes,
+    )
+    from lms_tiers.plugins.cpu import LMSLocalBackend
+
+__version__ = "0.1.0"
+
+# Names are imported on first use: a plugin that needs only `hookimpl` pays for nothing else.
+_HOME = {
+    "CreateStorageBackend": "factory",
+    "BackendSpec": "hookspecs", "CodecSpec": "hookspecs", "PolicySpec": "hookspecs", "hookimpl": "hookspecs",
+    "CONTRACT_VERSION": "interface", "BackendStats": "interface", "Capabilities": "interface",
+    "ChunkInfo": "interface", "ChunkView": "interface", "LMSBackendInterface": "interface",
+    "CacheEngineKey": "messages", "ChunkMeta": "messages", "ClientCommand": "messages",
+    "ClientMetaMessage": "messages", "LMSMemoryObj": "messages", "MemoryFormat": "messages", "OpaqueKey": "messages",
+    "ServerMetaMessage": "messages", "ServerReturnCode": "messages", "key_text": "messages", "own_bytes": "messages",
+    "LMSLocalBackend": "plugins.cpu",
+}  # fmt: skip
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "BackendSpec",
+    "BackendStats",
+    "CacheEngineKey",
+    "Capabilities",
+    "ChunkInfo",
+    "ChunkMeta",
+    "ChunkView",
+    "ClientCommand",
+    "ClientMetaMessage",
+    "CodecSpec",
+    "CreateStorageBackend",
+    "LMSBackendInterface",
+    "LMSLocalBackend",
+    "LMSMemoryObj",
+    "MemoryFormat",
+    "OpaqueKey",
+    "PolicySpec",
+    "ServerMetaMessage",
+    "ServerReturnCode",
+    "hookimpl",
+    "key_text",
+    "own_bytes",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,316 @@
+"""The contract every backend keeps: LMCache's five methods, and working defaults for the rest.
+
+Contract version 1.0. The prose is in docs/contract.md, the proof in the conformance kit (`lms-tiers conform`).
+Nothing here knows tiers or policies; the hooks for them (`reserve_bytes` … `load_state`) have plain defaults.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, List, Mapping, Optional, Self
+
+from lms_tiers.errors import InvalidBufferError, UnsupportedError
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj
+
+if TYPE_CHECKING:
+    import torch
+
+#: The version of this contract; a plugin declares the one it was written for.
+CONTRACT_VERSION: Final = "1.0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a backend offers beyond the five methods. Declared means must pass; not declared means `UnsupportedError`.
+
+    Attributes
+    ----------
+    contract : str
+        Version of the contract the backend was written for.
+    remove : bool
+        `remove` works; a tier needs it.
+    persistent : bool
+        What was flushed is there again after reopening the same location.
+    tensors : bool
+        `get_tensor` and `put_tensor` move device tensors without a trip through host bytes.
+    evicts : bool
+        Chunks may leave without a `remove` (a tiered store, a remote cache).
+    policy : str or None
+        The eviction policy whose order can be checked against a model, where `evicts`.
+    forkable : bool
+        Works in a forked child; otherwise it raises `ForkedProcessError` there.
+    max_key_bytes, max_value_bytes : int or None
+        Limits; None means none but memory. Every backend takes keys of 150 bytes and values of 32 MiB.
+    """
+
+    contract: str = CONTRACT_VERSION
+    remove: bool = False
+    persistent: bool = False
+    tensors: bool = False
+    evicts: bool = False
+    policy: str | None = None
+    forkable: bool = False
+    max_key_bytes: int | None = None
+    max_value_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkInfo:
+    """One stored chunk as `scan` lists it: key, metadata, and the physical bytes it takes."""
+
+    key: CacheEngineKey
+    meta: ChunkMeta
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkView:
+    """Borrowed bytes of one chunk, in order, valid inside the `view` block only."""
+
+    meta: ChunkMeta
+    buffers: Sequence[memoryview]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendStats:
+    """Counters of one backend since it was opened; None where it does not know.
+
+    Attributes
+    ----------
+    keys : int or None
+    bytes_used, bytes_peak : int or None
+        Physical bytes held now, and the most ever held (for a file: its size on disk).
+    bytes_written, bytes_read : int
+        Bytes moved to and from the medium.
+    failures : int
+        Operations the medium failed.
+    corrupt : int
+        Chunks found damaged and answered as misses.
+    detail : mapping of str to float
+        Whatever else the backend counts, by metric name.
+    """
+
+    keys: int | None = None
+    bytes_used: int | None = None
+    bytes_peak: int | None = None
+    bytes_written: int = 0
+    bytes_read: int = 0
+    failures: int = 0
+    corrupt: int = 0
+    detail: Mapping[str, float] = field(default_factory=dict)
+
+
+class LMSBackendInterface(abc.ABC):
+    """A place that keeps KV chunks: implement the five abstract methods, declare the rest in `capabilities`.
+
+    Identity of a key is ``key.to_string()``, compared byte for byte. `put` takes the bytearray over. What `get`
+    returned never changes. After any error the state is what it was. Every method may be called from any thread at
+    any time; after `close` each raises `BackendClosedError`. Errors are those of `lms_tiers.errors`.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    @abc.abstractmethod
+    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
+        """Store a chunk under ``client_meta.key``, replacing an older one whole.
+
+        Parameters
+        ----------
+        client_meta : ClientMetaMessage
+            This project's or LMCache's own; read by attribute.
+        kv_chunk_bytes : bytearray
+            Taken over: the caller does not touch it again. Other buffers are copied.
+
+        Raises
+        ------
+        InvalidKeyError, InvalidChunkError, ValueTooLargeError, CapacityError, StorageUnavailableError,
+        BackendClosedError
+        """
+
+    @abc.abstractmethod
+    def contains(self, key: CacheEngineKey) -> bool:
+        """Whether `get` would answer a chunk now."""
+
+    @abc.abstractmethod
+    def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
+        """The newest chunk put under `key`, or None. A sick medium or a damaged chunk is None and a counter."""
+
+    @abc.abstractmethod
+    def list_keys(self) -> List[CacheEngineKey]:
+        """Every key held at some moment during the call, each once."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give everything back. Idempotent, and safe beside running calls: they finish or raise `BackendClosedError`."""
+
+    # -- optional, with working defaults -------------------------------------------------------------------------
+
+    def remove(self, key: CacheEngineKey) -> None:
+        """Forget `key`; an absent key is no error. Needs the capability `remove`."""
+        raise UnsupportedError(type(self).__name__, "remove")
+
+    def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
+        """Put in order. Where item i raises, the items before it are stored, it and those after are not."""
+        for client_meta, data in items:
+            self.put(client_meta, data)
+
+    def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
+        """The chunk or None for each key, in order; the order tells the prefix chain."""
+        return [self.get(key) for key in keys]
+
+    def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
+        """How many of the leading `keys` are present without a gap."""
+        for i, key in enumerate(keys):
+            if not self.contains(key):
+                return i
+        return len(keys)
+
+    def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
+        """Read a chunk into the caller's writable buffer (at least `length` bytes) and answer its metadata, or None.
+
+        Raises
+        ------
+        InvalidBufferError
+            The buffer is read-only, not C-contiguous or too small; its contents are unchanged.
+        """
+        obj = self.get(key)
+        if obj is None:
+            return None
+        target = writable_bytes(buffer, obj.length)
+        target[: obj.length] = memoryview(obj.data).cast("B")
+        return ChunkMeta.of(_Named(key, obj), obj.length)  # type: ignore[arg-type]
+
+    @contextmanager
+    def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
+        """Borrow a chunk's bytes without a copy where the medium can; valid inside the block only."""
+        obj = self.get(key)
+        if obj is None:
+            yield None
+        else:
+            meta = ChunkMeta.of(_Named(key, obj), obj.length)  # type: ignore[arg-type]
+            yield ChunkView(meta, (memoryview(obj.data).cast("B"),) if obj.length else ())
+
+    def get_tensor(self, key: CacheEngineKey, out: torch.Tensor | None = None) -> torch.Tensor | None:
+        """The chunk as a tensor of its dtype and shape (uint8 of `length` where it has none), or None.
+
+        Parameters
+        ----------
+        out : torch.Tensor, optional
+            Contiguous, of at least as many bytes; the chunk is copied into it and it is returned.
+
+        Raises
+        ------
+        InvalidBufferError
+            `out` does not fit.
+        """
+        obj = self.get(key)
+        if obj is None:
+            return None
+        import torch
+
+        if out is not None:
+            flat = tensor_bytes(out, obj.length)
+            if obj.length:
+                flat[: obj.length].copy_(torch.frombuffer(bytearray(obj.data), dtype=torch.uint8))
+            return out
+        flat = torch.frombuffer(bytearray(obj.data), dtype=torch.uint8) if obj.length else torch.empty(0, dtype=torch.uint8)
+        if obj.dtype is None:
+            return flat
+        tensor = flat.view(obj.dtype)
+        return tensor.reshape(obj.shape) if tensor.numel() == obj.shape.numel() else tensor
+
+    def put_tensor(self, client_meta: ClientMetaMessage, tensor: torch.Tensor) -> None:
+        """Store a tensor's bytes in C order; the tensor stays the caller's."""
+        import torch
+
+        flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu()
+        self.put(client_meta, bytearray(flat.numpy().tobytes()))
+
+    def stats(self) -> BackendStats:
+        """Counters since open."""
+        return BackendStats(keys=len(self.list_keys()))
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Return when what was put before is as durable as the backend promises (`DeadlineExceededError` after `timeout` seconds)."""
+
+    # -- what a tier asks of its backend ---------------------------------------------------------------------------
+
+    @property
+    def usable_bytes(self) -> int | None:
+        """How many reserved bytes fit into the capacity it was opened with; None: all of it."""
+        return None
+
+    def reserve_bytes(self, length: int) -> int:
+        """Upper bound of the physical bytes that a chunk of `length` bytes will take."""
+        return length
+
+    def stored_bytes(self, key: CacheEngineKey) -> int | None:
+        """Physical bytes the chunk takes, at most `reserve_bytes`; None: unknown. In memory, no I/O."""
+        return None
+
+    def scan(self) -> Iterator[ChunkInfo]:
+        """Every chunk, least recently used first where the backend remembers; a tier starts warm from it."""
+        for key in self.list_keys():
+            obj = self.get(key)
+            if obj is not None:
+                meta = ChunkMeta.of(_Named(key, obj), obj.length)  # type: ignore[arg-type]
+                yield ChunkInfo(key, meta, self.reserve_bytes(obj.length))
+
+    def touch(self, keys: Sequence[CacheEngineKey]) -> None:
+        """Note that `keys` were used, oldest first, so that `scan` after a restart knows; absent keys are ignored."""
+
+    def save_state(self, state: bytes) -> None:
+        """Keep a tier's small state (its policy's memory) beside the chunks, where persistent."""
+
+    def load_state(self) -> bytes | None:
+        """What `save_state` kept last, or None."""
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Named:
+    """A memory object under its key, for `ChunkMeta.of`."""
+
+    __slots__ = ("dtype", "fmt", "key", "length", "shape")
+
+    def __init__(self, key: CacheEngineKey, obj: LMSMemoryObj) -> None:
+        self.key = key
+        self.length = obj.length
+        self.fmt = obj.fmt
+        self.dtype = obj.dtype
+        self.shape = obj.shape
+
+
+def writable_bytes(buffer: Any, length: int) -> memoryview:
+    """`buffer` as writable bytes, or `InvalidBufferError` that says what is wrong with it."""
+    try:
+        view = memoryview(buffer)
+    except TypeError:
+        raise InvalidBufferError(f"{type(buffer).__name__} offers no buffer.") from None
+    if view.readonly or not view.c_contiguous:
+        raise InvalidBufferError("the destination must be writable and C-contiguous.")
+    if view.nbytes < length:
+        raise InvalidBufferError(f"the destination has {view.nbytes} bytes, the chunk {length}.")
+    return view.cast("B")
+
+
+def tensor_bytes(out: torch.Tensor, length: int) -> torch.Tensor:
+    """`out` as a flat uint8 tensor over the same memory, or `InvalidBufferError`."""
+    import torch
+
+    if not out.is_contiguous():
+        raise InvalidBufferError("`out` must be contiguous.")
+    if out.nbytes < length:
+        raise InvalidBufferError(f"`out` has {out.nbytes} bytes, the chunk {length}.")
+    return out.detach().reshape(-1).view(torch.uint8)

@@ -1,0 +1,410 @@
+"""Keys, formats and messages: what travels between callers and backends, compatible with LMCache 0.5.6.
+
+Own code works on `ChunkMeta` (what a backend stores beside the bytes) and on a key's canonical text. torch is
+imported on first use of a dtype only, so that listing plugins stays quick. Nothing here stores or moves chunks.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Optional, Protocol
+
+from lms_tiers.errors import FormatError, InvalidChunkError, InvalidKeyError
+
+if TYPE_CHECKING:
+    import torch
+
+#: dtype names by their stable number in stored metadata. Append only.
+DTYPE_NAMES: Final[tuple[str | None, ...]] = (
+    None, "float16", "bfloat16", "float32", "float64", "uint8", "float8_e4m3fn", "float8_e5m2",
+    "int8", "int16", "int32", "int64", "bool", "float8_e4m3fnuz", "float8_e5m2fnuz",
+    "uint16", "uint32", "uint64", "complex64", "complex128", "complex32", "float8_e8m0fnu",
+)  # fmt: skip
+_DTYPE_CODES: Final = {name: code for code, name in enumerate(DTYPE_NAMES)}
+
+#: dtype names inside key texts, as LMCache writes them.
+_KEY_DTYPES: Final = {
+    "half": "float16", "bfloat16": "bfloat16", "float": "float32", "double": "float64", "int8": "int8",
+    "uint8": "uint8", "int16": "int16", "int32": "int32", "int64": "int64", "bool": "bool",
+    "fp8_e4m3fn": "float8_e4m3fn", "fp8_e4m3fnuz": "float8_e4m3fnuz", "fp8_e5m2": "float8_e5m2",
+    "fp8_e5m2fnuz": "float8_e5m2fnuz",
+}  # fmt: skip
+_KEY_DTYPE_OF: Final = {v: k for k, v in _KEY_DTYPES.items()}
+
+_KEY_TEXT: Final = re.compile(
+    r"(?P<model>.+)@(?P<world>\d+)@(?P<worker>\d+)@(?P<hash>-?[0-9a-f]+)@(?P<dtype>"
+    + "|".join(sorted(_KEY_DTYPES, key=len, reverse=True))
+    + r")(?:@(?P<layer>\d+))?(?P<tags>(?:@[^@%]+%[^@]*)*)",
+    re.DOTALL,
+)
+_OLD_KEY_TEXT: Final = re.compile(
+    r"(?P<fmt>[^@]+)@(?P<model>.+)@(?P<world>\d+)@(?P<worker>\d+)@(?P<hash>-?[0-9a-f]+)"
+    r"(?P<tags>(?:@[^@%]+%[^@]*)*)",
+    re.DOTALL,
+)
+_TAG: Final = "lmcache.tag."
+
+
+class MemoryFormat(enum.Enum):
+    """Layout of a chunk's tensor; names and numbers are LMCache's and travel on the wire."""
+
+    UNDEFINED = 0
+    KV_2LTD = 1
+    KV_T2D = 2
+    KV_2TD = 3
+    BINARY = 4
+    BINARY_BUFFER = 5
+    KV_MLA_FMT = 6
+    EC_TD = 7
+    HS_TD = 8
+
+
+class ClientCommand(enum.IntEnum):
+    """Request codes of the lm:// protocol."""
+
+    PUT = 1
+    GET = 2
+    EXIST = 3
+    LIST = 4
+    HEALTH = 5
+
+
+class ServerReturnCode(enum.IntEnum):
+    """Answer codes of the lm:// protocol."""
+
+    SUCCESS = 200
+    FAIL = 400
+
+
+def dtype_name(dtype: torch.dtype | None) -> str | None:
+    """The name of a torch dtype, without importing torch: ``torch.bfloat16`` → ``"bfloat16"``."""
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+@lru_cache(maxsize=64)
+def torch_dtype(name: str | None) -> torch.dtype | None:
+    """The torch dtype of a stored name; the inverse of `dtype_name`."""
+    if name is None:
+        return None
+    import torch
+
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+class KeyLike(Protocol):
+    """Anything with LMCache's `to_string`; identity is that text, compared byte for byte."""
+
+    def to_string(self) -> str: ...
+
+
+class CacheEngineKey:
+    """Key of one KV chunk, with LMCache 0.5.6's constructor and text layouts.
+
+    Two keys are equal when their canonical texts are. `from_string` parses the current layout, the layer layout, the
+    layout before 0.3.10, and keeps every other text as an `OpaqueKey`: no text is an error, none is changed.
+
+    Parameters
+    ----------
+    model_name : str
+    world_size, worker_id : int
+    chunk_hash : int or bytes
+        Written in hexadecimal.
+    dtype : torch.dtype
+    request_configs : dict, optional
+        Entries named ``lmcache.tag.*`` become part of the key.
+
+    Examples
+    --------
+    >>> CacheEngineKey.from_string("m@1@0@1f@bfloat16").chunk_hash
+    31
+    >>> CacheEngineKey.from_string("anything at all").to_string()
+    'anything at all'
+    """
+
+    __slots__ = (
+        "_dtype_name", "_text", "chunk_hash", "fmt", "layer_id", "model_name", "request_configs", "tags",
+        "worker_id", "world_size",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        model_name: str,
+        world_size: int,
+        worker_id: int,
+        chunk_hash: int,
+        dtype: torch.dtype,
+        request_configs: Optional[dict] = None,  # type: ignore[type-arg]  # LMCache's annotation
+    ) -> None:
+        name = dtype_name(dtype)
+        if name not in _KEY_DTYPE_OF:
+            raise InvalidKeyError(str(model_name), f"dtype {dtype} has no name in key texts.")
+        tags = tuple((k[len(_TAG) :], v) for k, v in (request_configs or {}).items() if k.startswith(_TAG))
+        hexhash = chunk_hash.hex() if isinstance(chunk_hash, bytes) else f"{chunk_hash:x}"
+        text = f"{model_name}@{world_size}@{worker_id}@{hexhash}@{_KEY_DTYPE_OF[name]}"
+        for k, v in tags:
+            text += f"@{k}%{v}"
+        self._fill(text, model_name, world_size, worker_id, chunk_hash, name, request_configs, tags or None)
+
+    def _fill(
+        self, text: str, model: str, world: int, worker: int, chunk_hash: int, dtype: str | None,
+        configs: dict[str, Any] | None, tags: tuple[tuple[str, Any], ...] | None,
+        layer_id: int | None = None, fmt: str | None = None,
+    ) -> None:  # fmt: skip
+        self._text = text
+        self.model_name = model
+        self.world_size = world
+        self.worker_id = worker
+        self.chunk_hash = chunk_hash
+        self._dtype_name = dtype
+        self.request_configs = configs
+        self.tags = tags
+        self.layer_id = layer_id
+        self.fmt = fmt
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The chunk's dtype; None where the key's layout does not tell."""
+        return torch_dtype(self._dtype_name)
+
+    @property
+    def chunk_hash_hex(self) -> str:
+        """The chunk's hash as it stands in the key's text."""
+        return self.chunk_hash.hex() if isinstance(self.chunk_hash, bytes) else f"{self.chunk_hash:x}"
+
+    def to_string(self) -> str:
+        """The canonical text: the key's identity."""
+        return self._text
+
+    @staticmethod
+    def from_string(s: str) -> CacheEngineKey:
+        """Parse a key's text; ``from_string(s).to_string() == s`` for every `s`."""
+        if match := _KEY_TEXT.fullmatch(s):
+            dtype = _KEY_DTYPES[match["dtype"]]
+        elif match := _OLD_KEY_TEXT.fullmatch(s):
+            dtype = None
+        else:
+            return OpaqueKey(s)
+        groups = match.groupdict()
+        tags = tuple(tuple(tag.split("%", 1)) for tag in groups["tags"].split("@")[1:])
+        layer = groups.get("layer")
+        key = CacheEngineKey.__new__(CacheEngineKey)
+        key._fill(
+            s, groups["model"], int(groups["world"]), int(groups["worker"]), int(groups["hash"], 16), dtype,
+            {_TAG + k: v for k, v in tags} or None, tags or None,
+            int(layer) if layer else None, groups.get("fmt"),
+        )  # fmt: skip
+        return key
+
+    def __eq__(self, other: object) -> bool:
+        return self._text == other._text if isinstance(other, CacheEngineKey) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._text!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CacheEngineKey.from_string, (self._text,)
+
+
+class OpaqueKey(CacheEngineKey):
+    """A key whose text this version does not parse; it is stored and compared like any other."""
+
+    __slots__ = ()
+
+    def __init__(self, text: str) -> None:
+        self._fill(text, text, 0, 0, 0, None, None, None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OpaqueKey, (self._text,)
+
+
+def key_text(key: KeyLike, max_bytes: int | None = None) -> str:
+    """The canonical text of `key`, checked.
+
+    Parameters
+    ----------
+    key : object with ``to_string()``
+        This project's or LMCache's own key.
+    max_bytes : int, optional
+        The longest UTF-8 encoding the backend takes.
+
+    Raises
+    ------
+    InvalidKeyError
+        No text, an empty one, one that has no UTF-8 encoding (a lone surrogate), or one that is too long. A key is
+        never truncated or normalised.
+    """
+    try:
+        text = key.to_string()
+    except AttributeError:
+        raise InvalidKeyError(repr(key), "a key needs a to_string() method, as CacheEngineKey has.") from None
+    if type(text) is not str or not text:
+        raise InvalidKeyError(repr(text), "to_string() must return a text that is not empty.")
+    if not text.isascii():
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError as error:
+            raise InvalidKeyError(ascii(text), f"has no UTF-8 encoding: {error.reason}.") from None
+    else:
+        size = len(text)
+    if max_bytes is not None and size > max_bytes:
+        raise InvalidKeyError(text, f"is {size} bytes long; at most {max_bytes} are taken.")
+    return text
+
+
+@dataclass
+class ClientMetaMessage:
+    """What a client says of a chunk; the first argument of `put`. LMCache's own objects serve as well."""
+
+    command: ClientCommand
+    key: CacheEngineKey
+    length: int
+    fmt: MemoryFormat
+    dtype: Optional[torch.dtype]
+    shape: torch.Size
+    location: Optional[str] = None
+
+
+@dataclass
+class ServerMetaMessage:
+    """What a server says of a chunk."""
+
+    code: ServerReturnCode
+    length: int
+    fmt: MemoryFormat
+    dtype: Optional[torch.dtype]
+    shape: torch.Size
+    location: Optional[str] = None
+
+
+@dataclass(slots=True)
+class LMSMemoryObj:
+    """A chunk's bytes and metadata, as `get` answers them; `data` is bytes-like, C-contiguous, and never changes."""
+
+    data: bytearray
+    length: int
+    fmt: MemoryFormat
+    dtype: Optional[torch.dtype]
+    shape: torch.Size
+
+
+_META: Final = struct.Struct("<BBBBQ")  # version, fmt, dtype, dimensions, length
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkMeta:
+    """What a backend stores beside a chunk's bytes.
+
+    Attributes
+    ----------
+    length : int
+        Bytes of the chunk.
+    fmt : MemoryFormat
+    dtype : str or None
+        A name of `DTYPE_NAMES`, so that no torch is needed to store or list.
+    shape : tuple of int
+        0 or more dimensions, kept as given (padding zeros included).
+    """
+
+    length: int
+    fmt: MemoryFormat
+    dtype: str | None
+    shape: tuple[int, ...]
+
+    @staticmethod
+    def of(client_meta: ClientMetaMessage, nbytes: int) -> ChunkMeta:
+        """The metadata of a put of `nbytes` bytes.
+
+        Raises
+        ------
+        InvalidChunkError
+            `client_meta.length` differs from `nbytes`, or format, dtype or shape cannot be stored.
+        """
+        meta = client_meta
+        key = meta.key.to_string()
+        if meta.length != nbytes:
+            raise InvalidChunkError(key, f"metadata says {meta.length} bytes, {nbytes} were given.")
+        fmt = meta.fmt
+        if type(fmt) is not MemoryFormat:
+            try:
+                fmt = MemoryFormat(fmt.value)
+            except (AttributeError, ValueError):
+                raise InvalidChunkError(key, f"format {meta.fmt!r} is not a MemoryFormat.") from None
+        return _intern(key, nbytes, fmt, meta.dtype, tuple(meta.shape))
+
+    def memory_obj(self, data: Any) -> LMSMemoryObj:
+        """`data` with this metadata, as `get` answers it."""
+        return LMSMemoryObj(data, self.length, self.fmt, torch_dtype(self.dtype), _size(self.shape))
+
+    def message(self, key: CacheEngineKey) -> ClientMetaMessage:
+        """The put message that stores this chunk under `key`."""
+        return ClientMetaMessage(
+            ClientCommand.PUT, key, self.length, self.fmt, torch_dtype(self.dtype), _size(self.shape)
+        )
+
+    def pack(self) -> bytes:
+        """The stable binary form (see docs/format.md)."""
+        head = _META.pack(1, self.fmt.value, _DTYPE_CODES[self.dtype], len(self.shape), self.length)
+        return head + struct.pack(f"<{len(self.shape)}q", *self.shape)
+
+    @staticmethod
+    def unpack(data: bytes | memoryview) -> tuple[ChunkMeta, int]:
+        """Read the form of `pack`; answers the metadata and how many bytes it took.
+
+        Raises
+        ------
+        FormatError
+            The bytes are not metadata of this version.
+        """
+        try:
+            version, fmt, dtype, ndim, length = _META.unpack_from(data)
+            shape = struct.unpack_from(f"<{ndim}q", data, _META.size)
+            if version != 1:
+                raise FormatError("chunk metadata", f"version {version}", "version 1")
+            return ChunkMeta(length, MemoryFormat(fmt), DTYPE_NAMES[dtype], shape), _META.size + 8 * ndim
+        except (struct.error, ValueError, IndexError):
+            raise FormatError("chunk metadata", "damaged bytes", "version 1") from None
+
+
+@lru_cache(maxsize=4096)
+def _valid(nbytes: int, fmt: MemoryFormat, dtype: Any, shape: tuple[int, ...]) -> ChunkMeta | str:
+    name = dtype_name(dtype)
+    if name not in _DTYPE_CODES:
+        return f"dtype {dtype!r} cannot be stored."
+    if len(shape) > 255 or not all(isinstance(d, int) and 0 <= d < 2**63 for d in shape):
+        return f"shape {shape!r} must be a sequence of sizes."
+    return ChunkMeta(nbytes, fmt, name, shape)
+
+
+def _intern(key: str, nbytes: int, fmt: MemoryFormat, dtype: Any, shape: tuple[int, ...]) -> ChunkMeta:
+    # Chunks of one model share one shape: interning saves 200 bytes a key and most of the checking.
+    meta = _valid(nbytes, fmt, dtype, shape)
+    if isinstance(meta, str):
+        raise InvalidChunkError(key, meta)
+    return meta
+
+
+@lru_cache(maxsize=4096)
+def _size(shape: tuple[int, ...]) -> torch.Size:
+    import torch
+
+    return torch.Size(shape)
+
+
+def own_bytes(data: Any) -> bytearray:
+    """The bytes of a put as a buffer of our own.
+
+    A `bytearray` is taken over as it is (`put` passes ownership); anything else that offers the buffer protocol,
+    read-only, strided or typed, is copied in C order.
+    """
+    if type(data) is bytearray:
+        return data
+    view = memoryview(data)
+    return bytearray(view if view.contiguous and view.format == "B" else view.tobytes("C"))
