@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 
-def _rebuild(
-    cls: Callable[..., LmsTiersError], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> LmsTiersError:
+def _rebuild(cls: Callable[..., LmsTiersError], args: tuple[Any, ...], kwargs: dict[str, Any]) -> LmsTiersError:
     return cls(*args, **kwargs)
 
 

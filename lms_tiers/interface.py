@@ -217,7 +217,11 @@ class LMSBackendInterface(abc.ABC):
             if obj.length:
                 flat[: obj.length].copy_(torch.frombuffer(bytearray(obj.data), dtype=torch.uint8))
             return out
-        flat = torch.frombuffer(bytearray(obj.data), dtype=torch.uint8) if obj.length else torch.empty(0, dtype=torch.uint8)
+        flat = (
+            torch.frombuffer(bytearray(obj.data), dtype=torch.uint8)
+            if obj.length
+            else torch.empty(0, dtype=torch.uint8)
+        )
         if obj.dtype is None:
             return flat
         tensor = flat.view(obj.dtype)

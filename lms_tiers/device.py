@@ -1,0 +1,164 @@
+"""The device text (or TOML file) and what it means: an ordered list of tiers, fastest first.
+
+::
+
+    device := tier (">" tier)*
+    tier   := name [":" location] ["?" option ("&" option)*]
+
+In a location or an option's value, ``%3E``, ``%3F``, ``%26`` and ``%25`` stand for ``>``, ``?``, ``&`` and ``%``.
+Nothing here knows which backends exist.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+from urllib.parse import quote, unquote
+
+from lms_tiers.errors import ConfigError
+from lms_tiers.sizes import parse_size
+
+WriteMode = Literal["back", "through"]
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_TIER_FIELDS: Final = ("name", "location", "capacity", "policy", "write", "options")
+
+
+@dataclass(frozen=True, slots=True)
+class TierSpec:
+    """One tier of a device.
+
+    Attributes
+    ----------
+    name, location : str
+        The backend, and where it keeps its chunks (``""`` where it needs no place).
+    capacity : int or None
+        Bytes; None where the text gives none.
+    policy : str or None
+        Eviction policy; None means the default.
+    write : {"back", "through"}
+        When puts reach this tier: as they are demoted, or at once.
+    options : mapping of str to Any
+        The backend's own options, not yet validated.
+    """
+
+    name: str
+    location: str = ""
+    capacity: int | None = None
+    policy: str | None = None
+    write: WriteMode = "back"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        text = self.name + (f":{quote(self.location, safe='/:@{}[], +~=')}" if self.location else "")
+        given: dict[str, Any] = {}
+        if self.capacity is not None:
+            given["capacity"] = f"{self.capacity}B"
+        if self.policy is not None:
+            given["policy"] = self.policy
+        if self.write != "back":
+            given["write"] = self.write
+        given.update(self.options)
+        return text + (
+            "?" + "&".join(f"{k}={quote(str(v), safe='/:@, +~')}" for k, v in given.items()) if given else ""
+        )
+
+    @property
+    def bare(self) -> bool:
+        """Whether nothing asks for a tier around the backend."""
+        return self.capacity is None and self.policy is None and self.write == "back"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpec:
+    """The tiers of a device, fastest first."""
+
+    tiers: tuple[TierSpec, ...]
+
+    def __str__(self) -> str:
+        return " > ".join(map(str, self.tiers))
+
+
+def parse_device(device: str) -> DeviceSpec:
+    """Read a device text, or the TOML file it names.
+
+    Raises
+    ------
+    ConfigError
+        The text does not follow the grammar, a size has no unit, an option stands twice, or the file cannot be read.
+
+    Examples
+    --------
+    >>> [t.capacity for t in parse_device("cpu?capacity=1KiB > lmdb:/tmp/kv?capacity=1MiB").tiers]
+    [1024, 1048576]
+    """
+    if not isinstance(device, str) or not device.strip():
+        raise ConfigError("a device is a text such as 'cpu' or 'cpu?capacity=4GiB > lmdb:/data?capacity=50GiB'.")
+    if device.strip().endswith(".toml"):
+        return _read_toml(Path(device.strip()))
+    return DeviceSpec(tuple(parse_tier(text) for text in device.split(">")))
+
+
+def parse_tier(text: str) -> TierSpec:
+    """Read one tier's text; see `parse_device`."""
+    head, has_options, tail = text.strip().partition("?")
+    name, _, location = head.partition(":")
+    fields: dict[str, Any] = {"name": name.strip(), "location": unquote(location.strip()), "options": {}}
+    for option in tail.split("&") if has_options else ():
+        key, equals, value = option.partition("=")
+        key = key.strip()
+        if not key or not equals:
+            raise ConfigError(f"in {text.strip()!r}, {option!r} is not of the form option=value.")
+        target = fields if key in ("capacity", "policy", "write") else fields["options"]
+        if key in target:
+            raise ConfigError(f"in {text.strip()!r}, option {key!r} stands twice.")
+        target[key] = unquote(value.strip())
+    return _tier(fields, text.strip())
+
+
+def _read_toml(path: Path) -> DeviceSpec:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"device file {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"device file {path} is not valid TOML: {error}.") from error
+    tiers = document.get("tier")
+    if not isinstance(tiers, list) or not tiers or not all(isinstance(t, dict) for t in tiers):
+        raise ConfigError(f"device file {path} needs one [[tier]] table or more, fastest first.")
+    for unknown in set(document) - {"tier"}:
+        raise ConfigError(f"device file {path} has an unknown table.", unknown=unknown, known=["tier"])
+    return DeviceSpec(tuple(_tier(_toml_fields(t, path), f"{path}, tier {i}") for i, t in enumerate(tiers, 1)))
+
+
+def _toml_fields(table: dict[str, Any], path: Path) -> dict[str, Any]:
+    for key in table:
+        if key not in _TIER_FIELDS:
+            raise ConfigError(f"device file {path}: {key!r} is not a field of a tier.", unknown=key, known=_TIER_FIELDS)
+    return {"name": "", "location": "", "options": {}, **table}
+
+
+def _tier(fields: dict[str, Any], where: str) -> TierSpec:
+    name = fields["name"]
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(f"in {where!r}, {name!r} is not a backend's name (lower-case letters, digits, - and _).")
+    capacity = fields.get("capacity")
+    if capacity is not None:
+        if not isinstance(capacity, str):
+            raise ConfigError(f"in {where!r}, capacity = {capacity!r} has no unit: write it as text, such as '4GiB'.")
+        capacity = parse_size(capacity)
+        if capacity == 0:
+            raise ConfigError(f"in {where!r}, a tier of capacity 0 holds nothing: leave the tier out.")
+    write = fields.get("write", "back")
+    if write not in ("back", "through"):
+        raise ConfigError(f"in {where!r}, write = {write!r}.", unknown=str(write), known=("back", "through"))
+    policy = fields.get("policy")
+    if policy is not None and not isinstance(policy, str):
+        raise ConfigError(f"in {where!r}, policy = {policy!r} is not a policy's name.")
+    if not isinstance(fields["options"], dict) or not isinstance(fields["location"], str):
+        raise ConfigError(f"in {where!r}, location must be text and options a table.")
+    return TierSpec(name, fields["location"], capacity, policy, cast(WriteMode, write), fields["options"])

@@ -1,0 +1,128 @@
+"""`CreateStorageBackend`: from a device text to one backend, bare or tiered. Knows no concrete backend or policy."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from contextlib import ExitStack
+
+from lms_tiers.device import DeviceSpec, TierSpec, parse_device
+from lms_tiers.errors import ConfigError, LmsTiersError, PluginError
+from lms_tiers.interface import CONTRACT_VERSION, LMSBackendInterface
+from lms_tiers.policies.base import EvictionPolicy
+from lms_tiers.registry import Registry, default_registry, load_attribute
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_POLICY = "lru"
+
+
+def CreateStorageBackend(device: str) -> LMSBackendInterface:
+    """Open the storage that a device text describes.
+
+    One tier with neither ``capacity`` nor ``policy`` nor ``write`` is the bare backend: ``"cpu"`` is an
+    `LMSLocalBackend`. Everything else is a `TieredStore` over the tiers, fastest first.
+
+    Parameters
+    ----------
+    device : str
+        For example ``"cpu?capacity=4GiB > lmdb:/data/kv?capacity=50GiB"``, or the path of a ``.toml`` file.
+
+    Raises
+    ------
+    ConfigError
+        Unknown backend, policy or option; a tier in the middle without a capacity; a backend no tier can use.
+    StorageUnavailableError, StorageLockedError, FormatError
+        A tier's place cannot be used; the tiers opened before it are closed again.
+    PluginError
+        A plugin's factory failed.
+    """
+    return open_device(parse_device(device))
+
+
+def open_device(device: DeviceSpec, registry: Registry | None = None) -> LMSBackendInterface:
+    """Open a parsed device; see `CreateStorageBackend`."""
+    registry = registry or default_registry()
+    if len(device.tiers) == 1 and device.tiers[0].bare:
+        return open_backend(device.tiers[0], registry)
+    for spec in device.tiers[:-1]:
+        if spec.capacity is None:
+            raise ConfigError(f"tier {spec.name!r} has a tier below it and no capacity: add ?capacity=SIZE to it.")
+    # Look every name up before anything is opened: a typing error leaves no files behind.
+    for spec in device.tiers:
+        registry.backends[spec.name]
+        policy_spec = registry.policies[spec.policy or DEFAULT_POLICY]
+        if policy_spec.simulation_only:
+            raise ConfigError(f"policy {policy_spec.name!r} needs to know the future: it is for `lms-tiers simulate`.")
+
+    from lms_tiers.tiered.store import TieredStore
+    from lms_tiers.tiered.tier import TierConfig
+
+    with ExitStack() as opened:
+        tiers = []
+        for spec in device.tiers:
+            backend = opened.enter_context(open_backend(spec, registry))
+            if not backend.capabilities.remove:
+                raise ConfigError(f"backend {spec.name!r} cannot remove, so it cannot be a tier: use it alone.")
+            policy = make_policy(spec, registry)
+            tiers.append(TierConfig(_unique(spec.name, tiers), backend, spec.capacity, policy, spec.write))
+        store = TieredStore(tiers, on_events=registry.emit if registry.observed else None)
+        opened.pop_all()
+    _log.info("opened %s", device)
+    return store
+
+
+def _unique(name: str, tiers: list[TierConfig]) -> str:  # type: ignore[name-defined]  # noqa: F821
+    same = sum(t.name == name or t.name.startswith(f"{name}#") for t in tiers)
+    return f"{name}#{same + 1}" if same else name
+
+
+def make_policy(spec: TierSpec, registry: Registry) -> EvictionPolicy:
+    """The eviction policy of a tier."""
+    name = spec.policy or DEFAULT_POLICY
+    factory = load_attribute(registry.policies[name].factory)
+    policy = factory(spec.capacity or sys.maxsize, time.monotonic)
+    if not isinstance(policy, EvictionPolicy):
+        raise PluginError(name, f"its factory returned {type(policy).__name__}, not an EvictionPolicy.")
+    return policy
+
+
+def open_backend(spec: TierSpec, registry: Registry | None = None) -> LMSBackendInterface:
+    """Open one tier's backend, bare.
+
+    Raises
+    ------
+    ConfigError, PluginError, StorageUnavailableError, StorageLockedError, FormatError
+    """
+    registry = registry or default_registry()
+    backend_spec = registry.backends[spec.name]
+    try:
+        model = load_attribute(backend_spec.options)
+        factory = load_attribute(backend_spec.factory)
+    except Exception as error:
+        raise PluginError(spec.name, f"cannot be imported: {type(error).__name__}: {error}.") from error
+    if model is None:
+        for option in spec.options:
+            known = ("capacity", "policy", "write")
+            raise ConfigError(f"backend {spec.name!r} has no option {option!r}.", unknown=option, known=known)
+        options = None
+    else:
+        from lms_tiers.options import parse_options
+
+        options = parse_options(model, spec.name, spec.options)
+    try:
+        backend = factory(spec.location, spec.capacity, options)
+    except LmsTiersError:
+        raise
+    except Exception as error:
+        raise PluginError(spec.name, f"failed to open: {type(error).__name__}: {error}.") from error
+    if not isinstance(backend, LMSBackendInterface):
+        raise PluginError(spec.name, f"its factory returned {type(backend).__name__}, not an LMSBackendInterface.")
+    contract = backend.capabilities.contract
+    if contract.split(".")[0] != CONTRACT_VERSION.split(".")[0]:
+        backend.close()
+        raise PluginError(
+            spec.name, f"was written for contract {contract}, this is {CONTRACT_VERSION}: install a matching version."
+        )
+    return backend
