@@ -20,7 +20,7 @@ class LmsTiersError(Exception):
 
     _init: tuple[tuple[Any, ...], dict[str, Any]]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> LmsTiersError:
+    def __new__(cls, *args: Any, **kwargs: Any) -> LmsTiersError:  # noqa: D102
         # BaseException pickles by `args`, which holds the message only; keep the constructor's own arguments.
         self = super().__new__(cls)
         self._init = (args, kwargs)

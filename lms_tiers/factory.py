@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from lms_tiers.device import DeviceSpec, TierSpec, parse_device
 from lms_tiers.errors import ConfigError, LmsTiersError, PluginError
 from lms_tiers.interface import CONTRACT_VERSION, LMSBackendInterface
 from lms_tiers.policies.base import EvictionPolicy
 from lms_tiers.registry import Registry, default_registry, load_attribute
+
+if TYPE_CHECKING:
+    from lms_tiers.tiered.tier import TierConfig
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +65,7 @@ def open_device(device: DeviceSpec, registry: Registry | None = None) -> LMSBack
     from lms_tiers.tiered.tier import TierConfig
 
     with ExitStack() as opened:
-        tiers = []
+        tiers: list[TierConfig] = []
         for spec in device.tiers:
             backend = opened.enter_context(open_backend(spec, registry))
             if not backend.capabilities.remove:
@@ -73,7 +78,7 @@ def open_device(device: DeviceSpec, registry: Registry | None = None) -> LMSBack
     return store
 
 
-def _unique(name: str, tiers: list[TierConfig]) -> str:  # type: ignore[name-defined]  # noqa: F821
+def _unique(name: str, tiers: Sequence[TierConfig]) -> str:
     same = sum(t.name == name or t.name.startswith(f"{name}#") for t in tiers)
     return f"{name}#{same + 1}" if same else name
 

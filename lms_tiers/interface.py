@@ -145,7 +145,7 @@ class LMSBackendInterface(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Give everything back. Idempotent, and safe beside running calls: they finish or raise `BackendClosedError`."""
+        """Give everything back. Idempotent; calls running beside it finish or raise `BackendClosedError`."""
 
     # -- optional, with working defaults -------------------------------------------------------------------------
 
@@ -212,16 +212,11 @@ class LMSBackendInterface(abc.ABC):
             return None
         import torch
 
+        # A copy: torch has no read-only tensors, and what `get` returned must not be written through one.
+        flat = torch.frombuffer(bytearray(obj.data) or bytearray(1), dtype=torch.uint8)[: obj.length]
         if out is not None:
-            flat = tensor_bytes(out, obj.length)
-            if obj.length:
-                flat[: obj.length].copy_(torch.frombuffer(bytearray(obj.data), dtype=torch.uint8))
+            tensor_bytes(out, obj.length)[: obj.length].copy_(flat)
             return out
-        flat = (
-            torch.frombuffer(bytearray(obj.data), dtype=torch.uint8)
-            if obj.length
-            else torch.empty(0, dtype=torch.uint8)
-        )
         if obj.dtype is None:
             return flat
         tensor = flat.view(obj.dtype)
@@ -239,7 +234,13 @@ class LMSBackendInterface(abc.ABC):
         return BackendStats(keys=len(self.list_keys()))
 
     def flush(self, timeout: float | None = None) -> None:
-        """Return when what was put before is as durable as the backend promises (`DeadlineExceededError` after `timeout` seconds)."""
+        """Return when what was put before is as durable as the backend promises.
+
+        Raises
+        ------
+        DeadlineExceededError
+            Not within `timeout` seconds.
+        """
 
     # -- what a tier asks of its backend ---------------------------------------------------------------------------
 

@@ -99,7 +99,12 @@ def torch_dtype(name: str | None) -> torch.dtype | None:
 class KeyLike(Protocol):
     """Anything with LMCache's `to_string`; identity is that text, compared byte for byte."""
 
-    def to_string(self) -> str: ...
+    def to_string(self) -> str: ...  # noqa: D102
+
+
+def _hex(chunk_hash: int | bytes) -> str:
+    # LMCache annotates int and passes bytes as well.
+    return chunk_hash.hex() if isinstance(chunk_hash, bytes) else f"{chunk_hash:x}"
 
 
 class CacheEngineKey:
@@ -144,7 +149,7 @@ class CacheEngineKey:
         if name not in _KEY_DTYPE_OF:
             raise InvalidKeyError(str(model_name), f"dtype {dtype} has no name in key texts.")
         tags = tuple((k[len(_TAG) :], v) for k, v in (request_configs or {}).items() if k.startswith(_TAG))
-        hexhash = chunk_hash.hex() if isinstance(chunk_hash, bytes) else f"{chunk_hash:x}"
+        hexhash = _hex(chunk_hash)
         text = f"{model_name}@{world_size}@{worker_id}@{hexhash}@{_KEY_DTYPE_OF[name]}"
         for k, v in tags:
             text += f"@{k}%{v}"
@@ -174,7 +179,7 @@ class CacheEngineKey:
     @property
     def chunk_hash_hex(self) -> str:
         """The chunk's hash as it stands in the key's text."""
-        return self.chunk_hash.hex() if isinstance(self.chunk_hash, bytes) else f"{self.chunk_hash:x}"
+        return _hex(self.chunk_hash)
 
     def to_string(self) -> str:
         """The canonical text: the key's identity."""

@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -86,7 +86,7 @@ class Names(Generic[Spec]):
         self._owners: dict[str, _Source] = {}
         self._contested: dict[str, list[str]] = {}
 
-    def __iter__(self) -> Iterable[str]:  # type: ignore[override]  # plain iteration over names
+    def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._specs))
 
     def __contains__(self, name: object) -> bool:
@@ -119,10 +119,8 @@ class Names(Generic[Spec]):
     def clash(self, source: _Source, name: str) -> PluginConflictError | None:
         """What stands against `source` taking `name`."""
         owner = self._owners.get(name)
-        if owner is None and name not in self._contested:
-            return None
-        claimants = self._contested.get(name) or [_label(owner.status)] if owner else self._contested[name]
-        return PluginConflictError(name, [*claimants, _label(source.status)])
+        earlier = self._contested.get(name, []) if owner is None else [_label(owner.status)]
+        return PluginConflictError(name, [*earlier, _label(source.status)]) if earlier else None
 
     def add(self, source: _Source, name: str, spec: Spec) -> None:
         """Take `name`; of two outside claimants neither gets it, a built-in keeps its own."""
@@ -172,7 +170,7 @@ class Registry:
         self.policies: Final = Names[PolicySpec]("policy")
         self.codecs: Final = Names[CodecSpec]("codec")
         self.plugins: Final[list[PluginStatus]] = []
-        self._observers: list[tuple[str, Callable[..., Any]]] = []
+        self._observers: list[tuple[str, Any]] = []
         self._host = pluggy.PluginManager(PROJECT)
         self._host.add_hookspecs(hookspecs)
         self._load(_sources(entry_points, environ))
@@ -218,10 +216,9 @@ class Registry:
             self.codecs.add(source, codec.name, codec)
         registered = {"backends": backends, "policies": policies, "codecs": codecs}
         status.registers = {kind: [s.name for s in specs] for kind, specs in registered.items() if specs}
-        for caller in self._host.get_hookcallers(plugin) or ():
-            if caller.name == "tier_events":
-                self._observers.append((status.name, self._only(plugin, "tier_events")))
-                status.registers["observers"] = ["tier_events"]
+        if any(caller.name == "tier_events" for caller in self._host.get_hookcallers(plugin) or []):
+            self._observers.append((status.name, plugin))
+            status.registers["observers"] = ["tier_events"]
 
     def _only(self, plugin: Any, hook: str) -> Callable[..., Any]:
         others = [p for p in self._host.get_plugins() if p is not plugin]
@@ -243,9 +240,9 @@ class Registry:
 
     def emit(self, events: Sequence[TierEvent]) -> None:
         """Hand a batch of events to every observer; one that raises is logged and does not stop the others."""
-        for name, observe in list(self._observers):
+        for name, plugin in list(self._observers):
             try:
-                observe(events=events)
+                self._only(plugin, "tier_events")(events=events)
             except Exception:
                 _log.exception("plugin %s failed in tier_events", name)
 
