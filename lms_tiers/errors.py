@@ -245,3 +245,20 @@ class ProtocolError(LmsTiersError):
         self.peer = peer
         self.reason = reason
         super().__init__(f"{peer}: {reason}")
+
+
+class CodecError(LmsTiersError):
+    """Encoded blocks are damaged, do not fit the chunk, or are of a layout nobody here reads; treat it as a miss.
+
+    Attributes
+    ----------
+    layout : str
+        The layout named with the blocks.
+    reason : str
+        What is wrong.
+    """
+
+    def __init__(self, layout: str, reason: str) -> None:
+        self.layout = layout
+        self.reason = reason
+        super().__init__(f"codec layout {layout!r}: {reason}")
