@@ -46,9 +46,9 @@ _HOME = {
 }  # fmt: skip
 
 __all__ = [
-    "CONTRACT_VERSION",
     "BackendSpec",
     "BackendStats",
+    "CONTRACT_VERSION",
     "CacheEngineKey",
     "Capabilities",
     "ChunkInfo",

@@ -1,0 +1,143 @@
+"""The cpu backend where it differs from the seed's: no aliasing, exact memory, closed means closed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from lms_tiers import CacheEngineKey, ClientCommand, ClientMetaMessage, LMSLocalBackend, MemoryFormat, OpaqueKey
+from lms_tiers.errors import BackendClosedError, InvalidBufferError, InvalidChunkError
+
+
+def message(key: CacheEngineKey, length: int) -> ClientMetaMessage:
+    return ClientMetaMessage(ClientCommand.PUT, key, length, MemoryFormat.KV_2LTD, torch.uint8, torch.Size([length]))
+
+
+KEY = OpaqueKey("k")
+
+
+@pytest.fixture
+def backend() -> LMSLocalBackend:
+    return LMSLocalBackend()
+
+
+def test_get_shares_the_bytes_without_a_copy_and_read_only(backend: LMSLocalBackend) -> None:
+    data = bytearray(b"abcd")
+    backend.put(message(KEY, 4), data)
+    obj = backend.get(KEY)
+    assert obj is not None
+    assert obj.data == b"abcd"
+    assert memoryview(obj.data).obj is data
+    with pytest.raises(TypeError):
+        obj.data[0] = 1
+
+
+def test_releasing_one_answer_leaves_the_others_readable(backend: LMSLocalBackend) -> None:
+    backend.put(message(KEY, 4), bytearray(b"abcd"))
+    first, second = backend.get(KEY), backend.get(KEY)
+    assert first is not None
+    assert second is not None
+    first.data.release()  # type: ignore[attr-defined]
+    assert bytes(second.data) == b"abcd"
+    assert backend.get(KEY).data == b"abcd"  # type: ignore[union-attr]
+
+
+def test_an_answer_outlives_overwrite_remove_and_close(backend: LMSLocalBackend) -> None:
+    backend.put(message(KEY, 4), bytearray(b"abcd"))
+    obj = backend.get(KEY)
+    backend.put(message(KEY, 2), bytearray(b"xy"))
+    backend.remove(KEY)
+    backend.close()
+    assert obj is not None
+    assert bytes(obj.data) == b"abcd"
+
+
+def test_a_bytearray_grown_piece_by_piece_is_trimmed_to_its_length(backend: LMSLocalBackend) -> None:
+    data = bytearray()
+    for _ in range(100_001):
+        data.append(7)
+    assert data.__alloc__() > len(data) + 64
+    backend.put(message(KEY, len(data)), data)
+    stored = memoryview(backend.get(KEY).data).obj  # type: ignore[union-attr]
+    assert isinstance(stored, bytearray)
+    assert stored.__alloc__() <= len(stored) + 64
+    assert stored == b"\7" * 100_001
+    assert backend.stats().bytes_used == 100_001
+
+
+def test_a_put_that_is_refused_keeps_the_old_value(backend: LMSLocalBackend) -> None:
+    backend.put(message(KEY, 2), bytearray(b"ab"))
+    with pytest.raises(InvalidChunkError):
+        backend.put(message(KEY, 5), bytearray(b"abcd"))
+    assert backend.get(KEY).data == b"ab"  # type: ignore[union-attr]
+
+
+def test_get_into_fills_the_callers_buffer_or_leaves_it_alone(backend: LMSLocalBackend) -> None:
+    backend.put(message(KEY, 4), bytearray(b"abcd"))
+    buffer = bytearray(b"......")
+    meta = backend.get_into(KEY, buffer)
+    assert meta is not None
+    assert (meta.length, buffer) == (4, b"abcd..")
+    assert backend.get_into(OpaqueKey("absent"), buffer) is None
+    for bad in (bytearray(3), bytes(8), memoryview(bytearray(16))[::2], 7):
+        with pytest.raises(InvalidBufferError):
+            backend.get_into(KEY, bad)
+    tensor = torch.zeros(2, dtype=torch.int32)
+    assert backend.get_into(KEY, tensor.numpy())
+    assert bytes(tensor.numpy()[:1].tobytes()) == b"abcd"
+
+
+def test_tensors_go_in_and_come_out_by_dtype_and_shape(backend: LMSLocalBackend) -> None:
+    tensor = torch.arange(6, dtype=torch.bfloat16).reshape(2, 3).t()
+    meta = ClientMetaMessage(ClientCommand.PUT, KEY, 12, MemoryFormat.KV_2LTD, torch.bfloat16, torch.Size([3, 2]))
+    backend.put_tensor(meta, tensor)
+    out = backend.get_tensor(KEY)
+    assert out is not None
+    assert torch.equal(out, tensor)
+    out.zero_()
+    assert torch.equal(backend.get_tensor(KEY), tensor)  # type: ignore[arg-type]
+    target = torch.zeros(3, 2, dtype=torch.bfloat16)
+    assert backend.get_tensor(KEY, out=target) is target
+    assert torch.equal(target, tensor)
+    with pytest.raises(InvalidBufferError):
+        backend.get_tensor(KEY, out=torch.zeros(2, dtype=torch.bfloat16))
+
+
+def test_view_lends_the_bytes_or_nothing(backend: LMSLocalBackend) -> None:
+    backend.put(message(KEY, 4), bytearray(b"abcd"))
+    with backend.view(KEY) as view:
+        assert view is not None
+        assert b"".join(view.buffers) == b"abcd"
+    with backend.view(OpaqueKey("absent")) as view:
+        assert view is None
+
+
+def test_every_call_after_close_raises_and_close_is_idempotent(backend: LMSLocalBackend) -> None:
+    backend.close()
+    backend.close()
+    calls = [
+        lambda: backend.put(message(KEY, 1), bytearray(1)),
+        lambda: backend.get(KEY),
+        lambda: backend.contains(KEY),
+        lambda: backend.list_keys(),
+        lambda: backend.remove(KEY),
+        lambda: backend.get_many([KEY]),
+        lambda: backend.contains_prefix([KEY]),
+        lambda: backend.stats(),
+        lambda: list(backend.scan()),
+    ]
+    for call in calls:
+        with pytest.raises(BackendClosedError):
+            call()
+
+
+def test_a_forked_child_has_its_own_copy(backend: LMSLocalBackend) -> None:
+    backend.put(message(KEY, 2), bytearray(b"ab"))
+    child = os.fork()
+    if child == 0:
+        backend.put(message(KEY, 2), bytearray(b"xy"))
+        os._exit(0 if backend.get(KEY).data == b"xy" else 1)  # type: ignore[union-attr]
+    assert os.waitpid(child, 0)[1] == 0
+    assert backend.get(KEY).data == b"ab"  # type: ignore[union-attr]

@@ -1,0 +1,107 @@
+"""The house: imports go down the list of rooms only, and nothing heavy is imported where it must not be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "lms_tiers"
+
+#: Rooms from the roof down; those on one line import nothing of each other. docs/design.md says what lives where.
+ROOMS = [
+    ["__main__"],
+    ["cli"],
+    ["server"],
+    ["replay"],
+    ["factory"],
+    ["registry"],
+    ["plugin_checks"],
+    ["tiered"],
+    ["plugins"],
+    ["client"],
+    ["wire", "arena"],
+    ["policies", "codecs"],
+    ["device", "options"],
+    ["sizes"],
+    ["hookspecs"],
+    ["interface"],
+    ["messages"],
+    ["keys"],
+    ["errors"],
+]
+LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+
+
+def modules() -> Iterator[tuple[str, str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield parts[0], ".".join(p for p in parts if p != "__init__"), ast.parse(path.read_text())
+
+
+def imports(tree: ast.Module, module: str) -> Iterator[str]:
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            if node.module == "lms_tiers":
+                yield from (f"lms_tiers.{alias.name}" for alias in node.names)
+            elif node.module:
+                yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_every_room_stands_in_the_list() -> None:
+    assert {room for room, _, _ in modules()} - {"__init__"} <= set(LEVEL)
+
+
+def test_imports_go_down_only() -> None:
+    wrong = []
+    for room, module, tree in modules():
+        if room == "__init__":
+            continue
+        for name in imports(tree, module):
+            target = name.split(".")[1] if name.startswith("lms_tiers.") else None
+            if target not in LEVEL or target == room:
+                continue
+            if LEVEL[target] <= LEVEL[room]:
+                wrong.append(f"{module} imports {name}")
+    assert not wrong
+
+
+def test_plugins_import_nothing_of_each_other() -> None:
+    wrong = []
+    for room, module, tree in modules():
+        if room != "plugins" or "." not in module:
+            continue
+        own = module.split(".")[1]
+        for name in imports(tree, module):
+            if name.startswith("lms_tiers.plugins.") and name.split(".")[2] != own:
+                wrong.append(f"{module} imports {name}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["--version"]])
+def test_listing_imports_neither_torch_nor_a_backends_library(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from lms_tiers.cli import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "heavy = {'torch', 'numpy', 'lmdb', 'hypothesis', 'matplotlib', 'zstandard'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

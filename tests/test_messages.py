@@ -1,0 +1,120 @@
+"""Chunk metadata: what is stored is what was given, whatever objects it came in."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lms_tiers.errors import FormatError, InvalidChunkError
+from lms_tiers.messages import (
+    DTYPE_NAMES,
+    ChunkMeta,
+    ClientCommand,
+    ClientMetaMessage,
+    MemoryFormat,
+    OpaqueKey,
+    own_bytes,
+)
+
+DTYPES = [None if n is None else getattr(torch, n) for n in DTYPE_NAMES if n is None or hasattr(torch, n)]
+
+
+def message(length: int, **changes: Any) -> ClientMetaMessage:
+    fields = {"fmt": MemoryFormat.KV_2LTD, "dtype": torch.bfloat16, "shape": torch.Size([1, 2]), **changes}
+    return ClientMetaMessage(ClientCommand.PUT, OpaqueKey("k"), length, **fields)
+
+
+@given(
+    length=st.integers(0, 2**40),
+    fmt=st.sampled_from(MemoryFormat),
+    dtype=st.sampled_from(DTYPES),
+    shape=st.lists(st.integers(0, 2**40), max_size=6),
+)
+def test_metadata_survives_packing_and_the_way_out(
+    length: int, fmt: MemoryFormat, dtype: torch.dtype | None, shape: list[int]
+) -> None:
+    meta = ChunkMeta.of(message(length, fmt=fmt, dtype=dtype, shape=torch.Size(shape)), length)
+    packed = meta.pack()
+    assert ChunkMeta.unpack(packed + b"tail") == (meta, len(packed))
+    obj = meta.memory_obj(b"")
+    assert (obj.length, obj.fmt, obj.dtype, obj.shape) == (length, fmt, dtype, torch.Size(shape))
+
+
+def test_numbers_of_dtypes_in_stored_metadata_never_change() -> None:
+    assert DTYPE_NAMES[:9] == (
+        None, "float16", "bfloat16", "float32", "float64", "uint8", "float8_e4m3fn", "float8_e5m2", "int8",
+    )  # fmt: skip
+
+
+class TheirFormat(enum.Enum):
+    KV_T2D = 2
+
+
+@dataclass
+class TheirMessage:
+    key: object
+    length: int
+    fmt: TheirFormat
+    dtype: torch.dtype
+    shape: torch.Size
+
+
+def test_messages_are_read_by_attribute_and_formats_by_number() -> None:
+    theirs = TheirMessage(OpaqueKey("k"), 4, TheirFormat.KV_T2D, torch.float16, torch.Size([2]))
+    assert ChunkMeta.of(theirs, 4) == ChunkMeta(4, MemoryFormat.KV_T2D, "float16", (2,))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"fmt": 3}, "MemoryFormat"),
+        ({"fmt": ClientCommand.PUT}, None),
+        ({"dtype": "float99"}, "float99"),
+        ({"dtype": torch.qint8}, "qint8"),
+        ({"shape": (-1, 2)}, "sizes"),
+        ({"shape": (1.5,)}, "sizes"),
+    ],
+)
+def test_metadata_that_cannot_be_stored_is_refused(changes: dict[str, Any], says: str | None) -> None:
+    if says is None:
+        assert ChunkMeta.of(message(4, **changes), 4).fmt is MemoryFormat.KV_2LTD  # by number, as on the wire
+        return
+    with pytest.raises(InvalidChunkError, match=says):
+        ChunkMeta.of(message(4, **changes), 4)
+
+
+def test_a_length_that_differs_from_the_bytes_is_refused() -> None:
+    with pytest.raises(InvalidChunkError, match="says 5 bytes, 4 were given"):
+        ChunkMeta.of(message(5), 4)
+
+
+@given(st.binary(max_size=40))
+def test_damaged_metadata_is_a_format_error_or_metadata(data: bytes) -> None:
+    try:
+        meta, size = ChunkMeta.unpack(data)
+    except FormatError:
+        return
+    assert meta.pack() == data[:size] or data[1:3] != meta.pack()[1:3]
+
+
+def test_other_versions_of_metadata_are_refused() -> None:
+    packed = bytearray(ChunkMeta(1, MemoryFormat.BINARY, None, (1,)).pack())
+    packed[0] = 9
+    with pytest.raises(FormatError, match="version 9"):
+        ChunkMeta.unpack(bytes(packed))
+
+
+def test_a_bytearray_is_taken_over_and_anything_else_is_copied() -> None:
+    mine = bytearray(b"abcd")
+    assert own_bytes(mine) is mine
+    view = memoryview(mine)
+    assert own_bytes(view) == mine
+    assert own_bytes(view) is not mine
+    assert own_bytes(view[::2]) == b"ac"
+    assert own_bytes(torch.tensor([1, 2], dtype=torch.int16).numpy()) == b"\1\0\2\0"
