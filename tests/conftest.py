@@ -1,4 +1,4 @@
-"""What every test shares: nothing leaks, the environment is its own, and the outside data is found or visibly absent."""
+"""What every test shares: nothing leaks, the environment is its own, outside data is found or visibly absent."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def broken(location: str, capacity: int | None, options: Any) -> LMSLocalBackend
 
 
 @pytest.fixture
-def registry() -> Iterator[Registry]:
+def registry() -> Registry:
     registry = Registry({}, [])
     source = registry.plugins[0]
 
@@ -65,7 +65,7 @@ def registry() -> Iterator[Registry]:
     add("wrong", lambda location, capacity, options: object())
     add("missing", "no.such.module:attr")
     Shelf.opened.clear()
-    yield registry
+    return registry
 
 
 Open = Callable[[str], Any]
