@@ -1,0 +1,211 @@
+"""Chunks in one arena of host memory, copied in and out without the GIL; page-locked where an accelerator is.
+
+Page-locked memory is slow to allocate and fast to copy to and from a device, so all of it is taken at start.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Optional
+
+import pydantic
+
+from lms_tiers.arena.arena import Arena, Chunk
+from lms_tiers.arena.backend import ArenaBackend, checked_page_bytes, flat_tensor, needed_capacity, shaped
+from lms_tiers.arena.copying import Copier, as_array, flat_bytes
+from lms_tiers.arena.host import HostMemory, span_edges
+from lms_tiers.arena.recycle import Recycler, byte_array
+from lms_tiers.errors import ConfigError
+from lms_tiers.interface import ChunkView, tensor_bytes, writable_bytes
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj
+from lms_tiers.options import Options, Size
+
+if TYPE_CHECKING:
+    import torch
+
+
+class PinnedOptions(Options):
+    """Options of ``pinned``."""
+
+    pin: Annotated[Literal["auto", "require", "off"], pydantic.Field(description="page-lock the memory")] = "auto"
+    page: Annotated[Size, pydantic.Field(description="bytes of one arena page, a power of two")] = 16 << 10
+    prefault: Annotated[bool, pydantic.Field(description="touch all memory at start instead of at first use")] = False
+    recycle: Annotated[Size, pydantic.Field(description="bytes of idle buffers kept for `get`")] = 64 << 20
+    threads: Annotated[int, pydantic.Field(ge=0, le=64, description="threads of a large copy; 0: by the machine")] = 0
+
+
+class PinnedBackend(ArenaBackend):
+    """Host memory as an arena.
+
+    `get` copies into a buffer that nobody else can see and that is used again when its last view has died; `view`
+    lends the arena's own bytes and holds their pages until the last view has died.
+    """
+
+    def __init__(self, capacity: int, options: PinnedOptions) -> None:
+        name = "pinned"
+        page_bytes = checked_page_bytes(name, options.page)
+        super().__init__(Arena(name, needed_capacity(name, capacity, page_bytes), page_bytes))
+        self._memory: HostMemory | None = HostMemory(
+            name, self._arena.usable_bytes, page_bytes, pin=options.pin, prefault=options.prefault
+        )
+        self.page_locked: Final = self._memory.locked
+        self._recycler: Final = Recycler(options.recycle)
+        self._copier: Final = Copier(options.threads)
+
+    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
+        """Copy a chunk into pages of its own, then let it replace the older one."""
+        self._arena.check()
+        source = flat_bytes(client_meta.key.to_string(), kv_chunk_bytes)
+
+        def fill(chunk: Chunk) -> None:
+            self._copier.scatter(self._spans(chunk), as_array(source))
+
+        self._store(client_meta, source.nbytes, fill)
+
+    def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
+        """The chunk, copied out of the arena into a buffer of the caller's own."""
+        chunk = self._lease(key)
+        if chunk is None:
+            return None
+        try:
+            data = self._copy_out(chunk)
+        finally:
+            self._arena.release(chunk)
+        return chunk.meta.memory_obj(data.toreadonly())
+
+    def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
+        """Copy the chunk into the caller's buffer."""
+        chunk = self._lease(key)
+        if chunk is None:
+            return None
+        try:
+            target = writable_bytes(buffer, chunk.meta.length)
+            if chunk.meta.length:
+                self._copier.gather(as_array(target)[: chunk.meta.length], self._spans(chunk))
+        finally:
+            self._arena.release(chunk)
+        return chunk.meta
+
+    @contextmanager
+    def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
+        """Lend the chunk's bytes where they lie, in as many pieces as they lie in.
+
+        The views are released at the end of the block. Where a caller made views of them that live on, the pages
+        stay as they are until those have died too.
+        """
+        chunk = self._lease(key)
+        if chunk is None:
+            yield None
+            return
+        memory = self._memory_now()
+        exporter = byte_array(len(memory.exporter)).from_buffer(memory.exporter)
+        weakref.finalize(exporter, self._arena.drop, chunk).atexit = False
+        with memoryview(exporter) as shared:
+            whole = shared.cast("B").toreadonly()
+        del exporter, shared
+        edges = span_edges(chunk.runs, chunk.meta.length, self._arena.page_bytes)
+        buffers = tuple(whole[start:end] for start, end in edges)
+        whole.release()
+        try:
+            yield ChunkView(chunk.meta, buffers)
+        finally:
+            for buffer in buffers:
+                _release(buffer)
+
+    def get_tensor(self, key: CacheEngineKey, out: torch.Tensor | None = None) -> torch.Tensor | None:
+        """The chunk as a host tensor of its own, or copied into `out` on any device, in its current stream."""
+        import torch
+
+        chunk = self._lease(key)
+        if chunk is None:
+            return None
+        try:
+            if out is None:
+                data = self._copy_out(chunk)
+                flat = torch.frombuffer(data, dtype=torch.uint8) if data.nbytes else torch.empty(0, dtype=torch.uint8)
+                return shaped(flat, chunk.meta)
+            flat = tensor_bytes(out, chunk.meta.length)[: chunk.meta.length]
+            if flat.device.type == "cpu":
+                self._copier.gather(flat.numpy(), self._spans(chunk))
+            else:
+                # Blocking, so that the pages are read before the lease ends; from locked pages the device reads itself.
+                at = 0
+                for span in self._memory_now().tensors(chunk.runs, chunk.meta.length):
+                    flat[at : at + span.numel()].copy_(span)
+                    at += span.numel()
+            return out
+        except RuntimeError as error:
+            raise self._typed(error) from error
+        finally:
+            self._arena.release(chunk)
+
+    def put_tensor(self, client_meta: ClientMetaMessage, tensor: torch.Tensor) -> None:
+        """Copy a tensor's bytes from any device straight into pages, in its device's current stream."""
+        self._arena.check()
+        source = flat_tensor(tensor)
+
+        def fill(chunk: Chunk) -> None:
+            if source.device.type == "cpu":
+                self._copier.scatter(self._spans(chunk), source.numpy())
+                return
+            at = 0
+            for span in self._memory_now().tensors(chunk.runs, chunk.meta.length):
+                span.copy_(source[at : at + span.numel()])
+                at += span.numel()
+
+        self._store(client_meta, source.numel(), fill)
+
+    def _copy_out(self, chunk: Chunk) -> memoryview:
+        data = self._recycler.take(chunk.meta.length)
+        if chunk.meta.length:
+            self._copier.gather(as_array(data), self._spans(chunk))
+        return data
+
+    def _memory_now(self) -> HostMemory:
+        memory = self._memory
+        if memory is None:
+            self._arena.check()
+            raise AssertionError("memory is given back after the arena is closed only")
+        return memory
+
+    def _spans(self, chunk: Chunk) -> list[Any]:
+        return self._memory_now().spans(chunk.runs, chunk.meta.length) if chunk.meta.length else []
+
+    def _detail(self) -> dict[str, float]:
+        return {
+            "page_locked": float(self.page_locked),
+            "copy_threads": self._copier.threads,
+            "recycled": self._recycler.reused,
+            "recycle_idle_bytes": self._recycler.idle_bytes,
+        }
+
+    def _close(self) -> None:
+        # Running calls hold the memory by their arrays: it is unlocked and unmapped when the last of them is done.
+        self._memory = None
+        self._recycler.close()
+        self._copier.close()
+
+
+def _release(buffer: memoryview) -> None:
+    try:
+        buffer.release()
+    except BufferError:
+        # A view of it lives on in the caller's hands; the pages stay until that has died.
+        return
+
+
+def open_backend(location: str, capacity: int | None, options: PinnedOptions) -> PinnedBackend:
+    """Open ``pinned``.
+
+    Raises
+    ------
+    ConfigError
+        No capacity, a location, or a page size that does not work.
+    StorageUnavailableError
+        Not enough memory, or `pin=require` where it cannot be locked.
+    """
+    if location:
+        raise ConfigError(f"backend 'pinned' has no location, {location!r} was given: write pinned?capacity=SIZE.")
+    return PinnedBackend(needed_capacity("pinned", capacity, 1), options)
