@@ -1,0 +1,61 @@
+"""Environments and builds for the tests of what third parties install."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*command: str | Path, cwd: Path, check: bool = True, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a directory of its own, with nothing of this repository on its path."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV", "LMS_TIERS", "COV"))}
+    done = subprocess.run(
+        [str(c) for c in command], cwd=cwd, env={**clean, **environ}, capture_output=True, text=True, check=False
+    )
+    if check and done.returncode:
+        raise AssertionError(
+            f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        )
+    return done
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment in a directory of its own."""
+
+    path: Path
+    work: Path
+
+    @property
+    def python(self) -> Path:
+        return self.path / "bin" / "python"
+
+    @property
+    def lms_tiers(self) -> Path:
+        return self.path / "bin" / "lms-tiers"
+
+    def pip(self, *arguments: str | Path) -> None:
+        run(self.python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", *arguments, cwd=self.work)
+
+    def run(
+        self, *command: str | Path, check: bool = True, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return run(*command, cwd=cwd or self.work, check=check, PATH=f"{self.path / 'bin'}:{os.environ['PATH']}")
+
+
+def build(source: Path, to: Path, *kinds: str) -> list[Path]:
+    """Build wheels or sdists of a project, from a copy, so that no build output lands in the tree."""
+    copy = to / f"{source.name}-source"
+    shutil.copytree(
+        source,
+        copy,
+        ignore=shutil.ignore_patterns(".*", "__pycache__", "dist", "build", "site", "*.egg-info", "lms-data"),
+    )
+    run(sys.executable, "-m", "build", *kinds, "--outdir", to / "dist", copy, cwd=to)
+    return sorted((to / "dist").glob("*"))
