@@ -1,0 +1,235 @@
+"""The lm:// server: listens, admits peers, and serves one backend. Knows nothing of tiers or policies."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import socket
+import ssl
+import stat
+from pathlib import Path
+from typing import Final, Self
+
+from lms_tiers.errors import ConfigError, StorageUnavailableError
+from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.server.budget import ReceiveBudget
+from lms_tiers.server.counters import Counters
+from lms_tiers.server.reactor import Reactor
+from lms_tiers.server.session import Session
+from lms_tiers.server.settings import ServerSettings
+from lms_tiers.server.stream import PlainStream, Stream, TlsStream
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG: Final = 1024
+#: Connections taken in one go; more wait in the kernel's queue, so that a storm does not hold a thread for ever.
+_ACCEPTS: Final = 64
+
+
+class Server:
+    """One listening socket, its connections, and the backend they read and write.
+
+    The backend stays the caller's: `close` neither flushes nor closes it.
+
+    Parameters
+    ----------
+    backend : LMSBackendInterface
+    settings : ServerSettings, optional
+
+    Raises
+    ------
+    StorageUnavailableError
+        The address cannot be listened on.
+    ConfigError
+        A TLS file cannot be used.
+
+    Examples
+    --------
+    >>> from lms_tiers import CreateStorageBackend
+    >>> with CreateStorageBackend("cpu") as backend, Server(backend, ServerSettings(port=0)) as server:
+    ...     server.address.startswith("lm://127.0.0.1:")
+    True
+    """
+
+    def __init__(self, backend: LMSBackendInterface, settings: ServerSettings | None = None) -> None:
+        self.backend: Final = backend
+        self.settings: Final = settings or ServerSettings()
+        self.counters: Final = Counters()
+        self.budget: Final = ReceiveBudget(self.settings.receive_budget)
+        self._tls: Final = tls_context(self.settings)
+        self._listener: socket.socket | None = _listen(self.settings)
+        self._bound: Final = self._listener.getsockname()
+        self._reactor: Final = Reactor(self.settings.threads, self.counters)
+        self._reactor.start()
+        self._reactor.listen(self._listener.fileno(), self._accept)
+
+    @property
+    def address(self) -> str:
+        """Where clients find it, as LMCache's `remote_url` wants it."""
+        if self.settings.unix:
+            return f"lm+unix://{self.settings.unix}"
+        host = f"[{self._bound[0]}]" if ":" in self._bound[0] else self._bound[0]
+        return f"lm://{host}:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """The port listened on; 0 for a Unix-domain socket."""
+        return 0 if self.settings.unix else int(self._bound[1])
+
+    @property
+    def connections(self) -> int:
+        """Connections open now."""
+        return self._reactor.connections
+
+    @property
+    def accepting(self) -> bool:
+        """Whether new connections are taken."""
+        return self._listener is not None
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS):
+            listener = self._listener
+            if listener is None:
+                return
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            self.counters.add("connections_opened")
+            peer = _peer_name(address)
+            if self._reactor.connections >= self.settings.max_connections:
+                self.counters.add("connections_refused")
+                _log.warning("refused a connection: too many", extra={"peer": peer})
+                sock.close()
+            elif not self._allowed(address):
+                self.counters.add("connections_refused")
+                _log.warning("refused a connection: its address is not allowed", extra={"peer": peer})
+                sock.close()
+            else:
+                self._open(sock, peer)
+
+    def _allowed(self, address: object) -> bool:
+        if not self.settings.allow or not isinstance(address, tuple):
+            return True
+        ip = ipaddress.ip_address(address[0].partition("%")[0])
+        mapped = getattr(ip, "ipv4_mapped", None) or ip
+        return any(mapped in network for network in self.settings.allow)
+
+    def _open(self, sock: socket.socket, peer: str) -> None:
+        linger = self.settings.linger
+        try:
+            stream: Stream = TlsStream(sock, self._tls, linger) if self._tls else PlainStream(sock, linger)
+            descriptor = stream.fileno()
+        except OSError as error:
+            # The peer has gone before it was looked at.
+            _log.debug("connection lost", extra={"peer": peer, "fault": str(error)})
+            sock.close()
+            return
+        session = Session(
+            stream, self.backend, self.settings, self.budget, self.counters, peer,
+            self._reactor.spare, lambda _: self._reactor.wake(descriptor),
+        )  # fmt: skip
+        self._reactor.adopt(descriptor, session)
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket; open connections go on."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self._reactor.unlisten(listener.fileno())
+            listener.close()
+            if self.settings.unix:
+                Path(self.settings.unix).unlink(missing_ok=True)
+
+    def drain(self, timeout: float) -> int:
+        """Stop accepting and let running requests finish.
+
+        Returns
+        -------
+        int
+            Connections that had not finished after `timeout` seconds; `close` cuts them.
+        """
+        self.stop_accepting()
+        return self._reactor.drain(timeout)
+
+    def close(self) -> None:
+        """Stop at once; a request that is being served by the backend is waited for. Idempotent."""
+        self.stop_accepting()
+        self._reactor.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _peer_name(address: object) -> str:
+    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix"
+
+
+def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
+    """The TLS side of the settings; None for a plain server."""
+    if not settings.tls_cert or not settings.tls_key:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        if settings.tls_client_ca:
+            context.load_verify_locations(settings.tls_client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:
+        raise ConfigError(f"the TLS files cannot be used: {error}.") from error
+    return context
+
+
+def _listen(settings: ServerSettings) -> socket.socket:
+    where = settings.unix or f"{settings.host}:{settings.port}"
+    try:
+        if settings.unix:
+            return _listen_unix(settings.unix, settings.unix_mode)
+        info = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(info[0], socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setblocking(False)
+            listener.bind(info[4])
+            listener.listen(_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        return listener
+    except OSError as error:
+        raise StorageUnavailableError(where, f"cannot be listened on: {error.strerror or error}.") from error
+
+
+def _listen_unix(path: str, mode: int) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        _remove_stale(path)
+        before = os.umask(0o777 & ~mode)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(before)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket file of a server that is gone; one that still answers, or another file, stays."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)

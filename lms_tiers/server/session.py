@@ -1,0 +1,280 @@
+"""One connection as a generator: straight-line code that yields where it would have to wait for its peer.
+
+A thread runs it while the peer keeps up; when it yields, the reactor parks it and the thread serves others. So a slow
+or silent peer costs a socket and at most its share of the receive budget, never a thread.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import math
+import ssl
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import Final
+
+from lms_tiers.errors import BackendClosedError, ProtocolError
+from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.server.budget import ReceiveBudget
+from lms_tiers.server.counters import Counters
+from lms_tiers.server.settings import ServerSettings
+from lms_tiers.server.stream import Buffer, Stream
+from lms_tiers.wire.buffers import receive_buffer
+from lms_tiers.wire.plain import CLIENT_HEADER
+
+_log = logging.getLogger(__name__)
+
+#: Bytes a reader must take in one linger time to keep a borrowed chunk; a slower one gets a copy.
+_FAST_READER: Final = 256 * 1024
+_DRAIN_BUFFER: Final = 65536
+
+
+class Wait(enum.Enum):
+    """What a session waits for."""
+
+    READ = enum.auto()
+    WRITE = enum.auto()
+    BUDGET = enum.auto()
+
+
+Steps = Generator[Wait, None, None]
+
+
+class PeerGone(Exception):
+    """The peer closed in the middle of a frame."""
+
+
+class Session:
+    """The state of one connection.
+
+    Parameters
+    ----------
+    stream : Stream
+    backend : LMSBackendInterface
+    settings : ServerSettings
+    budget : ReceiveBudget
+    counters : Counters
+    peer : str
+    spare : callable
+        Whether a thread is free to wait for this peer a moment.
+    wake : callable
+        Tells the reactor that the session, parked for the budget, can go on.
+    """
+
+    def __init__(
+        self, stream: Stream, backend: LMSBackendInterface, settings: ServerSettings, budget: ReceiveBudget,
+        counters: Counters, peer: str, spare: Callable[[], bool], wake: Callable[[Session], None],
+    ) -> None:  # fmt: skip
+        self.stream: Final = stream
+        self.backend: Final = backend
+        self.settings: Final = settings
+        self.budget: Final = budget
+        self.counters: Final = counters
+        self.peer: Final = peer
+        self.spare: Final = spare
+        self._wake: Final = wake
+        self.granted = False
+        self.idle = True
+        self.draining = False
+        # Who is to show a certificate must do so soon; who may stay silent may do so from the start.
+        first = settings.header_timeout if settings.tls_cert else settings.idle_timeout
+        self.deadline = math.inf if first is None else time.monotonic() + first
+        self.failed_batch = 0
+        self._transfer_end = math.inf
+        self.steps: Final = self._run()
+
+    def wake(self) -> None:
+        """The budget granted what this session waits for."""
+        self._wake(self)
+
+    # -- the life of a connection --------------------------------------------------------------------------------
+
+    def _run(self) -> Steps:
+        try:
+            yield from self._serve()
+        except ProtocolError as error:
+            self.counters.add("protocol_errors")
+            _log.warning(
+                "closed a connection that broke the protocol", extra={"peer": self.peer, "fault": error.reason}
+            )
+        except PeerGone:
+            self.counters.add("truncated")
+            _log.info("peer closed within a frame", extra={"peer": self.peer})
+        except ssl.SSLError as error:
+            self.counters.add("tls_failures")
+            _log.warning("TLS failed", extra={"peer": self.peer, "fault": error.reason})
+        except OSError as error:
+            self.counters.add("disconnects")
+            _log.debug("connection lost", extra={"peer": self.peer, "fault": str(error)})
+        except BackendClosedError:
+            _log.info("closed a connection: the storage is closed", extra={"peer": self.peer})
+        except MemoryError:
+            self.counters.add("out_of_memory")
+            _log.error("closed a connection: out of memory", extra={"peer": self.peer})
+        except Exception:
+            self.counters.add("internal_errors")
+            _log.exception("closed a connection: an error in the storage or the server", extra={"peer": self.peer})
+
+    def _serve(self) -> Steps:
+        from lms_tiers.server import extended, plain
+
+        yield from self._handshake()
+        header = bytearray(CLIENT_HEADER.size)
+        with memoryview(header) as view:
+            while (yield from self._header(view)):
+                if extended.speaks(header):
+                    yield from extended.answer(self, header)
+                else:
+                    yield from plain.answer(self, header)
+                self.idle = True
+
+    def _handshake(self) -> Steps:
+        while True:
+            try:
+                self.stream.handshake()
+                return
+            except BlockingIOError:
+                yield Wait.READ
+
+    def _header(self, view: memoryview) -> Generator[Wait, None, bool]:
+        """Read one header; False where the peer has closed, or the server drains, between two frames."""
+        idle_timeout = self.settings.idle_timeout
+        self.deadline = math.inf if idle_timeout is None else time.monotonic() + idle_timeout
+        while True:
+            try:
+                got = self.stream.recv_into(view, self.spare() and not self.draining)
+            except BlockingIOError:
+                if self.draining:
+                    return False
+                yield Wait.READ
+                continue
+            break
+        if got == 0:
+            return False
+        self.idle = False
+        if got < len(view):
+            self.deadline = self._transfer_end = time.monotonic() + self.settings.header_timeout
+            yield from self._fill(view[got:])
+        return True
+
+    # -- moving bytes --------------------------------------------------------------------------------------------
+
+    def start_transfer(self, nbytes: int) -> None:
+        """Set when a transfer of `nbytes` must be over."""
+        self._transfer_end = time.monotonic() + self.settings.stall_timeout + nbytes / self.settings.min_rate
+
+    def _park(self, wait: Wait) -> Steps:
+        self.deadline = min(self._transfer_end, time.monotonic() + self.settings.stall_timeout)
+        yield wait
+
+    def _fill(self, view: memoryview) -> Steps:
+        got = 0
+        patient = True
+        while got < len(view):
+            try:
+                now = self.stream.recv_into(view[got:], patient and self.spare())
+            except BlockingIOError:
+                patient = False
+                self.stream.low_water(len(view) - got)
+                yield from self._park(Wait.READ)
+                continue
+            if now == 0:
+                raise PeerGone
+            got += now
+        self.stream.low_water(1)
+
+    def receive(self, nbytes: int) -> Generator[Wait, None, bytearray]:
+        """The next `nbytes` bytes, for which the caller has taken a share of the budget."""
+        body = receive_buffer(nbytes)
+        self.start_transfer(nbytes)
+        with memoryview(body) as view:
+            yield from self._fill(view)
+        return body
+
+    def admit(self, nbytes: int) -> Steps:
+        """Take a share of the receive budget, waiting for it if need be."""
+        if self.budget.acquire(nbytes, self):
+            return
+        self.counters.add("budget_waits")
+        try:
+            while not self.granted:
+                self.deadline = time.monotonic() + self.settings.stall_timeout + nbytes / self.settings.min_rate
+                yield Wait.BUDGET
+        except GeneratorExit:
+            self.budget.withdraw(nbytes, self)
+            raise
+
+    def skip(self, nbytes: int) -> Steps:
+        """Read and forget the body of a chunk that cannot be stored."""
+        self.start_transfer(nbytes)
+        with memoryview(bytearray(min(nbytes, _DRAIN_BUFFER))) as scratch:
+            while nbytes > 0:
+                part = min(nbytes, len(scratch))
+                yield from self._fill(scratch[:part])
+                nbytes -= part
+
+    def send_borrowed(self, buffers: Sequence[Buffer]) -> bytearray | None:
+        """Send as long as the peer takes it quickly; what is left is copied, so that the chunk can be given back.
+
+        Returns
+        -------
+        bytearray or None
+            The rest, for `send_rest`, which releases its share of the budget; None when all is sent.
+
+        Raises
+        ------
+        PeerGone
+            The budget has no room for the rest.
+        """
+        pending = [memoryview(b).cast("B") for b in buffers if len(b)]
+        try:
+            while pending:
+                try:
+                    sent = self.stream.send(pending, self.spare())
+                except BlockingIOError:
+                    sent = 0
+                _drop_sent(pending, sent)
+                if pending and sent < _FAST_READER:
+                    rest = sum(map(len, pending))
+                    if not self.budget.try_acquire(rest):
+                        self.counters.add("slow_readers_cut")
+                        raise PeerGone
+                    return bytearray().join(pending)
+        finally:
+            # An error's traceback would keep these alive while the backend takes its buffers back.
+            pending.clear()
+        return None
+
+    def send_rest(self, rest: bytearray | None) -> Steps:
+        """Send what `send_borrowed` left, at the peer's pace."""
+        if rest is None:
+            return
+        self.counters.add("slow_readers")
+        self.start_transfer(len(rest))
+        try:
+            with memoryview(rest) as view:
+                at = 0
+                while at < len(view):
+                    try:
+                        at += self.stream.send([view[at:]], False)
+                    except BlockingIOError:
+                        yield from self._park(Wait.WRITE)
+        finally:
+            self.budget.release(len(rest))
+
+    def send(self, *buffers: Buffer) -> Steps:
+        """Send an answer."""
+        yield from self.send_rest(self.send_borrowed(buffers))
+
+
+def _drop_sent(pending: list[memoryview], sent: int) -> None:
+    whole = 0
+    for buffer in pending:
+        if sent < len(buffer):
+            break
+        sent -= len(buffer)
+        whole += 1
+    del pending[:whole]
+    if sent:
+        pending[0] = pending[0][sent:]
