@@ -1,0 +1,347 @@
+"""The lmdb backend: the contract's methods over `reading`, `changes` and the writer thread."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final, List, Optional
+
+from lms_tiers.errors import ConfigError, DeadlineExceededError, LmsTiersError
+from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, ChunkView, LMSBackendInterface, writable_bytes
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
+from lms_tiers.plugins.lmdb import changes, reading
+from lms_tiers.plugins.lmdb.coding import Coding
+from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, Manifest, key_hash
+from lms_tiers.plugins.lmdb.listing import chunks_by_use, keys
+from lms_tiers.plugins.lmdb.opening import DATA_FILE, Opened, open_directory
+from lms_tiers.plugins.lmdb.options import LmdbOptions
+from lms_tiers.plugins.lmdb.parts import cut
+from lms_tiers.plugins.lmdb.preparing import Preparing
+from lms_tiers.plugins.lmdb.space import Budget
+from lms_tiers.plugins.lmdb.writing import Chain, Operation, Skipped, Transaction, Writer
+
+_log = logging.getLogger(__name__)
+
+#: `put_many` hands the writer this much before it waits for the oldest.
+_AHEAD_BYTES: Final = 64 << 20
+#: Uses noted in memory before they are written without being asked.
+_USES_KEPT: Final = 16384
+
+
+class LmdbBackend(LMSBackendInterface):
+    """Chunks in one LMDB file of bounded size.
+
+    Parameters
+    ----------
+    directory : Path
+        Created where missing.
+    capacity : int
+        Bytes that all files of the store may take on disk, at every moment.
+    options : LmdbOptions
+
+    Raises
+    ------
+    ConfigError, FormatError, StorageLockedError, StorageUnavailableError
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(remove=True, persistent=True, max_key_bytes=MAX_KEY_BYTES)
+
+    def __init__(self, directory: Path, capacity: int, options: LmdbOptions) -> None:
+        page = 4096
+        self._budget = Budget(capacity, page)
+        self._path = directory
+        opened: Opened = open_directory(directory, self._budget.map_size, sync=options.sync == "commit")
+        self._sync = options.sync
+        self._ownership = opened.ownership
+        self._tables = opened.tables
+        self._seed = opened.seed
+        self._lock = threading.Lock()
+        self._uses: dict[bytes, None] = {}
+        self._bytes_read = 0
+        self._corrupt = 0
+        self._usable = self._budget.usable
+        self._coding = Coding(options.codec, options.threads)
+        self._preparing = Preparing(self._budget, self._coding, opened.seed, str(directory))
+        self._writer = Writer(opened.tables, opened.counters, self._write_uses)
+
+    # -- in --------------------------------------------------------------------------------------------------------
+
+    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
+        """Store a chunk; returns when it is committed."""
+        with self._tables.calling():
+            self._submit_put(client_meta, kv_chunk_bytes, None).outcome()
+
+    def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
+        """Store chunks in order, many in one commit."""
+        with self._tables.calling():
+            chain = Chain()
+            running: list[Operation] = []
+            ahead = 0
+            error: BaseException | None = None
+            for client_meta, data in items:
+                try:
+                    operation = self._submit_put(client_meta, data, chain)
+                except Exception as refused:
+                    error = refused
+                    break
+                running.append(operation)
+                ahead += operation.weight
+                while ahead > _AHEAD_BYTES:
+                    first = running.pop(0)
+                    ahead -= first.weight
+                    first.wait()
+                    error = error or first.error
+                if error is not None:
+                    break
+            for operation in running:
+                operation.wait()
+                if error is None or isinstance(error, Skipped):
+                    error = operation.error or error
+            # An earlier item's failure in the writer comes before a later one's refusal here.
+            if error is not None:
+                raise error
+
+    def _submit_put(self, client_meta: ClientMetaMessage, data: Any, chain: Chain | None) -> Operation:
+        chunk = self._preparing.prepare(client_meta, data)
+        return self._writer.submit(
+            Operation(lambda tx: changes.put(tx, chunk, self._seed, self._usable), chunk.manifest.stored, chain)
+        )
+
+    def remove(self, key: CacheEngineKey) -> None:
+        """Delete a chunk; returns when that is committed."""
+        text = key_text(key, MAX_KEY_BYTES).encode()
+        hashed = key_hash(text, self._seed)
+        with self._tables.calling():
+            self._writer.submit(Operation(lambda tx: changes.remove(tx, hashed, text, self._seed))).outcome()
+
+    # -- out -------------------------------------------------------------------------------------------------------
+
+    def contains(self, key: CacheEngineKey) -> bool:
+        """Whether the chunk is there, by its manifest."""
+        return self._find(key) is not None
+
+    def _find(self, key: CacheEngineKey) -> Manifest | None:
+        text = key_text(key, MAX_KEY_BYTES).encode()
+        hashed = key_hash(text, self._seed)
+        try:
+            with self._tables.reading() as txn:
+                return reading.find(txn, self._tables, text, hashed, self._seed)
+        except reading.Damaged as damage:
+            self._drop(hashed, damage)
+            return None
+
+    def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
+        """The chunk in a bytearray of its own."""
+        found: list[bytearray] = []
+
+        def allocate(meta: ChunkMeta) -> memoryview:
+            found.append(bytearray(meta.length))
+            return memoryview(found[0])
+
+        meta = self._read(key, allocate)
+        return None if meta is None else meta.memory_obj(found[0])
+
+    def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
+        """Read into the caller's buffer; stored raw, there is one copy."""
+        return self._read(key, lambda meta: writable_bytes(buffer, meta.length)[: meta.length])
+
+    def _read(self, key: CacheEngineKey, target: Callable[[ChunkMeta], memoryview]) -> ChunkMeta | None:
+        text = key_text(key, MAX_KEY_BYTES).encode()
+        hashed = key_hash(text, self._seed)
+        try:
+            with self._tables.reading() as txn:
+                manifest = reading.find(txn, self._tables, text, hashed, self._seed)
+                if manifest is None:
+                    return None
+                out = target(manifest.meta)
+                stream = bytearray(sum(manifest.blocks)) if manifest.layout else None
+                reading.copy(txn, self._tables, manifest, out if stream is None else stream)
+            if stream is not None:
+                self._coding.decode(manifest, memoryview(stream), out)
+        except reading.Damaged as damage:
+            self._drop(hashed, damage)
+            return None
+        self._bytes_read += manifest.stored
+        return manifest.meta
+
+    def _drop(self, hashed: bytes, damage: reading.Damaged) -> None:
+        """Damage is a miss and a counter, and the damaged chunk is deleted, so that `contains` tells the truth."""
+        self._corrupt += 1
+        _log.warning("lmdb store %s: a chunk is damaged and was dropped: %s", self._path, damage.reason)
+        with contextlib.suppress(LmsTiersError):
+            self._writer.submit(
+                Operation(lambda tx: changes.drop_damaged(tx, hashed, damage.sequence, self._seed))
+            ).outcome()
+
+    @contextlib.contextmanager
+    def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
+        """The parts as they lie in the file where stored raw (a read transaction stays open: keep the block short)."""
+        text = key_text(key, MAX_KEY_BYTES).encode()
+        hashed = key_hash(text, self._seed)
+        with contextlib.ExitStack() as stack:
+            view: ChunkView | None = None
+            try:
+                txn = stack.enter_context(self._tables.borrowing())
+                manifest = reading.find(txn, self._tables, text, hashed, self._seed)
+                if manifest is not None and not manifest.layout:
+                    parts = reading.borrow(txn, self._tables, manifest)
+                    view = ChunkView(manifest.meta, tuple(parts))
+                    self._bytes_read += manifest.stored
+                    for part in parts:
+                        stack.callback(_release, part)
+            except reading.Damaged as damage:
+                stack.close()
+                self._drop(hashed, damage)
+                manifest = None
+            if manifest is not None and manifest.layout:
+                stack.close()
+                data = bytearray()
+                meta = self._read(key, lambda meta: _grown(data, meta.length))
+                view = None if meta is None else ChunkView(meta, (memoryview(data),))
+            yield view
+
+    def list_keys(self) -> List[CacheEngineKey]:
+        """Every key."""
+        with self._tables.reading() as txn:
+            return list(keys(txn, self._tables, self._seed))
+
+    def close(self) -> None:
+        """Commit and sync what is under way, then close."""
+        tables = self._tables
+        if tables.closed or os.getpid() != tables.pid:
+            return  # a forked child owns nothing here
+        with contextlib.suppress(Exception):
+            self.flush()
+        self._writer.stop()
+        tables.close()
+        self._coding.close()
+        self._ownership.release()
+
+    # -- for a tier ------------------------------------------------------------------------------------------------
+
+    @property
+    def usable_bytes(self) -> int:
+        """What chunks may be charged with together: the capacity less what LMDB needs beside them."""
+        return self._usable
+
+    def reserve_bytes(self, length: int) -> int:
+        """The charge of a chunk stored raw under the longest key; codecs only lower it."""
+        return self._preparing.reserve(length)
+
+    def stored_bytes(self, key: CacheEngineKey) -> int | None:
+        """The chunk's charge, from its manifest."""
+        manifest = self._find(key)
+        return None if manifest is None else manifest.stored
+
+    def scan(self) -> Iterator[ChunkInfo]:
+        """Every chunk, least recently put or used first."""
+        self._persist_uses()
+        with self._tables.reading() as txn:
+            found = chunks_by_use(txn, self._tables, self._seed)
+        yield from found
+
+    def touch(self, keys: Sequence[CacheEngineKey]) -> None:
+        """Note uses; they reach the file with the next commit, flush or close."""
+        self._tables.check()
+        hashes = [key_hash(key_text(key).encode(), self._seed) for key in keys]
+        with self._lock:
+            for hashed in hashes:
+                self._uses.pop(hashed, None)
+                self._uses[hashed] = None
+            due = len(self._uses) > _USES_KEPT
+        if due:
+            self._persist_uses()
+
+    def _persist_uses(self) -> None:
+        with self._tables.calling():
+            self._writer.submit(Operation(lambda tx: None)).outcome()
+
+    def _write_uses(self, tx: Transaction) -> None:
+        with self._lock:
+            uses, self._uses = self._uses, {}
+        if uses:
+            changes.note_uses(tx, uses)
+
+    def save_state(self, state: bytes) -> None:
+        """Keep a tier's state in the file; one that is too large is dropped, with a warning."""
+        import zstandard
+
+        with self._tables.calling():
+            packed = zstandard.ZstdCompressor(level=3, write_checksum=True).compress(state) if state else b""
+            if len(packed) > self._budget.state_limit:
+                _log.warning(
+                    "lmdb store %s: a tier's state of %d bytes is over the limit of %d and is not kept",
+                    self._path, len(packed), self._budget.state_limit,
+                )  # fmt: skip
+                packed = b""
+            groups = cut(len(packed), self._budget.page)
+            self._writer.submit(Operation(lambda tx: changes.save_state(tx, packed, groups), len(packed))).outcome()
+
+    def load_state(self) -> bytes | None:
+        """The state kept last; None without one, or where it is damaged."""
+        import zstandard
+
+        with self._tables.reading() as txn:
+            packed = changes.load_state(txn, self._tables.meta)
+        if not packed:
+            return None
+        try:
+            return zstandard.ZstdDecompressor().decompress(packed)
+        except zstandard.ZstdError:
+            self._corrupt += 1
+            return None
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Return when everything put before is committed and, as the option `sync` promises, on the medium."""
+        with self._tables.calling():
+            began = time.monotonic()
+            operation = self._writer.submit(Operation(lambda tx: None))
+            if not operation.wait(timeout):
+                raise DeadlineExceededError("flush of an lmdb store", timeout or 0.0)
+            operation.outcome()
+            if self._sync != "none":
+                self._tables.env.sync(True)
+            if timeout is not None and time.monotonic() - began > timeout:
+                raise DeadlineExceededError("flush of an lmdb store", timeout)
+
+    def stats(self) -> BackendStats:
+        """Counters since open; bytes used are those of data.mdb on disk."""
+        with self._tables.calling():
+            counters, writer = self._writer.counters, self._writer.stats
+            size = (self._path / DATA_FILE).stat().st_size
+            return BackendStats(
+                keys=counters.chunks, bytes_used=size, bytes_peak=size, bytes_written=writer.bytes_written,
+                bytes_read=self._bytes_read, failures=writer.failures, corrupt=self._corrupt,
+                detail={"stored_bytes": counters.stored, "commits": writer.commits, "map_full": writer.map_full},
+            )  # fmt: skip
+
+
+def _grown(data: bytearray, length: int) -> memoryview:
+    data.extend(bytes(length))
+    return memoryview(data)
+
+
+def _release(part: memoryview) -> None:
+    # A slice that the block's user kept forbids the release; the contract forbids using it after the block.
+    with contextlib.suppress(BufferError):
+        part.release()
+
+
+def open_backend(location: str, capacity: int | None, options: LmdbOptions | None) -> LmdbBackend:
+    """The factory: `location` is a directory on a local disk, `capacity` the bytes it may take there.
+
+    Raises
+    ------
+    ConfigError
+        No location or no capacity.
+    """
+    if not location:
+        raise ConfigError("an lmdb tier needs a directory: write lmdb:/path/to/directory?capacity=50GiB.")
+    if capacity is None:
+        raise ConfigError(f"an lmdb tier needs a capacity: write lmdb:{location}?capacity=50GiB.")
+    return LmdbBackend(Path(location), capacity, options or LmdbOptions.model_validate({}))

@@ -1,0 +1,19 @@
+"""What may stand after ``?`` in a device text for the lmdb backend."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lms_tiers.options import Options
+
+SyncMode = Literal["none", "batch", "commit"]
+
+
+class LmdbOptions(Options):
+    """Options of the lmdb backend."""
+
+    sync: SyncMode = Field("batch", description="what survives a power loss: see docs/durability.md")
+    codec: str = Field("auto", description="auto, raw, zstd:N, planes, or one of a plugin")
+    threads: int = Field(0, ge=0, le=64, description="threads that encode and decode; 0: one per core, at most 4")

@@ -1,0 +1,92 @@
+"""From a put's arguments to a chunk ready to be written: checked, encoded, cut into parts, and priced.
+
+Runs in the caller's thread, so that many callers encode at once and the writer thread only writes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from lms_tiers.errors import InvalidChunkError, ValueTooLargeError
+from lms_tiers.messages import ChunkMeta, ClientMetaMessage, MemoryFormat, key_text
+from lms_tiers.plugins.lmdb.changes import Prepared
+from lms_tiers.plugins.lmdb.coding import Coding
+from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, MAX_PARTS, Manifest, key_hash
+from lms_tiers.plugins.lmdb.parts import Buffer, Groups, checksum, cut, slices
+from lms_tiers.plugins.lmdb.space import Budget
+
+MAX_DIMENSIONS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """How one store prepares chunks.
+
+    Attributes
+    ----------
+    budget : Budget
+    coding : Coding
+    seed : int
+        The file's hash seed.
+    where : str
+        The store's name in errors.
+    """
+
+    budget: Budget
+    coding: Coding
+    seed: int
+    where: str
+
+    def prepare(self, client_meta: ClientMetaMessage, data: Any) -> Prepared:
+        """A put, ready for the writer; borrows `data`.
+
+        Raises
+        ------
+        InvalidKeyError, InvalidChunkError, ValueTooLargeError
+        """
+        text = key_text(client_meta.key, MAX_KEY_BYTES)
+        source = _flat(data)
+        meta = ChunkMeta.of(client_meta, len(source))
+        if len(meta.shape) > MAX_DIMENSIONS:
+            raise InvalidChunkError(text, f"has {len(meta.shape)} dimensions; at most {MAX_DIMENSIONS} are stored.")
+        key = text.encode()
+        usable = self.budget.usable
+        if sum(count for count, _ in cut(len(source), self.budget.page)) > MAX_PARTS:
+            raise ValueTooLargeError(text, len(source), usable, f"lmdb store {self.where}")
+        best = self._price(Manifest.raw(key, meta, cut(len(source), self.budget.page)))
+        buffers: list[Buffer] = [source]
+        encoded = self.coding.encode(source, meta.dtype)
+        if encoded is not None:
+            groups = cut(encoded.nbytes, self.budget.page)
+            lengths = tuple(map(len, encoded.blocks))
+            smaller = self._price(
+                replace(
+                    best, layout=encoded.layout, block_bytes=encoded.block_bytes, blocks=lengths, groups=groups,
+                    checksums=(0,) * sum(count for count, _ in groups),
+                )
+            )  # fmt: skip
+            # Raw unless it saves a page: raw is read with one copy.
+            if smaller.stored + self.budget.page <= best.stored:
+                best, buffers = smaller, encoded.blocks
+        if best.stored > usable:
+            raise ValueTooLargeError(text, best.stored, usable, f"lmdb store {self.where}")
+        parts = slices(buffers, best.groups)
+        manifest = replace(best, checksums=tuple(map(checksum, parts)))
+        return Prepared(key_hash(key, self.seed), manifest, parts)
+
+    def reserve(self, length: int) -> int:
+        """The charge of a chunk of `length` bytes stored raw under the longest key; no chunk of it is charged more."""
+        groups: Groups = cut(length, self.budget.page)
+        meta = ChunkMeta(length, MemoryFormat.UNDEFINED, None, (0,) * MAX_DIMENSIONS)
+        return self._price(Manifest.raw(b"k" * MAX_KEY_BYTES, meta, groups)).stored
+
+    def _price(self, manifest: Manifest) -> Manifest:
+        return replace(manifest, stored=self.budget.charge(manifest.nbytes, manifest.groups))
+
+
+def _flat(data: Any) -> memoryview:
+    view = memoryview(data)
+    if not view.c_contiguous:
+        view = memoryview(view.tobytes("C"))
+    return view.cast("B") if view.nbytes else memoryview(b"")

@@ -1,0 +1,155 @@
+"""One open LMDB environment with its tables, the users that keep it open, and its last moments.
+
+Everything that touches the environment does so inside `using`: closing waits for these calls. A borrowed view may
+outlive `close` on purpose; the environment then closes when the last view ends. Knows no chunk.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import lmdb
+
+from lms_tiers.errors import BackendClosedError, ForkedProcessError
+from lms_tiers.plugins.lmdb import layout
+
+MAX_READERS: Final = 510
+
+
+class Tables:
+    """An environment and its four tables.
+
+    Parameters
+    ----------
+    path : str
+        Directory of data.mdb.
+    map_size : int
+        The most bytes data.mdb may have.
+    sync, metasync : bool
+        As LMDB's.
+    """
+
+    def __init__(self, path: str, map_size: int, *, sync: bool, readonly: bool = False) -> None:
+        self.path: Final = path
+        self.pid: Final = os.getpid()
+        # Never writemap: a full disk would kill the process. Readahead stays on: parts of a chunk lie side by side.
+        self.env: Final = lmdb.open(
+            path, map_size=map_size, max_dbs=4, max_readers=MAX_READERS, max_spare_txns=16, sync=sync,
+            metasync=sync, writemap=False, meminit=False, subdir=True, readonly=readonly, create=not readonly,
+        )  # fmt: skip
+        try:
+            opened = [self.env.open_db(name, create=not readonly) for name in _TABLES]
+        except BaseException:
+            self.env.close()
+            raise
+        self.chunks, self.parts, self.recency, self.meta = opened
+        self._changed = threading.Condition()
+        self._calls = 0
+        self._views = 0
+        self._readers = 0
+        self._closing = False
+        self._gone = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing
+
+    @property
+    def read(self) -> bool:
+        """Whether somebody reads now, and so may hold back freed pages."""
+        return self._readers > 0 or self._views > 0
+
+    def check(self) -> None:
+        """Raise where no call may begin."""
+        # The process first: a lock that another thread held at the fork stays locked in the child for ever.
+        if os.getpid() != self.pid:
+            raise ForkedProcessError("lmdb")
+        if self._closing:
+            raise BackendClosedError("lmdb")
+
+    def enter(self, readers: int = 0) -> None:
+        """Begin a call."""
+        if os.getpid() != self.pid:
+            raise ForkedProcessError("lmdb")
+        with self._changed:
+            if self._closing:
+                raise BackendClosedError("lmdb")
+            self._calls += 1
+            self._readers += readers
+
+    def leave(self, readers: int = 0) -> None:
+        """End a call."""
+        with self._changed:
+            self._calls -= 1
+            self._readers -= readers
+            if self._closing:
+                self._changed.notify_all()
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """A call: `close` waits for it."""
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        """A call with a read transaction whose values are borrowed buffers."""
+        self.enter(1)
+        try:
+            with self._begin() as txn:
+                yield txn
+        finally:
+            self.leave(1)
+
+    def _begin(self) -> Any:
+        """A read transaction; waits where all reader slots are taken."""
+        while True:
+            try:
+                return self.env.begin(buffers=True)
+            except lmdb.ReadersFullError:
+                with self._changed:
+                    self._changed.wait(0.002)
+
+    @contextmanager
+    def borrowing(self) -> Iterator[Any]:
+        """As `reading`, but `close` does not wait for it: the environment closes after the last of these."""
+        self.enter()
+        with self._changed:
+            self._views += 1
+        self.leave()
+        try:
+            with self._begin() as txn:
+                yield txn
+        finally:
+            with self._changed:
+                self._views -= 1
+                last = self._closing and not self._views and not self._calls
+            if last:
+                self._finish()
+
+    def close(self, timeout: float = 60.0) -> None:
+        """Let no new call begin, wait for the running ones, close. Idempotent."""
+        with self._changed:
+            self._closing = True
+            self._changed.wait_for(lambda: not self._calls, timeout)
+            idle = not self._calls and not self._views
+        if idle:
+            self._finish()
+
+    def _finish(self) -> None:
+        with self._changed:
+            if self._gone:
+                return
+            self._gone = True
+        self.env.close()
+
+
+_TABLES: Final = (layout.CHUNKS, layout.PARTS, layout.RECENCY, layout.META)

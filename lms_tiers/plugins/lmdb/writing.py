@@ -1,0 +1,234 @@
+"""The one writer thread: it gathers operations, applies many in one commit, and tells each how it ended.
+
+A full map is handled here: a batch is taken apart, freed pages are released by empty-handed commits, readers that
+pin old pages are waited for; only then an operation fails, and nothing of it is left. Knows no key or codec.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import lmdb
+
+from lms_tiers.errors import BackendClosedError, CapacityError, LmsTiersError, StorageUnavailableError
+from lms_tiers.plugins.lmdb.layout import COUNTERS_KEY, Counters
+from lms_tiers.plugins.lmdb.tables import Tables
+
+_log = logging.getLogger(__name__)
+
+#: A commit takes no more operations once it holds this many bytes.
+BATCH_BYTES: Final = 32 << 20
+BATCH_OPERATIONS: Final = 4096
+#: How long a write that finds no free page waits for readers that pin them.
+READERS_WAIT: Final = 10.0
+
+
+class Transaction:
+    """What an operation works on: LMDB's write transaction, the tables, and the counters as they will be."""
+
+    __slots__ = ("counters", "tables", "txn")
+
+    def __init__(self, txn: Any, tables: Tables, counters: Counters) -> None:
+        self.txn = txn
+        self.tables = tables
+        self.counters = counters
+
+
+class Chain:
+    """Operations of one call that stand or fall in order: after a failure the rest is skipped."""
+
+    __slots__ = ("failed",)
+
+    def __init__(self) -> None:
+        self.failed = False
+
+
+class Operation:
+    """One change. `apply` raises before it changes anything, or not at all."""
+
+    __slots__ = ("_done", "apply", "chain", "error", "result", "weight")
+
+    def __init__(self, apply: Callable[[Transaction], Any], weight: int = 0, chain: Chain | None = None) -> None:
+        self.apply = apply
+        self.weight = weight
+        self.chain = chain
+        self.error: BaseException | None = None
+        self.result: Any = None
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def finish(self) -> None:
+        """Let the waiting caller go on."""
+        if self.error is not None and self.chain is not None:
+            self.chain.failed = True
+        self._done.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether it ended within `timeout` seconds."""
+        done = self._done.acquire(timeout=-1 if timeout is None else max(timeout, 0))
+        if done:
+            self._done.release()
+        return done
+
+    def outcome(self) -> Any:
+        """Wait; the result of `apply`, or its error."""
+        self.wait()
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+class Skipped(LmsTiersError):
+    """An operation after a failed one of its chain; never leaves this package."""
+
+
+@dataclass(slots=True)
+class WriterStats:
+    """What the writer counts."""
+
+    commits: int = 0
+    bytes_written: int = 0
+    failures: int = 0
+    map_full: int = 0
+
+
+class Writer:
+    """The writer thread of one open file.
+
+    Parameters
+    ----------
+    tables : Tables
+    counters : Counters
+        As read from the file.
+    before_commit : callable
+        Called with each transaction after its operations: what else is due joins the commit.
+    """
+
+    def __init__(self, tables: Tables, counters: Counters, before_commit: Callable[[Transaction], None]) -> None:
+        self.stats = WriterStats()
+        self.counters = counters
+        self._tables = tables
+        self._before_commit = before_commit
+        self._queue: deque[Operation] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="lms-tiers-lmdb-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, operation: Operation) -> Operation:
+        """Queue an operation; `Operation.outcome` waits for it."""
+        with self._wake:
+            if self._stopping:
+                raise BackendClosedError("lmdb")
+            self._queue.append(operation)
+            self._wake.notify()
+        return operation
+
+    def stop(self) -> None:
+        """Commit what is queued, take nothing more, end the thread. Idempotent."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._queue:
+                    if self._stopping:
+                        return
+                    self._wake.wait()
+                batch = self._take()
+            try:
+                self._commit(batch)
+            except Exception as error:
+                # An error nobody foresaw must not end the thread: callers would wait for ever.
+                _log.exception("the lmdb writer failed")
+                for operation in batch:
+                    operation.error = operation.error or error
+            for operation in batch:
+                operation.finish()
+
+    def _take(self) -> list[Operation]:
+        batch: list[Operation] = []
+        weight = 0
+        while self._queue and len(batch) < BATCH_OPERATIONS:
+            if batch and weight + self._queue[0].weight > BATCH_BYTES:
+                break
+            operation = self._queue.popleft()
+            weight += operation.weight
+            batch.append(operation)
+        return batch
+
+    def _commit(self, batch: list[Operation]) -> None:
+        try:
+            self._attempt(batch)
+        except lmdb.MapFullError:
+            self.stats.map_full += 1
+            if len(batch) == 1:
+                self._squeeze(batch[0])
+            else:
+                for operation in batch:
+                    self._commit([operation])
+                    if operation.error is not None and operation.chain is not None:
+                        operation.chain.failed = True
+        except lmdb.Error as error:
+            self._fail(batch, error)
+
+    def _fail(self, batch: list[Operation], error: Exception) -> None:
+        self.stats.failures += 1
+        _log.warning("lmdb store %s: a commit failed: %s", self._tables.path, error)
+        for operation in batch:
+            operation.error = StorageUnavailableError(self._tables.path, f"write failed: {error}.")
+
+    def _attempt(self, batch: list[Operation]) -> None:
+        """All of `batch` in one transaction; operations that refuse by themselves are noted, the others committed."""
+        counters = replace(self.counters)
+        failed: set[Chain] = set()
+        written = 0
+        with self._tables.env.begin(write=True) as txn:
+            transaction = Transaction(txn, self._tables, counters)
+            for operation in batch:
+                operation.error = None
+                chain = operation.chain
+                if chain is not None and (chain.failed or chain in failed):
+                    operation.error = Skipped("after a failed one")
+                    continue
+                try:
+                    operation.result = operation.apply(transaction)
+                    written += operation.weight
+                except LmsTiersError as error:
+                    operation.error = error
+                    if chain is not None:
+                        failed.add(chain)
+            self._before_commit(transaction)
+            txn.put(COUNTERS_KEY, counters.pack(), db=self._tables.meta)
+        self.counters = counters
+        self.stats.commits += 1
+        self.stats.bytes_written += written
+
+    def _squeeze(self, operation: Operation) -> None:
+        """Find pages for one operation: release freed ones, wait for readers; else it fails with `CapacityError`."""
+        deadline = time.monotonic() + READERS_WAIT
+        while True:
+            try:
+                # Pages freed by commit n may be used again by n + 2.
+                for _ in range(2):
+                    self._attempt([])
+                self._attempt([operation])
+                return
+            except lmdb.MapFullError:
+                if not self._tables.read or time.monotonic() > deadline:
+                    operation.error = CapacityError(f"lmdb store {self._tables.path}", operation.weight, 0)
+                    return
+                time.sleep(0.005)
+            except lmdb.Error as error:
+                self._fail([operation], error)
+                return
