@@ -153,6 +153,11 @@ class LMSBackendInterface(abc.ABC):
         """Forget `key`; an absent key is no error. Needs the capability `remove`."""
         raise UnsupportedError(type(self).__name__, "remove")
 
+    def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
+        """Forget all `keys`; absent ones are no error. After an error some are gone, the others as they were."""
+        for key in keys:
+            self.remove(key)
+
     def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
         """Put in order. Where item i raises, the items before it are stored, it and those after are not."""
         for client_meta, data in items:
