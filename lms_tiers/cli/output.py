@@ -29,3 +29,9 @@ def write_json(path: Path, document: Any) -> None:
     """Write a JSON document to `path`."""
     with open_output(path) as file:
         file.write(json.dumps(document, indent=2) + "\n")
+
+
+def check_output(path: Path | None) -> None:
+    """Raise `StorageUnavailableError` where a file could not be written: before long work, not after it."""
+    if path is not None and str(path) != "-" and not path.parent.is_dir():
+        raise StorageUnavailableError(str(path), f"there is no directory {path.parent}: make it first.")
