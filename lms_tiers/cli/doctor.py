@@ -175,7 +175,7 @@ def _plugins() -> list[Finding]:
 
 
 def _contracts() -> list[Finding]:
-    from lms_tiers.interface import CONTRACT_VERSION
+    from lms_tiers.interface import CONTRACT_VERSION, Capabilities
     from lms_tiers.registry import default_registry, load_attribute
 
     found = []
@@ -189,12 +189,9 @@ def _contracts() -> list[Finding]:
         returned = getattr(factory, "__annotations__", {}).get("return")
         module = __import__(factory.__module__, fromlist=["_"]) if hasattr(factory, "__module__") else None
         cls = getattr(module, returned, None) if isinstance(returned, str) else returned
-        if (
-            isinstance(cls, type)
-            and issubclass(cls, LMSBackendInterface)
-            and not isinstance(cls.capabilities, property)
-        ):
-            contract = cls.capabilities.contract
+        declared = getattr(cls, "capabilities", None)  # a property where each instance has its own
+        if isinstance(declared, Capabilities):
+            contract = declared.contract
             same = contract.split(".")[0] == CONTRACT_VERSION.split(".")[0]
             advice = "" if same else f"it was written for another contract than {CONTRACT_VERSION}: upgrade it."
             found.append(Finding(f"backend {spec.name}", "ok" if same else "fault", f"contract {contract}", advice))
