@@ -262,3 +262,21 @@ class CodecError(LmsTiersError):
         self.layout = layout
         self.reason = reason
         super().__init__(f"codec layout {layout!r}: {reason}")
+
+
+class DeviceMemoryError(StorageUnavailableError):
+    """An accelerator has too little free memory for a tier's capacity, which is taken whole at start.
+
+    Attributes
+    ----------
+    asked, free : int
+        Bytes.
+    """
+
+    def __init__(self, where: str, asked: int, free: int) -> None:
+        self.asked = asked
+        self.free = free
+        super().__init__(where, f"asked for {asked} bytes of memory, {free} are free: lower the tier's capacity")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), (self.where, self.asked, self.free), {})

@@ -199,6 +199,49 @@ class LMSBackendInterface(abc.ABC):
             meta = ChunkMeta.of(_Named(key, obj), obj.length)  # type: ignore[arg-type]
             yield ChunkView(meta, (memoryview(obj.data).cast("B"),) if obj.length else ())
 
+    def get_scattered(self, key: CacheEngineKey, buffers: Sequence[Any]) -> ChunkMeta | None:
+        """Read a chunk into writable buffers, one after the other (together at least `length` bytes); see `get_into`.
+
+        Raises
+        ------
+        InvalidBufferError
+            A buffer is read-only or not C-contiguous, or together they are too small; their contents are unchanged.
+        """
+        targets = [writable_bytes(buffer, 0) for buffer in buffers]
+        with self.view(key) as view:
+            if view is None:
+                return None
+            room = sum(target.nbytes for target in targets)
+            if room < view.meta.length:
+                raise InvalidBufferError(f"the destinations have {room} bytes, the chunk {view.meta.length}.")
+            data = view.buffers[0] if len(view.buffers) == 1 else memoryview(b"".join(view.buffers))
+            at = 0
+            for target in targets:
+                size = min(target.nbytes, data.nbytes - at)
+                target[:size] = data[at : at + size]
+                at += size
+            return view.meta
+
+    def put_from(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
+        """Copy chunks out of another backend, the shortest way both offer; a tier moves chunks by this.
+
+        Returns
+        -------
+        list of bool
+            Which of them `source` held just as `client_metas` says; the others are not stored, and what was here
+            under their keys stays. Where item i raises, see `put_many`.
+        """
+        held: list[bool] = []
+        items: list[tuple[ClientMetaMessage, bytearray]] = []
+        for client_meta in client_metas:
+            with source.view(client_meta.key) as view:
+                held.append(view is not None and view.meta == ChunkMeta.of(client_meta, client_meta.length))
+                if view is not None and held[-1]:
+                    items.append((client_meta, bytearray().join(view.buffers)))
+        if items:
+            self.put_many(items)
+        return held
+
     def get_tensor(self, key: CacheEngineKey, out: torch.Tensor | None = None) -> torch.Tensor | None:
         """The chunk as a tensor of its dtype and shape (uint8 of `length` where it has none), or None.
 

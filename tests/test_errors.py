@@ -30,6 +30,7 @@ SAMPLES: dict[str, tuple[object, ...]] = {
     "TraceError": ("t.jsonl", 3, "not JSON"),
     "ProtocolError": ("127.0.0.1", "bad header"),
     "CodecError": ("planes", "damaged"),
+    "DeviceMemoryError": ("gpu cuda:0", 5, 4),
 }
 CLASSES = [
     c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, LmsTiersError) and c is not LmsTiersError

@@ -18,6 +18,9 @@ from lms_tiers.arena.pages import PageRuns, Run
 from lms_tiers.errors import BackendClosedError, CapacityError, ForkedProcessError, ValueTooLargeError
 from lms_tiers.messages import ChunkMeta
 
+#: From so many reads on, those that are over are forgotten whenever one is added.
+_MANY_READS: Final = 4
+
 #: Something a device finishes later (an event); the arena only asks whether it is done.
 Fence: TypeAlias = Any
 
@@ -90,6 +93,7 @@ class Arena:
         self._fenced_pages = 0
         # Fences of pages that were freed before they passed: every writer waits for them, whichever pages it got.
         self._loose: list[Fence] = []
+        self._busy = 0  # leases and reservations not ended
         self._leaving = 0  # pages of chunks that are gone and still read
         # Leases ended where the lock could not be taken (a finaliser may run inside any allocation); see `drop`.
         self._dropped: Final[deque[Chunk]] = deque()
@@ -169,6 +173,7 @@ class Arena:
                 self._settle()
                 chunk = self._take(key, meta, pages)
                 if chunk is not None:
+                    self._busy += 1
                     return chunk
                 now = time.monotonic()
                 deadline = deadline if deadline is not None else now + self._patience
@@ -181,6 +186,7 @@ class Arena:
     def publish(self, chunk: Chunk) -> None:
         """Make a filled reservation the chunk of its key; the one before leaves."""
         with self._changed:
+            self._ended()
             if self._closed:
                 self._give_back(chunk)
                 raise BackendClosedError(self.name)
@@ -193,6 +199,7 @@ class Arena:
     def abandon(self, chunk: Chunk) -> None:
         """Give an unpublished reservation back."""
         with self._changed:
+            self._ended()
             self._give_back(chunk)
             self._changed.notify_all()
 
@@ -215,12 +222,17 @@ class Arena:
             chunk = self._table.get(key)
             if chunk is not None:
                 chunk._readers += 1
+                self._busy += 1
                 self.bytes_read += chunk.meta.length
             return chunk
 
-    def release(self, chunk: Chunk) -> None:
-        """End a lease."""
+    def release(self, chunk: Chunk, read: Fence | None = None) -> None:
+        """End a lease; `read` is a copy out of the pages that may still be under way."""
         with self._changed:
+            if read is not None:
+                if len(chunk.reads) >= _MANY_READS:
+                    chunk.reads = [fence for fence in chunk.reads if not self._fence_done(fence)]
+                chunk.reads.append(read)
             self._release(chunk)
 
     def drop(self, chunk: Chunk) -> None:
@@ -244,6 +256,15 @@ class Arena:
             self._table.clear()
             self._changed.notify_all()
             return was_open
+
+    def drain(self) -> list[Fence]:
+        """After `close`: wait for the calls still running, then answer the fences before which no memory may go."""
+        with self._changed:
+            while self._busy:
+                self._settle()
+                self._changed.wait(0.01)
+            pending = [fence for chunk in self._fenced for fence in chunk.reads]
+            return pending + self._loose
 
     # -- under the lock --------------------------------------------------------------------------------------------
 
@@ -274,8 +295,14 @@ class Arena:
         while self._fenced and all(self._fence_done(fence) for fence in self._fenced[0].reads):
             self._unfence()
 
+    def _ended(self) -> None:
+        self._busy -= 1
+        if self._closed and not self._busy:
+            self._changed.notify_all()
+
     def _release(self, chunk: Chunk) -> None:
         chunk._readers -= 1
+        self._ended()
         if chunk._gone and not chunk._readers:
             self._leaving -= chunk.pages
             self._give_back(chunk)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from lms_tiers.errors import InvalidChunkError
+from lms_tiers.errors import InvalidBufferError, InvalidChunkError
+from lms_tiers.interface import writable_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +47,41 @@ def as_array(buffer: Any) -> Bytes:
     return np.frombuffer(buffer, dtype=np.uint8)
 
 
+def scattered(buffers: Sequence[Any], length: int) -> list[Bytes]:
+    """Writable buffers that together take `length` bytes, as arrays of exactly so many.
+
+    Raises
+    ------
+    InvalidBufferError
+        One is read-only or not C-contiguous, or they are too small.
+    """
+    views = [writable_bytes(buffer, 0) for buffer in buffers]
+    room = sum(view.nbytes for view in views)
+    if room < length:
+        raise InvalidBufferError(f"the destinations have {room} bytes, the chunk {length}.")
+    targets = []
+    for view in views:
+        size = min(view.nbytes, length)
+        length -= size
+        if size:
+            targets.append(as_array(view[:size]))
+    return targets
+
+
+def array_pairs(targets: Sequence[Bytes], sources: Sequence[Bytes]) -> Iterator[tuple[Bytes, Bytes]]:
+    """Cut two lists of arrays into equally long pieces; they end where the shorter list does."""
+    i = j = at_i = at_j = 0
+    while i < len(targets) and j < len(sources):
+        size = min(targets[i].size - at_i, sources[j].size - at_j)
+        if size:
+            yield targets[i][at_i : at_i + size], sources[j][at_j : at_j + size]
+        at_i, at_j = at_i + size, at_j + size
+        if at_i == targets[i].size:
+            i, at_i = i + 1, 0
+        if at_j == sources[j].size:
+            j, at_j = j + 1, 0
+
+
 def default_threads() -> int:
     """Threads a large copy is split over: one core saturates small machines, a quarter of the cores larger ones."""
     return max(1, min(8, len(os.sched_getaffinity(0)) // 4))
@@ -72,19 +110,43 @@ class Copier:
         import numpy as np
 
         pieces = min(self.threads, target.size // _PER_THREAD)
-        pool = self._threads() if pieces > 1 else None
-        if pool is None:
+        if pieces < 2:
             np.copyto(target, source)
             return
         step = -(-target.size // pieces) + 63 & ~63
-        edges = range(step, target.size, step)
+        self.each(
+            [partial(np.copyto, target[at : at + step], source[at : at + step]) for at in range(0, target.size, step)]
+        )
+
+    def each(self, tasks: Sequence[Callable[[], None]]) -> None:
+        """Run independent tasks over the threads; answers when all have ended, with the first error if any failed."""
+        workers = min(self.threads, len(tasks))
+        pool = self._threads() if workers > 1 else None
+        left = iter(tasks)
+        lock = threading.Lock()
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                with lock:
+                    task = next(left, None)
+                if task is None:
+                    return
+                try:
+                    task()
+                except BaseException:
+                    stop.set()
+                    raise
+
+        futures: list[Future[None]] = []
+        if pool is not None:
+            # Closed meanwhile: the caller's thread does it all, a running call may still finish.
+            with contextlib.suppress(RuntimeError):
+                futures = [pool.submit(work) for _ in range(workers - 1)]
         try:
-            futures = [pool.submit(np.copyto, target[at : at + step], source[at : at + step]) for at in edges]
-        except RuntimeError:  # closed meanwhile; a running call may still finish
-            np.copyto(target, source)
-            return
-        np.copyto(target[:step], source[:step])
-        wait(futures)
+            work()
+        finally:
+            wait(futures)
         for future in futures:
             future.result()
 

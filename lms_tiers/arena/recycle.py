@@ -53,6 +53,7 @@ class Recycler:
     def __init__(self, limit: int, make: Callable[[int], Any] = map_block) -> None:
         self.limit: Final = limit
         self.idle_bytes = 0
+        self.lent_bytes = 0
         self.reused = 0
         self.made = 0
         self._make: Final = make
@@ -70,13 +71,19 @@ class Recycler:
         block = None
         with self._lock:
             self._sort_in()
+            self.lent_bytes += size
             blocks = self._idle.get(size)
             if blocks:
                 block = blocks.pop()
                 self.idle_bytes -= size
                 self.reused += 1
         if block is None:
-            block = self._make(size)
+            try:
+                block = self._make(size)
+            except BaseException:
+                with self._lock:
+                    self.lent_bytes -= size
+                raise
             self.made += 1
         lent = byte_array(nbytes).from_buffer(block)
         weakref.finalize(lent, self._come_back, size, block).atexit = False
@@ -101,6 +108,7 @@ class Recycler:
     def _sort_in(self) -> None:
         while self._returned:
             size, block = self._returned.popleft()
+            self.lent_bytes -= size
             if self._closed or self.idle_bytes + size > self.limit:
                 continue
             self._idle.setdefault(size, []).append(block)

@@ -6,7 +6,7 @@ Page-locked memory is slow to allocate and fast to copy to and from a device, so
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Optional
 
@@ -14,11 +14,11 @@ import pydantic
 
 from lms_tiers.arena.arena import Arena, Chunk
 from lms_tiers.arena.backend import ArenaBackend, checked_page_bytes, flat_tensor, needed_capacity, shaped
-from lms_tiers.arena.copying import Copier, as_array, flat_bytes
+from lms_tiers.arena.copying import Copier, array_pairs, as_array, flat_bytes, scattered
 from lms_tiers.arena.host import HostMemory, span_edges
 from lms_tiers.arena.recycle import Recycler, byte_array
-from lms_tiers.errors import ConfigError
-from lms_tiers.interface import ChunkView, tensor_bytes, writable_bytes
+from lms_tiers.errors import ConfigError, InvalidBufferError
+from lms_tiers.interface import ChunkView, LMSBackendInterface, tensor_bytes, writable_bytes
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj
 from lms_tiers.options import Options, Size
 
@@ -30,7 +30,7 @@ class PinnedOptions(Options):
     """Options of ``pinned``."""
 
     pin: Annotated[Literal["auto", "require", "off"], pydantic.Field(description="page-lock the memory")] = "auto"
-    page: Annotated[Size, pydantic.Field(description="bytes of one arena page, a power of two")] = 16 << 10
+    page: Annotated[Size, pydantic.Field(description="bytes of one arena page, a power of two")] = 4 << 10
     prefault: Annotated[bool, pydantic.Field(description="touch all memory at start instead of at first use")] = False
     recycle: Annotated[Size, pydantic.Field(description="bytes of idle buffers kept for `get`")] = 64 << 20
     threads: Annotated[int, pydantic.Field(ge=0, le=64, description="threads of a large copy; 0: by the machine")] = 0
@@ -87,6 +87,38 @@ class PinnedBackend(ArenaBackend):
         finally:
             self._arena.release(chunk)
         return chunk.meta
+
+    def get_scattered(self, key: CacheEngineKey, buffers: Sequence[Any]) -> ChunkMeta | None:
+        """Copy the chunk into the caller's buffers, piece by piece."""
+        chunk = self._lease(key)
+        if chunk is None:
+            return None
+        try:
+            targets = scattered(buffers, chunk.meta.length)
+            for target, source in array_pairs(targets, self._spans(chunk)):
+                self._copier.copy(target, source)
+        finally:
+            self._arena.release(chunk)
+        return chunk.meta
+
+    def put_from(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
+        """Let the source write straight into pages: a device by itself, a file's decoder without a copy between."""
+        held: list[bool] = []
+        for client_meta in client_metas:
+            chunk = self._reserve(client_meta, client_meta.length)
+            try:
+                found = source.get_scattered(client_meta.key, self._spans(chunk))
+            except InvalidBufferError:
+                found = None  # the chunk there is larger, so it is another one
+            except BaseException:
+                self._arena.abandon(chunk)
+                raise
+            held.append(found == chunk.meta)
+            if held[-1]:
+                self._arena.publish(chunk)
+            else:
+                self._arena.abandon(chunk)
+        return held
 
     @contextmanager
     def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
