@@ -1,0 +1,1 @@
+"""One module per family of properties; importing a module registers what it holds."""

@@ -1,0 +1,174 @@
+"""Runs the properties that apply to a backend and makes the report; a required property that did not run is red."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import platform
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lms_conformance.engine import Engine
+from lms_conformance.harness import DEFAULT_CAPACITY, Harness
+from lms_conformance.outcome import RED, Report, Result, Status
+from lms_conformance.profiles import profile as profile_named
+from lms_conformance.spec import SPEC_VERSION, Property, features, gates, parse_version, properties, select
+from lms_conformance.violation import ConformanceError
+from lms_conformance.waivers import Waiver, by_property
+from lms_tiers import __version__
+from lms_tiers.interface import Capabilities, LMSBackendInterface
+
+#: A seed for every run that does not choose one, so that a run in CI repeats the run before.
+DEFAULT_SEED = 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Introduction:
+    """What was learnt by opening the backend once."""
+
+    capabilities: Capabilities
+    backend: str
+    plugin: str
+
+
+def introduce(harness: Harness) -> Introduction:
+    """Open the backend once, ask what it can, and close it.
+
+    Raises
+    ------
+    ConformanceError
+        It is no backend, or raised.
+    """
+    with tempfile.TemporaryDirectory(prefix="lms-conformance-") as tmp:
+        capacity = DEFAULT_CAPACITY if harness.takes_capacity else None
+        try:
+            backend = harness.open(Path(tmp), capacity)
+        except Exception as error:
+            raise ConformanceError(f"{harness.name} cannot be opened: {type(error).__name__}: {error}") from error
+        caps = getattr(backend, "capabilities", None)
+        if not isinstance(backend, LMSBackendInterface) or not isinstance(caps, Capabilities):
+            raise ConformanceError(f"{type(backend).__name__} is no LMSBackendInterface with Capabilities.")
+        backend.close()
+    cls = type(backend)
+    return Introduction(caps, f"{cls.__module__}.{cls.__qualname__}", _distribution(cls.__module__))
+
+
+def _distribution(module: str) -> str:
+    top = module.partition(".")[0]
+    for name in metadata.packages_distributions().get(top, []):
+        return f"{name} {metadata.version(name)}"
+    return "not installed as a distribution"
+
+
+def run_properties(
+    harness: Harness,
+    *,
+    profile: str = "ci",
+    seed: int | None = None,
+    only: Iterable[str] = (),
+    spec: str = SPEC_VERSION,
+    waivers: Sequence[Waiver] = (),
+    on_result: Callable[[Result], None] | None = None,
+    examples: Path | None = None,
+    today: datetime.date | None = None,
+) -> Report:
+    """Run every property that applies.
+
+    Parameters
+    ----------
+    harness : Harness
+    profile : {"quick", "ci", "nightly"}
+    seed : int, optional
+        The same seed repeats the same examples. A randomised profile draws one where none is given.
+    only : iterable of str
+        IDs or families; the run is then partial.
+    spec : str
+        The spec version that gates.
+    waivers : sequence of Waiver
+        Beside those of the harness.
+    on_result : callable, optional
+        Called with each result as it is known.
+    examples : pathlib.Path, optional
+        Example database of a randomised profile.
+    today : datetime.date, optional
+
+    Raises
+    ------
+    ConfigError
+        An unknown profile, ID or spec version; a waiver that names nothing.
+    ConformanceError
+        The backend cannot be opened at all.
+    """
+    effort = profile_named(profile)
+    parse_version(spec)
+    chosen = select(only)
+    if seed is None:
+        seed = random.SystemRandom().randrange(1 << 32) if effort.randomised else DEFAULT_SEED
+    granted = by_property([*harness.waivers, *waivers], (p.id for p in properties()))
+    began = time.monotonic()
+    who = introduce(harness)
+    have = features(who.capabilities, harness)
+    report = Report(
+        subject=harness.name,
+        backend=who.backend,
+        plugin=who.plugin,
+        spec=spec,
+        kit=__version__,
+        profile=profile,
+        seed=seed,
+        capabilities=dataclasses.asdict(who.capabilities),
+        environment=environment(),
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        complete=len(chosen) == len(properties()),
+    )
+    engine = Engine(harness, who.capabilities, have, effort, seed, examples)
+    for p in chosen:
+        result = judge(p, engine, have, spec, granted.get(p.id), today or datetime.date.today())
+        report.results.append(result)
+        if on_result is not None:
+            on_result(result)
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def judge(
+    p: Property, engine: Engine, have: frozenset[str], spec: str, waiver: Waiver | None, today: datetime.date
+) -> Result:
+    """Run one property, and weigh its outcome against the spec version and its waiver."""
+    reason = p.not_applicable(have)
+    if reason is not None:
+        if waiver is not None:
+            return Result(p.id, p.sentence, Status.STALE_WAIVER, reason=f"waived, but not applicable: {reason}")
+        return Result(p.id, p.sentence, Status.NOT_APPLICABLE, reason=reason)
+    result = engine.run(p)
+    if waiver is not None:
+        if result.status is Status.PASSED:
+            result.status = Status.STALE_WAIVER
+            result.reason = f"it passes: drop the waiver ({waiver.reason})"
+        elif waiver.holds(today):
+            result.status = Status.WAIVED
+            result.reason = f"{waiver.reason} (until {waiver.expires})"
+        else:
+            result.reason = f"its waiver expired on {waiver.expires}: {waiver.reason}"
+    elif result.status in RED and not gates(p, spec):
+        result.status = Status.WARNED
+        result.reason = f"came with spec {p.since} and will gate there"
+    return result
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, for the report."""
+    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in ("lms-tiers", "torch", "hypothesis", "lmdb", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    found["executable"] = sys.implementation.name
+    return found

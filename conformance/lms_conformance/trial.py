@@ -1,0 +1,207 @@
+"""One execution of a property: fresh backends, the recorded program, threads with a time limit, and clean-up."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lms_conformance.harness import Harness
+from lms_conformance.profiles import Profile
+from lms_conformance.subject import Subject
+from lms_conformance.violation import Violation, violate
+from lms_tiers.errors import LmsTiersError
+from lms_tiers.interface import Capabilities
+
+
+@dataclass(slots=True)
+class Line:
+    """One line of the recorded program; its comment is known after the call."""
+
+    code: str
+    comment: str = ""
+
+
+class Trial:
+    """What the check of a property gets.
+
+    Attributes
+    ----------
+    harness : Harness
+    caps : Capabilities
+        As the opened backend declares them.
+    profile : Profile
+    rng : random.Random
+        Seeded by the run's seed and the property's ID.
+    have : frozenset of str
+        See `lms_conformance.spec.NEEDS`.
+    """
+
+    def __init__(
+        self, harness: Harness, caps: Capabilities, have: frozenset[str], profile: Profile, rng: random.Random
+    ) -> None:
+        self.harness = harness
+        self.caps = caps
+        self.have = have
+        self.profile = profile
+        self.rng = rng
+        self.lines: list[Line] = []
+        self.calls = 0
+        self.ever_hit = False
+        self._quiet = 0
+        self._opened: list[Subject] = []
+        self._directories: list[Path] = []
+
+    # -- backends ----------------------------------------------------------------------------------------------------
+
+    def directory(self) -> Path:
+        """A fresh empty directory, removed at the end."""
+        path = Path(tempfile.mkdtemp(prefix="lms-conformance-"))
+        self._directories.append(path)
+        return path
+
+    def open(self, capacity: int | None = None, path: Path | None = None) -> Subject:
+        """A fresh backend, or one at `path`."""
+        number = len(self._opened) + 1
+        var = "backend" if number == 1 else f"backend{number}"
+        place = self.directory() if path is None else path
+        if not self.harness.takes_capacity:
+            capacity = None
+        where = f"path{self._directories.index(place) + 1}" if place in self._directories else repr(str(place))
+        line = self.record(f"{var} = open_backend({where}{f', capacity={capacity}' if capacity else ''})")
+        return self._opening(lambda: self.harness.open(place, capacity), line, var, place, capacity)
+
+    def reopen(self, subject: Subject) -> Subject:
+        """The same place again; `subject` was closed, or its process died."""
+        var = f"backend{len(self._opened) + 1}"
+        path, capacity = subject.path, subject.capacity
+        where = f"path{self._directories.index(path) + 1}" if path in self._directories else repr(str(path))
+        line = self.record(f"{var} = open_backend({where}{f', capacity={capacity}' if capacity else ''})")
+        return self._opening(lambda: self.harness.reopen(path, capacity), line, var, path, capacity)
+
+    def _opening(self, call: Callable[[], Any], line: Line, var: str, path: Path, capacity: int | None) -> Subject:
+        try:
+            backend = call()
+        except Exception as error:
+            line.comment = f"raises {type(error).__name__}"
+            raise
+        subject = Subject(self, backend, var, path, capacity)
+        self._opened.append(subject)
+        return subject
+
+    def end(self) -> None:
+        """Close what is open and remove what was written.
+
+        Raises
+        ------
+        Violation
+            A `close` raised.
+        """
+        problem: Exception | None = None
+        for subject in reversed(self._opened):
+            try:
+                subject.backend.close()
+            except Exception as error:
+                problem = error
+        self._opened.clear()
+        for path in self._directories:
+            shutil.rmtree(path, ignore_errors=True)
+        if problem is not None:
+            raise Violation("close to raise nothing", f"{type(problem).__name__}: {problem}", kind="raised")
+
+    # -- the program -------------------------------------------------------------------------------------------------
+
+    def record(self, code: str) -> Line:
+        """Note a line of Python; inside `quiet`, count only."""
+        line = Line(code)
+        self.calls += 1
+        if not self._quiet:
+            self.lines.append(line)
+        return line
+
+    def ran(self, calls: int) -> None:
+        """Count calls that were made to a backend itself."""
+        self.calls += calls
+
+    @contextlib.contextmanager
+    def quiet(self, code: str) -> Iterator[None]:
+        """Note `code` once for all calls made inside."""
+        self.record(code)
+        self._quiet += 1
+        try:
+            yield
+        finally:
+            self._quiet -= 1
+
+    def program(self, header: str, violation: Violation | None) -> str:
+        """The recorded calls as Python that runs."""
+        body = []
+        for line in self.lines:
+            comment = f"  # {line.comment}" if line.comment else ""
+            body.append(line.code + (comment if "\n" not in line.code else ""))
+        paths = [f"path{i + 1} = pathlib.Path(tempfile.mkdtemp())" for i in range(len(self._directories))]
+        tail = []
+        if violation is not None:
+            tail = [violation.code] if violation.code else []
+            tail += [
+                f"# expected: {violation.expected}".replace("\n", "\n# "),
+                f"# got: {violation.got}".replace("\n", "\n# "),
+            ]
+        head = ["import pathlib", "import tempfile", "from lms_conformance.chunks import Chunk, key, same"]
+        return "\n".join([f"# {header}", *head, self.harness.source(), *paths, *body, *tail])
+
+    # -- time and threads --------------------------------------------------------------------------------------------
+
+    def within(self, seconds: float, call: Callable[[], Any], what: str) -> Any:
+        """Run `call` in a thread; a violation where it has not returned after `seconds`."""
+        return self.threads([call], seconds, what)[0]
+
+    def threads(self, calls: Sequence[Callable[[], Any]], seconds: float, what: str) -> list[Any]:
+        """Run the calls in a thread each; what they return, or the first exception."""
+        answers: list[Any] = [None] * len(calls)
+        errors: list[BaseException] = []
+
+        def work(i: int, call: Callable[[], Any]) -> None:
+            try:
+                answers[i] = call()
+            except BaseException as error:
+                errors.append(error)
+
+        workers = [
+            threading.Thread(target=work, args=(i, call), daemon=True, name=f"conformance-{i}")
+            for i, call in enumerate(calls)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(seconds)
+            if worker.is_alive():
+                violate(f"{what} to return within {seconds:g} s", "it did not (see the stacks)" + _stack_of(worker))
+        for error in errors:
+            raise error
+        return answers
+
+
+def _stack_of(thread: threading.Thread) -> str:
+    import sys
+    import traceback
+
+    frame = sys._current_frames().get(thread.ident or 0)
+    return "" if frame is None else "\n" + "".join(traceback.format_stack(frame)[-6:])
+
+
+def foreseen(error: BaseException) -> Violation:
+    """An error of the taxonomy that no check foresaw, as a violation."""
+    if isinstance(error, Violation):
+        return error
+    return Violation(
+        "the calls of this property to succeed" if isinstance(error, LmsTiersError) else "no such error",
+        f"{type(error).__name__}: {error}",
+        kind="raised",
+    )

@@ -1,0 +1,129 @@
+"""`lms-tiers conform`: prove that a backend or a device keeps the contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from lms_conformance.outcome import Report, Result
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("conform")(conform)
+
+
+def conform(
+    subject: str = typer.Argument(
+        metavar="DEVICE_OR_NAME", help="A registered backend, or a device text; {tmp} and {capacity} are filled in."
+    ),
+    profile: str = typer.Option("ci", help="quick, ci or nightly."),
+    only: list[str] = typer.Option([], help="A property ID or a family; may be repeated."),
+    seed: Optional[int] = typer.Option(None, help="Repeats a run; nightly draws one."),
+    spec: str = typer.Option("1.0", help="The spec version that gates; newer properties only warn."),
+    waivers: Optional[Path] = typer.Option(None, help="TOML file of [[waiver]] tables: property, reason, expires."),
+    prove: bool = typer.Option(
+        False, "--prove", help="Also plant known bugs in the backend, and show that each is caught."
+    ),
+    json: Optional[str] = typer.Option(None, help="Write the report as JSON; - is standard output."),
+    html: Optional[Path] = typer.Option(None, help="Write the report as a page."),
+    junit: Optional[Path] = typer.Option(None, help="Write the report as JUnit XML."),
+    badge: Optional[Path] = typer.Option(None, help="Write the badge as JSON for shields.io."),
+) -> None:
+    """Prove that a backend keeps the contract: exit status 0 if it does, 1 if not, 2 if it could not be tried."""
+    kit = _kit()
+    from lms_conformance.harness import harness_for
+    from lms_conformance.waivers import read_waivers
+
+    harness = harness_for(subject)
+    granted = read_waivers(waivers) if waivers else []
+    quiet = json == "-"
+    view = _Progress(quiet)
+    report = kit.run_properties(
+        harness, profile=profile, seed=seed, only=only, spec=spec, waivers=granted, on_result=view.show,
+        examples=Path(".lms-conformance") / "examples",
+    )  # fmt: skip
+    view.end(report)
+    _write(report, json, html, junit, badge)
+    proven = True
+    if prove:
+        from lms_conformance.prove import prove as run_prove
+
+        proven = run_prove(harness, report, on_result=None if quiet else typer.echo)
+    raise typer.Exit(0 if report.ok and proven else 1)
+
+
+def _kit() -> Any:
+    try:
+        import hypothesis  # noqa: F401
+        import lms_conformance
+    except ModuleNotFoundError as error:
+        typer.echo(
+            f"error: {error.name} is not installed: `pip install 'lms-tiers[conformance]'` brings the kit.", err=True
+        )
+        raise typer.Exit(2) from None
+    except ImportError as error:
+        typer.echo(f"error: the kit cannot be imported: {error}", err=True)
+        raise typer.Exit(2) from None
+    return lms_conformance
+
+
+class _Progress:
+    """One line per family, growing a mark per property; failures in full at the end."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.family = ""
+
+    def show(self, r: Result) -> None:
+        """A mark for one result."""
+        if self.quiet:
+            return
+        if r.family != self.family:
+            from lms_conformance.spec import FAMILIES
+
+            typer.echo(("" if not self.family else "\n") + f"{r.family}  {FAMILIES[r.family]:<26}", nl=False)
+            self.family = r.family
+        mark, colour = "✓", typer.colors.GREEN
+        if r.red:
+            mark, colour = f" {r.id}✗ ", typer.colors.RED
+        elif r.status.value == "not applicable":
+            mark, colour = "–", typer.colors.BRIGHT_BLACK
+        elif r.status.value != "passed":
+            mark, colour = f" {r.id}≈ ", typer.colors.YELLOW
+        typer.secho(mark, fg=colour, nl=False)
+
+    def end(self, report: Report) -> None:
+        """The failures, the waivers, and the verdict."""
+        if self.quiet:
+            return
+        typer.echo("\n")
+        for r in report.results:
+            if r.red:
+                typer.echo(r.message() + "\n")
+            elif r.status.value not in ("passed", "not applicable"):
+                typer.echo(f"{r.id} {r.status.value}: {r.reason}\n")
+        verdict = "conforms" if report.ok else "does not conform"
+        if not report.complete:
+            verdict = "passes what was chosen" if report.ok else "fails what was chosen"
+        colour = typer.colors.GREEN if report.ok else typer.colors.RED
+        typer.secho(
+            f"{report.subject} {verdict}: {report.badge}, {report.seconds:.1f} s, seed {report.seed}",
+            fg=colour,
+            bold=True,
+        )
+
+
+def _write(report: Report, json: str | None, html: Path | None, junit: Path | None, badge: Path | None) -> None:
+    from lms_conformance import reports
+
+    if json == "-":
+        typer.echo(reports.to_json(report))
+    elif json:
+        Path(json).write_text(reports.to_json(report) + "\n", encoding="utf-8")
+    for path, render in ((html, reports.to_html), (junit, reports.to_junit), (badge, reports.badge_json)):
+        if path is not None:
+            path.write_text(render(report), encoding="utf-8")
