@@ -51,6 +51,7 @@ class Environment:
 
 def build(source: Path, to: Path, *kinds: str) -> list[Path]:
     """Build wheels or sdists of a project, from a copy, so that no build output lands in the tree."""
+    to.mkdir(parents=True, exist_ok=True)
     copy = to / f"{source.name}-source"
     shutil.copytree(
         source,

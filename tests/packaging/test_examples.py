@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from tests.packaging.environment import ROOT, Environment, build
 
 pytestmark = [pytest.mark.xdist_group("packaging"), pytest.mark.leaks_allowed]
+
+EXAMPLES = sorted((ROOT / "examples").glob("lms-tiers-*"))
 
 USE = """
 import os, sys, torch
@@ -30,27 +33,44 @@ with CreateStorageBackend({device!r}) as backend:
 
 
 @pytest.fixture(scope="session")
-def files_plugin(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    (wheel,) = build(ROOT / "examples" / "lms-tiers-files", tmp_path_factory.mktemp("files"), "--wheel")
-    environment.pip(wheel)
+def with_examples(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """The fresh environment with every example, each from its own wheel."""
+    to = tmp_path_factory.mktemp("examples")
+    environment.pip(*(wheel for source in EXAMPLES for wheel in build(source, to / source.name, "--wheel")))
     return environment
 
 
-def test_the_outside_plugin_is_listed_with_its_distribution(files_plugin: Environment) -> None:
-    listing = json.loads(files_plugin.run(files_plugin.lms_tiers, "plugins", "--json").stdout)
-    (plugin,) = [p for p in listing["plugins"] if p["name"] == "files"]
-    assert (plugin["distribution"], plugin["version"], plugin["state"]) == ("lms-tiers-files", "0.1.0", "ok")
-    assert plugin["registers"] == {"backends": ["files"]}
+def test_the_outside_plugins_are_listed_with_their_distributions(with_examples: Environment) -> None:
+    listing = json.loads(with_examples.run(with_examples.lms_tiers, "plugins", "--json").stdout)
+    found = {p["name"]: (p["distribution"], p["state"], p["registers"]) for p in listing["plugins"]}
+    for source in EXAMPLES:
+        name = source.name.removeprefix("lms-tiers-")
+        assert found[name] == (source.name, "ok", {"backends": [name]})
 
 
-@pytest.mark.parametrize("device", ["files:{tmp}/a", "cpu?capacity=1MiB > files:{tmp}/b?capacity=4MiB&sync=true"])
-def test_create_storage_backend_reaches_it_alone_and_as_a_tier(
-    files_plugin: Environment, tmp_path: Path, device: str
+@pytest.mark.parametrize(
+    "device",
+    [
+        "files:{tmp}/a",
+        "cpu?capacity=1MiB > files:{tmp}/b?capacity=4MiB&sync=true",
+        "sqlite:{tmp}/c.db",
+        "cpu?capacity=1MiB > sqlite:{tmp}/d.db?capacity=8MiB",
+        "objects:file://{tmp}/e",
+        "cpu?capacity=1MiB > objects:file://{tmp}/f?capacity=4MiB",
+    ],
+)
+def test_create_storage_backend_reaches_them_alone_and_as_tiers(
+    with_examples: Environment, tmp_path: Path, device: str
 ) -> None:
     code = USE.format(root=str(ROOT), device=device.format(tmp=tmp_path))
-    files_plugin.run(files_plugin.python, "-c", code)
+    with_examples.run(with_examples.python, "-c", code)
 
 
-def test_it_passes_the_conformance_kit_in_its_own_environment(files_plugin: Environment) -> None:
-    done = files_plugin.run(files_plugin.lms_tiers, "conform", "files", "--profile", "quick", check=False)
+@pytest.mark.parametrize("source", EXAMPLES, ids=lambda p: p.name)
+def test_each_passes_the_conformance_kit_in_its_own_directory(
+    with_examples: Environment, tmp_path: Path, source: Path
+) -> None:
+    copy = tmp_path / "tests"
+    shutil.copytree(source / "tests", copy)
+    done = with_examples.run(with_examples.python, "-m", "pytest", "-q", copy, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -133,10 +133,10 @@ class SqliteBackend(LMSBackendInterface):
             yield connection
         finally:
             with self._lock:
-                if not self._closed:
+                closed = self._closed
+                if not closed:
                     self._idle.append(connection)
-                    connection = None
-            if connection is not None:
+            if closed:
                 connection.close()
 
     def _key(self, key: CacheEngineKey) -> bytes:

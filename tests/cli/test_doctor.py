@@ -1,0 +1,34 @@
+"""`lms-tiers doctor`: it says what is there, and what to mend where something is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lms_tiers.cli import app, doctor
+from lms_tiers.registry import BUILTINS
+
+
+def test_a_healthy_environment_has_no_fault(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["doctor", str(tmp_path), "--json"])
+    findings = {f["subject"]: f for f in json.loads(done.stdout)}
+    assert done.exit_code == 0, [f for f in findings.values() if f["state"] == "fault"]
+    assert {"lms-tiers", "python", "torch", "lmdb", "accelerator", "locked memory", f"disk {tmp_path}"} <= set(findings)
+    assert {f"plugin {name}" for name in BUILTINS} <= set(findings)
+    assert findings["backend lmdb"]["value"].startswith("contract 1.")
+
+
+def test_a_missing_directory_is_a_fault_with_advice(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["doctor", str(tmp_path / "absent")])
+    assert done.exit_code == 1
+    assert "no such directory" in done.stdout.replace("\n", " ") or "directory" in done.stdout
+
+
+def test_a_network_file_system_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_file_system", lambda path: "nfs4")
+    (finding,) = [f for f in doctor.examine(tmp_path) if f.subject.startswith("disk")]
+    assert finding.state == "fault"
+    assert "local disk" in finding.advice
