@@ -1,0 +1,103 @@
+"""Where a server is: `lm://host:port`, `host:port`, `lm+unix:///path` or `unix:/path`, and how to connect there."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Final
+
+from lms_tiers.errors import ConfigError
+
+DEFAULT_PORT: Final = 65432
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A server's place.
+
+    Attributes
+    ----------
+    host, port : str, int
+        Empty and 0 for a Unix-domain socket.
+    path : str
+        Of the Unix-domain socket, else empty.
+    """
+
+    host: str
+    port: int
+    path: str = ""
+
+    @staticmethod
+    def parse(text: str) -> Address:
+        """Read an address.
+
+        Raises
+        ------
+        ConfigError
+
+        Examples
+        --------
+        >>> str(Address.parse("[::1]:7000"))
+        'lm://[::1]:7000'
+        """
+        for prefix in ("lm+unix://", "unix://", "unix:"):
+            if text.startswith(prefix):
+                path = text.removeprefix(prefix)
+                if not path:
+                    raise ConfigError(f"address {text!r} names no path.")
+                return Address("", 0, path)
+        rest = text.removeprefix("lm://").rstrip("/")
+        if rest.startswith("["):
+            host, _, port = rest[1:].partition("]")
+            port = port.removeprefix(":")
+        else:
+            host, _, port = rest.partition(":")
+        if not host or "/" in host or not (port.isdecimal() or port == "") or int(port or 1) > 65535:
+            raise ConfigError(f"address {text!r} is not of the form lm://host:port, [ipv6]:port or unix:/path.")
+        return Address(host, int(port or DEFAULT_PORT))
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"lm+unix://{self.path}"
+        return f"lm://[{self.host}]:{self.port}" if ":" in self.host else f"lm://{self.host}:{self.port}"
+
+    def connect(self, timeout: float, tls: ssl.SSLContext | None = None) -> socket.socket:
+        """A connected socket; raises `OSError`."""
+        if self.path:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                sock.settimeout(timeout)
+                sock.connect(self.path)
+            except BaseException:
+                sock.close()
+                raise
+        else:
+            sock = socket.create_connection((self.host, self.port), timeout)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is None:
+            return sock
+        try:
+            return tls.wrap_socket(sock, server_hostname=self.host or None)
+        except BaseException:
+            sock.close()
+            raise
+
+
+def tls_context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext | None:
+    """The client's side of TLS; None where neither a CA nor a certificate is given.
+
+    Raises
+    ------
+    ConfigError
+        A file cannot be used.
+    """
+    if not ca and not cert:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        if cert:
+            context.load_cert_chain(cert, key)
+    except OSError as error:
+        raise ConfigError(f"the TLS files cannot be used: {error}.") from error
+    return context

@@ -1,0 +1,358 @@
+"""`Client`: a remote lm:// server as a backend. Reads of a sick server are misses and counters; writes are errors."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import ssl
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, ClassVar, Final, List, Optional, TypeVar
+
+from lms_tiers.client.address import Address
+from lms_tiers.client.connection import Buffer, Connection
+from lms_tiers.client.dialect import Missing, Skipped
+from lms_tiers.client.pool import Pool
+from lms_tiers.errors import (
+    BackendClosedError,
+    ForkedProcessError,
+    InvalidBufferError,
+    LmsTiersError,
+    ProtocolError,
+    StorageUnavailableError,
+    ValueTooLargeError,
+)
+from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface, writable_bytes
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
+from lms_tiers.wire.buffers import receive_buffer
+from lms_tiers.wire.extension import MAX_KEY_BYTES
+from lms_tiers.wire.plain import KEY_BYTES, MAX_LENGTH
+
+_T = TypeVar("_T")
+_Item = tuple[str, ChunkMeta, memoryview]
+
+#: Requests on their way at one time: enough to hide the round trip, few enough that their answers fit the socket.
+_WINDOW: Final = 32
+
+
+class Client(LMSBackendInterface):
+    """A client of one lm:// server, usable from many threads.
+
+    With this project's server every operation of the contract works. With LMCache's own server `remove` and
+    `list_keys` are unsupported, and keys and metadata must fit its header.
+
+    Parameters
+    ----------
+    url : str
+        ``lm://host:port``, ``host:port`` or ``lm+unix:///path``.
+    timeout : float
+        Seconds without progress after which a request fails.
+    connect_timeout : float
+        Seconds in which a connection must be made.
+    connections : int
+        Most connections at one time.
+    tls : ssl.SSLContext, optional
+        For a server with TLS.
+    extension : bool
+        False speaks LMCache's protocol even with this project's server.
+    lazy : bool
+        True opens even when the server cannot be reached now.
+
+    Raises
+    ------
+    ConfigError
+        `url` is not an address.
+    StorageUnavailableError
+        The server cannot be reached, unless `lazy`.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        remove=True, persistent=True, evicts=True, max_key_bytes=MAX_KEY_BYTES, max_value_bytes=MAX_LENGTH
+    )
+
+    def __init__(
+        self, url: str, *, timeout: float = 5.0, connect_timeout: float = 1.0, connections: int = 4,
+        tls: ssl.SSLContext | None = None, extension: bool = True, lazy: bool = False,
+    ) -> None:  # fmt: skip
+        self._address: Final = Address.parse(url)
+        self._pool: Final = Pool(self._address, connections, connect_timeout, timeout, tls, extension)
+        self._pid: Final = os.getpid()
+        self._batches: Final = itertools.count(1)
+        self._counts: Final[Counter[str]] = Counter()
+        self._counts_lock: Final = threading.Lock()
+        if not lazy:
+            try:
+                with self._pool.lend() as connection:
+                    extension = connection.dialect.extended
+            except BaseException:
+                self._pool.close()
+                raise
+        if not extension:
+            # What a server offers is known only now; the class's value says what this project's server offers.
+            plain = Capabilities(evicts=True, max_key_bytes=KEY_BYTES, max_value_bytes=MAX_LENGTH)
+            object.__setattr__(self, "capabilities", plain)
+
+    # -- the five methods ----------------------------------------------------------------------------------------
+
+    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
+        """Store a chunk; returns when the server has it. See `LMSBackendInterface.put`.
+
+        When the connection is lost after the chunk was sent, the error cannot tell whether it was stored.
+        """
+        self.put_many([(client_meta, kv_chunk_bytes)])
+
+    def contains(self, key: CacheEngineKey) -> bool:
+        """Whether the server holds the key; False where it cannot be asked."""
+        return self.contains_prefix([key]) == 1
+
+    def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
+        """The chunk; None where the server has none, cannot be asked, or its bytes arrived damaged."""
+        return self.get_many([key])[0]
+
+    def list_keys(self) -> List[CacheEngineKey]:
+        """Every key of the server, whoever stored it.
+
+        Raises
+        ------
+        UnsupportedError
+            LMCache's server does not answer this.
+        StorageUnavailableError, BackendClosedError
+        """
+        return [CacheEngineKey.from_string(text) for text, _, _ in self._entries(with_meta=False)]
+
+    def close(self) -> None:
+        """Close the connections; the server and its chunks stay."""
+        if os.getpid() == self._pid:
+            self._pool.close()
+
+    # -- what this backend does better than the defaults ---------------------------------------------------------
+
+    def remove(self, key: CacheEngineKey) -> None:
+        """Forget the key on the server; `UnsupportedError` with LMCache's own."""
+        self._check()
+        text = key_text(key, MAX_KEY_BYTES)
+
+        def remove(connection: Connection) -> None:
+            connection.send([connection.dialect.remove(text)])
+            connection.dialect.read_done(connection, text)
+
+        self._write(remove)
+
+    def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
+        """Put in order, many on their way at one time; after a failure the server skips the rest."""
+        self._check()
+        ready: list[_Item] = []
+        late: LmsTiersError | None = None
+        for client_meta, data in items:
+            try:
+                ready.append(_item(client_meta, data))
+            except LmsTiersError as error:
+                late = error
+                break
+        failure = self._write(lambda connection: self._put(connection, ready)) or late
+        if failure is not None:
+            raise failure
+
+    def _put(self, connection: Connection, items: Sequence[_Item]) -> LmsTiersError | None:
+        """Why the first item that failed did; the items before it are stored, those after it are not."""
+        dialect = connection.dialect
+        batch = next(self._batches) % 2**31 if len(items) > 1 else 0
+        frames: list[list[Buffer]] = []
+        late: LmsTiersError | None = None
+        for key, meta, data in items:
+            try:
+                if meta.length > dialect.max_chunk:
+                    raise ValueTooLargeError(key, meta.length, dialect.max_chunk, str(self._address))
+                frames.append(dialect.put(key, meta, data, batch))
+            except LmsTiersError as error:
+                late = error
+                break
+        answers = list(pipeline(connection, frames, lambda i: dialect.read_put(connection, items[i][0])))
+        stored = sum(items[i][1].length for i, answer in enumerate(answers) if answer is None)
+        self._count("bytes_written", stored)
+        return next((a for a in answers if a is not None and not isinstance(a, Skipped)), late)
+
+    def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
+        """The chunks in order, the requests all on their way at one time."""
+        self._check()
+        texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
+        found: list[LMSMemoryObj | None] = []
+
+        def get(connection: Connection) -> None:
+            # After a lost connection the next one goes on where the answers ended.
+            dialect = connection.dialect
+            rest = texts[len(found) :]
+            frames: list[list[Buffer]] = [[dialect.get(text)] for text in rest]
+            found.extend(pipeline(connection, frames, lambda i: self._read_chunk(connection, rest[i])))
+
+        self._read(get, None)
+        return found + [None] * (len(texts) - len(found))
+
+    def _read_chunk(self, connection: Connection, key: str) -> LMSMemoryObj | None:
+        buffer = bytearray()
+
+        def allocate(meta: ChunkMeta) -> memoryview:
+            nonlocal buffer
+            buffer = receive_buffer(meta.length)
+            return memoryview(buffer)
+
+        meta = self._seen(connection.dialect.read_get(connection, key, allocate))
+        return None if meta is None else meta.memory_obj(buffer)
+
+    def _seen(self, answer: ChunkMeta | Missing) -> ChunkMeta | None:
+        if isinstance(answer, ChunkMeta):
+            self._count("bytes_read", answer.length)
+            return answer
+        if answer is not Missing.MISS:
+            self._count("corrupt" if answer is Missing.DAMAGED else "failures")
+        return None
+
+    def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
+        """Read a chunk from the socket straight into the caller's buffer. See `LMSBackendInterface.get_into`."""
+        self._check()
+        text = key_text(key, MAX_KEY_BYTES)
+        writable_bytes(buffer, 0)
+
+        def get(connection: Connection) -> ChunkMeta | InvalidBufferError | None:
+            fault: InvalidBufferError | None = None
+
+            def allocate(meta: ChunkMeta) -> memoryview | None:
+                nonlocal fault
+                try:
+                    return writable_bytes(buffer, meta.length)[: meta.length]
+                except InvalidBufferError as error:
+                    fault = error
+                    return None
+
+            connection.send([connection.dialect.get(text)])
+            meta = self._seen(connection.dialect.read_get(connection, text, allocate))
+            return fault or meta
+
+        answer = self._read(get, None)
+        if isinstance(answer, InvalidBufferError):
+            raise answer
+        return answer
+
+    def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
+        """Length of the leading run the server holds, many questions on their way at one time."""
+        self._check()
+        texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
+        run = 0
+
+        def ask(connection: Connection) -> bool:
+            nonlocal run
+            dialect = connection.dialect
+            while run < len(texts):
+                part = texts[run : run + _WINDOW]
+                frames: list[list[Buffer]] = [[dialect.exists(text)] for text in part]
+                held = list(pipeline(connection, frames, partial(_held, connection, part)))
+                run += held.index(False) if False in held else len(held)
+                if False in held:
+                    break
+            return True
+
+        self._read(ask, False)
+        return run
+
+    def scan(self) -> Iterator[ChunkInfo]:
+        """Every chunk of the server with its metadata, in one answer."""
+        if not self.capabilities.remove:
+            yield from super().scan()
+            return
+        for text, meta, stored in self._entries(with_meta=True):
+            if meta is not None:
+                yield ChunkInfo(CacheEngineKey.from_string(text), meta, stored)
+
+    def _entries(self, *, with_meta: bool) -> list[tuple[str, ChunkMeta | None, int]]:
+        self._check()
+
+        def ask(connection: Connection) -> list[tuple[str, ChunkMeta | None, int]]:
+            connection.send(connection.dialect.entries(with_meta=with_meta))
+            return list(connection.dialect.read_entries(connection))
+
+        return self._write(ask)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Let the server flush its storage; with LMCache's own there is nothing to wait for."""
+        self._check()
+
+        def flush(connection: Connection) -> None:
+            frame = connection.dialect.flush(timeout)
+            if frame is not None:
+                connection.send([frame])
+                connection.dialect.read_done(connection, "")
+
+        self._write(flush)
+
+    def stats(self) -> BackendStats:
+        """Counters of this client; it asks the server nothing."""
+        self._check()
+        with self._counts_lock:
+            counts = dict(self._counts)
+        return BackendStats(
+            bytes_written=counts.get("bytes_written", 0), bytes_read=counts.get("bytes_read", 0),
+            failures=counts.get("failures", 0), corrupt=counts.get("corrupt", 0),
+            detail={"connects": float(self._pool.connects)},
+        )  # fmt: skip
+
+    # -- calls that may fail -------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedProcessError("the lm:// client")
+        if self._pool.closed:
+            raise BackendClosedError("the lm:// client")
+
+    def _count(self, what: str, by: int = 1) -> None:
+        with self._counts_lock:
+            self._counts[what] += by
+
+    def _read(self, call: Callable[[Connection], _T], otherwise: _T) -> _T:
+        """Ask twice at most, the second time on a new connection; then `otherwise`."""
+        for _ in range(2):
+            try:
+                with self._pool.lend() as connection:
+                    return call(connection)
+            except StorageUnavailableError:
+                self._count("failures")
+                break
+            except (OSError, ProtocolError):
+                self._count("failures")
+                self._check()
+        return otherwise
+
+    def _write(self, call: Callable[[Connection], _T]) -> _T:
+        """Ask once: what was sent may have been done, and doing it again later could undo what came between."""
+        try:
+            with self._pool.lend() as connection:
+                return call(connection)
+        except StorageUnavailableError:
+            self._count("failures")
+            raise
+        except (OSError, ProtocolError) as error:
+            self._count("failures")
+            self._check()
+            raise StorageUnavailableError(str(self._address), f"the connection was lost: {error}.") from error
+
+
+def _item(client_meta: ClientMetaMessage, data: Any) -> _Item:
+    key = key_text(client_meta.key, MAX_KEY_BYTES)
+    view = memoryview(data if isinstance(data, bytes | bytearray) else own_bytes(data))
+    return key, ChunkMeta.of(client_meta, len(view)), view
+
+
+def _held(connection: Connection, keys: Sequence[str], i: int) -> bool:
+    return connection.dialect.read_exists(connection, keys[i])
+
+
+def pipeline(connection: Connection, frames: Sequence[Sequence[Buffer]], read: Callable[[int], _T]) -> Iterator[_T]:
+    """Send `frames`, at most a window ahead of the answers, and yield what `read` makes of each answer."""
+    sent = 0
+    for i in range(len(frames)):
+        if sent - i <= _WINDOW // 2:
+            ready = frames[sent : i + _WINDOW]
+            connection.send([buffer for frame in ready for buffer in frame])
+            sent += len(ready)
+        yield read(i)

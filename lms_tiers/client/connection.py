@@ -1,0 +1,127 @@
+"""One connection: whole buffers out, whole frames in, each call within the time limit. One thread at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from lms_tiers.client.address import Address
+from lms_tiers.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from lms_tiers.client.dialect import Dialect
+
+Buffer = bytes | bytearray | memoryview
+
+_MAX_BUFFERS: Final = 1000
+_SKIP_BYTES: Final = 65536
+
+
+class Connection:
+    """A connection to a server.
+
+    Parameters
+    ----------
+    address : Address
+    connect_timeout, timeout : float
+        Seconds to connect, and seconds without progress after which a transfer fails.
+    tls : ssl.SSLContext, optional
+
+    Raises
+    ------
+    OSError
+        The server cannot be reached.
+    """
+
+    dialect: Dialect
+
+    def __init__(
+        self, address: Address, connect_timeout: float, timeout: float, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.address: Final = address
+        self._sock: Final = address.connect(connect_timeout, tls)
+        self._tcp: Final = not address.path
+        self._recv_flags = 0
+        if tls is None:
+            # The kernel limits the waits: one system call for a whole chunk, where `settimeout` would poll each time.
+            limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+            self._sock.settimeout(None)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            self._recv_flags = socket.MSG_WAITALL
+        else:
+            self._sock.settimeout(timeout)
+        self._plain: Final = tls is None
+        self._poll: Final = select.poll()
+        self._poll.register(self._sock, select.POLLRDHUP)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server has not hung up while the connection lay idle."""
+        return not self._poll.poll(0)
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        """Send all of `buffers`, the first ones in one packet; raises `OSError`, `TimeoutError` included."""
+        pending = [memoryview(b).cast("B") for b in buffers if len(b)]
+        if not self._plain:
+            for buffer in pending:
+                self._sock.sendall(buffer)
+            return
+        while pending:
+            try:
+                sent = self._sock.sendmsg(pending[:_MAX_BUFFERS])
+            except BlockingIOError:
+                raise TimeoutError("the server takes no bytes") from None
+            while pending and sent >= len(pending[0]):
+                sent -= len(pending.pop(0))
+            if sent:
+                pending[0] = pending[0][sent:]
+
+    def read_into(self, view: memoryview) -> None:
+        """Fill `view`; raises `OSError`, `TimeoutError` included, and `ConnectionResetError` at the end."""
+        got = 0
+        while got < len(view):
+            try:
+                now = self._sock.recv_into(view[got:], 0, self._recv_flags)
+            except BlockingIOError:
+                raise TimeoutError("the server does not answer") from None
+            if now == 0:
+                raise ConnectionResetError("the server closed the connection")
+            got += now
+
+    def read(self, nbytes: int) -> bytes:
+        """The next `nbytes` bytes."""
+        buffer = bytearray(nbytes)
+        self.read_into(memoryview(buffer))
+        return bytes(buffer)
+
+    def acknowledge(self) -> None:
+        """Let the kernel acknowledge now: LMCache's server holds a small body back until its header is acknowledged."""
+        if self._tcp:
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def skip(self, nbytes: int) -> None:
+        """Read and forget `nbytes` bytes."""
+        scratch = memoryview(bytearray(min(nbytes, _SKIP_BYTES)))
+        while nbytes > 0:
+            part = min(nbytes, len(scratch))
+            self.read_into(scratch[:part])
+            nbytes -= part
+
+    def broken(self, reason: str) -> ProtocolError:
+        """The error to raise when the server sends what it must not."""
+        return ProtocolError(str(self.address), reason)
+
+    def abort(self) -> None:
+        """End the calls that wait on this connection in other threads; whoever uses it closes it."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close; only for the thread that uses the connection, or when nobody does."""
+        self._sock.close()

@@ -1,0 +1,87 @@
+"""What a client can say, whatever the server speaks: every request has exactly one answer, so all can be pipelined."""
+
+from __future__ import annotations
+
+import abc
+import enum
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Final
+
+from lms_tiers.client.connection import Buffer, Connection
+from lms_tiers.errors import LmsTiersError
+from lms_tiers.messages import ChunkMeta
+
+#: Gives the place for a chunk of this metadata, or None to have its bytes skipped.
+Allocate = Callable[[ChunkMeta], memoryview | None]
+
+#: Key, metadata (None where the list has none) and stored bytes.
+Entry = tuple[str, ChunkMeta | None, int]
+
+
+class Missing(enum.Enum):
+    """Why there is no chunk."""
+
+    MISS = enum.auto()
+    DAMAGED = enum.auto()
+    FAILED = enum.auto()
+
+
+class Skipped(LmsTiersError):
+    """A put that the server did not try, because one before it in its batch failed."""
+
+
+class Dialect(abc.ABC):
+    """Requests as bytes, answers from a connection.
+
+    A reader leaves the connection at the next answer, or raises `OSError` or `ProtocolError`: then nothing more can
+    be read from it. Errors of the taxonomy that the server tells are returned by `read_put`, and raised by the others.
+    """
+
+    extended: ClassVar[bool]
+
+    def __init__(self, max_chunk: int) -> None:
+        self.max_chunk: Final = max_chunk
+
+    @abc.abstractmethod
+    def put(self, key: str, meta: ChunkMeta, data: memoryview, batch: int) -> list[Buffer]:
+        """A request to store; within a batch (not 0) nothing is stored after a failure."""
+
+    @abc.abstractmethod
+    def read_put(self, connection: Connection, key: str) -> LmsTiersError | None:
+        """Why the chunk was not stored, or None."""
+
+    @abc.abstractmethod
+    def get(self, key: str) -> bytes:
+        """A request for a chunk."""
+
+    @abc.abstractmethod
+    def read_get(self, connection: Connection, key: str, allocate: Allocate) -> ChunkMeta | Missing:
+        """The chunk's metadata, its bytes being where `allocate` wanted them; or why there is none."""
+
+    @abc.abstractmethod
+    def exists(self, key: str) -> bytes:
+        """A question whether a chunk is held."""
+
+    @abc.abstractmethod
+    def read_exists(self, connection: Connection, key: str) -> bool:
+        """The answer."""
+
+    @abc.abstractmethod
+    def remove(self, key: str) -> bytes:
+        """A request to forget a chunk; `UnsupportedError` where the protocol has none."""
+
+    @abc.abstractmethod
+    def flush(self, timeout: float | None) -> bytes | None:
+        """A request to flush; None where the protocol has none and there is nothing to wait for."""
+
+    @abc.abstractmethod
+    def read_done(self, connection: Connection, key: str) -> None:
+        """The answer to `remove` and `flush`."""
+
+    @abc.abstractmethod
+    def entries(self, *, with_meta: bool) -> list[Buffer]:
+        """A request for the list of chunks."""
+
+    @abc.abstractmethod
+    def read_entries(self, connection: Connection) -> Iterator[Entry]:
+        """The list."""

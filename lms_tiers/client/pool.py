@@ -1,0 +1,179 @@
+"""A few connections to one server, shared by threads; after a failed attempt it waits, ever longer, before the next."""
+
+from __future__ import annotations
+
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from lms_tiers.client.address import Address
+from lms_tiers.client.connection import Connection
+from lms_tiers.client.dialect import Dialect
+from lms_tiers.client.extended import ExtendedDialect
+from lms_tiers.client.plain import PlainDialect
+from lms_tiers.errors import BackendClosedError, ProtocolError, StorageUnavailableError
+from lms_tiers.messages import ServerReturnCode
+from lms_tiers.wire import plain
+
+_FIRST_DELAY: Final = 0.05
+_LAST_DELAY: Final = 5.0
+
+
+class Pool:
+    """Connections, at most `size`, each lent to one thread at a time.
+
+    Parameters
+    ----------
+    address : Address
+    size : int
+    connect_timeout, timeout : float
+        Seconds.
+    tls : ssl.SSLContext or None
+    extension : bool
+        Whether to ask the server for the extension.
+    clock : callable
+        Seconds, monotonic.
+    """
+
+    def __init__(
+        self, address: Address, size: int, connect_timeout: float, timeout: float, tls: ssl.SSLContext | None,
+        extension: bool, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.address: Final = address
+        self._size: Final = size
+        self._connect_timeout: Final = connect_timeout
+        self._timeout: Final = timeout
+        self._tls: Final = tls
+        self._extension: Final = extension
+        self._clock: Final = clock
+        self._free: Final[list[Connection]] = []
+        self._lent: Final[set[Connection]] = set()
+        self._places = size
+        self._changed: Final = threading.Condition()
+        self._closed = False
+        self._delay = 0.0
+        self._retry_at = float("-inf")
+        self._last_fault = ""
+        self.connects = 0
+
+    @contextmanager
+    def lend(self) -> Iterator[Connection]:
+        """A connection for the block; one that the block leaves by an error is closed, not given back.
+
+        Raises
+        ------
+        BackendClosedError, StorageUnavailableError
+        """
+        connection = self._take()
+        try:
+            yield connection
+        except BaseException:
+            self._give_back(connection, usable=False)
+            raise
+        self._give_back(connection, usable=True)
+
+    def _take(self) -> Connection:
+        until = self._clock() + self._timeout
+        with self._changed:
+            while True:
+                if self._closed:
+                    raise BackendClosedError("the lm:// client")
+                while self._free:
+                    connection = self._free.pop()
+                    if connection.alive:
+                        self._lent.add(connection)
+                        return connection
+                    connection.close()
+                    self._places += 1
+                if self._places:
+                    break
+                if not self._changed.wait(max(0.0, until - self._clock())):
+                    raise StorageUnavailableError(str(self.address), "every connection is in use: enlarge the pool.")
+            if self._clock() < self._retry_at:
+                raise StorageUnavailableError(
+                    str(self.address), f"not reached lately ({self._last_fault}); retried soon."
+                )
+            self._places -= 1
+        return self._connect()
+
+    def _connect(self) -> Connection:
+        try:
+            connection = self._open()
+        except OSError as error:
+            with self._changed:
+                self._places += 1
+                self._last_fault = str(error)
+                self._delay = min(_LAST_DELAY, self._delay * 2 or _FIRST_DELAY)
+                # Many clients of one server that went away must not all come back in the same moment.
+                self._retry_at = self._clock() + self._delay * random.uniform(0.5, 1.0)
+                self._changed.notify()
+            raise StorageUnavailableError(str(self.address), f"cannot be reached: {error}.") from error
+        with self._changed:
+            self._delay, self._retry_at = 0.0, float("-inf")
+            self.connects += 1
+            if self._closed:
+                connection.close()
+                raise BackendClosedError("the lm:// client")
+            self._lent.add(connection)
+        return connection
+
+    def _open(self) -> Connection:
+        connection = Connection(self.address, self._connect_timeout, self._timeout, self._tls)
+        if not self._extension:
+            connection.dialect = PlainDialect(plain.MAX_LENGTH)
+            return connection
+        try:
+            connection.dialect = greet(connection)
+        except (ProtocolError, ConnectionError):
+            # A server that cannot even answer HEALTH on this key may still serve puts and gets.
+            connection.close()
+            connection = Connection(self.address, self._connect_timeout, self._timeout, self._tls)
+            connection.dialect = PlainDialect(plain.MAX_LENGTH)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _give_back(self, connection: Connection, *, usable: bool) -> None:
+        with self._changed:
+            self._lent.discard(connection)
+            if usable and not self._closed:
+                self._free.append(connection)
+            else:
+                self._places += 1
+                connection.close()
+            self._changed.notify()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Close every connection; calls that wait on one end with an error. Idempotent."""
+        with self._changed:
+            self._closed = True
+            for connection in self._free:
+                connection.close()
+            self._free.clear()
+            for connection in self._lent:
+                connection.abort()
+            self._changed.notify_all()
+
+
+def greet(connection: Connection) -> Dialect:
+    """Ask which protocol the server speaks.
+
+    Raises
+    ------
+    OSError, ProtocolError
+    """
+    connection.send([plain.encode_greeting()])
+    reply = plain.decode_reply(connection.read(plain.SERVER_HEADER.size))
+    if reply.code == ServerReturnCode.SUCCESS and reply.c == plain.GREETING and reply.d >= plain.EXTENSION:
+        return ExtendedDialect(reply.e)
+    return PlainDialect(plain.MAX_LENGTH)
