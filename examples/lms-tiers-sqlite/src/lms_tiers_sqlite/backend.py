@@ -132,12 +132,14 @@ class SqliteBackend(LMSBackendInterface):
         try:
             yield connection
         finally:
-            with self._lock:
-                closed = self._closed
-                if not closed:
-                    self._idle.append(connection)
-            if closed:
-                connection.close()
+            self._give_back(connection)
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()
 
     def _key(self, key: CacheEngineKey) -> bytes:
         return key_text(key, self.capabilities.max_key_bytes).encode()
