@@ -131,12 +131,18 @@ class Client(LMSBackendInterface):
 
     def remove(self, key: CacheEngineKey) -> None:
         """Forget the key on the server; `UnsupportedError` with LMCache's own."""
+        self.remove_many([key])
+
+    def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
+        """Forget the keys, the requests all on their way at one time."""
         self._check()
-        text = key_text(key, MAX_KEY_BYTES)
+        texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
 
         def remove(connection: Connection) -> None:
-            connection.send([connection.dialect.remove(text)])
-            connection.dialect.read_done(connection, text)
+            dialect = connection.dialect
+            frames: list[list[Buffer]] = [[dialect.remove(text)] for text in texts]
+            for _ in pipeline(connection, frames, lambda i: dialect.read_done(connection, texts[i])):
+                pass
 
         self._write(remove)
 

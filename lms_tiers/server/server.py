@@ -57,6 +57,7 @@ class Server:
         self.settings: Final = settings or ServerSettings()
         self.counters: Final = Counters()
         self.budget: Final = ReceiveBudget(self.settings.receive_budget)
+        self._closed = False
         self._tls: Final = tls_context(self.settings)
         self._listener: socket.socket | None = _listen(self.settings)
         self._bound: Final = self._listener.getsockname()
@@ -155,7 +156,9 @@ class Server:
     def close(self) -> None:
         """Stop at once; a request that is being served by the backend is waited for. Idempotent."""
         self.stop_accepting()
-        self._reactor.stop()
+        if not self._closed:
+            self._closed = True
+            self._reactor.stop()
 
     def __enter__(self) -> Self:
         return self

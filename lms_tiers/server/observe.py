@@ -1,0 +1,115 @@
+"""The port for operators: `/metrics`, `/healthz` (the process lives) and `/readyz` (it takes requests)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final, Self
+
+from lms_tiers.errors import StorageUnavailableError
+from lms_tiers.server.exposition import CONTENT_TYPE, exposition
+from lms_tiers.server.server import Server
+
+_log = logging.getLogger(__name__)
+
+#: Requests answered at one time, and seconds each may take: a scraper needs one, a flood gets no more.
+_REQUESTS: Final = 8
+_SECONDS: Final = 5
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = _SECONDS
+    server_version = "lms-tiers"
+    sys_version = ""
+    lm_server: Server
+
+    def do_GET(self) -> None:
+        """Answer one of the three paths."""
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            self._answer(200, exposition(self.lm_server), CONTENT_TYPE)
+        elif path == "/healthz":
+            self._answer(200, "alive\n")
+        elif path == "/readyz":
+            ready = self.lm_server.accepting
+            self._answer(200 if ready else 503, "ready\n" if ready else "draining\n")
+        else:
+            self._answer(404, "there are /metrics, /healthz and /readyz\n")
+
+    def _answer(self, status: int, text: str, kind: str = "text/plain; charset=utf-8") -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log like the rest of the server."""
+        _log.debug(format, *args, extra={"peer": self.client_address[0]})
+
+
+class _BoundedServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = True
+
+    def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
+        self._places = threading.BoundedSemaphore(_REQUESTS)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        _log.debug("a metrics request failed", exc_info=True)
+
+
+class ObservePort:
+    """An HTTP port beside an lm:// server.
+
+    Parameters
+    ----------
+    server : Server
+    host, port : str, int
+        Port 0 takes a free one.
+
+    Raises
+    ------
+    StorageUnavailableError
+        The address cannot be listened on.
+    """
+
+    def __init__(self, server: Server, host: str, port: int) -> None:
+        handler = type("Handler", (_Handler,), {"lm_server": server})
+        try:
+            self._http: Final = _BoundedServer((host, port), handler)
+        except OSError as error:
+            raise StorageUnavailableError(f"{host}:{port}", f"cannot be listened on: {error.strerror}.") from error
+        self.port: Final = int(self._http.server_address[1])
+        self.host: Final = host
+        self._thread: Final = threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.2}, name="lm-server-observe", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening. Idempotent."""
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
