@@ -35,6 +35,7 @@ from lms_tiers.errors import (
     ForkedProcessError,
     FormatError,
     StorageUnavailableError,
+    ValueTooLargeError,
 )
 from lms_tiers.options import Options
 
@@ -54,7 +55,7 @@ class SqliteBackend(LMSBackendInterface):
     """Chunks as rows of one table."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        remove=True, persistent=True, max_key_bytes=4096, max_value_bytes=900_000_000
+        remove=True, persistent=True, max_key_bytes=4096, max_value_bytes=256 * 1024 * 1024
     )
 
     def __init__(self, path: Path, capacity: int | None = None, sync: str = "normal") -> None:
@@ -149,6 +150,9 @@ class SqliteBackend(LMSBackendInterface):
         key = self._key(client_meta.key)
         data = own_bytes(kv_chunk_bytes)
         meta = ChunkMeta.of(client_meta, len(data)).pack()
+        limit = self.capabilities.max_value_bytes
+        if limit is not None and len(data) > limit:
+            raise ValueTooLargeError(client_meta.key.to_string(), len(data), limit, "sqlite")
         row = (key, meta, _checksum(key, meta, data), data)
         with self._connection() as connection:
             try:
