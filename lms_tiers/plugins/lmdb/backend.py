@@ -8,27 +8,28 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, List, Optional
 
-from lms_tiers.errors import ConfigError, DeadlineExceededError, LmsTiersError
+from lms_tiers.codecs.scratch import scratch
+from lms_tiers.errors import ConfigError, DeadlineExceededError, InvalidBufferError, LmsTiersError
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, ChunkView, LMSBackendInterface, writable_bytes
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientCommand, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.plugins.lmdb import changes, reading
 from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, Manifest, key_hash
 from lms_tiers.plugins.lmdb.listing import chunks_by_use, keys
 from lms_tiers.plugins.lmdb.opening import DATA_FILE, Opened, open_directory
 from lms_tiers.plugins.lmdb.options import LmdbOptions
-from lms_tiers.plugins.lmdb.parts import cut
+from lms_tiers.plugins.lmdb.parts import cut, scatter
 from lms_tiers.plugins.lmdb.preparing import Preparing
 from lms_tiers.plugins.lmdb.space import Budget
-from lms_tiers.plugins.lmdb.writing import Chain, Operation, Skipped, Transaction, Writer
+from lms_tiers.plugins.lmdb.storing import Storing
+from lms_tiers.plugins.lmdb.writing import Operation, Transaction, Writer
 
 _log = logging.getLogger(__name__)
 
-#: `put_many` hands the writer this much before it waits for the oldest.
-_AHEAD_BYTES: Final = 64 << 20
 #: Uses noted in memory before they are written without being asked.
 _USES_KEPT: Final = 16384
 
@@ -68,56 +69,52 @@ class LmdbBackend(LMSBackendInterface):
         self._coding = Coding(options.codec, options.threads)
         self._preparing = Preparing(self._budget, self._coding, opened.seed, str(directory))
         self._writer = Writer(opened.tables, opened.counters, self._write_uses)
+        self._storing = Storing(self._preparing, self._writer)
 
     # -- in --------------------------------------------------------------------------------------------------------
 
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """Store a chunk; returns when it is committed."""
         with self._tables.calling():
-            self._submit_put(client_meta, kv_chunk_bytes, None).outcome()
+            self._storing.put(client_meta, kv_chunk_bytes)
 
     def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
         """Store chunks in order, many in one commit."""
         with self._tables.calling():
-            chain = Chain()
-            running: list[Operation] = []
-            ahead = 0
-            error: BaseException | None = None
-            for client_meta, data in items:
-                try:
-                    operation = self._submit_put(client_meta, data, chain)
-                except Exception as refused:
-                    error = refused
-                    break
-                running.append(operation)
-                ahead += operation.weight
-                while ahead > _AHEAD_BYTES:
-                    first = running.pop(0)
-                    ahead -= first.weight
-                    first.wait()
-                    error = error or first.error
-                if error is not None:
-                    break
-            for operation in running:
-                operation.wait()
-                if error is None or isinstance(error, Skipped):
-                    error = operation.error or error
-            # An earlier item's failure in the writer comes before a later one's refusal here.
-            if error is not None:
-                raise error
+            self._storing.put_many(items)
 
-    def _submit_put(self, client_meta: ClientMetaMessage, data: Any, chain: Chain | None) -> Operation:
-        chunk = self._preparing.prepare(client_meta, data)
-        return self._writer.submit(
-            Operation(lambda tx: changes.put(tx, chunk, self._seed, self._usable), chunk.manifest.stored, chain)
-        )
+    def put_from(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
+        """Store chunks straight from another backend's memory, where it lends it in one piece."""
+        held: list[bool] = []
+        with self._tables.calling(), contextlib.ExitStack() as views:
+
+            def lent() -> Iterator[tuple[ClientMetaMessage, Any]]:
+                for client_meta in client_metas:
+                    view = views.enter_context(source.view(client_meta.key))
+                    held.append(view is not None and view.meta == ChunkMeta.of(client_meta, client_meta.length))
+                    if view is not None and held[-1]:
+                        one = len(view.buffers) == 1
+                        yield client_meta, view.buffers[0] if one else bytearray().join(view.buffers)
+
+            self._storing.put_many(lent())
+        return held
 
     def remove(self, key: CacheEngineKey) -> None:
         """Delete a chunk; returns when that is committed."""
-        text = key_text(key, MAX_KEY_BYTES).encode()
-        hashed = key_hash(text, self._seed)
+        self.remove_many((key,))
+
+    def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
+        """Delete chunks in few commits."""
+        texts = [key_text(key, MAX_KEY_BYTES).encode() for key in keys]
+        hashed = [(key_hash(text, self._seed), text) for text in texts]
         with self._tables.calling():
-            self._writer.submit(Operation(lambda tx: changes.remove(tx, hashed, text, self._seed))).outcome()
+            submit = self._writer.submit
+            running = [
+                submit(Operation(partial(changes.remove_all, keys=hashed[i : i + 64], seed=self._seed)))
+                for i in range(0, len(hashed), 64)
+            ]
+            for operation in running:
+                operation.outcome()
 
     # -- out -------------------------------------------------------------------------------------------------------
 
@@ -159,10 +156,11 @@ class LmdbBackend(LMSBackendInterface):
                 if manifest is None:
                     return None
                 out = target(manifest.meta)
-                stream = bytearray(sum(manifest.blocks)) if manifest.layout else None
+                # This thread's scratch; raw bytes go straight to where they are wanted.
+                stream = scratch("lmdb", sum(manifest.blocks)).data if manifest.layout else None
                 reading.copy(txn, self._tables, manifest, out if stream is None else stream)
             if stream is not None:
-                self._coding.decode(manifest, memoryview(stream), out)
+                self._coding.decode(manifest, stream, out)
         except reading.Damaged as damage:
             self._drop(hashed, damage)
             return None
@@ -178,32 +176,47 @@ class LmdbBackend(LMSBackendInterface):
                 Operation(lambda tx: changes.drop_damaged(tx, hashed, damage.sequence, self._seed))
             ).outcome()
 
+    def get_scattered(self, key: CacheEngineKey, buffers: Sequence[Any]) -> ChunkMeta | None:
+        """Read into the caller's buffers, one after the other."""
+        targets = [writable_bytes(buffer, 0) for buffer in buffers]
+        with self.view(key) as view:
+            if view is None:
+                return None
+            room = sum(target.nbytes for target in targets)
+            if room < view.meta.length:
+                raise InvalidBufferError(f"the destinations have {room} bytes, the chunk {view.meta.length}.")
+            scatter(view.buffers, targets)
+            return view.meta
+
     @contextlib.contextmanager
     def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
-        """The parts as they lie in the file where stored raw (a read transaction stays open: keep the block short)."""
+        """The parts as they lie in the file where stored raw.
+
+        A read transaction stays open in the block and holds back freed pages: keep it short.
+        """
         text = key_text(key, MAX_KEY_BYTES).encode()
         hashed = key_hash(text, self._seed)
         with contextlib.ExitStack() as stack:
-            view: ChunkView | None = None
+            found: ChunkView | None = None
+            manifest = None
             try:
                 txn = stack.enter_context(self._tables.borrowing())
                 manifest = reading.find(txn, self._tables, text, hashed, self._seed)
                 if manifest is not None and not manifest.layout:
                     parts = reading.borrow(txn, self._tables, manifest)
-                    view = ChunkView(manifest.meta, tuple(parts))
+                    found = ChunkView(manifest.meta, tuple(parts))
                     self._bytes_read += manifest.stored
                     for part in parts:
                         stack.callback(_release, part)
             except reading.Damaged as damage:
                 stack.close()
                 self._drop(hashed, damage)
-                manifest = None
-            if manifest is not None and manifest.layout:
+            if found is None and manifest is not None and manifest.layout:
                 stack.close()
-                data = bytearray()
-                meta = self._read(key, lambda meta: _grown(data, meta.length))
-                view = None if meta is None else ChunkView(meta, (memoryview(data),))
-            yield view
+                obj = self.get(key)
+                if obj is not None:
+                    found = ChunkView(ChunkMeta.of(_named(key, obj), obj.length), (memoryview(obj.data),))
+            yield found
 
     def list_keys(self) -> List[CacheEngineKey]:
         """Every key."""
@@ -321,9 +334,8 @@ class LmdbBackend(LMSBackendInterface):
             )  # fmt: skip
 
 
-def _grown(data: bytearray, length: int) -> memoryview:
-    data.extend(bytes(length))
-    return memoryview(data)
+def _named(key: CacheEngineKey, obj: LMSMemoryObj) -> ClientMetaMessage:
+    return ClientMetaMessage(ClientCommand.PUT, key, obj.length, obj.fmt, obj.dtype, obj.shape)
 
 
 def _release(part: memoryview) -> None:

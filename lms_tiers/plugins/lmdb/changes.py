@@ -12,7 +12,7 @@ from typing import Final
 
 from lms_tiers.errors import CapacityError, FormatError
 from lms_tiers.plugins.lmdb.layout import STAMP, Manifest, part_key
-from lms_tiers.plugins.lmdb.parts import Buffer, Groups, slices
+from lms_tiers.plugins.lmdb.parts import Groups, slices
 from lms_tiers.plugins.lmdb.writing import Transaction
 
 _STATE: Final = b"state"
@@ -20,11 +20,25 @@ _STATE: Final = b"state"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A chunk ready to be written; its manifest gets the sequence number when its turn comes."""
+    """A chunk ready to be written; its manifest gets the sequence number when its turn comes.
+
+    Attributes
+    ----------
+    hashed : bytes
+        Key of its record.
+    manifest : Manifest
+    stream : memoryview
+        What the parts are cut from.
+    parts : sequence of memoryview
+    scratch : bytearray or None
+        What `stream` borrows of the pool.
+    """
 
     hashed: bytes
     manifest: Manifest
-    parts: Sequence[Buffer]
+    stream: memoryview
+    parts: Sequence[memoryview]
+    scratch: bytearray | None
 
 
 def put(tx: Transaction, chunk: Prepared, seed: int, usable: int) -> None:
@@ -56,6 +70,12 @@ def remove(tx: Transaction, hashed: bytes, key: bytes, seed: int) -> None:
     except FormatError:
         pass  # damaged: whoever it was, it serves nobody
     _forget(tx, hashed, seed)
+
+
+def remove_all(tx: Transaction, keys: Sequence[tuple[bytes, bytes]], seed: int) -> None:
+    """Delete chunks, given as (key hash, key)."""
+    for hashed, key in keys:
+        remove(tx, hashed, key, seed)
 
 
 def drop_damaged(tx: Transaction, hashed: bytes, sequence: int | None, seed: int) -> None:
@@ -104,7 +124,7 @@ def save_state(tx: Transaction, state: bytes, groups: Groups) -> None:
     number = 0
     while txn.delete(_state_key(number), db=meta):
         number += 1
-    for number, part in enumerate(slices([state], groups)):
+    for number, part in enumerate(slices(memoryview(state), groups)):
         txn.put(_state_key(number), part, db=meta)
 
 

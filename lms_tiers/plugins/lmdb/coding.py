@@ -1,37 +1,136 @@
-"""From the option `codec` to encoded chunks and back, with the threads that help."""
+"""From the option `codec` to encoded chunks and back, with the threads that help and the memory they reuse."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
-from lms_tiers.codecs.base import Codec, EncodedChunk, decode_into
+import numpy as np
+
+from lms_tiers import codecs
+from lms_tiers.codecs.base import Codec, decode_into, encode_bound
+from lms_tiers.codecs.planes import PlanesCodec
 from lms_tiers.codecs.raw import RawCodec
-from lms_tiers.errors import CodecError
+from lms_tiers.errors import CodecError, ConfigError
+from lms_tiers.hookspecs import CodecSpec
 from lms_tiers.plugins.lmdb.layout import Manifest
 from lms_tiers.plugins.lmdb.reading import Damaged
 
 #: Below this a second thread costs more than it saves.
 _PARALLEL_BYTES: Final = 1 << 20
+#: Below this a chunk is stored as it is: it would not save a page.
+_SMALLEST: Final = 4096
+#: Scratch memory kept between puts.
+_KEPT_BYTES: Final = 96 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A chunk as it will be stored: encoded blocks one after another in `stream`, which borrows from the pool."""
+
+    layout: str
+    block_bytes: int
+    lengths: tuple[int, ...]
+    stream: memoryview
+
+
+def make_codec(text: str) -> Codec:
+    """The codec that an option names, such as ``zstd:3``.
+
+    Raises
+    ------
+    ConfigError
+        Unknown, or its argument is not valid.
+    """
+    specs: dict[str, CodecSpec] = {}
+
+    def register(spec: CodecSpec) -> None:
+        specs[spec.name] = spec
+
+    getattr(codecs, "register_codecs", _builtin)(register)
+    name, _, argument = text.partition(":")
+    spec = specs.get(name)
+    if spec is None:
+        raise ConfigError(f"there is no codec {text!r}.", unknown=name, known=specs)
+    factory: Any = spec.factory
+    if isinstance(factory, str):
+        module, _, attribute = factory.partition(":")
+        factory = getattr(importlib.import_module(module), attribute)
+    codec: Codec = factory(argument)
+    return codec
+
+
+def _builtin(register: Callable[[CodecSpec], None]) -> None:
+    register(CodecSpec(name="raw", factory=lambda argument: RawCodec()))
+    register(CodecSpec(name="zstd", factory="lms_tiers.codecs.zstd:ZstdCodec"))
+    register(CodecSpec(name="planes", factory=lambda argument: PlanesCodec()))
+    register(CodecSpec(name="auto", factory=lambda argument: PlanesCodec()))
+
+
+class Pool:
+    """Buffers that puts take and give back: fresh memory costs more than encoding does."""
+
+    def __init__(self, kept: int = _KEPT_BYTES) -> None:
+        self._lock = threading.Lock()
+        self._free: list[bytearray] = []
+        self._room = kept
+
+    def take(self, nbytes: int) -> bytearray:
+        """A buffer of at least `nbytes`; undefined contents."""
+        with self._lock:
+            for i, buffer in enumerate(self._free):
+                if nbytes <= len(buffer) <= 2 * nbytes + 65536:
+                    self._room += len(buffer)
+                    return self._free.pop(i)
+        return bytearray(-(-nbytes // 65536) * 65536)
+
+    def give(self, buffer: bytearray) -> None:
+        """Nobody looks at it any more."""
+        with self._lock:
+            while self._free and self._room < len(buffer):
+                self._room += len(self._free.pop(0))
+            if self._room >= len(buffer):
+                self._free.append(buffer)
+                self._room -= len(buffer)
 
 
 class Coding:
     """A codec and its threads, which start when first needed."""
 
     def __init__(self, codec: str, threads: int) -> None:
-        self._codec: Codec = RawCodec()
+        self._codec: Codec = make_codec(codec)
         self._threads = threads or min(os.cpu_count() or 1, 4)
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
+        self.pool: Final = Pool()
 
-    def encode(self, data: memoryview, dtype: str | None) -> EncodedChunk | None:
-        """The chunk encoded; None where it is best stored as it is."""
-        if not data or isinstance(self._codec, RawCodec):
+    def encode(self, data: memoryview, dtype: str | None) -> Encoded | None:
+        """The chunk encoded into a buffer of the pool, which `Pool.give` takes back; None where it is stored raw."""
+        if len(data) < _SMALLEST:
             return None
-        encoded = self._codec.encode(data, dtype, executor=self._helpers(len(data)))
-        return None if encoded.layout.startswith("raw/") else encoded
+        form = self._codec.plan(data, dtype)
+        if form.layout.startswith("raw/"):
+            return None
+        scratch = self.pool.take(encode_bound(len(data)))
+        try:
+            encoded = self._codec.encode(data, dtype, out=memoryview(scratch), executor=self._helpers(len(data)))
+            if encoded.layout.startswith("raw/") or encoded.nbytes >= len(data):
+                return None
+            stream = memoryview(self.pool.take(encoded.nbytes))
+            at = 0
+            for block in encoded.blocks:
+                # numpy copies without the GIL.
+                np.copyto(np.frombuffer(stream[at : at + len(block)], np.uint8), np.frombuffer(block, np.uint8))
+                at += len(block)
+            lengths = tuple(map(len, encoded.blocks))
+            return Encoded(encoded.layout, encoded.block_bytes, lengths, stream[:at])
+        finally:
+            self.pool.give(scratch)
 
     def decode(self, manifest: Manifest, stream: memoryview, out: memoryview) -> None:
         """Decode the blocks that lie one after another in `stream`.
@@ -46,9 +145,7 @@ class Coding:
             blocks.append(stream[at : at + size])
             at += size
         try:
-            decode_into(
-                manifest.layout, manifest.block_bytes, blocks, out, executor=self._helpers(len(out))
-            )  # fmt: skip
+            decode_into(manifest.layout, manifest.block_bytes, blocks, out, executor=self._helpers(len(out)))
         except CodecError as error:
             raise Damaged(str(error), manifest.sequence) from error
 

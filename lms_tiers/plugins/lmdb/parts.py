@@ -12,25 +12,33 @@ from typing import Final, TypeAlias
 import numpy as np
 import xxhash
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
-
 #: LMDB puts this header before a value that has pages of its own.
 RUN_HEADER: Final = 16
-#: Pages of a full part. Measured in benchmarks/lmdb_parts.py: small parts churn well, large ones read fast.
-PART_PAGES: Final = 16
+#: Pages of a part: full ones first, the rest of a value in ever smaller ones. Measured by benchmarks/lmdb_parts.py:
+#: large parts read fast, and small ones fill the holes that a rest of any other size would leave.
+PART_PAGES: Final = (64, 16, 4, 1)
+#: The same without the large ones, for a file whose free pages lie scattered.
+SCATTERED_PAGES: Final = (4, 1)
 
 Groups: TypeAlias = tuple[tuple[int, int], ...]
 
 
-def cut(length: int, page: int) -> Groups:
-    """The parts of a value of `length` bytes, as runs of (count, size): each fills its pages, but the last."""
-    full = PART_PAGES * page - RUN_HEADER
-    count, rest = divmod(length, full)
+def cut(length: int, page: int, pages: tuple[int, ...] = PART_PAGES) -> Groups:
+    """The parts of a value of `length` bytes, as runs of (count, size): each but the last fills its pages.
+
+    Examples
+    --------
+    >>> cut(2 << 20, 4096)
+    ((8, 262128), (1, 128))
+    """
     groups: list[tuple[int, int]] = []
-    if count:
-        groups.append((count, full))
-    if rest:
-        groups.append((1, rest))
+    for run in pages:
+        full = run * page - RUN_HEADER
+        count, length = divmod(length, full)
+        if count:
+            groups.append((count, full))
+    if length:
+        groups.append((1, length))
     return tuple(groups)
 
 
@@ -41,29 +49,34 @@ def sizes(groups: Groups) -> Iterator[int]:
             yield size
 
 
-def slices(buffers: Sequence[Buffer], groups: Groups) -> list[Buffer]:
-    """The bytes of `buffers`, one after another, as parts: borrowed where a part lies in one buffer, else joined."""
-    if len(buffers) == 1:
-        view = memoryview(buffers[0])
-        ends = np.cumsum(np.fromiter(sizes(groups), np.int64)).tolist()
-        return [view[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
-    parts: list[Buffer] = []
-    queue = iter(buffers)
-    current, at = memoryview(b""), 0
+def slices(stream: memoryview, groups: Groups) -> list[memoryview]:
+    """`stream` as parts, borrowed."""
+    parts: list[memoryview] = []
+    at = 0
     for size in sizes(groups):
-        pieces: list[Buffer] = []
-        while size:
-            if at == len(current):
-                current, at = memoryview(next(queue)), 0
-                continue
-            piece = current[at : at + size]
-            pieces.append(piece)
-            at += len(piece)
-            size -= len(piece)
-        parts.append(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        parts.append(stream[at : at + size])
+        at += size
     return parts
 
 
-def checksum(part: Buffer) -> int:
+def checksum(part: memoryview) -> int:
     """The checksum of a part; releases the GIL."""
     return xxhash.xxh3_64_intdigest(part)
+
+
+def scatter(buffers: Sequence[memoryview], targets: Sequence[memoryview]) -> None:
+    """Copy `buffers`, one after another, over `targets`, which together have room; releases the GIL."""
+    pending = iter(targets)
+    target, at = memoryview(b""), 0
+    for buffer in buffers:
+        begin = 0
+        while begin < len(buffer):
+            if at == len(target):
+                target, at = next(pending), 0
+                continue
+            size = min(len(buffer) - begin, len(target) - at)
+            np.copyto(
+                np.frombuffer(target[at : at + size], np.uint8), np.frombuffer(buffer[begin : begin + size], np.uint8)
+            )
+            begin += size
+            at += size

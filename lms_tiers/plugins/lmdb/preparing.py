@@ -11,9 +11,9 @@ from typing import Any, Final
 from lms_tiers.errors import InvalidChunkError, ValueTooLargeError
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage, MemoryFormat, key_text
 from lms_tiers.plugins.lmdb.changes import Prepared
-from lms_tiers.plugins.lmdb.coding import Coding
+from lms_tiers.plugins.lmdb.coding import Coding, Encoded
 from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, MAX_PARTS, Manifest, key_hash
-from lms_tiers.plugins.lmdb.parts import Buffer, Groups, checksum, cut, slices
+from lms_tiers.plugins.lmdb.parts import Groups, checksum, cut, slices
 from lms_tiers.plugins.lmdb.space import Budget
 
 MAX_DIMENSIONS: Final = 64
@@ -55,25 +55,34 @@ class Preparing:
         if sum(count for count, _ in cut(len(source), self.budget.page)) > MAX_PARTS:
             raise ValueTooLargeError(text, len(source), usable, f"lmdb store {self.where}")
         best = self._price(Manifest.raw(key, meta, cut(len(source), self.budget.page)))
-        buffers: list[Buffer] = [source]
+        stream = source
         encoded = self.coding.encode(source, meta.dtype)
         if encoded is not None:
-            groups = cut(encoded.nbytes, self.budget.page)
-            lengths = tuple(map(len, encoded.blocks))
+            groups = cut(len(encoded.stream), self.budget.page)
             smaller = self._price(
                 replace(
-                    best, layout=encoded.layout, block_bytes=encoded.block_bytes, blocks=lengths, groups=groups,
-                    checksums=(0,) * sum(count for count, _ in groups),
+                    best, layout=encoded.layout, block_bytes=encoded.block_bytes, blocks=encoded.lengths,
+                    groups=groups, checksums=(0,) * sum(count for count, _ in groups),
                 )
             )  # fmt: skip
             # Raw unless it saves a page: raw is read with one copy.
             if smaller.stored + self.budget.page <= best.stored:
-                best, buffers = smaller, encoded.blocks
-        if best.stored > usable:
-            raise ValueTooLargeError(text, best.stored, usable, f"lmdb store {self.where}")
-        parts = slices(buffers, best.groups)
-        manifest = replace(best, checksums=tuple(map(checksum, parts)))
-        return Prepared(key_hash(key, self.seed), manifest, parts)
+                best, stream = smaller, encoded.stream
+        scratch = _buffer(encoded)
+        try:
+            if best.stored > usable:
+                raise ValueTooLargeError(text, best.stored, usable, f"lmdb store {self.where}")
+            parts = slices(stream, best.groups)
+            manifest = replace(best, checksums=tuple(map(checksum, parts)))
+        except BaseException:
+            self.give_back(scratch)
+            raise
+        return Prepared(key_hash(key, self.seed), manifest, stream, parts, scratch)
+
+    def give_back(self, scratch: bytearray | None) -> None:
+        """The writer is done with what a `Prepared` borrowed."""
+        if scratch is not None:
+            self.coding.pool.give(scratch)
 
     def reserve(self, length: int) -> int:
         """The charge of a chunk of `length` bytes stored raw under the longest key; no chunk of it is charged more."""
@@ -90,3 +99,8 @@ def _flat(data: Any) -> memoryview:
     if not view.c_contiguous:
         view = memoryview(view.tobytes("C"))
     return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def _buffer(encoded: Encoded | None) -> bytearray | None:
+    owner = None if encoded is None else encoded.stream.obj
+    return owner if isinstance(owner, bytearray) else None

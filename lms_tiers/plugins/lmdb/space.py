@@ -54,13 +54,13 @@ class Budget:
     @property
     def state_limit(self) -> int:
         """The most bytes of a tier's state."""
-        return max(4 * self.page, self.capacity // 128 // self.page * self.page)
+        return max(4 * self.page, self.capacity // 256 // self.page * self.page)
 
     @property
     def usable(self) -> int:
         """The most bytes that chunks may be charged with together."""
         pages = self.map_size // self.page
-        headroom = 64 + pages // 32
+        headroom = 64 + pages // 40
         return (pages - headroom) * self.page - 2 * self.state_limit
 
     def charge(self, manifest: int, groups: Groups) -> int:
