@@ -123,4 +123,4 @@ def _run(
             work = ReadBack(device, block_bytes, kind.value, tuple(warm))
             reread = read_back(work, lambda done: bar.update(reading, completed=done))
             bar.update(reading, completed=len(warm))
-    return Report(str(trace), str(spec), kind.value, block_bytes, result, tiers, reread)
+    return Report(str(trace), device, kind.value, block_bytes, result, tiers, reread)

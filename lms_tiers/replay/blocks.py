@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _EXPONENT: Final = 0x7F80
-_NOISE: Final = 0x807F  # sign and mantissa
+_NOISE: Final = 0x807F_807F_807F_807F  # signs and mantissas of the four values in a word
 _STARTS: Final = 2**18  # places a block may start at in a pool, 8 bytes apart
 _WORD: Final = 8
-# The values are normal, with a spread of its own for each channel; the constants are fitted so that the exponents have
-# the order-0 entropy of real keys and values, 2.7 bits.
-_CHANNELS: Final = 128
-_SCALE: Final = 0.8
-_SPREAD: Final = 0.35
+#: How many of 65,536 values have each biased exponent, from 115 up: the shape of real keys and values (normal, with a
+#: spread that differs from channel to channel), 2.7 bits a value.
+_SHARES: Final = (33, 33, 66, 131, 282, 544, 1055, 2130, 4358, 8218, 14772, 19287, 12452, 2123, 52)
+_LEAST: Final = 115
 
 
 class BlockBytes:
@@ -63,16 +62,18 @@ class BlockBytes:
         self.block_bytes: Final = block_bytes
         self._seed = seed
         self._words = block_bytes // _WORD
-        size = 4 * (self._words + _STARTS)
-        rng = np.random.Generator(np.random.PCG64(seed))
-        values = _kv_values(rng, size)
-        other = _kv_values(rng, size)
-        choice = rng.integers(0, 2, size, dtype=np.uint16) * np.uint16(_EXPONENT)
-        noise = rng.integers(0, 2**16, size, dtype=np.uint16) & np.uint16(_NOISE)
-        self._values = values.view(np.uint64)
-        self._differences = ((values ^ other) & np.uint16(_EXPONENT)).view(np.uint64)
-        self._choice = choice.view(np.uint64)
-        self._noise = noise.view(np.uint64)
+        # Raw bits and a table: generated alike by every version of numpy and on every machine.
+        bits = np.random.PCG64(seed)
+        size = self._words + _STARTS
+        exponents = np.arange(_LEAST, _LEAST + len(_SHARES), dtype=np.uint16) << 7
+        table = np.repeat(exponents, _SHARES)
+        mine, other = (table[bits.random_raw(size).view(np.uint16)].view(np.uint64) for _ in range(2))
+        noise, more_noise = (bits.random_raw(size) & np.uint64(_NOISE) for _ in range(2))
+        self._values = mine | noise
+        self._differences = mine ^ other
+        coins = bits.random_raw(size).view(np.uint16) & 1
+        self._choice = (coins * np.uint16(_EXPONENT)).view(np.uint64)
+        self._noise = more_noise
         self._expected = bytearray(block_bytes)
 
     def fill(self, block_id: int | str, buffer: Any) -> None:
@@ -99,12 +100,3 @@ class BlockBytes:
         self.fill(block_id, self._expected)
         # bytearray on the left: compared as one memory block, not item by item as memoryviews are.
         return bool(self._expected == data)
-
-
-def _kv_values(rng: np.random.Generator, size: int) -> NDArray[np.uint16]:
-    import numpy as np
-
-    channels = np.exp(rng.normal(0, _SPREAD, _CHANNELS)).astype(np.float32) * np.float32(_SCALE)
-    values = rng.standard_normal(size, dtype=np.float32)
-    values *= np.resize(channels, size)
-    return ((values.view(np.uint32) + 0x8000) >> 16).astype(np.uint16)

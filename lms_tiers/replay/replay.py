@@ -137,8 +137,10 @@ class Replay:
         result = self.result
         started = time.perf_counter()
         for number, request in enumerate(requests):
-            with _request(self._backend, number, request):
-                self._one(request)
+            keys = [self._keys.key(block) for block in request.hash_ids]
+            partial = keys[-1:] if request.tail_is_partial() else []
+            with _request(self._backend, number, partial):
+                self._one(request, keys)
             result.requests += 1
             result.blocks += len(request.hash_ids)
             elapsed = time.perf_counter() - started
@@ -155,9 +157,8 @@ class Replay:
         result.seconds = ended - started
         return result
 
-    def _one(self, request: Request) -> None:
+    def _one(self, request: Request, keys: Sequence[Any]) -> None:
         ids = request.hash_ids
-        keys = [self._keys.key(block) for block in ids]
         started = time.perf_counter()
         present = self._backend.contains_prefix(keys)
         self.result.lookup_seconds += time.perf_counter() - started
@@ -224,12 +225,12 @@ class Replay:
                 self.result.put.add(time.perf_counter() - started, 1)
 
 
-def _request(backend: LMSBackendInterface, number: int, request: Request) -> AbstractContextManager[Any]:
-    """What the tiered store's policies may know of a request; a bare backend has no use for it."""
-    context = getattr(backend, "request", None)
-    if context is None:
+def _request(backend: LMSBackendInterface, number: int, partial: Sequence[Any]) -> AbstractContextManager[Any]:
+    """Tell the tiered store's policies which accesses belong together; a bare backend has no use for it."""
+    begin = getattr(backend, "request", None)
+    if begin is None:
         return nullcontext()
-    entered: AbstractContextManager[Any] = context(number)
+    entered: AbstractContextManager[Any] = begin(number, partial)
     return entered
 
 
