@@ -1,0 +1,170 @@
+"""LMCache's real client against this server, LMCache's own, and a bare loop: one run, the same clients, interleaved.
+
+    python benchmarks/server.py --lmcache-python PATH/bin/python [--rounds 5] [--json FILE]
+
+`make interop` makes the environment with LMCache in it. Medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+HERE: Final = Path(__file__).resolve().parent
+SIZES: Final = {"256 KiB": (2**18, 256), "2 MiB": (2**21, 48), "16 MiB": (2**24, 8)}
+SMALL: Final = 8192
+OURS, PEER, BARE, DISK = "lms-tiers", "LMCache", "bare loop", "lms-tiers, lmdb"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    child = subprocess.Popen(command, text=True, cwd=HERE.parent, **options)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe:
+                pipe.close()
+
+
+def wait_for(port: int) -> None:
+    for _ in range(600):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit(f"no server on port {port}")
+
+
+def servers(lmcache: str, folder: str, disk: bool) -> dict[str, list[str]]:
+    """Command of each server; the port is appended."""
+    found = {
+        OURS: [sys.executable, "-m", "lms_tiers", "serve", "--device", "cpu", "--port"],
+        PEER: [lmcache, "-m", "lmcache.v1.server", "127.0.0.1"],
+        BARE: [sys.executable, str(HERE / "server_bare.py")],
+    }
+    if disk:
+        device = f"lmdb:{folder}/lmdb?capacity=2GiB&codec=raw"
+        found[DISK] = [sys.executable, "-m", "lms_tiers", "serve", "--device", device, "--port"]
+    return found
+
+
+class Clients:
+    """Worker processes, each connected to every server."""
+
+    def __init__(self, children: list[subprocess.Popen[str]]) -> None:
+        self.children = children
+        for child in children:
+            if _pipe(child.stdout).readline() != "ready\n":
+                raise SystemExit("a client did not start: is LMCache installed in that environment?")
+
+    def run(self, server: int, op: str, size: int, count: int, workers: int) -> list[dict[str, Any]]:
+        start = time.monotonic() + 0.15
+        for i, child in enumerate(self.children[:workers]):
+            job = {"server": server, "op": op, "size": size, "count": count, "worker": i, "start": start}
+            _pipe(child.stdin).write(json.dumps(job) + "\n")
+            _pipe(child.stdin).flush()
+        return [json.loads(_pipe(child.stdout).readline()) for child in self.children[:workers]]
+
+    def rate(self, server: int, op: str, size: int, count: int, workers: int) -> float:
+        """MB/s over all workers."""
+        answers = self.run(server, op, size, count, workers)
+        seconds = float(max(a["end"] for a in answers) - min(a["begin"] for a in answers))
+        return size * count * workers / seconds / 1e6
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None
+    return pipe
+
+
+def measure(clients: Clients, names: list[str], rounds: int) -> dict[str, Any]:
+    small: dict[str, dict[str, list[float]]] = {n: {"put_exists": [], "get": []} for n in names}
+    for _ in range(rounds):
+        for i, name in enumerate(names):
+            times = clients.run(i, "small", SMALL, 20 if name == PEER else 100, 1)[0]["times"]
+            for op, values in times.items():
+                small[name][op].extend(values)
+    cells: dict[str, dict[str, float]] = {}
+    for label, (size, count) in SIZES.items():
+        for workers in (1, 4):
+            per_worker = max(2, count // workers)
+            for op in ("put", "get"):
+                rates: dict[str, list[float]] = {n: [] for n in names}
+                for round_ in range(rounds):
+                    # Another order each round: nobody always runs after the same neighbour.
+                    for i in sorted(range(len(names)), key=lambda i: (i + round_) % len(names)):
+                        rates[names[i]].append(clients.rate(i, op, size, per_worker, workers))
+                cells[f"{op} {label} x{workers}"] = {n: statistics.median(v) for n, v in rates.items()}
+    medians = {n: {op: statistics.median(v) for op, v in ops.items()} for n, ops in small.items()}
+    return {"small_us": medians, "mb_per_s": cells}
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    names = list(result["small_us"])
+    table = Table("8 KiB, median µs", *names, f"{PEER} / {OURS}", title="LMCache's client, one connection")
+    for op in ("put_exists", "get"):
+        row = [result["small_us"][n][op] for n in names]
+        ratio = result["small_us"][PEER][op] / result["small_us"][OURS][op]
+        table.add_row(op.replace("_", " + "), *(f"{v:,.0f}" for v in row), f"{ratio:.0f}×")
+    console.print(table)
+    table = Table("MB/s, median", *names, f"{OURS} / {PEER}", f"{OURS} / {BARE}", title="throughput")
+    for cell, rates in result["mb_per_s"].items():
+        ratios = f"{rates[OURS] / rates[PEER]:.2f}", f"{rates[OURS] / rates[BARE]:.2f}"
+        table.add_row(cell, *(f"{rates[n]:,.0f}" for n in names), *ratios)
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lmcache-python", default=os.environ.get("LMCACHE_PYTHON", ".interop/bin/python"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--disk", action="store_true", help="also serve from lmdb, stored raw")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if not Path(options.lmcache_python).exists():
+        raise SystemExit(f"{options.lmcache_python} does not exist: `make interop` makes it, or give --lmcache-python")
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        commands = servers(options.lmcache_python, folder, options.disk)
+        ports = [free_port() for _ in commands]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        for command, port in zip(commands.values(), ports, strict=True):
+            tail = [str(port), "cpu"] if "lmcache.v1.server" in command else [str(port)]
+            stack.enter_context(process([*command, *tail], **quiet))
+        for port in ports:
+            wait_for(port)
+        client = [options.lmcache_python, str(HERE / "server_lmcache_client.py"), *map(str, ports)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        workers = [stack.enter_context(process(client, **pipes)) for _ in range(4)]
+        result = measure(Clients(workers), list(commands), options.rounds)
+    result["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release()}
+    show(result, Console())
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
