@@ -1,0 +1,118 @@
+"""Which prefix chain a thread is walking, so that eviction policies see each chunk's parent and position.
+
+The order of `contains_prefix`, `get_many` and `put_many` tells the chain. A request usually looks up the whole chain,
+gets its head and puts its tail in separate calls of one thread: the last chain of each thread is remembered.
+Hints only: a wrong guess costs a policy some precision, never a chunk.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Collection, Sequence
+
+from lms_tiers.policies.base import AccessContext
+
+
+class _Walk(threading.local):
+    """What one thread saw last."""
+
+    def __init__(self) -> None:
+        self.chain: Sequence[str] = ()
+        self.cursor = 0  # where in `chain` the next single access is expected
+        self.request: int | None = None
+        self.open_ended = False  # a put of unknown keys may continue `chain`
+        self.explicit = False
+        self.partial: Collection[str] = ()
+
+
+class Chains:
+    """The chains of all threads."""
+
+    def __init__(self) -> None:
+        self._walk = _Walk()
+        self._requests = itertools.count(1)
+
+    def begin(self, request_id: int | None, partial: Collection[str]) -> None:
+        """An explicit request of this thread starts: until `end`, all its calls belong together."""
+        walk = self._walk
+        walk.chain, walk.cursor = (), 0
+        walk.request = next(self._requests) if request_id is None else request_id
+        walk.explicit, walk.partial, walk.open_ended = True, partial, True
+
+    def end(self) -> None:
+        """The explicit request of this thread is over."""
+        walk = self._walk
+        walk.explicit, walk.partial, walk.open_ended, walk.chain = False, (), False, ()
+
+    def look_up(self, texts: Sequence[str]) -> int:
+        """A look-up of `texts` in order; answers the index of its first chunk within the thread's chain."""
+        walk = self._walk
+        if not texts:
+            return 0
+        start = self._index(walk, texts[0])
+        if start >= 0 and start + len(texts) <= len(walk.chain):
+            return start
+        if start >= 0:  # the same chain, now known further
+            walk.chain = [*walk.chain[:start], *texts]
+        elif walk.explicit and walk.chain:
+            start = len(walk.chain)
+            walk.chain = [*walk.chain, *texts]
+        else:
+            self._start(walk, texts)
+            start = 0
+        walk.open_ended = True
+        return start
+
+    def put(self, texts: Sequence[str]) -> int:
+        """A put of `texts` in order; answers the index of its first chunk within the thread's chain."""
+        walk = self._walk
+        start = self._index(walk, texts[0])
+        if start < 0 and walk.open_ended and walk.chain:
+            start = len(walk.chain)  # the tail of the head that was just looked up
+        if start < 0:
+            self._start(walk, texts)
+            start = 0
+        elif start + len(texts) > len(walk.chain):
+            walk.chain = [*walk.chain[:start], *texts]
+        walk.open_ended = walk.explicit
+        return start
+
+    def _start(self, walk: _Walk, texts: Sequence[str]) -> None:
+        walk.chain, walk.cursor = texts, 0
+        if not walk.explicit:
+            walk.request = next(self._requests)
+
+    @staticmethod
+    def _index(walk: _Walk, text: str) -> int:
+        chain = walk.chain
+        if walk.cursor < len(chain) and chain[walk.cursor] == text:
+            return walk.cursor
+        try:
+            return chain.index(text)
+        except ValueError:
+            return -1
+
+    def context(self, now: float, index: int, partial: bool | None = None) -> AccessContext:
+        """The context of chunk `index` of the thread's chain."""
+        walk = self._walk
+        text = walk.chain[index]
+        if text in walk.partial:
+            partial = True
+        parent = walk.chain[index - 1] if index else None
+        walk.cursor = index + 1
+        return AccessContext(now, walk.request, parent, index, partial)
+
+    def single(self, now: float, text: str) -> AccessContext:
+        """The context of an access to one key: its place in the thread's chain where it is the next one expected."""
+        walk = self._walk
+        chain, cursor = walk.chain, walk.cursor
+        if cursor < len(chain) and chain[cursor] == text:
+            return self.context(now, cursor)
+        if walk.explicit:
+            index = self._index(walk, text)
+            if index < 0:
+                index = len(chain)
+                walk.chain = [*chain, text]
+            return self.context(now, index)
+        return AccessContext(now)

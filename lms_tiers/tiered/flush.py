@@ -1,0 +1,159 @@
+"""Getting everything down and clean: `flush`, `drain`, and the waiting of `clear` and `close`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from lms_tiers.errors import DeadlineExceededError, StorageUnavailableError
+from lms_tiers.tiered.hierarchy import Hierarchy
+from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.mover import Mover
+from lms_tiers.tiered.tier import Tier
+
+#: Seconds between two looks while nothing is reported.
+_TICK: Final = 0.05
+
+#: How often a chunk is given to the mover before it is left where it is.
+_TRIES: Final = 3
+
+
+class Deadline:
+    """A point in time that may be never."""
+
+    def __init__(self, operation: str, seconds: float | None) -> None:
+        self._operation = operation
+        self._seconds = seconds
+        self._at = None if seconds is None else time.monotonic() + seconds
+
+    def left(self) -> float | None:
+        """Seconds left, None for no limit.
+
+        Raises
+        ------
+        DeadlineExceededError
+            None are left.
+        """
+        if self._at is None:
+            return None
+        left = self._at - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceededError(self._operation, self._seconds or 0.0)
+        return left
+
+    def tick(self) -> float:
+        """How long to wait before looking again."""
+        left = self.left()
+        return _TICK if left is None else min(_TICK, left)
+
+
+class Flusher:
+    """Drives the movers until a goal is reached."""
+
+    def __init__(self, hierarchy: Hierarchy, movers: Sequence[Mover]) -> None:
+        self._h: Final = hierarchy
+        self._movers: Final = movers
+
+    def flush(self, timeout: float | None) -> None:
+        """Bring every chunk present now down to the lowest persistent tier, and delete what is stale.
+
+        Raises
+        ------
+        DeadlineExceededError
+        StorageUnavailableError
+            A persistent tier is switched off or failed.
+        """
+        deadline = Deadline("flush", timeout)
+        lowest = next((tier for tier in reversed(self._h.tiers) if tier.persistent), None)
+        if lowest is not None and lowest.position:
+            self._clean(lowest, deadline)
+        self.collect(deadline)
+        for mover in self._movers:
+            self._report_touches(mover, deadline)
+        for tier in self._h.tiers:
+            if tier.persistent:
+                tier.backend.flush(deadline.left())
+
+    def drain(self, timeout: float | None) -> None:
+        """Return when the movers have nothing left to do.
+
+        Raises
+        ------
+        DeadlineExceededError
+        """
+        h = self._h
+        deadline = Deadline("drain", timeout)
+        with h.lock:
+            for mover in self._movers:
+                mover.poke()
+            while any(m.pending() and h.up & m.tier.bit for m in self._movers):
+                h.wait(deadline.tick())
+
+    def collect(self, deadline: Deadline) -> None:
+        """Delete the stale bytes there are now."""
+        h = self._h
+        with h.lock:
+            for tier, mover in zip(h.tiers, self._movers, strict=True):
+                stale = set(tier.garbage)
+                while stale:
+                    if not h.up & tier.bit:
+                        raise StorageUnavailableError(tier.name, f"{len(stale)} stale chunks could not be deleted.")
+                    mover.poke()
+                    h.wait(deadline.tick())
+                    stale &= tier.garbage.keys()
+
+    def _clean(self, lowest: Tier, deadline: Deadline) -> None:
+        h, mover = self._h, self._movers[lowest.position]
+        with h.lock:
+            tries = dict.fromkeys(self._dirty(lowest), 0)
+            while tries:
+                for (text, entry), tried in list(tries.items()):
+                    if mover.queued(text):
+                        continue
+                    if self._settled(text, entry, lowest) or tried >= _TRIES:
+                        del tries[text, entry]
+                    elif mover.offer(text, entry, None):
+                        tries[text, entry] = tried + 1
+                    else:
+                        break  # the queue is full
+                if not h.up & lowest.bit and tries:
+                    raise StorageUnavailableError(lowest.name, f"{len(tries)} chunks could not be written.")
+                if tries:
+                    h.wait(deadline.tick())
+
+    def _settled(self, text: str, entry: Entry, lowest: Tier) -> bool:
+        return (
+            bool(entry.tiers & (lowest.bit | lowest.below))
+            or self._h.index.get(text) is not entry
+            or text in lowest.refused
+        )
+
+    def _dirty(self, lowest: Tier) -> list[tuple[str, Entry]]:
+        """What the tier lacks, coldest first: where not all fits, the hottest stays."""
+        h = self._h
+        lacking = {
+            text: entry
+            for text, entry in h.index.items()
+            if not entry.tiers & (lowest.bit | lowest.below | lowest.unfit)
+        }
+        ordered: list[tuple[str, Entry]] = []
+        for tier in reversed(h.tiers[: lowest.position]):
+            if not lacking:
+                break
+            for text, entry in list(h.victims(tier, max(tier.used, 1))):
+                if lacking.pop(text, None) is not None:
+                    ordered.append((text, entry))
+        return [*ordered, *lacking.items()]
+
+    def _report_touches(self, mover: Mover, deadline: Deadline) -> None:
+        h, tier = self._h, mover.tier
+        if not tier.touches:
+            return
+        with h.lock:
+            h.catch_up(tier)
+            mover.eager = True
+            while tier.touched and h.up & tier.bit:
+                mover.poke()
+                h.wait(deadline.tick())
+            mover.eager = False

@@ -1,0 +1,347 @@
+"""The tiers, the index, and the lock that guards them: every change of who holds what is one of these methods.
+
+Nothing here calls a backend while the lock is held, and nothing here reads or writes a chunk's bytes. A method needs
+the lock held unless it says that it takes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from lms_tiers.errors import PolicyError
+from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
+from lms_tiers.tiered.breaker import Breaker
+from lms_tiers.tiered.events import EventKind, EventReason
+from lms_tiers.tiered.index import Charges, Entry
+from lms_tiers.tiered.notify import EventLog
+from lms_tiers.tiered.tier import RECENT_BATCH, Protected, Tier, TierConfig
+
+_log = logging.getLogger(__name__)
+
+#: Lengths whose reservations are remembered.
+_KNOWN_LENGTHS: Final = 4096
+
+
+class SuspendedPolicy(EvictionPolicy):
+    """Stands in for a policy that raised, until victims are asked for and LRU takes over from a consistent state."""
+
+    def __init__(self, failed: EvictionPolicy, error: Exception) -> None:
+        super().__init__(failed.capacity, failed.clock)
+        self.name = failed.name  # type: ignore[misc]  # the culprit's
+        self._error = error
+
+    def on_insert(self, key: str, size: int, context: AccessContext) -> None:  # noqa: D102
+        pass
+
+    def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
+        pass
+
+    def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
+        pass
+
+    def victims(self, bytes_needed: int, protected: Any) -> Iterator[str]:  # noqa: D102
+        error = self._error
+        raise PolicyError(self.name, f"raised {type(error).__name__}: {error}.") from error
+
+    def __len__(self) -> int:
+        return 0
+
+
+class Hierarchy:
+    """See the module.
+
+    Attributes
+    ----------
+    index : dict of str to Entry
+        The truth. Read without the lock, changed with it.
+    up : int
+        Bits of the tiers whose breaker is closed. Read without the lock.
+    """
+
+    def __init__(
+        self, configs: Sequence[TierConfig], clock: Callable[[], float], log: EventLog,
+        new_breaker: Callable[[], Breaker], stall: float,
+    ) -> None:  # fmt: skip
+        count = len(configs)
+        self.lock: Final = threading.Lock()
+        self._changed: Final = threading.Condition(self.lock)
+        self._waiting = 0
+        self.clock: Final = clock
+        self.log: Final = log
+        self.stall: Final = stall
+        self.tiers: Final = tuple(Tier(c, i, count, clock, new_breaker()) for i, c in enumerate(configs))
+        self.all: Final = (1 << count) - 1
+        self.up = self.all
+        self.index: Final[dict[str, Entry]] = {}
+        self.charges: Final = Charges()
+        self.nowhere: Final = (0,) * count
+        self.pins: Final[dict[str, float]] = {}
+        self.closing = False
+        self._needs: dict[int, tuple[int | None, ...]] = {}
+        #: Wakes the mover of a tier; set by the store.
+        self.poke: Callable[[Tier], None] = lambda tier: None
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def wait(self, seconds: float | None) -> None:
+        """Give the lock up until something changed."""
+        self._waiting += 1
+        try:
+            self._changed.wait(seconds)
+        finally:
+            self._waiting -= 1
+
+    def wake(self) -> None:
+        """Something changed."""
+        if self._waiting:
+            self._changed.notify_all()
+
+    def acquire(self, tier: Tier, text: str, deadline: float) -> bool:
+        """Become the one mutator of `text` in `tier`; False after `deadline` (of `time.monotonic`)."""
+        while text in tier.busy:
+            left = deadline - time.monotonic()
+            if left <= 0 or self.closing:
+                return False
+            self.wait(left)
+        tier.busy.add(text)
+        return True
+
+    def release(self, tier: Tier, text: str) -> None:
+        """Stop being the mutator of `text` in `tier`."""
+        tier.busy.discard(text)
+        tier.writing.discard(text)
+        if text in tier.garbage:
+            self.poke(tier)
+        self.wake()
+
+    # -- sizes -------------------------------------------------------------------------------------------------------
+
+    def needs(self, length: int) -> tuple[int | None, ...]:
+        """Bytes to reserve in each tier for a chunk, None where it never fits. Takes no lock: backends answer."""
+        needs = self._needs.get(length)
+        if needs is None:
+            needs = tuple(tier.need(length) for tier in self.tiers)
+            if len(self._needs) >= _KNOWN_LENGTHS:
+                self._needs = {}
+            self._needs[length] = needs
+        return needs
+
+    def resized(self) -> None:
+        """A capacity changed: what fits where is to be asked anew."""
+        self._needs = {}
+
+    def unfit(self, needs: Sequence[int | None]) -> int:
+        """The bits of an entry for tiers that cannot hold it."""
+        return sum(tier.unfit for tier, need in zip(self.tiers, needs, strict=True) if need is None)
+
+    # -- grants ------------------------------------------------------------------------------------------------------
+
+    def grant(self, tier: Tier, text: str, entry: Entry, charge: int, context: AccessContext) -> None:
+        """`tier` holds `entry`, whose `charge` bytes were reserved."""
+        entry.tiers |= tier.bit
+        entry.charges = self.charges.changed(entry.charges, tier.position, charge)
+        tier.keys += 1
+        if tier.refused:
+            tier.refused.discard(text)
+        try:
+            if tier.recent:
+                tier.catch_up(self.index)
+            tier.policy.on_insert(text, charge, context)
+        except Exception as error:
+            self.suspend(tier, error)
+
+    def publish(self, tier: Tier, text: str, entry: Entry, charge: int, context: AccessContext) -> None:
+        """`entry`, written to `tier`, becomes the newest generation; all older copies are stale from here on."""
+        entry.tiers |= tier.bit
+        old = self.index.get(text)
+        self.index[text] = entry
+        if old is not None:
+            for other in self.tiers:
+                if old.tiers & other.bit:
+                    if other is tier:
+                        tier.used -= old.charges[tier.position]
+                    else:
+                        other.garbage[text] = old.charges[other.position]
+                        self.poke(other)
+                    self.left(other, text, RemoveReason.REPLACED)
+        if text in tier.garbage:
+            tier.used -= tier.garbage.pop(text)
+        self.grant(tier, text, entry, charge, context)
+
+    def left(self, tier: Tier, text: str, reason: RemoveReason) -> None:
+        """Tell the policy that `text` is no longer held."""
+        tier.keys -= 1
+        try:
+            if tier.recent:
+                tier.catch_up(self.index)
+            tier.policy.on_remove(text, reason)
+        except Exception as error:
+            self.suspend(tier, error)
+
+    def ungrant(self, tier: Tier, text: str, entry: Entry, reason: RemoveReason) -> None:
+        """`tier` no longer holds the live `entry`; its bytes are to be deleted."""
+        tier.garbage[text] = entry.charges[tier.position]
+        self.left(tier, text, reason)
+        if entry.tiers & self.all == tier.bit:
+            del self.index[text]  # its grants stay as they are: see Entry
+        else:
+            entry.charges = self.charges.changed(entry.charges, tier.position, 0)
+            entry.tiers &= ~tier.bit
+
+    def forget(self, text: str, reason: EventReason, kind: EventKind = EventKind.REMOVED) -> None:
+        """Un-grant every copy of `text`."""
+        entry = self.index.pop(text, None)
+        if entry is None:
+            return
+        for tier in self.tiers:
+            if entry.tiers & tier.bit:
+                tier.garbage[text] = entry.charges[tier.position]
+                self.left(tier, text, RemoveReason.REMOVED)
+                self.poke(tier)
+                if self.log.on:
+                    self.log.add(kind, reason, tier.name, text, entry.charges[tier.position])
+
+    def stands(self, tier: Tier, text: str, entry: Entry, epoch: int) -> bool:
+        """Whether what a read of `tier` found since `epoch` is the newest generation, `entry`."""
+        return (
+            text not in tier.writing
+            and tier.epoch == epoch
+            and self.index.get(text) is entry
+            and bool(entry.tiers & tier.bit)
+        )
+
+    def doubt(self, tier: Tier, text: str, reserved: int) -> None:
+        """A write under `text` failed and may have happened all the same: nobody reads it, its bytes stay charged."""
+        tier.epoch += 1
+        entry = self.index.get(text)
+        if entry is not None and entry.tiers & tier.bit:
+            self.ungrant(tier, text, entry, RemoveReason.REMOVED)
+        tier.garbage[text] = tier.garbage.get(text, 0) + reserved
+
+    def lose(self, tier: Tier, text: str, entry: Entry) -> None:
+        """`tier` does not have the chunk it should hold, or has it damaged."""
+        tier.corrupt += 1
+        if self.log.on:
+            self.log.add(EventKind.FAILED, EventReason.CORRUPT, tier.name, text, entry.charges[tier.position])
+        self.ungrant(tier, text, entry, RemoveReason.REMOVED)
+        self.poke(tier)
+
+    def hit(self, tier: Tier, text: str, entry: Entry, context: AccessContext) -> None:
+        """`tier` served `text`: note it here, and for the tiers below."""
+        tier.hits += 1
+        try:
+            tier.policy.on_hit(text, context)
+        except Exception as error:
+            self.suspend(tier, error)
+        if tier.touches:
+            tier.touch(text)
+        lower = entry.tiers & tier.below
+        if lower:
+            for other in self.tiers[tier.position + 1 :]:
+                if lower & other.bit:
+                    other.recent.append((text, context))
+                    if len(other.recent) >= RECENT_BATCH:
+                        self.catch_up(other)
+
+    def catch_up(self, tier: Tier) -> None:
+        """Tell the policy of `tier` what was hit above."""
+        try:
+            tier.catch_up(self.index)
+        except Exception as error:
+            self.suspend(tier, error)
+        if len(tier.touched) >= RECENT_BATCH:
+            self.poke(tier)
+
+    # -- policies that break their contract --------------------------------------------------------------------------
+
+    def suspend(self, tier: Tier, error: Exception) -> None:
+        """The policy raised: nothing more is asked of it."""
+        tier.policy = SuspendedPolicy(tier.policy, error)
+        _log.error("policy %r of tier %r raised", tier.policy.name, tier.name, exc_info=error)
+
+    def admits(self, tier: Tier, text: str, size: int, context: AccessContext) -> bool:
+        """Whether the policy wants a chunk that the tier does not hold."""
+        try:
+            return bool(tier.policy.admit(text, size, context))
+        except Exception as error:
+            self.suspend(tier, error)
+            return True
+
+    def victims(self, tier: Tier, need: int) -> Iterator[tuple[str, Entry]]:
+        """The policy's victims for `need` bytes, checked; LRU's from the moment the policy is at fault."""
+        pins = self.pins
+        if pins:
+            now = self.clock()
+            for key in [k for k, until in pins.items() if until <= now]:
+                del pins[key]
+        protected = Protected(tier.busy, pins)
+        if tier.recent:
+            self.catch_up(tier)
+        seen: set[str] = set()
+        try:
+            for victim in tier.victims(need, protected, self.index):
+                seen.add(victim[0])
+                yield victim
+        except PolicyError as error:
+            _log.error("tier %r: %s", tier.name, error)
+            if self.log.on:
+                self.log.add(EventKind.STATE, EventReason.POLICY_FAULT, tier.name, "", 0)
+            bit, position = tier.bit, tier.position
+            tier.fall_back((k, e.charges[position]) for k, e in self.index.items() if e.tiers & bit)
+            for victim in tier.victims(need, protected, self.index):
+                if victim[0] not in seen:
+                    yield victim
+
+    # -- sick tiers --------------------------------------------------------------------------------------------------
+
+    def failed(self, tier: Tier, text: str, error: BaseException | None) -> None:
+        """A backend call failed."""
+        tier.failures += 1
+        if self.log.on:
+            self.log.add(EventKind.FAILED, EventReason.IO_ERROR, tier.name, text, 0)
+        if tier.failures == 1 or tier.breaker.failures == 0:
+            _log.warning("tier %r failed", tier.name, exc_info=error)
+        if tier.breaker.failure():
+            self._switched_off(tier)
+
+    def worked(self, tier: Tier) -> None:
+        """A backend call worked. Cheap where nothing was wrong before."""
+        if tier.breaker.success():
+            self.up |= tier.bit
+            tier.refused.clear()
+            _log.warning("tier %r works again", tier.name)
+            if self.log.on:
+                self.log.add(EventKind.STATE, EventReason.BREAKER_CLOSED, tier.name, "", 0)
+            self.poke(tier)
+            self.wake()
+
+    def probe(self, tiers: int) -> Tier | None:
+        """The highest of the switched-off `tiers` (bits) where a probe is due now; takes the probe. Takes the lock."""
+        with self.lock:
+            for tier in self.tiers:
+                if tiers & tier.bit and tier.breaker.probe():
+                    if self.log.on:
+                        self.log.add(EventKind.STATE, EventReason.BREAKER_HALF_OPEN, tier.name, "", 0)
+                    return tier
+        return None
+
+    def check_stall(self, tier: Tier) -> None:
+        """Switch `tier` off where a call has been inside its backend for too long."""
+        if self.up & tier.bit and tier.calls:
+            # Insertion order is age; a copy, because calls come and go without the lock.
+            oldest = next(iter(list(tier.calls.values())), None)
+            if oldest is not None and time.monotonic() - oldest > self.stall:
+                tier.failures += 1
+                tier.breaker.trip()
+                self._switched_off(tier)
+
+    def _switched_off(self, tier: Tier) -> None:
+        self.up &= ~tier.bit
+        _log.error("tier %r is switched off for a while", tier.name)
+        if self.log.on:
+            self.log.add(EventKind.STATE, EventReason.BREAKER_OPEN, tier.name, "", 0)
+        self.wake()

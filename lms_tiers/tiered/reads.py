@@ -1,0 +1,247 @@
+"""Reading a chunk: from the highest tier granted, without a lock but for the look afterwards that it still stands.
+
+A reader looks up, reads, and checks that the grant it used is still good; otherwise it looks up again. A drop implies
+a granted lower copy or a real eviction, so this ends.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from lms_tiers.errors import BackendClosedError, InvalidBufferError
+from lms_tiers.interface import ChunkView, LMSBackendInterface, writable_bytes
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj
+from lms_tiers.policies.base import AccessContext
+from lms_tiers.tiered.hierarchy import Hierarchy
+from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.tier import Load, Tier
+
+T = TypeVar("T")
+
+#: How a chunk is asked of a backend: the backend, the key, the expected metadata → what was read, or None.
+Ask = Callable[[LMSBackendInterface, Any, ChunkMeta], "T | None"]
+
+_clock_ns = time.perf_counter_ns
+
+
+class DamagedChunkError(Exception):
+    """A backend answered something else than what it was given; never leaves this module."""
+
+
+def whole(backend: LMSBackendInterface, key: CacheEngineKey, meta: ChunkMeta) -> LMSMemoryObj | None:
+    """The chunk as a memory object, lengths checked."""
+    obj = backend.get(key)
+    if obj is not None and not (obj.length == meta.length == memoryview(obj.data).nbytes):
+        raise DamagedChunkError
+    return obj
+
+
+class Reader:
+    """Reads through the tiers of `hierarchy`.
+
+    Parameters
+    ----------
+    promote : callable
+        ``(text, entry, tier, obj or None)``: a chunk was hit below the top. Called with the lock held.
+    """
+
+    def __init__(
+        self, hierarchy: Hierarchy, promote: Callable[[str, Entry, Tier, LMSMemoryObj | None], None], patience: float
+    ) -> None:
+        self._h: Final = hierarchy
+        self._promote: Final = promote
+        self._patience: Final = patience
+        self._shares: Final = len(hierarchy.tiers) > 1
+        self.hits = 0
+        self.misses = 0
+
+    # -- one chunk ---------------------------------------------------------------------------------------------------
+
+    def get(self, key: CacheEngineKey, text: str, context: AccessContext) -> LMSMemoryObj | None:
+        """The newest chunk, or None. Concurrent calls for one chunk of a lower tier share one read."""
+        obj = self.read(key, text, context, whole, shared=True)
+        if self._shares and obj is not None and type(obj.data) is bytearray:
+            # The tier above and other readers may hold the same buffer: nobody writes to it.
+            obj = LMSMemoryObj(memoryview(obj.data).toreadonly(), obj.length, obj.fmt, obj.dtype, obj.shape)  # type: ignore[arg-type]  # bytes-like
+        return obj
+
+    def read(
+        self, key: CacheEngineKey, text: str, context: AccessContext, ask: Ask[T], shared: bool = False
+    ) -> T | None:
+        """Read by `ask` from the highest tier that can; see the module."""
+        h = self._h
+        tried = 0
+        while True:
+            entry = h.index.get(text)
+            if entry is None:
+                self._miss()
+                return None
+            tier = self._pick(text, entry, tried)
+            if tier is None:
+                if h.index.get(text) is not entry:
+                    continue  # replaced meanwhile, and not unreachable
+                self._miss()
+                return None
+            if tier.position and shared:
+                load = Load(entry)
+                leader = tier.loads.setdefault(text, load)
+                if leader is not load:
+                    if self._follow(leader, tier) and leader.entry is entry and leader.result is not None:
+                        with h.lock:
+                            self._hit(tier, text, entry, context)
+                        return leader.result  # type: ignore[no-any-return]  # what `ask` of the same kind answered
+                    if not leader.done.is_set():
+                        tried |= tier.bit
+                    continue
+                try:
+                    found = self._attempt(tier, key, text, entry, context, ask)
+                    load.result = found[0]
+                finally:
+                    tier.loads.pop(text, None)
+                    load.done.set()
+            else:
+                found = self._attempt(tier, key, text, entry, context, ask)
+            if found[0] is not None:
+                return found[0]
+            if found[1]:
+                tried |= tier.bit
+
+    def _pick(self, text: str, entry: Entry, tried: int) -> Tier | None:
+        """The highest tier to ask for `entry`."""
+        h = self._h
+        granted = entry.tiers & h.all & ~tried
+        mask = granted & h.up
+        if mask:
+            tier = h.tiers[(mask & -mask).bit_length() - 1]
+            if text in tier.writing:
+                # Being overwritten in place. A copy below is still the newest generation; else wait for the writer.
+                lower = mask & ~tier.bit
+                if lower:
+                    return h.tiers[(lower & -lower).bit_length() - 1]
+                deadline = time.monotonic() + self._patience
+                with h.lock:
+                    while text in tier.writing:
+                        left = deadline - time.monotonic()
+                        if left <= 0:
+                            return None
+                        h.wait(left)
+                return tier
+            if tier.calls:
+                with h.lock:
+                    h.check_stall(tier)
+                if not h.up & tier.bit:
+                    return self._pick(text, entry, tried)
+            return tier
+        return h.probe(granted) if granted else None
+
+    def _attempt(
+        self, tier: Tier, key: CacheEngineKey, text: str, entry: Entry, context: AccessContext, ask: Ask[T]
+    ) -> tuple[T | None, bool]:
+        """One try in one tier: what was found, and whether the tier should not be asked again."""
+        h = self._h
+        epoch = tier.epoch
+        thread = threading.get_ident() if tier.position else 0
+        if thread:
+            tier.calls[thread] = time.monotonic()
+        started = _clock_ns()
+        error: BaseException | None = None
+        found: T | None = None
+        try:
+            found = ask(tier.backend, key, entry.meta)
+        except (KeyboardInterrupt, SystemExit, InvalidBufferError):
+            raise
+        except BaseException as caught:
+            error = caught
+        finally:
+            if thread:
+                tier.calls.pop(thread, None)
+        took = _clock_ns() - started
+        with h.lock:
+            tier.read_latency.add(took)
+            stands = h.stands(tier, text, entry, epoch)
+            if found is not None:
+                if tier.breaker.failures:
+                    h.worked(tier)
+                if stands:
+                    tier.bytes_read += entry.meta.length
+                    self._hit(tier, text, entry, context, found)
+                    return found, False
+                return None, False
+            if error is not None and not isinstance(error, DamagedChunkError):
+                h.failed(tier, text, error)
+                return None, True
+            if stands:
+                # A backend answers None for a damaged chunk as for a sick medium: the breaker tells them apart.
+                h.lose(tier, text, entry)
+                h.failed(tier, text, error)
+            return None, False
+
+    def _follow(self, leader: Load, tier: Tier) -> bool:
+        return leader.done.wait(self._h.stall)
+
+    def _hit(self, tier: Tier, text: str, entry: Entry, context: AccessContext, found: Any = None) -> None:
+        self.hits += 1
+        position = tier.position
+        if not position:
+            self._h.hit(tier, text, entry, context)
+            return
+        for above in self._h.tiers[:position]:
+            above.misses += 1
+        if entry.tiers & tier.bit and self._h.index.get(text) is entry:
+            self._h.hit(tier, text, entry, context)
+            self._promote(text, entry, tier, found if type(found) is LMSMemoryObj else None)
+
+    def _miss(self) -> None:
+        with self._h.lock:
+            if self._h.closing:
+                raise BackendClosedError("the store")
+            self.misses += 1
+            for tier in self._h.tiers:
+                tier.misses += 1
+
+    # -- other shapes ------------------------------------------------------------------------------------------------
+
+    def get_into(self, key: CacheEngineKey, text: str, context: AccessContext, buffer: Any) -> ChunkMeta | None:
+        """Read into the caller's buffer."""
+
+        def ask(backend: LMSBackendInterface, key: CacheEngineKey, meta: ChunkMeta) -> ChunkMeta | None:
+            writable_bytes(buffer, meta.length)
+            found = backend.get_into(key, buffer)
+            if found is not None and found.length != meta.length:
+                raise DamagedChunkError
+            return found
+
+        return self.read(key, text, context, ask)
+
+    @contextmanager
+    def view(self, key: CacheEngineKey, text: str, context: AccessContext) -> Iterator[ChunkView | None]:
+        """Borrow a chunk from the tier that holds it."""
+        opened: list[Any] = []
+
+        def ask(backend: LMSBackendInterface, key: CacheEngineKey, meta: ChunkMeta) -> ChunkView | None:
+            while opened:
+                opened.pop().__exit__(None, None, None)
+            block = backend.view(key)
+            view = block.__enter__()
+            opened.append(block)
+            if view is not None and not (view.meta.length == meta.length == sum(b.nbytes for b in view.buffers)):
+                raise DamagedChunkError
+            return view
+
+        try:
+            yield self.read(key, text, context, ask)
+        finally:
+            while opened:
+                opened.pop().__exit__(None, None, None)
+
+    # -- chains ------------------------------------------------------------------------------------------------------
+
+    def get_many(
+        self, keys: Sequence[CacheEngineKey], texts: Sequence[str], contexts: Callable[[int], AccessContext]
+    ) -> list[LMSMemoryObj | None]:
+        """The chunk or None for each key: runs that one tier holds are read by one call of its backend."""
+        return [self.get(key, text, contexts(i)) for i, (key, text) in enumerate(zip(keys, texts, strict=True))]

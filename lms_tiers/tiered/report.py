@@ -1,0 +1,60 @@
+"""From counters to `StoreStats`: the store's own, and what the backends know better."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from lms_tiers.interface import BackendStats, LMSBackendInterface
+from lms_tiers.tiered.stats import StoreStats, TierStats
+
+if TYPE_CHECKING:
+    from lms_tiers.tiered.hierarchy import Hierarchy
+    from lms_tiers.tiered.notify import EventLog
+    from lms_tiers.tiered.reads import Reader
+    from lms_tiers.tiered.tier import Tier
+    from lms_tiers.tiered.writes import Writer
+
+
+def store_stats(hierarchy: Hierarchy, reader: Reader, writer: Writer, log: EventLog) -> StoreStats:
+    """The store's statistics now. Takes the lock, and asks each backend without it."""
+    backends = [_backend_stats(tier) for tier in hierarchy.tiers]
+    with hierarchy.lock:
+        tiers = tuple(_tier_stats(t.snapshot(), own) for t, own in zip(hierarchy.tiers, backends, strict=True))
+        keys, hits, misses, puts = len(hierarchy.index), reader.hits, reader.misses, writer.puts
+    return StoreStats(
+        keys=keys,
+        bytes_used=sum(t.bytes_used for t in tiers),
+        bytes_peak=sum(t.peak_bytes for t in tiers),
+        bytes_written=sum(t.bytes_written for t in tiers),
+        bytes_read=sum(t.bytes_read for t in tiers),
+        failures=sum(t.failures for t in tiers),
+        corrupt=sum(t.corrupt for t in tiers),
+        tiers=tiers,
+        hits=hits,
+        misses=misses,
+        puts=puts,
+        events_lost=log.lost,
+    )
+
+
+def _backend_stats(tier: Tier) -> BackendStats | None:
+    if type(tier.backend).stats is LMSBackendInterface.stats:
+        return None  # the default lists every key
+    try:
+        return tier.backend.stats()
+    except Exception:
+        return None  # a sick backend's figures are missing, the store's own are not
+
+
+def _tier_stats(stats: TierStats, own: BackendStats | None) -> TierStats:
+    if own is None:
+        return stats
+    used, peak = own.bytes_used, own.bytes_peak
+    return dataclasses.replace(
+        stats,
+        bytes_used=stats.bytes_used if used is None or peak is None else used,
+        peak_bytes=stats.peak_bytes if peak is None else peak,
+        corrupt=max(stats.corrupt, own.corrupt),
+        backend=own,
+    )

@@ -1,0 +1,204 @@
+"""Making room in a tier: reserve before writing, and drop what the policy names until the reservation fits.
+
+Eviction does no I/O beyond deleting: what it drops is clean, or has nowhere to go. Only where puts outrun the movers
+does it wait, up to a deadline, and then it drops a chunk nobody else holds, and counts that.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from lms_tiers.policies.base import RemoveReason
+from lms_tiers.tiered.events import EventKind, EventReason
+from lms_tiers.tiered.hierarchy import Hierarchy
+from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.tier import Tier, keys_of
+
+
+@dataclass(slots=True)
+class Leaving:
+    """Keys whose stale bytes are to be deleted, by the caller, who is their mutator now.
+
+    None of them: nothing can leave as yet. `worth_waiting` tells whether that may change by itself.
+    """
+
+    texts: list[str]
+    worth_waiting: bool = True
+
+
+class Room:
+    """Reservations in the tiers of `hierarchy`."""
+
+    def __init__(self, hierarchy: Hierarchy) -> None:
+        self._h: Final = hierarchy
+
+    def take(self, tier: Tier, need: int, text: str, force: bool = False) -> Leaving | None:
+        """Reserve `need` bytes for `text`, whose mutator in `tier` the caller is. The lock is held.
+
+        Returns
+        -------
+        None
+            It is reserved; from here on, a copy of `text` in `tier` is hidden from readers as being overwritten.
+        Leaving
+            What to `delete` before the next try.
+        """
+        h = self._h
+        excess = tier.used + need - tier.budget
+        entry = h.index.get(text)
+        own = entry.charges[tier.position] if entry is not None and entry.tiers & tier.bit else None
+        if excess <= 0:
+            tier.charge(need)
+            if tier.budget - tier.used + tier.ahead < tier.window >> 1:
+                self._clean_ahead(tier)
+            if own is not None:
+                tier.writing.add(text)
+            return None
+        if text in tier.garbage:
+            return Leaving([text])
+        if entry is not None and own is not None and need + own > tier.budget:
+            # There is no room for both: the older copy leaves now instead of when it is overwritten.
+            h.ungrant(tier, text, entry, RemoveReason.EVICTED)
+            return Leaving([text])
+        going: list[str] = []
+        for stale, nbytes in tier.garbage.items():
+            if excess <= 0:
+                break
+            if stale not in tier.busy:
+                going.append(stale)
+                excess -= nbytes
+        tier.busy.update(going)
+        dirty = False
+        if excess > 0:
+            chosen, dirty = self._choose(tier, excess, force)
+            for victim, victim_entry in chosen:
+                self._drop(tier, victim, victim_entry)
+                tier.busy.add(victim)
+                going.append(victim)
+        return Leaving(going, worth_waiting=dirty or len(tier.busy) > 1)
+
+    def make_room(
+        self,
+        tier: Tier,
+        need: int,
+        text: str,
+        patience: float,
+        leaving: Leaving | None = None,
+        force: bool = True,
+        moving: bool = False,
+    ) -> bool:
+        """Reserve `need` bytes, as `take`; wait up to `patience` seconds for movers. Takes the lock.
+
+        After that, chunks nobody else holds leave if `force`. Movers go on while the store closes.
+        """
+        h = self._h
+        deadline = time.monotonic() + patience
+        wanted = 0
+        try:
+            while True:
+                if leaving is not None and leaving.texts and not self.delete(tier, leaving.texts, text):
+                    return False
+                with h.lock:
+                    left = deadline - time.monotonic()
+                    if h.closing and not moving:
+                        return False
+                    late = left <= 0
+                    leaving = self.take(tier, need, text, force=late and force)
+                    if leaving is None:
+                        return True
+                    if not leaving.texts:
+                        if late or not leaving.worth_waiting:
+                            return False
+                        if not wanted:
+                            wanted = need
+                            tier.wanted += wanted
+                        self._clean_ahead(tier)
+                        for lower in h.tiers[tier.position + 1 :]:
+                            h.check_stall(lower)
+                        h.wait(min(left, 0.1))
+        finally:
+            if wanted:
+                with h.lock:
+                    tier.wanted -= wanted
+
+    def delete(self, tier: Tier, texts: list[str], own: str | None = None) -> bool:
+        """Delete stale bytes, whose mutator the caller is (and stays, of `own`). Takes the lock."""
+        h = self._h
+        error: BaseException | None = None
+        try:
+            tier.backend.remove_many(keys_of(texts))
+        except (KeyboardInterrupt, SystemExit):
+            with h.lock:
+                tier.busy.difference_update(t for t in texts if t != own)
+            raise
+        except BaseException as caught:
+            error = caught
+        with h.lock:
+            if error is None:
+                for text in texts:
+                    tier.used -= tier.garbage.pop(text, 0)
+                h.worked(tier)
+            else:
+                h.failed(tier, texts[0], error)
+            tier.busy.difference_update(t for t in texts if t != own)
+            h.wake()
+        return error is None
+
+    def target(self, tier: Tier, text: str, entry: Entry) -> Tier | None:
+        """The tier below that should take the chunk when it grows cold, None where there is none. The lock is held."""
+        h = self._h
+        for lower in h.tiers[tier.position + 1 :]:
+            if h.up & lower.bit and not entry.tiers & lower.unfit and text not in lower.refused:
+                return lower
+        return None
+
+    def _choose(self, tier: Tier, excess: int, force: bool) -> tuple[list[tuple[str, Entry]], bool]:
+        """Chunks to drop for `excess` bytes: the coldest clean ones, or just the coldest where forced.
+
+        None at all where they do not suffice; and whether dirty chunks stand in the way.
+        """
+        chosen: list[tuple[str, Entry]] = []
+        dirty = False
+        # Dirty chunks are passed over, but not so far that hot clean ones leave in their place.
+        reach = excess if force else excess + tier.window
+        for text, entry in self._h.victims(tier, reach):
+            if force or entry.tiers & tier.below or self.target(tier, text, entry) is None:
+                chosen.append((text, entry))
+                excess -= entry.charges[tier.position]
+                if excess <= 0:
+                    break
+            else:
+                dirty = True
+        if dirty and not force:
+            tier.ahead = 0
+        return (chosen if excess <= 0 else []), dirty
+
+    def _drop(self, tier: Tier, text: str, entry: Entry) -> None:
+        h = self._h
+        charge = entry.charges[tier.position]
+        tier.evictions += 1
+        tier.ahead = max(0, tier.ahead - charge)
+        kind, reason = EventKind.EVICTED, EventReason.CAPACITY
+        if entry.tiers & tier.below:
+            reason = EventReason.CLEANED
+        elif entry.tiers & h.all == tier.bit:
+            lower = [t for t in h.tiers[tier.position + 1 :] if not entry.tiers & t.unfit]
+            if lower and all(text in t.refused for t in lower):
+                reason = EventReason.NOT_ADMITTED
+            elif lower:
+                tier.drops += 1
+                kind = EventKind.DROPPED
+                up = any(h.up & t.bit for t in lower)
+                reason = EventReason.BACK_PRESSURE if up else EventReason.BREAKER_OPEN
+        for other in h.tiers:
+            other.refused.discard(text)
+        h.ungrant(tier, text, entry, RemoveReason.EVICTED)
+        if h.log.on:
+            h.log.add(kind, reason, tier.name, text, charge)
+
+    def _clean_ahead(self, tier: Tier) -> None:
+        """The clean window of `tier` runs low: wake the movers below."""
+        for lower in self._h.tiers[tier.position + 1 :]:
+            if self._h.up & lower.bit:
+                self._h.poke(lower)

@@ -1,0 +1,144 @@
+"""What a store reports of itself: typed, frozen snapshots. Counting is done where things happen, under the lock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from lms_tiers.interface import BackendStats
+from lms_tiers.tiered.breaker import BreakerState
+
+#: Upper bounds of the latency buckets in seconds: powers of two from 1.024 µs; the last bucket has none.
+LATENCY_BOUNDS: Final = tuple((1 << (10 + i)) / 1e9 for i in range(26))
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """A histogram of how long a backend's calls took.
+
+    Attributes
+    ----------
+    counts : tuple of int
+        Calls per bucket; bucket i holds those of at most ``LATENCY_BOUNDS[i]`` seconds, the last one the rest.
+    seconds : float
+        Sum over all calls.
+    """
+
+    counts: tuple[int, ...]
+    seconds: float
+
+    @property
+    def count(self) -> int:
+        """Calls counted."""
+        return sum(self.counts)
+
+    def quantile(self, q: float) -> float:
+        """Upper bound in seconds of the bucket that holds quantile `q`; 0.0 without any call."""
+        rank = q * self.count
+        seen = 0
+        for bound, n in zip((*LATENCY_BOUNDS, float("inf")), self.counts, strict=True):
+            seen += n
+            if n and seen >= rank:
+                return bound
+        return 0.0
+
+
+class LatencyCounter:
+    """The counting side of `Latency`; the caller holds the lock."""
+
+    __slots__ = ("counts", "nanoseconds")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(LATENCY_BOUNDS) + 1)
+        self.nanoseconds = 0
+
+    def add(self, nanoseconds: int) -> None:
+        """Count one call."""
+        bucket = (nanoseconds >> 10).bit_length()
+        self.counts[bucket if bucket < len(LATENCY_BOUNDS) else -1] += 1
+        self.nanoseconds += nanoseconds
+
+    def snapshot(self) -> Latency:
+        """What was counted so far."""
+        return Latency(tuple(self.counts), self.nanoseconds / 1e9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierStats:
+    """One tier since the store was opened.
+
+    Attributes
+    ----------
+    name, policy : str
+        The policy is the one in force: ``lru`` after the configured one broke its contract.
+    capacity_bytes : int or None
+        Physical bytes the tier may hold.
+    bytes_used, peak_bytes : int
+        Physical bytes held now and at most, in-flight writes included; of a backend that knows better (the size of a
+        file on disk), its own figures.
+    keys : int
+    hits, misses : int
+        Gets this tier answered; gets that looked for a chunk which this tier did not hold.
+    failures : int
+        Backend calls that raised, answered nothing for a chunk held, or answered wrong lengths.
+    corrupt : int
+        Chunks found damaged, here or by the backend; each was a miss.
+    evictions : int
+        Chunks that left to make room: dropped here with a copy below, or evicted from the store.
+    drops : int
+        Chunks lost to make room although a tier below should have taken them (it was too slow or switched off).
+    promoted, demoted : int
+        Chunks moved into this tier from below, and from above.
+    promotions_skipped : int
+        Hits not promoted: the queue was full, or there was no room without waiting.
+    bytes_written, bytes_read : int
+        Chunk bytes to and from the backend.
+    queue_bytes, queue_peak_bytes, garbage_bytes : int
+        Waiting to be moved into this tier; waiting to be deleted from it.
+    breaker : BreakerState
+    """
+
+    name: str
+    policy: str
+    capacity_bytes: int | None
+    bytes_used: int
+    peak_bytes: int
+    keys: int
+    hits: int
+    misses: int
+    failures: int
+    corrupt: int
+    evictions: int
+    drops: int
+    promoted: int
+    demoted: int
+    promotions_skipped: int
+    bytes_written: int
+    bytes_read: int
+    queue_bytes: int
+    queue_peak_bytes: int
+    garbage_bytes: int
+    breaker: BreakerState
+    read_latency: Latency
+    write_latency: Latency
+    backend: BackendStats | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreStats(BackendStats):
+    """A whole store since it was opened: the sums, and each tier.
+
+    Attributes
+    ----------
+    hits, misses : int
+        Gets answered with a chunk, and with None.
+    events_lost : int
+        Events dropped because the observer was too slow.
+    """
+
+    tiers: Sequence[TierStats] = ()
+    hits: int = 0
+    misses: int = 0
+    puts: int = 0
+    events_lost: int = 0

@@ -1,0 +1,449 @@
+"""The tiered store: one `LMSBackendInterface` over tiers, fastest first. The protocol is in docs/tiering.md.
+
+This file is the face: it checks arguments and hands on. What happens is in reads.py, writes.py, mover.py and room.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, List, Optional
+
+from lms_tiers.errors import BackendClosedError, ConfigError, ForkedProcessError
+from lms_tiers.interface import Capabilities, ChunkView, LMSBackendInterface
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
+from lms_tiers.tiered import warm
+from lms_tiers.tiered.breaker import Breaker
+from lms_tiers.tiered.chain import Chains
+from lms_tiers.tiered.events import EventReason, TierEvent
+from lms_tiers.tiered.flush import Deadline, Flusher
+from lms_tiers.tiered.hierarchy import Hierarchy
+from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.mover import Mover
+from lms_tiers.tiered.notify import EventLog
+from lms_tiers.tiered.reads import Reader
+from lms_tiers.tiered.report import store_stats
+from lms_tiers.tiered.room import Room
+from lms_tiers.tiered.stats import StoreStats
+from lms_tiers.tiered.tier import Tier, TierConfig
+from lms_tiers.tiered.writes import Writer
+
+if TYPE_CHECKING:
+    import torch
+
+_log = logging.getLogger(__name__)
+
+
+class TieredStore(LMSBackendInterface):
+    """Chunks in tiers, each with a budget and an eviction policy.
+
+    Parameters
+    ----------
+    tiers : sequence of TierConfig
+        Fastest first; the store owns their backends once it is constructed.
+    on_events : callable, optional
+        Gets batches of `TierEvent` from one thread, off the data path.
+    clock : callable
+        Seconds, monotonic; for policies, leases and breakers.
+    back_pressure : float
+        Seconds a put waits for a tier below to take chunks before it drops one that nobody else holds.
+    stall : float
+        Seconds after which a call inside a backend switches the tier off for others.
+    patience : float
+        Seconds to wait for another mutator of the same key in the same tier.
+    queue_bytes : int
+        Bytes that may wait to be moved into a tier.
+    breaker_threshold, breaker_cooldown, breaker_longest : int, float, float
+        Failures in a row that switch a tier off; seconds until it is probed, doubling up to the longest.
+    close_timeout : float
+        Seconds that `close` spends on flushing, and again on threads and backends that do not come back.
+
+    Raises
+    ------
+    ConfigError
+        No tier, a backend that cannot remove, a capacity missing in the middle or not positive, names that repeat.
+    StorageUnavailableError
+        A tier cannot say what it holds.
+    """
+
+    def __init__(
+        self, tiers: Sequence[TierConfig], *,
+        on_events: Callable[[Sequence[TierEvent]], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        back_pressure: float = 1.0, stall: float = 2.0, patience: float = 10.0, queue_bytes: int = 64 << 20,
+        breaker_threshold: int = 5, breaker_cooldown: float = 1.0, breaker_longest: float = 60.0,
+        close_timeout: float = 30.0,
+    ) -> None:  # fmt: skip
+        _check(tiers)
+
+        def breaker() -> Breaker:
+            return Breaker(clock, threshold=breaker_threshold, cooldown=breaker_cooldown, longest=breaker_longest)
+
+        self._log: Final = EventLog(on_events)
+        self._h: Final = Hierarchy(tiers, clock, self._log, breaker, stall)
+        self._room: Final = Room(self._h)
+        self._movers: Final = [
+            Mover(self._h, self._room, tier, queue_limit=queue_bytes, back_pressure=max(back_pressure, 0.001))
+            for tier in self._h.tiers
+        ]
+        self._h.poke = lambda tier: self._movers[tier.position].poke()
+        self._through: Final = [m for m in self._movers[1:] if m.tier.through]
+        self._reader: Final = Reader(self._h, self._promote, patience)
+        self._writer: Final = Writer(self._h, self._room, self._written, max(back_pressure, 0.001), patience)
+        self._flusher: Final = Flusher(self._h, self._movers)
+        self._chains: Final = Chains()
+        self._clock: Final = clock
+        self._close_timeout: Final = close_timeout
+        self._closed: Final = threading.Event()
+        self._pid: Final = os.getpid()
+        limits = [t.backend.capabilities.max_key_bytes for t in tiers]
+        self._max_key: Final = min((n for n in limits if n is not None), default=None)
+        self._capabilities: Final = _capabilities(tiers, self._max_key)
+        self._name: Final = " > ".join(t.name for t in tiers)
+        warm.warm(self._h, self._room)
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]  # of this store, not of the class
+        """What the store offers depends on its tiers."""
+        return self._capabilities
+
+    # -- one chunk ---------------------------------------------------------------------------------------------------
+
+    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
+        """Store a chunk in the first tier that takes it; see the interface."""
+        self._check_open()
+        text = key_text(client_meta.key, self._max_key)
+        context = self._chains.single(self._clock(), text)
+        self._writer.put(client_meta, text, kv_chunk_bytes, context)
+
+    def contains(self, key: CacheEngineKey) -> bool:
+        """Whether a tier that works holds the key. Takes no lock."""
+        self._check_open()
+        return self._contains(key_text(key))
+
+    def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
+        """The newest chunk put under `key`, or None."""
+        self._check_open()
+        text = key_text(key)
+        return self._reader.get(key, text, self._chains.single(self._clock(), text))
+
+    def list_keys(self) -> List[CacheEngineKey]:
+        """Every key some tier holds."""
+        self._check_open()
+        return [CacheEngineKey.from_string(text) for text in list(self._h.index)]
+
+    def remove(self, key: CacheEngineKey) -> None:
+        """Forget `key` in all tiers; its bytes leave the top tier now, the lower ones soon."""
+        self._check_open()
+        text = key_text(key)
+        h = self._h
+        top = h.tiers[0]
+        with h.lock:
+            h.forget(text, EventReason.REQUEST)
+            mine = text in top.garbage and text not in top.busy
+            if mine:
+                top.busy.add(text)
+        if mine:
+            self._room.delete(top, [text])
+
+    def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
+        """Read a chunk into the caller's buffer, straight from the tier that holds it."""
+        self._check_open()
+        text = key_text(key)
+        return self._reader.get_into(key, text, self._chains.single(self._clock(), text), buffer)
+
+    @contextmanager
+    def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
+        """Borrow a chunk's bytes from the tier that holds it."""
+        self._check_open()
+        text = key_text(key)
+        with self._reader.view(key, text, self._chains.single(self._clock(), text)) as view:
+            yield view
+
+    def get_tensor(self, key: CacheEngineKey, out: torch.Tensor | None = None) -> torch.Tensor | None:
+        """The chunk as a tensor, straight from the tier that holds it."""
+        self._check_open()
+        text = key_text(key)
+        context = self._chains.single(self._clock(), text)
+        return self._reader.read(key, text, context, lambda backend, key, meta: backend.get_tensor(key, out))
+
+    def put_tensor(self, client_meta: ClientMetaMessage, tensor: torch.Tensor) -> None:
+        """Store a tensor, straight into the first tier that takes it."""
+        self._check_open()
+        text = key_text(client_meta.key, self._max_key)
+        self._writer.put(client_meta, text, tensor, self._chains.single(self._clock(), text), tensor=True)
+
+    # -- chains ------------------------------------------------------------------------------------------------------
+
+    def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
+        """Put the chunks of a prefix chain, in order."""
+        self._check_open()
+        texts = [key_text(meta.key, self._max_key) for meta, _ in items]
+        if texts:
+            start = self._chains.put(texts)
+            contexts = self._contexts(start, [meta.length for meta, _ in items])
+            self._writer.put_many(items, texts, contexts)
+
+    def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
+        """Get the chunks of a prefix chain, in order."""
+        self._check_open()
+        texts = [key_text(key) for key in keys]
+        start = self._chains.look_up(texts)
+        now = self._clock()
+        return self._reader.get_many(keys, texts, lambda i: self._chains.context(now, start + i))
+
+    def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
+        """How many of the leading `keys` are present without a gap."""
+        self._check_open()
+        texts = [key_text(key) for key in keys]
+        self._chains.look_up(texts)
+        for i, text in enumerate(texts):
+            if not self._contains(text):
+                return i
+        return len(texts)
+
+    @contextmanager
+    def request(self, request_id: int | None = None, partial_keys: Collection[CacheEngineKey] = ()) -> Iterator[None]:
+        """All calls of this thread within the block belong to one request, in the order of its prefix chain.
+
+        Parameters
+        ----------
+        request_id : int, optional
+            For policies; made up where None.
+        partial_keys : collection of CacheEngineKey
+            Chunks that the request fills only partly (almost never reused).
+        """
+        self._chains.begin(request_id, frozenset(key_text(key) for key in partial_keys))
+        try:
+            yield
+        finally:
+            self._chains.end()
+
+    # -- the whole store ---------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Return when every chunk present now is clean down to the lowest persistent tier, and stale copies are gone.
+
+        As far as capacity allows: where the lower tier is smaller, the hottest chunks are the ones it holds.
+
+        Raises
+        ------
+        DeadlineExceededError
+            Not within `timeout` seconds.
+        StorageUnavailableError
+            A persistent tier is switched off.
+        """
+        self._check_open()
+        self._flusher.flush(timeout)
+
+    def drain(self, timeout: float | None = None) -> None:
+        """Return when the movers have nothing left to do (`DeadlineExceededError` after `timeout` seconds)."""
+        self._check_open()
+        self._flusher.drain(timeout)
+
+    def pin(self, keys: Sequence[CacheEngineKey], seconds: float) -> int:
+        """Keep the leading `keys` that are present where they are for `seconds`; answers how many that were.
+
+        A pinned chunk is not evicted from any tier that holds it. It can be overwritten and removed. A later pin of a
+        key replaces an earlier one; 0 seconds unpin.
+        """
+        self._check_open()
+        until = self._clock() + seconds
+        h = self._h
+        with h.lock:
+            for i, key in enumerate(keys):
+                text = key_text(key)
+                entry = h.index.get(text)
+                if entry is None or not entry.tiers & h.up:
+                    return i
+                if seconds > 0:
+                    h.pins[text] = until
+                else:
+                    h.pins.pop(text, None)
+            h.wake()
+        return len(keys)
+
+    def resize(self, tier: str | int, capacity: int, timeout: float | None = 30.0) -> None:
+        """Give a tier another capacity; returns when it holds no more than that.
+
+        Raises
+        ------
+        ConfigError
+            No such tier, not a positive size, or more than the backend was opened with.
+        DeadlineExceededError
+            What is above the new capacity could not leave within `timeout` seconds; the new capacity stands.
+        """
+        self._check_open()
+        names = {t.name: t for t in self._h.tiers}
+        found = names.get(tier) if isinstance(tier, str) else dict(enumerate(self._h.tiers)).get(tier)
+        if found is None:
+            raise ConfigError(f"the store has no tier {tier!r}.", unknown=str(tier), known=names)
+        if capacity <= 0:
+            raise ConfigError(f"tier {found.name!r}: capacity must be positive, not {capacity}.")
+        h = self._h
+        with h.lock:
+            found.set_capacity(capacity)
+            h.resized()
+            try:
+                found.policy.on_resize(capacity)
+            except Exception as error:
+                h.suspend(found, error)
+        deadline = Deadline("resize", timeout)
+        while not self._room.make_room(found, 0, "", min(1.0, deadline.left() or 1.0), moving=True):
+            deadline.left()
+
+    def clear(self, timeout: float | None = 30.0) -> None:
+        """Forget every chunk; returns when their bytes are deleted.
+
+        Raises
+        ------
+        DeadlineExceededError, StorageUnavailableError
+            They are forgotten, but not all deleted.
+        """
+        self._check_open()
+        h = self._h
+        with h.lock:
+            for text in list(h.index):
+                h.forget(text, EventReason.REQUEST)
+        self._flusher.collect(Deadline("clear", timeout))
+
+    def stats(self) -> StoreStats:
+        """Counters of the store and each tier since it was opened."""
+        self._check_open()
+        return store_stats(self._h, self._reader, self._writer, self._log)
+
+    def close(self) -> None:
+        """Flush, save what policies remember, end the movers, close the backends.
+
+        A tier that does not come back is left behind after `close_timeout` seconds.
+        """
+        self._check_process()
+        h = self._h
+        with h.lock:
+            first = not h.closing
+            h.closing = True
+            h.wake()
+        if not first:
+            self._closed.wait(3 * self._close_timeout)
+            return
+        try:
+            self._shut_down()
+        finally:
+            self._closed.set()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _shut_down(self) -> None:
+        clean = False
+        try:
+            self._flusher.flush(self._close_timeout)
+            clean = True
+        except Exception as error:
+            _log.warning("closing %s: %s", self._name, error)
+        with self._h.lock:
+            for mover in self._movers:
+                mover.stop()
+        until = time.monotonic() + self._close_timeout
+        ended = [mover.join(max(0.0, until - time.monotonic())) for mover in self._movers]
+        if clean:
+            warm.save(self._h, clean)
+        for tier, free in zip(self._h.tiers, ended, strict=True):
+            _close_backend(tier, max(0.1, until - time.monotonic()) if free else 0.1)
+        self._log.close(max(0.1, until - time.monotonic()))
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedProcessError(f"the store {self._name}")
+
+    def _check_open(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedProcessError(f"the store {self._name}")
+        if self._h.closing:
+            raise BackendClosedError(f"the store {self._name}")
+
+    def _contains(self, text: str) -> bool:
+        h = self._h
+        while True:
+            entry = h.index.get(text)
+            if entry is None:
+                return False
+            if entry.tiers & h.up:
+                return True
+            if h.index.get(text) is entry:
+                # In switched-off tiers only: present as soon as a get would try one of them again.
+                return any(entry.tiers & tier.bit and tier.breaker.due() for tier in h.tiers)
+
+    def _contexts(self, start: int, lengths: Sequence[int]) -> list[Any]:
+        now = self._clock()
+        chains = self._chains
+        contexts = []
+        before: int | None = None
+        for i, length in enumerate(lengths):
+            partial = None if before is None else length < before
+            contexts.append(chains.context(now, start + i, partial))
+            before = length
+        return contexts
+
+    def _promote(self, text: str, entry: Entry, tier: Tier, obj: LMSMemoryObj | None) -> None:
+        h = self._h
+        for above in h.tiers[: tier.position]:
+            if entry.tiers & above.bit:
+                return
+            if h.up & above.bit and not entry.tiers & above.unfit:
+                if not self._movers[above.position].offer(text, entry, obj):
+                    above.skipped += 1
+                return
+
+    def _written(self, tier: Tier, text: str, entry: Entry) -> None:
+        for mover in self._through:
+            if mover.tier.position > tier.position and not entry.tiers & mover.tier.unfit:
+                mover.offer(text, entry, None)
+
+
+def _check(tiers: Sequence[TierConfig]) -> None:
+    if not tiers:
+        raise ConfigError("a store needs one tier at least.")
+    names = [tier.name for tier in tiers]
+    for i, tier in enumerate(tiers):
+        if names.count(tier.name) > 1:
+            raise ConfigError(f"two tiers are called {tier.name!r}: give each a name of its own.")
+        if not tier.backend.capabilities.remove:
+            raise ConfigError(f"the backend of tier {tier.name!r} cannot remove, so it cannot be a tier: use it alone.")
+        if tier.capacity is None and i + 1 < len(tiers):
+            raise ConfigError(f"tier {tier.name!r} has a tier below it and no capacity: nothing would ever move down.")
+        if tier.capacity is not None and tier.capacity <= 0:
+            raise ConfigError(f"tier {tier.name!r}: capacity must be positive, not {tier.capacity}.")
+
+
+def _capabilities(tiers: Sequence[TierConfig], max_key: int | None) -> Capabilities:
+    top, lowest = tiers[0], tiers[-1]
+    limits = [t.backend.capabilities.max_value_bytes for t in tiers]
+    sizes = [n for n in limits if n is not None]
+    return Capabilities(
+        remove=True,
+        persistent=lowest.backend.capabilities.persistent,
+        tensors=top.backend.capabilities.tensors,
+        evicts=lowest.capacity is not None or lowest.backend.capabilities.evicts,
+        policy=top.policy.name if len(tiers) == 1 and top.capacity is not None else None,
+        max_key_bytes=max_key,
+        max_value_bytes=max(sizes) if len(sizes) == len(limits) else None,
+    )
+
+
+def _close_backend(tier: Tier, timeout: float) -> None:
+    # In a thread of its own: a backend that never comes back must not keep the process.
+    def close() -> None:
+        try:
+            tier.backend.close()
+        except Exception:
+            _log.warning("closing tier %r failed", tier.name, exc_info=True)
+
+    thread = threading.Thread(target=close, name=f"lms-tiers-close-{tier.name}", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if thread.is_alive():
+        _log.error("tier %r did not close within %.1f s and was left behind", tier.name, timeout)

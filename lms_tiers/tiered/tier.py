@@ -1,0 +1,251 @@
+"""One tier: a backend, a budget, a policy, and the counters of the three. It knows neither the tiers beside it nor
+threads: its fields are guarded by the store's lock, its backend is called without it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from lms_tiers.errors import ConfigError, PolicyError
+from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.messages import OpaqueKey
+from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
+from lms_tiers.policies.lru import Lru
+from lms_tiers.tiered.breaker import Breaker
+from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.stats import LatencyCounter, TierStats
+
+#: The cold end that is kept clean: a tenth of the capacity, and no more than this (walking it takes the lock).
+_MAX_WINDOW: Final = 256 << 20
+
+#: Hits from above are told to a policy and a backend in batches of this many.
+RECENT_BATCH: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class TierConfig:
+    """What a tier is made of.
+
+    Attributes
+    ----------
+    name : str
+        Unique within the store.
+    backend : LMSBackendInterface
+        With the capability `remove`; the store owns it from then on.
+    capacity : int or None
+        Physical bytes; None (in the lowest tier only) means no limit and no eviction.
+    policy : EvictionPolicy
+    write : {"back", "through"}
+        When chunks put above reach this tier: as they grow cold there, or at once.
+    """
+
+    name: str
+    backend: LMSBackendInterface
+    capacity: int | None
+    policy: EvictionPolicy
+    write: Literal["back", "through"] = "back"
+
+
+class Protected:
+    """Keys no policy may propose: those being written or deleted, and those pinned."""
+
+    __slots__ = ("_busy", "_pins")
+
+    def __init__(self, busy: set[str], pins: dict[str, float]) -> None:
+        self._busy = busy
+        self._pins = pins
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._busy or key in self._pins
+
+    def __len__(self) -> int:
+        return len(self._busy) + len(self._pins)
+
+
+class Load:
+    """One read of a lower tier that other readers of the same chunk wait for."""
+
+    __slots__ = ("done", "entry", "result")
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.done = threading.Event()
+        self.result: Any = None
+
+
+class Tier:
+    """See the module. Methods need the store's lock held, unless they say otherwise."""
+
+    def __init__(self, config: TierConfig, position: int, count: int, clock: Callable[[], float], breaker: Breaker):
+        self.name: Final = config.name
+        self.backend: Final = config.backend
+        self.policy = config.policy
+        self.through: Final = config.write == "through"
+        self.position: Final = position
+        self.bit: Final = 1 << position
+        self.below: Final = ((1 << count) - 1) & ~((1 << (position + 1)) - 1)
+        self.unfit: Final = 1 << (count + position)
+        self.breaker: Final = breaker
+        self._clock: Final = clock
+        capabilities = config.backend.capabilities
+        self.persistent: Final = capabilities.persistent
+        self.max_value: Final = capabilities.max_value_bytes
+        self.touches: Final = type(config.backend).touch is not LMSBackendInterface.touch
+
+        self._opened_capacity: Final = config.capacity
+        self._usable: Final = config.backend.usable_bytes
+        self.capacity: int | None = None
+        self.budget = sys.maxsize
+        self.window = 0
+        self.set_capacity(config.capacity)
+
+        #: Bytes held, in-flight writes and stale bytes not yet deleted included. Never above `budget`.
+        self.used = 0
+        self.peak = 0
+        self.keys = 0
+        #: Keys whose bytes in this backend are being written or deleted: one mutator at a time for each.
+        self.busy: Final[set[str]] = set()
+        #: Those of them that are being overwritten in place: what a read finds is not yet to be seen.
+        self.writing: Final[set[str]] = set()
+        #: Keys whose bytes are in the backend and no longer granted, with their charge.
+        self.garbage: Final[dict[str, int]] = {}
+        #: Counts writes that failed in a way that leaves the bytes in doubt; a read that saw it change is void.
+        self.epoch = 0
+        #: Hits in tiers above, not yet told to the policy.
+        self.recent: list[tuple[str, AccessContext]] = []
+        #: Keys hit, oldest first, not yet told to the backend.
+        self.touched: dict[str, None] = {}
+        #: Keys this tier's policy refused to take from above.
+        self.refused: Final[set[str]] = set()
+        #: Bytes at the cold end known to be clean (an estimate: hits take from it unseen).
+        self.ahead = 0
+        #: Bytes that putters wait for.
+        self.wanted = 0
+        self.loads: Final[dict[str, Load]] = {}
+        #: Since when each thread has been inside the backend.
+        self.calls: Final[dict[int, float]] = {}
+        #: Chunks to be moved into this tier: (key, entry, source object or None).
+        self.queue: Final[deque[tuple[str, Entry, Any, int]]] = deque()
+        self.queue_bytes = 0
+        self.queue_peak = 0
+
+        self.hits = self.misses = self.failures = self.corrupt = self.evictions = self.drops = 0
+        self.promoted = self.demoted = self.skipped = self.bytes_written = self.bytes_read = 0
+        self.read_latency: Final = LatencyCounter()
+        self.write_latency: Final = LatencyCounter()
+
+    def set_capacity(self, capacity: int | None) -> None:
+        """Take another capacity; the budget is what the backend can use of it."""
+        budget = sys.maxsize if capacity is None else capacity
+        if self._usable is not None:
+            opened = self._opened_capacity
+            if opened and capacity is not None:
+                if capacity > opened:
+                    raise ConfigError(
+                        f"tier {self.name!r} was opened with {opened} bytes and cannot grow to {capacity}: "
+                        "open it anew with a larger capacity."
+                    )
+                budget = min(budget, self._usable * capacity // opened)
+            else:
+                budget = min(budget, self._usable)
+        self.capacity = capacity
+        self.budget = budget
+        self.window = 0 if capacity is None else min(budget // 10, _MAX_WINDOW)
+
+    def need(self, length: int) -> int | None:
+        """Bytes to reserve for a chunk, None where this tier can never hold it. Calls the backend: no lock held."""
+        if self.max_value is not None and length > self.max_value:
+            return None
+        need = self.backend.reserve_bytes(length)
+        return need if need <= self.budget else None
+
+    def charge(self, nbytes: int) -> None:
+        """Reserve `nbytes`, which fit."""
+        self.used += nbytes
+        if self.used > self.peak:
+            self.peak = self.used
+
+    # -- the policy, whose faults end at this line -------------------------------------------------------------------
+
+    def catch_up(self, index: dict[str, Entry]) -> None:
+        """Tell the policy the hits that tiers above served."""
+        recent, self.recent = self.recent, []
+        for text, context in recent:
+            entry = index.get(text)
+            if entry is not None and entry.tiers & self.bit:
+                self.policy.on_hit(text, context)
+                if self.touches:
+                    self.touch(text)
+
+    def touch(self, text: str) -> None:
+        """Remember to tell the backend that `text` was used."""
+        self.touched.pop(text, None)
+        self.touched[text] = None
+
+    def fall_back(self, held: Iterator[tuple[str, int]]) -> None:
+        """Replace a policy that broke its contract by LRU over what is held."""
+        policy = Lru(self.policy.capacity, self._clock)
+        now = AccessContext(self._clock())
+        for text, size in held:
+            policy.on_insert(text, size, now)
+        self.policy = policy
+
+    def victims(self, need: int, protected: Protected, index: dict[str, Entry]) -> Iterator[tuple[str, Entry]]:
+        """The policy's victims for `need` bytes, each checked.
+
+        Raises
+        ------
+        PolicyError
+            A victim is absent, protected or repeated, or the policy kept back keys that could leave, or it raised.
+        """
+        seen: set[str] = set()
+        covered = 0
+        try:
+            for text in self.policy.victims(need, protected):
+                entry = index.get(text)
+                if entry is None or not entry.tiers & self.bit:
+                    raise PolicyError(self.policy.name, f"proposed {text!r}, which tier {self.name!r} does not hold.")
+                if text in seen or text in protected:
+                    raise PolicyError(
+                        self.policy.name, f"proposed {text!r}, which is protected or was proposed before."
+                    )
+                seen.add(text)
+                covered += entry.charges[self.position]
+                yield text, entry
+                if covered >= need:
+                    return
+            if len(seen) + len(protected) < self.keys:
+                raise PolicyError(self.policy.name, f"kept back keys of tier {self.name!r} that could leave.")
+        except PolicyError:
+            raise
+        except GeneratorExit:
+            raise
+        except Exception as error:
+            raise PolicyError(self.policy.name, f"raised {type(error).__name__}: {error}.") from error
+
+    def on_remove(self, text: str, reason: RemoveReason) -> None:
+        """`text` is gone from this tier."""
+        self.keys -= 1
+        self.policy.on_remove(text, reason)
+
+    def snapshot(self) -> TierStats:
+        """The counters now, without the backend's own."""
+        return TierStats(
+            name=self.name, policy=self.policy.name, capacity_bytes=self.capacity, bytes_used=self.used,
+            peak_bytes=self.peak, keys=self.keys, hits=self.hits, misses=self.misses, failures=self.failures,
+            corrupt=self.corrupt, evictions=self.evictions, drops=self.drops, promoted=self.promoted,
+            demoted=self.demoted, promotions_skipped=self.skipped, bytes_written=self.bytes_written,
+            bytes_read=self.bytes_read, queue_bytes=self.queue_bytes, queue_peak_bytes=self.queue_peak,
+            garbage_bytes=sum(self.garbage.values()), breaker=self.breaker.state,
+            read_latency=self.read_latency.snapshot(), write_latency=self.write_latency.snapshot(),
+        )  # fmt: skip
+
+
+def keys_of(texts: list[str]) -> list[Any]:
+    """Keys for backend calls that only need their identity."""
+    return [OpaqueKey(text) for text in texts]

@@ -1,0 +1,231 @@
+"""Writing a chunk: reserve, write to the backend, then publish the new generation, which un-grants all older copies.
+
+A put goes to the first tier that can hold the chunk, wants it and works.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from lms_tiers.errors import (
+    BackendClosedError,
+    CapacityError,
+    InvalidChunkError,
+    InvalidKeyError,
+    LmsTiersError,
+    StorageUnavailableError,
+    ValueTooLargeError,
+)
+from lms_tiers.messages import ChunkMeta, ClientMetaMessage
+from lms_tiers.policies.base import AccessContext
+from lms_tiers.tiered.events import EventKind, EventReason
+from lms_tiers.tiered.hierarchy import Hierarchy
+from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.room import Room
+from lms_tiers.tiered.tier import Tier
+
+_clock_ns = time.perf_counter_ns
+
+
+class _Outcome(enum.Enum):
+    STORED = enum.auto()
+    REFUSED = enum.auto()
+    FULL = enum.auto()
+
+
+class Writer:
+    """Puts into the tiers of `hierarchy`.
+
+    Parameters
+    ----------
+    written : callable
+        ``(tier, text, entry)``: a chunk was stored. Called with the lock held.
+    back_pressure : float
+        Seconds a put waits for the movers before it drops a chunk nobody else holds.
+    patience : float
+        Seconds it waits for another mutator of the same key.
+    """
+
+    def __init__(
+        self, hierarchy: Hierarchy, room: Room, written: Callable[[Tier, str, Entry], None],
+        back_pressure: float, patience: float,
+    ) -> None:  # fmt: skip
+        self._h: Final = hierarchy
+        self._room: Final = room
+        self._written: Final = written
+        self._back_pressure: Final = back_pressure
+        self._patience: Final = patience
+        self.puts = 0
+
+    def check(self, client_meta: ClientMetaMessage, text: str, data: Any) -> tuple[ChunkMeta, tuple[int | None, ...]]:
+        """The chunk's metadata and what it needs in each tier.
+
+        Raises
+        ------
+        InvalidChunkError, ValueTooLargeError
+        """
+        nbytes = len(data) if type(data) is bytearray else _nbytes(text, data)
+        meta = ChunkMeta.of(client_meta, nbytes)
+        needs = self._h.needs(nbytes)
+        if all(need is None for need in needs):
+            largest = max((t.budget if t.max_value is None else min(t.budget, t.max_value)) for t in self._h.tiers)
+            raise ValueTooLargeError(text, nbytes, largest, "every tier of the store")
+        return meta, needs
+
+    def put(
+        self, client_meta: ClientMetaMessage, text: str, data: Any, context: AccessContext, tensor: bool = False
+    ) -> None:
+        """Store one chunk, given as bytes or as a tensor; see `LMSBackendInterface.put`."""
+        meta, needs = self.check(client_meta, text, data)
+        self.place(client_meta, text, data, meta, needs, context, tensor)
+
+    def put_many(
+        self, items: Sequence[tuple[ClientMetaMessage, Any]], texts: Sequence[str], contexts: Sequence[AccessContext]
+    ) -> None:
+        """Store chunks in order; see `LMSBackendInterface.put_many`."""
+        for (client_meta, data), text, context in zip(items, texts, contexts, strict=True):
+            self.put(client_meta, text, data, context)
+
+    def place(
+        self, client_meta: ClientMetaMessage, text: str, data: Any, meta: ChunkMeta,
+        needs: Sequence[int | None], context: AccessContext, tensor: bool = False,
+    ) -> None:  # fmt: skip
+        """Store a checked chunk in the first tier that takes it."""
+        h = self._h
+        error: Exception | None = None
+        refused = full = None
+        for tier, need in zip(h.tiers, needs, strict=True):
+            if need is None or not (h.up & tier.bit or h.probe(tier.bit)):
+                continue
+            entry = Entry(meta, h.unfit(needs), h.nowhere, context.parent, context.position)
+            try:
+                outcome = self._into(tier, client_meta, text, data, entry, need, context, tensor)
+            except (BackendClosedError, InvalidKeyError, InvalidChunkError) as caught:
+                if h.closing or not isinstance(caught, BackendClosedError):
+                    raise
+                error = caught
+                continue
+            except Exception as caught:
+                error = caught
+                continue
+            if outcome is _Outcome.STORED:
+                return
+            if outcome is _Outcome.REFUSED:
+                refused = tier
+            else:
+                full = tier
+        if refused is not None and error is None and full is None:
+            with h.lock:  # stored and evicted at once: nobody may read the generation before it any more
+                h.forget(text, EventReason.NOT_ADMITTED, EventKind.DROPPED)
+            return
+        if isinstance(error, LmsTiersError) and not isinstance(error, BackendClosedError):
+            raise error
+        if error is not None:
+            where = ", ".join(tier.name for tier in h.tiers)
+            raise StorageUnavailableError(
+                where, f"no tier took the chunk; last: {type(error).__name__}: {error}"
+            ) from error
+        if h.closing:
+            raise BackendClosedError("the store")
+        if full is not None:
+            raise CapacityError(f"tier {full.name!r}", needs[full.position] or 0, full.budget - full.used)
+        raise StorageUnavailableError(
+            ", ".join(t.name for t in h.tiers), "every tier that could take it is switched off."
+        )
+
+    def _into(
+        self, tier: Tier, client_meta: ClientMetaMessage, text: str, data: Any, entry: Entry, need: int,
+        context: AccessContext, tensor: bool,
+    ) -> _Outcome:  # fmt: skip
+        """Try one tier."""
+        h = self._h
+        with h.lock:
+            if h.closing:
+                raise BackendClosedError("the store")
+            old = h.index.get(text)
+            if not (old is not None and old.tiers & tier.bit) and not h.admits(tier, text, need, context):
+                return _Outcome.REFUSED
+            if text in tier.busy:
+                if not h.acquire(tier, text, time.monotonic() + self._patience):
+                    return _Outcome.FULL
+            else:
+                tier.busy.add(text)
+            try:
+                leaving = self._room.take(tier, need, text)
+            except BaseException:
+                h.release(tier, text)
+                raise
+        reserved = leaving is None
+        written = False
+        try:
+            if not reserved:
+                reserved = self._room.make_room(tier, need, text, self._back_pressure, leaving)
+                if not reserved:
+                    return _Outcome.FULL
+            started = _clock_ns()
+            if tensor:
+                tier.backend.put_tensor(client_meta, data)
+            else:
+                tier.backend.put(client_meta, data)
+            charge = stored_bytes(tier, client_meta.key, need)
+            took = _clock_ns() - started
+            with h.lock:
+                if tier.breaker.failures:
+                    h.worked(tier)
+                if h.closing:
+                    raise BackendClosedError("the store")
+                tier.write_latency.add(took)
+                tier.bytes_written += entry.meta.length
+                tier.used -= need - charge
+                h.publish(tier, text, entry, charge, context)
+                written = True
+                tier.busy.discard(text)
+                tier.writing.discard(text)
+                h.wake()
+                self.puts += 1
+                self._written(tier, text, entry)
+                if h.log.on:
+                    h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charge)
+            return _Outcome.STORED
+        except BaseException as error:
+            with h.lock:
+                if reserved and not written:
+                    self._undo(tier, text, need, error)
+            raise
+        finally:
+            if not written:
+                with h.lock:
+                    h.release(tier, text)
+
+    def _undo(self, tier: Tier, text: str, need: int, error: BaseException) -> None:
+        """A write failed: is what the tier held before still there?"""
+        h = self._h
+        if isinstance(error, LmsTiersError) and not h.closing:
+            # The contract's own errors promise that the state is what it was.
+            tier.used -= need
+        else:
+            h.doubt(tier, text, need)
+        if not isinstance(error, (KeyboardInterrupt, SystemExit, InvalidKeyError, InvalidChunkError)) and not h.closing:
+            h.failed(tier, text, error)
+
+
+def stored_bytes(tier: Tier, key: Any, need: int) -> int:
+    """What a chunk just written takes, of the `need` bytes reserved. Calls the backend."""
+    try:
+        stored = tier.backend.stored_bytes(key)
+    except Exception:
+        return need  # the reservation is an upper bound
+    return need if stored is None or not 0 <= stored <= need else stored
+
+
+def _nbytes(text: str, data: Any) -> int:
+    nbytes = getattr(data, "nbytes", None)  # of tensors, arrays and memoryviews
+    if isinstance(nbytes, int):
+        return nbytes
+    try:
+        return memoryview(data).nbytes
+    except TypeError:
+        raise InvalidChunkError(text, f"{type(data).__name__} offers no bytes.") from None
