@@ -24,6 +24,7 @@ class ArenaBackend(LMSBackendInterface):
 
     def __init__(self, arena: Arena) -> None:
         self._arena: Final = arena
+        self._failures = 0
 
     @property
     def name(self) -> str:
@@ -85,6 +86,7 @@ class ArenaBackend(LMSBackendInterface):
             bytes_peak=arena.peak_bytes,
             bytes_written=arena.bytes_written,
             bytes_read=arena.bytes_read,
+            failures=self._failures,
             detail={
                 "capacity_bytes": arena.usable_bytes,
                 "page_bytes": arena.page_bytes,

@@ -8,6 +8,7 @@ import logging
 import mmap
 import os
 import weakref
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from lms_tiers.arena.copying import as_array
@@ -136,4 +137,10 @@ def _unlocked(name: str, pin: str, reason: str) -> None:
         raise StorageUnavailableError(
             name, f"memory cannot be page-locked: {reason}. Use pin=auto to go on with ordinary memory."
         )
-    _log.warning("%s uses ordinary memory, not page-locked: %s.", name, reason)
+    _say(f"{name} uses ordinary memory, not page-locked: {reason}.")
+
+
+@lru_cache(maxsize=16)
+def _say(text: str) -> None:
+    """Warn once in a process, not once a backend."""
+    _log.warning(text)

@@ -75,7 +75,6 @@ class GpuBackend(ArenaBackend):
         memory = streams.memory(self._arena.usable_bytes)
         self.device: Final = memory.device
         self._transfers: Transfers | None = Transfers(streams, memory, page_bytes, ring, self._copier)
-        self._failures = 0
         self._counting: Final = threading.Lock()
 
     # -- host bytes ------------------------------------------------------------------------------------------------
@@ -300,7 +299,6 @@ class GpuBackend(ArenaBackend):
 
     def _detail(self) -> dict[str, float]:
         return {
-            "failures": self._failures,
             "recycled": self._recycler.reused,
             "recycle_idle_bytes": self._recycler.idle_bytes,
         }

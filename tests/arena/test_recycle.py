@@ -1,0 +1,119 @@
+"""Recycled buffers: warm memory is used again, but never while anyone can see it."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+
+import numpy as np
+import pytest
+import torch
+
+from lms_tiers.arena.recycle import Recycler, map_block
+
+N = 256 << 10
+
+
+def address(buffer: memoryview) -> int:
+    return np.frombuffer(buffer, dtype=np.uint8).ctypes.data
+
+
+@pytest.mark.parametrize(
+    "derive",
+    [
+        lambda view: view,
+        lambda view: view.toreadonly(),
+        lambda view: view[5:9],
+        lambda view: view.cast("H"),
+        lambda view: np.frombuffer(view, dtype=np.uint8)[3:7],
+        lambda view: np.asarray(view)[::2][1:],
+        lambda view: torch.frombuffer(view, dtype=torch.uint8)[7:],
+        lambda view: torch.frombuffer(view, dtype=torch.uint8).view(torch.bfloat16).reshape(2, -1)[0],
+        lambda view: torch.from_numpy(np.frombuffer(view, dtype=np.uint8)).numpy()[1:2],
+        lambda view: view.obj,
+    ],
+)  # fmt: skip
+def test_a_buffer_comes_back_only_when_the_last_view_of_it_died(derive: object) -> None:
+    recycler = Recycler(1 << 20)
+    view = recycler.take(N)
+    where = address(view)
+    seen = derive(view)  # type: ignore[operator]
+    del view
+    gc.collect()
+    other = recycler.take(N)
+    assert address(other) != where
+    del seen
+    gc.collect()
+    assert recycler.idle_bytes == N
+    assert address(recycler.take(N)) == where
+    assert recycler.reused == 1
+
+
+def test_buffers_of_nearly_one_size_share_blocks_and_have_their_own_length() -> None:
+    recycler = Recycler(1 << 20)
+    first = recycler.take(N)
+    where = address(first)
+    del first
+    second = recycler.take(N - 100)
+    assert second.nbytes == N - 100
+    assert address(second) == where
+
+
+def test_no_more_than_the_limit_is_kept_idle() -> None:
+    recycler = Recycler(2 * N)
+    lent = [recycler.take(N) for _ in range(5)]
+    assert recycler.lent_bytes == 5 * N
+    lent.clear()
+    gc.collect()
+    assert recycler.idle_bytes == 2 * N
+    assert recycler.lent_bytes == 0
+
+
+def test_a_buffer_that_dies_inside_the_recycler_waits_for_the_next_call() -> None:
+    recycler = Recycler(1 << 20)
+    lent = recycler.take(N)
+    with recycler._lock:  # as if the collector ran inside `take`
+        del lent
+        assert recycler.idle_bytes == 0
+    kept = recycler.take(N)
+    assert recycler.reused == 1
+    del kept
+
+
+def test_after_close_nothing_is_kept_and_what_is_lent_stays() -> None:
+    recycler = Recycler(1 << 20)
+    idle, lent = recycler.take(N), recycler.take(N)
+    lent[:3] = b"abc"
+    del idle
+    recycler.close()
+    assert recycler.idle_bytes == 0
+    assert bytes(lent[:3]) == b"abc"
+    del lent
+    gc.collect()
+    assert recycler.idle_bytes == 0
+
+
+def test_small_buffers_are_not_mapped_one_by_one() -> None:
+    recycler = Recycler(1 << 20)
+    assert recycler.take(100).nbytes == 100
+    assert recycler.take(0).nbytes == 0
+    assert recycler.made == 0
+
+
+def test_a_block_that_cannot_be_made_leaves_the_count_as_it_was() -> None:
+    def fail(nbytes: int) -> object:
+        raise OSError(12, "no memory")
+
+    recycler = Recycler(1 << 20, fail)
+    with pytest.raises(OSError, match="no memory"):
+        recycler.take(N)
+    assert recycler.lent_bytes == 0
+
+
+def test_a_kernel_without_large_pages_still_gives_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(mmap.mmap):
+        def madvise(self, *args: int) -> None:
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr("lms_tiers.arena.recycle.mmap.mmap", Refusing)
+    assert len(map_block(4 << 20)) == 4 << 20

@@ -1,0 +1,420 @@
+"""`gpu`: the contract on host memory, honest errors where no accelerator is, and the same on one where it is."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from lms_tiers.device import parse_device
+from lms_tiers.errors import (
+    BackendClosedError,
+    CapacityError,
+    ConfigError,
+    DeviceMemoryError,
+    ForkedProcessError,
+    InvalidBufferError,
+    InvalidKeyError,
+    StorageUnavailableError,
+    ValueTooLargeError,
+)
+from lms_tiers.factory import open_backend
+from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.messages import CacheEngineKey, ClientCommand, ClientMetaMessage, MemoryFormat
+from lms_tiers.plugins.cpu import LMSLocalBackend
+from lms_tiers.plugins.gpu.backend import GpuBackend, GpuOptions
+from lms_tiers.plugins.gpu.streams import HostStreams, open_streams
+from lms_tiers.plugins.gpu.torch_streams import TorchStreams
+from lms_tiers.plugins.gpu.transfers import cut, pairs
+
+MIB = 1 << 20
+PAGE = 4096
+ACCELERATOR = torch.accelerator.current_accelerator() is not None
+needs_accelerator = pytest.mark.skipif(not ACCELERATOR, reason="torch sees no accelerator on this machine")
+needs_none = pytest.mark.skipif(ACCELERATOR, reason="this machine has an accelerator")
+
+
+def key(name: object) -> CacheEngineKey:
+    return CacheEngineKey.from_string(f"chunk {name}")
+
+
+def message(name: object, length: int) -> ClientMetaMessage:
+    return ClientMetaMessage(
+        ClientCommand.PUT, key(name), length, MemoryFormat.KV_2LTD, torch.uint8, torch.Size([length])
+    )
+
+
+def content(seed: int, length: int) -> bytearray:
+    return bytearray(random.Random(seed).randbytes(length))
+
+
+def open_text(device: str) -> LMSBackendInterface:
+    return open_backend(parse_device(device).tiers[0])
+
+
+@pytest.fixture(params=["host", "late", pytest.param("accelerator", marks=needs_accelerator)])
+def gpu(request: pytest.FixtureRequest, make_streams: Any) -> Iterator[GpuBackend]:
+    streams = {"host": HostStreams, "late": make_streams, "accelerator": lambda: open_streams("0")}[request.param]()
+    with GpuBackend("gpu", 64 * MIB, GpuOptions(threads=2), streams) as backend:
+        yield backend
+
+
+@pytest.mark.parametrize("length", [0, 1, PAGE + 1, 2 * MIB + 1, 32 * MIB])
+def test_every_way_out_gives_the_bytes_that_went_in(gpu: GpuBackend, length: int) -> None:
+    data = content(length, length)
+    gpu.put(message("k", length), bytearray(data))
+    found = gpu.get(key("k"))
+    assert found is not None
+    assert (found.length, found.dtype, found.shape) == (length, torch.uint8, torch.Size([length]))
+    assert bytes(found.data) == data
+    assert memoryview(found.data).readonly
+    buffer = bytearray(length + 3)
+    assert gpu.get_into(key("k"), buffer) is not None
+    assert buffer[:length] == data
+    with gpu.view(key("k")) as view:
+        assert view is not None
+        assert b"".join(view.buffers) == data
+    pieces = [bytearray(length // 3), bytearray(length)]
+    assert gpu.get_scattered(key("k"), pieces) is not None
+    assert b"".join(pieces)[:length] == data
+    out = torch.empty(length, dtype=torch.uint8)
+    assert gpu.get_tensor(key("k"), out) is out
+    assert out.numpy().tobytes() == data
+    gpu.put_tensor(message("t", length), out)
+    again = gpu.get(key("t"))
+    assert again is not None
+    assert bytes(again.data) == data
+
+
+def test_an_absent_key_is_none_by_every_way(gpu: GpuBackend) -> None:
+    assert gpu.get(key("x")) is None
+    assert gpu.get_into(key("x"), bytearray()) is None
+    assert gpu.get_scattered(key("x"), []) is None
+    assert gpu.get_tensor(key("x")) is None
+    assert gpu.get_many([]) == []
+    with gpu.view(key("x")) as view:
+        assert view is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float32])
+def test_tensors_come_back_on_the_device_with_dtype_and_shape(gpu: GpuBackend, dtype: torch.dtype) -> None:
+    raw = torch.randint(0, 256, (2, 3, 4 * dtype.itemsize), dtype=torch.uint8)
+    tensor = raw.to(gpu.device).view(dtype)
+    meta = ClientMetaMessage(ClientCommand.PUT, key("t"), raw.numel(), MemoryFormat.KV_2LTD, dtype, tensor.shape)
+    gpu.put_tensor(meta, tensor)
+    got = gpu.get_tensor(key("t"))
+    found = gpu.get(key("t"))
+    assert got is not None
+    assert found is not None
+    assert (got.device.type, got.dtype, got.shape) == (gpu.device.type, dtype, tensor.shape)
+    assert bytes(found.data) == raw.numpy().tobytes()
+
+
+def test_what_get_returned_never_changes(gpu: GpuBackend) -> None:
+    kept = []
+    for i in range(30):
+        data = content(i, 200_000)
+        gpu.put(message(i % 3, len(data)), bytearray(data))
+        found = gpu.get(key(i % 3))
+        assert found is not None
+        if i % 3:
+            kept.append((found, data))
+        del found
+        if i % 4 == 0:
+            gpu.remove(key(i % 3))
+    assert gpu.stats().detail["recycled"] > 0
+    gpu.close()
+    for obj, data in kept:
+        assert bytes(obj.data) == data
+
+
+def test_an_item_that_raises_stores_those_before_it_and_none_after(gpu: GpuBackend) -> None:
+    bad = message(1, 5)
+    with pytest.raises(Exception, match="metadata says 5 bytes"):
+        gpu.put_many([(message(0, 4), bytearray(4)), (bad, bytearray(6)), (message(2, 4), bytearray(4))])
+    assert [gpu.contains(key(i)) for i in range(3)] == [True, False, False]
+
+
+def test_a_batch_may_overwrite_its_own_chunks_in_a_full_arena() -> None:
+    with GpuBackend("gpu", 4 * PAGE, GpuOptions(), HostStreams()) as backend:
+        backend.put_many([(message(0, 2 * PAGE), bytearray([i]) * (2 * PAGE)) for i in range(5)])
+        found = backend.get(key(0))
+        assert found is not None
+        assert set(bytes(found.data)) == {4}
+        backend.put(message(1, 2 * PAGE), bytearray(2 * PAGE))
+        with pytest.raises(CapacityError):
+            backend.put_many([(message(2, PAGE), bytearray(PAGE))])
+        with pytest.raises(ValueTooLargeError):
+            backend.put(message(3, 4 * PAGE + 1), bytearray(4 * PAGE + 1))
+        assert backend.stats().bytes_used == 4 * PAGE
+
+
+def test_a_batch_larger_than_its_window_is_stored_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lms_tiers.plugins.gpu.backend._WINDOW", 3 * PAGE)
+    with GpuBackend("gpu", 64 * PAGE, GpuOptions(), HostStreams()) as backend:
+        backend.put_many([(message(i, 2 * PAGE), bytearray([i]) * (2 * PAGE)) for i in range(9)])
+        found = backend.get_many([key(i) for i in range(9)])
+        assert [f is not None and set(bytes(f.data)) == {i} for i, f in enumerate(found)] == [True] * 9
+
+
+def test_a_batch_with_a_bad_key_leaves_no_lease(gpu: GpuBackend) -> None:
+    gpu.put(message("k", PAGE), bytearray(PAGE))
+    with pytest.raises(InvalidKeyError):
+        gpu.get_many([key("k"), 5])  # type: ignore[list-item]  # on purpose
+    gpu.remove(key("k"))
+    assert gpu.stats().detail["leaving_bytes"] == 0
+
+
+def test_chunks_of_other_backends_come_in_by_their_views(gpu: GpuBackend) -> None:
+    source = LMSLocalBackend()
+    data = content(1, 100_000)
+    source.put(message("k", len(data)), bytearray(data))
+    source.put(message("empty", 0), bytearray())
+    wanted = [message("k", len(data)), message("k", 5), message("absent", 5), message("empty", 0)]
+    assert gpu.put_from(wanted, source) == [True, False, False, True]
+    found = gpu.get(key("k"))
+    assert found is not None
+    assert bytes(found.data) == data
+
+
+def test_destinations_that_do_not_fit_are_refused(gpu: GpuBackend) -> None:
+    gpu.put(message("k", 100), bytearray(100))
+    for read in (
+        lambda: gpu.get_into(key("k"), bytearray(99)),
+        lambda: gpu.get_scattered(key("k"), [bytearray(99)]),
+        lambda: gpu.get_tensor(key("k"), torch.empty(99, dtype=torch.uint8)),
+        lambda: gpu.get_tensor(key("k"), torch.empty(20, 20, dtype=torch.uint8).T[:, :10]),
+    ):
+        with pytest.raises(InvalidBufferError):
+            read()
+    gpu.remove(key("k"))
+    assert gpu.stats().detail["leaving_bytes"] == 0
+
+
+def test_locked_buffers_beyond_the_limit_are_ordinary_memory(make_streams: Any) -> None:
+    streams = make_streams()
+    with GpuBackend("gpu", 4 * MIB, GpuOptions(recycle=128 << 10, staging=1 << 16), streams) as backend:
+        backend.put(message("k", 64 << 10), content(1, 64 << 10))
+        kept = [backend.get(key("k")) for _ in range(4)]
+        where = [
+            streams.is_locked(torch.frombuffer(memoryview(k.data).obj, dtype=torch.uint8))
+            for k in kept
+            if k is not None
+        ]
+        assert where == [True, True, False, False]
+        assert all(k is not None and bytes(k.data) == content(1, 64 << 10) for k in kept)
+
+
+def test_threads_beside_each_other_see_whole_chunks_only(gpu: GpuBackend) -> None:
+    wrong: list[object] = []
+
+    def work(seed: int) -> None:
+        rng = random.Random(seed)
+        try:
+            for _ in range(60):
+                name = rng.randrange(3)
+                if rng.random() < 0.5:
+                    gpu.put(message(name, 50_000), bytearray([rng.randrange(256)]) * 50_000)
+                else:
+                    found = gpu.get(key(name))
+                    if found is not None and len(set(bytes(found.data))) != 1:
+                        wrong.append("torn")
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    for name in range(3):
+        gpu.remove(key(name))
+    gc.collect()
+    assert gpu.stats().bytes_used == 0, "pages the device still works on count as free"
+
+
+def test_close_beside_running_calls_ends_them_typed_or_whole(make_streams: Any) -> None:
+    backend = GpuBackend("gpu", 8 * MIB, GpuOptions(threads=2), make_streams())
+    started = threading.Barrier(4)
+    unexpected: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        started.wait()
+        try:
+            while True:
+                backend.put(message(seed, 100_000), bytearray([seed]) * 100_000)
+                found = backend.get(key(seed))
+                assert found is not None
+                assert set(bytes(found.data)) == {seed}
+                assert backend.get_tensor(key(seed)) is not None
+        except BackendClosedError:
+            return
+        except BaseException as error:
+            unexpected.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    backend.close()
+    for thread in threads:
+        thread.join()
+    assert not unexpected
+
+
+def test_after_close_every_call_raises(gpu: GpuBackend) -> None:
+    gpu.close()
+    gpu.close()
+    calls: list[Callable[[], object]] = [
+        lambda: gpu.put(message("k", 3), bytearray(3)),
+        lambda: gpu.put_many([]),
+        lambda: gpu.get(key("k")),
+        lambda: gpu.get_many([]),
+        lambda: gpu.get_into(key("k"), bytearray(3)),
+        lambda: gpu.get_scattered(key("k"), []),
+        lambda: gpu.get_tensor(key("k")),
+        lambda: gpu.put_tensor(message("k", 3), torch.zeros(3, dtype=torch.uint8)),
+        lambda: gpu.contains(key("k")),
+        lambda: gpu.list_keys(),
+        lambda: gpu.stats(),
+    ]
+    for call in calls:
+        with pytest.raises(BackendClosedError):
+            call()
+
+
+def test_a_forked_child_is_refused() -> None:
+    with GpuBackend("gpu", MIB, GpuOptions(), HostStreams()) as backend:
+        backend.put(message("k", 3), bytearray(b"abc"))
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                backend.get(key("k"))
+            except ForkedProcessError:
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        assert backend.contains(key("k"))
+
+
+# -- opening --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [
+        ("gpu:cpu", "needs a capacity"),
+        ("gpu:nonsense?capacity=1MiB", "names no device"),
+        ("gpu:cpu?capacity=1MiB&page=5000B", "power of two"),
+        ("gpu:cpu?capacity=1MiB&staging=1KiB", "staging"),
+    ],
+)
+def test_a_device_text_that_does_not_work_says_why(device: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        open_text(device)
+
+
+@needs_none
+@pytest.mark.parametrize("device", ["gpu", "gpu:0", "cuda:0", "gpu:cuda:1", "gpu:xpu:0"])
+def test_without_an_accelerator_it_says_what_is_missing(device: str) -> None:
+    with pytest.raises(StorageUnavailableError, match=r"is built without|sees no device|knows no device"):
+        open_text(f"{device}?capacity=64MiB")
+
+
+def test_a_device_type_without_streams_says_so() -> None:
+    with pytest.raises(StorageUnavailableError, match=r"it cannot be a tier|knows no device"):
+        open_text("gpu:mps?capacity=64MiB")
+
+
+def test_the_arena_on_host_memory_opens_by_device_text() -> None:
+    with open_text("gpu:cpu?capacity=1MiB&page=8KiB") as backend:
+        backend.put(message("k", 9000), content(1, 9000))
+        assert backend.stored_bytes(key("k")) == 16384
+        assert backend.capabilities.tensors
+
+
+def test_capacity_is_rounded_down_to_what_the_allocator_takes_whole(make_streams: Any) -> None:
+    streams = make_streams()
+    streams.granule = 2 * MIB
+    with GpuBackend("gpu", 5 * MIB, GpuOptions(), streams) as backend:
+        assert backend.usable_bytes == 4 * MIB
+
+
+def test_more_memory_than_the_system_gives_is_a_typed_error() -> None:
+    with pytest.raises(StorageUnavailableError, match="cannot be mapped"):
+        GpuBackend("gpu:cpu", 1 << 60, GpuOptions(), HostStreams())
+
+
+class FakeModule:
+    """What torch's device modules offer, as far as it is used, over nothing."""
+
+    def __init__(self, *, available: bool = True, count: int = 2) -> None:
+        self.available, self.count = available, count
+        self.Stream = self.Event = self.current_stream = self.stream = None
+
+    def is_available(self) -> bool:
+        return self.available
+
+    def device_count(self) -> int:
+        return self.count
+
+    def mem_get_info(self, device: object) -> tuple[int, int]:
+        return 123, 456
+
+
+def test_an_index_beyond_the_last_device_names_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_device_module", lambda device: FakeModule())
+    with pytest.raises(StorageUnavailableError, match="use gpu:0 to gpu:1"):
+        TorchStreams(torch.device("xpu", 2))
+
+
+def test_a_build_that_sees_no_device_says_to_check_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_device_module", lambda device: FakeModule(available=False))
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    with pytest.raises(StorageUnavailableError, match="check the driver"):
+        TorchStreams(torch.device("cuda", 0))
+
+
+def test_too_little_device_memory_is_a_typed_error_with_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_device_module", lambda device: FakeModule())
+    streams = TorchStreams(torch.device("xpu", 0))
+
+    def full(*args: object, **kwargs: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("torch.empty", full)
+    with pytest.raises(DeviceMemoryError) as error:
+        streams.memory(1000)
+    assert (error.value.asked, error.value.free) == (1000, 123)
+
+
+@needs_accelerator
+def test_out_of_memory_at_start_is_a_typed_error() -> None:
+    with pytest.raises(DeviceMemoryError):
+        open_text("gpu:0?capacity=900GiB")
+
+
+# -- parts ----------------------------------------------------------------------------------------------------------
+
+
+def test_lists_of_tensors_are_cut_alike() -> None:
+    whole = torch.arange(20, dtype=torch.uint8)
+    spans = [whole[3:8], whole[12:13], whole[15:19]]
+    flat = torch.cat(spans)
+    for start in range(11):
+        for end in range(start, 11):
+            pieces = cut(spans, start, end)
+            assert torch.equal(torch.cat([flat[:0], *pieces]), flat[start:end])
+    target = [torch.zeros(n, dtype=torch.uint8) for n in (7, 3)]
+    for to, source in pairs(target, spans):
+        to.copy_(source)
+    assert torch.equal(torch.cat(target), flat)
