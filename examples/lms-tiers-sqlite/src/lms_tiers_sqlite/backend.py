@@ -1,6 +1,8 @@
-"""KV chunks in one SQLite database: a row per chunk, write-ahead log, a pool of connections.
+"""KV chunks in one SQLite database: a row per chunk, a rollback journal, a pool of connections.
 
-`capacity` bounds the database file (SQLite's ``max_page_count``); freed pages are used again.
+`capacity` bounds the database file and its journal together. A write-ahead log would be quicker and would hold every
+chunk a second time. The journal stays small because a put inserts before it deletes: pages that were free before need
+no rollback.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import itertools
 import logging
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +43,7 @@ from lms_tiers.errors import (
 from lms_tiers.options import Options
 
 PAGE = 16384
-RESERVED_PAGES = 16  # schema, index and the tree's inner pages
+RESERVED_PAGES = 48  # schema, index, the tree's inner pages and the journal
 
 _log = logging.getLogger(__name__)
 
@@ -55,13 +58,13 @@ class SqliteBackend(LMSBackendInterface):
     """Chunks as rows of one table."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        remove=True, persistent=True, max_key_bytes=4096, max_value_bytes=256 * 1024 * 1024
+        remove=True, persistent=True, max_key_bytes=4096, max_value_bytes=128 * 1024 * 1024
     )
 
     def __init__(self, path: Path, capacity: int | None = None, sync: str = "normal") -> None:
         self._path = path
         self._sync = sync
-        self._pages = capacity // PAGE if capacity is not None else None
+        self._pages = None if capacity is None else capacity // PAGE - RESERVED_PAGES
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
@@ -93,15 +96,17 @@ class SqliteBackend(LMSBackendInterface):
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
             connection.execute(
-                "CREATE TABLE IF NOT EXISTS chunks (key BLOB PRIMARY KEY, meta BLOB, checksum BLOB, data BLOB)"
+                "CREATE TABLE IF NOT EXISTS chunks "
+                "(id INTEGER PRIMARY KEY, key BLOB, meta BLOB, checksum BLOB, data BLOB)"
             )
+            connection.execute("CREATE INDEX IF NOT EXISTS chunks_by_key ON chunks (key)")
         except BaseException:
             connection.close()
             raise
         return connection
 
     def _set_aside(self, error: sqlite3.Error) -> None:
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", "-journal"):
             sick = self._path.with_name(self._path.name + suffix)
             if sick.exists():
                 number = next(n for n in itertools.count() if not sick.with_name(f"{sick.name}.damaged-{n}").exists())
@@ -112,10 +117,10 @@ class SqliteBackend(LMSBackendInterface):
         connection = sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
         try:
             connection.execute(f"PRAGMA page_size={PAGE}")
-            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA journal_mode=TRUNCATE")
             connection.execute(f"PRAGMA synchronous={self._sync}")
             if self._pages is not None:
-                connection.execute(f"PRAGMA max_page_count={max(self._pages, RESERVED_PAGES)}")
+                connection.execute(f"PRAGMA max_page_count={self._pages}")
         except BaseException:
             connection.close()
             raise
@@ -146,17 +151,19 @@ class SqliteBackend(LMSBackendInterface):
         return key_text(key, self.capabilities.max_key_bytes).encode()
 
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
-        """One statement, one transaction."""
+        """Insert the new row, then delete the old one, in one transaction."""
         key = self._key(client_meta.key)
         data = own_bytes(kv_chunk_bytes)
         meta = ChunkMeta.of(client_meta, len(data)).pack()
-        limit = self.capabilities.max_value_bytes
-        if limit is not None and len(data) > limit:
+        limit = min(self.capabilities.max_value_bytes or 0, self.usable_bytes or sys.maxsize)
+        if self.reserve_bytes(len(data)) > limit:
             raise ValueTooLargeError(client_meta.key.to_string(), len(data), limit, "sqlite")
         row = (key, meta, _checksum(key, meta, data), data)
         with self._connection() as connection:
             try:
-                connection.execute("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)", row)
+                with _transaction(connection):
+                    new = connection.execute("INSERT INTO chunks VALUES (NULL, ?, ?, ?, ?)", row).lastrowid
+                    connection.execute("DELETE FROM chunks WHERE key = ? AND id <> ?", (key, new))
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
                     raise CapacityError("sqlite", len(data), self._free(connection)) from error
@@ -215,11 +222,6 @@ class SqliteBackend(LMSBackendInterface):
                 raise StorageUnavailableError(str(self._path), f"cannot read: {error}.") from error
         return [CacheEngineKey.from_string(key.decode()) for (key,) in rows]
 
-    def flush(self, timeout: float | None = None) -> None:
-        """Move the write-ahead log into the database."""
-        with self._connection() as connection:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-
     def stats(self) -> BackendStats:
         """Rows, and the size of the database on disk."""
         with self._connection() as connection:
@@ -230,7 +232,7 @@ class SqliteBackend(LMSBackendInterface):
     @property
     def usable_bytes(self) -> int | None:
         """Pages left after what the tree itself takes."""
-        return None if self._pages is None else max(self._pages - RESERVED_PAGES - self._pages // 64, 0) * PAGE
+        return None if self._pages is None else max(self._pages - self._pages // 64, 0) * PAGE
 
     def reserve_bytes(self, length: int) -> int:
         """Whole pages for the bytes, the longest key twice (table and index) and the metadata."""
@@ -245,6 +247,18 @@ class SqliteBackend(LMSBackendInterface):
             connection.close()
 
 
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # a full disk has rolled it back already
+            connection.execute("ROLLBACK")
+        raise
+
+
 def _checksum(key: bytes, meta: bytes, data: bytes | bytearray) -> bytes:
     digest = xxhash.xxh3_128(meta)
     digest.update(key)
@@ -256,6 +270,6 @@ def open_backend(location: str, capacity: int | None, options: SqliteOptions) ->
     """Open the database at `location`, of at most `capacity` bytes."""
     if not location:
         raise ConfigError("backend 'sqlite' needs a file: write sqlite:/path/to/chunks.db.")
-    if capacity is not None and capacity < 2 * RESERVED_PAGES * PAGE:
-        raise ConfigError(f"backend 'sqlite' needs a capacity of at least {2 * RESERVED_PAGES * PAGE} bytes.")
+    if capacity is not None and capacity < 4 * RESERVED_PAGES * PAGE:
+        raise ConfigError(f"backend 'sqlite' needs a capacity of at least {4 * RESERVED_PAGES * PAGE} bytes.")
     return SqliteBackend(Path(location), capacity, options.sync)
