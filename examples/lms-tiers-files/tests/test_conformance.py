@@ -2,4 +2,4 @@
 
 from lms_conformance import NameHarness, conformance_suite
 
-TestFiles = conformance_suite(NameHarness("files"))
+TestFiles = conformance_suite(NameHarness("files"), profile="quick")

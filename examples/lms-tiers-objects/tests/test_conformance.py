@@ -2,4 +2,4 @@
 
 from lms_conformance import NameHarness, conformance_suite
 
-TestObjects = conformance_suite(NameHarness("objects"))
+TestObjects = conformance_suite(NameHarness("objects"), profile="quick")

@@ -2,4 +2,4 @@
 
 from lms_conformance import NameHarness, conformance_suite
 
-TestSqlite = conformance_suite(NameHarness("sqlite"))
+TestSqlite = conformance_suite(NameHarness("sqlite"), profile="quick")
