@@ -1,0 +1,325 @@
+"""A wrapper that breaks another backend on purpose, for tests of what stands above it.
+
+    faulty:lmdb:/tmp/kv?fail=0.01&slow=0.05&slow_seconds=0.2&seed=7
+
+In a test, `FaultyBackend(inner)` takes orders: ``faulty.inject("get", Fault.FAIL, times=1)``. Without orders it is the
+inner backend. Nothing here is for production.
+"""
+
+from __future__ import annotations
+
+import collections
+import enum
+import importlib
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final, List, Optional, TypeVar
+
+import pydantic
+
+from lms_tiers.errors import BackendClosedError, StorageUnavailableError
+from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, ChunkView, LMSBackendInterface
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj
+from lms_tiers.options import Options
+
+T = TypeVar("T")
+
+
+class Fault(enum.Enum):
+    """What can go wrong with one call.
+
+    FAIL raises before the call, FAIL_AFTER after it was carried out. NOTHING answers None (or does nothing).
+    SLOW waits, BLOCK waits until `release` or `close`. WRONG_LENGTH answers one byte less than there is.
+    LIE turns the answer of `contains` round. CLOSE closes the inner backend first.
+    """
+
+    FAIL = "fail"
+    FAIL_AFTER = "fail-after"
+    NOTHING = "nothing"
+    SLOW = "slow"
+    BLOCK = "block"
+    WRONG_LENGTH = "wrong-length"
+    LIE = "lie"
+    CLOSE = "close"
+
+
+class FaultyOptions(Options):
+    """Probabilities of faults, per call."""
+
+    fail: float = pydantic.Field(0.0, ge=0, le=1, description="any call raises before it does anything")
+    fail_after: float = pydantic.Field(0.0, ge=0, le=1, description="put and remove raise after they were carried out")
+    nothing: float = pydantic.Field(0.0, ge=0, le=1, description="get answers None")
+    wrong_length: float = pydantic.Field(0.0, ge=0, le=1, description="get answers one byte less")
+    lie: float = pydantic.Field(0.0, ge=0, le=1, description="contains answers the opposite")
+    slow: float = pydantic.Field(0.0, ge=0, le=1, description="any call waits first")
+    slow_seconds: float = pydantic.Field(0.01, ge=0)
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class _Order:
+    operation: str
+    fault: Fault
+    probability: float
+    times: int | None
+    error: Callable[[], BaseException]
+    seconds: float
+
+    def fits(self, operation: str) -> bool:
+        return self.operation in ("*", operation)
+
+
+def _medium_failed() -> BaseException:
+    return StorageUnavailableError("faulty", "fault injected")
+
+
+class FaultyBackend(LMSBackendInterface):
+    """`inner`, with faults on order.
+
+    Parameters
+    ----------
+    inner : LMSBackendInterface
+        Closed with this backend.
+    seed : int
+        Of the generator behind probabilities.
+
+    Attributes
+    ----------
+    calls : collections.Counter of str
+        Calls by operation.
+    fired : collections.Counter of Fault
+        Faults that happened.
+    """
+
+    def __init__(self, inner: LMSBackendInterface, seed: int = 0) -> None:
+        self.inner: Final = inner
+        self.calls: Final[collections.Counter[str]] = collections.Counter()
+        self.fired: Final[collections.Counter[Fault]] = collections.Counter()
+        self._orders: list[_Order] = []
+        self._random: Final = random.Random(seed)
+        self._lock: Final = threading.Lock()
+        self._gate = threading.Event()
+        self._closed = threading.Event()
+        self._blocked = 0
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]  # the inner backend's
+        """The inner backend's; tensors go through `get` and `put` here, so that they see the faults."""
+        return replace(self.inner.capabilities, tensors=False)
+
+    # -- orders ------------------------------------------------------------------------------------------------------
+
+    def inject(
+        self, operation: str, fault: Fault, *, times: int | None = None, probability: float = 1.0,
+        error: Callable[[], BaseException] = _medium_failed, seconds: float = 0.01,
+    ) -> None:  # fmt: skip
+        """Order a fault.
+
+        Parameters
+        ----------
+        operation : str
+            A method's name, or ``"*"``.
+        times : int, optional
+            How often; without it until `heal`.
+        probability : float
+            Of each call.
+        error : callable
+            Makes what FAIL and FAIL_AFTER raise: any exception at all.
+        seconds : float
+            How long SLOW waits.
+        """
+        with self._lock:
+            self._orders.append(_Order(operation, fault, probability, times, error, seconds))
+
+    def heal(self) -> None:
+        """Take all orders back and let blocked calls go on."""
+        with self._lock:
+            self._orders.clear()
+        self.release()
+
+    def release(self) -> None:
+        """Let the calls that are blocked now go on."""
+        with self._lock:
+            gate, self._gate = self._gate, threading.Event()
+        gate.set()
+
+    @property
+    def blocked(self) -> int:
+        """Calls that hang now."""
+        return self._blocked
+
+    def _draw(self, operation: str) -> list[_Order]:
+        with self._lock:
+            self.calls[operation] += 1
+            drawn = []
+            for order in self._orders:
+                if order.fits(operation) and (order.probability >= 1 or self._random.random() < order.probability):
+                    drawn.append(order)
+                    self.fired[order.fault] += 1
+                    if order.times is not None:
+                        order.times -= 1
+            self._orders = [order for order in self._orders if order.times is None or order.times > 0]
+            return drawn
+
+    def _call(self, operation: str, call: Callable[[], T], nothing: T | None = None) -> tuple[T | None, set[Fault]]:
+        drawn = self._draw(operation) if self._orders else self._count(operation)
+        faults = {order.fault for order in drawn}
+        for order in drawn:
+            if order.fault is Fault.SLOW:
+                self._closed.wait(order.seconds)
+            elif order.fault is Fault.BLOCK:
+                self._block()
+            elif order.fault is Fault.CLOSE:
+                self.inner.close()
+            elif order.fault is Fault.FAIL:
+                raise order.error()
+        answer = nothing if Fault.NOTHING in faults else call()
+        for order in drawn:
+            if order.fault is Fault.FAIL_AFTER:
+                raise order.error()
+        return answer, faults
+
+    def _count(self, operation: str) -> list[_Order]:
+        with self._lock:
+            self.calls[operation] += 1
+        return []
+
+    def _block(self) -> None:
+        with self._lock:
+            gate = self._gate
+            self._blocked += 1
+        try:
+            while not gate.wait(0.05):
+                if self._closed.is_set():
+                    raise BackendClosedError("faulty")
+        finally:
+            with self._lock:
+                self._blocked -= 1
+
+    # -- the contract ------------------------------------------------------------------------------------------------
+
+    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
+        """The inner put."""
+        self._call("put", lambda: self.inner.put(client_meta, kv_chunk_bytes))
+
+    def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
+        """The inner batch."""
+        self._call("put_many", lambda: self.inner.put_many(items))
+
+    def contains(self, key: CacheEngineKey) -> bool:
+        """The inner answer, or a lie."""
+        answer, faults = self._call("contains", lambda: self.inner.contains(key), False)
+        return bool(answer) is not (Fault.LIE in faults)
+
+    def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
+        """The inner chunk, or nothing, or one byte less."""
+        obj, faults = self._call("get", lambda: self.inner.get(key))
+        if obj is not None and Fault.WRONG_LENGTH in faults:
+            return replace(obj, data=bytearray(obj.data)[:-1], length=obj.length - 1)
+        return obj
+
+    def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
+        """The inner batch."""
+        none: list[LMSMemoryObj | None] = [None] * len(keys)
+        objs, faults = self._call("get_many", lambda: self.inner.get_many(keys), none)
+        return [*(objs or ()), None] if Fault.WRONG_LENGTH in faults else (objs or [])
+
+    def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
+        """The inner read, or a wrong length."""
+        meta, faults = self._call("get_into", lambda: self.inner.get_into(key, buffer))
+        return replace(meta, length=meta.length - 1) if meta is not None and Fault.WRONG_LENGTH in faults else meta
+
+    @contextmanager
+    def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
+        """The inner view."""
+        block: AbstractContextManager[ChunkView | None] | None
+        block, _ = self._call("view", lambda: self.inner.view(key))
+        if block is None:
+            yield None
+        else:
+            with block as view:
+                yield view
+
+    def remove(self, key: CacheEngineKey) -> None:
+        """The inner remove."""
+        self._call("remove", lambda: self.inner.remove(key))
+
+    def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
+        """The inner batch."""
+        self._call("remove_many", lambda: self.inner.remove_many(keys))
+
+    def list_keys(self) -> List[CacheEngineKey]:
+        """The inner list."""
+        return self._call("list_keys", self.inner.list_keys)[0] or []
+
+    def scan(self) -> Iterator[ChunkInfo]:
+        """The inner scan."""
+        yield from self._call("scan", self.inner.scan)[0] or ()
+
+    def touch(self, keys: Sequence[CacheEngineKey]) -> None:
+        """The inner touch."""
+        self._call("touch", lambda: self.inner.touch(keys))
+
+    def flush(self, timeout: float | None = None) -> None:
+        """The inner flush."""
+        self._call("flush", lambda: self.inner.flush(timeout))
+
+    def stats(self) -> BackendStats:
+        """The inner statistics."""
+        return self._call("stats", self.inner.stats)[0] or BackendStats()
+
+    @property
+    def usable_bytes(self) -> int | None:
+        """The inner backend's."""
+        return self.inner.usable_bytes
+
+    def reserve_bytes(self, length: int) -> int:
+        """The inner backend's."""
+        return self.inner.reserve_bytes(length)
+
+    def stored_bytes(self, key: CacheEngineKey) -> int | None:
+        """The inner backend's."""
+        return self.inner.stored_bytes(key)
+
+    def save_state(self, state: bytes) -> None:
+        """The inner save."""
+        self._call("save_state", lambda: self.inner.save_state(state))
+
+    def load_state(self) -> bytes | None:
+        """The inner state."""
+        return self._call("load_state", self.inner.load_state)[0]
+
+    def close(self) -> None:
+        """Close the inner backend; blocked and slow calls end."""
+        with self._lock:
+            blocking = any(order.fits("close") and order.fault is Fault.BLOCK for order in self._orders)
+        if blocking:
+            self._call("close", lambda: None)
+        self._closed.set()
+        self.inner.close()
+
+
+def open_backend(location: str, capacity: int | None, options: FaultyOptions) -> FaultyBackend:
+    """The backend that `location`, a tier's text, describes, with faults at random."""
+    # A wrapper opens another backend by its text as any caller does, through the door above all backends.
+    factory = importlib.import_module("lms_tiers.factory")
+    device = importlib.import_module("lms_tiers.device")
+    spec = device.parse_tier(location or "cpu")
+    if spec.capacity is None:
+        spec = replace(spec, capacity=capacity)
+    faulty = FaultyBackend(factory.open_backend(spec), options.seed)
+    for operation, fault, probability in (
+        ("*", Fault.FAIL, options.fail),
+        ("put", Fault.FAIL_AFTER, options.fail_after),
+        ("remove", Fault.FAIL_AFTER, options.fail_after),
+        ("get", Fault.NOTHING, options.nothing),
+        ("get", Fault.WRONG_LENGTH, options.wrong_length),
+        ("contains", Fault.LIE, options.lie),
+        ("*", Fault.SLOW, options.slow),
+    ):
+        if probability:
+            faulty.inject(operation, fault, probability=probability, seconds=options.slow_seconds)
+    return faulty
