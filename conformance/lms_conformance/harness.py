@@ -34,11 +34,14 @@ class Harness(abc.ABC):
         How reports call the subject.
     takes_capacity : bool
         Whether `open` heeds its `capacity`; the CAP and EVI families need it.
+    capacity_scale : int
+        How many tiers get the capacity each; the whole holds that many times as much.
     waivers : sequence of Waiver
     """
 
     name: str = "backend"
     takes_capacity: bool = False
+    capacity_scale: int = 1
     waivers: Sequence[Waiver] = ()
     has_peek: ClassVar[bool] = False
 
@@ -161,6 +164,7 @@ class DeviceHarness(Harness):
 
         self.device = device
         self.name = device
+        self.capacity_scale = max(1, device.count("{capacity}"))
         self.takes_capacity = "{capacity}" in device
         for tier in parse_device(self._text(Path("tmp-of-conformance"), DEFAULT_CAPACITY)).tiers:
             if "tmp-of-conformance" not in tier.location and _is_path(tier.location):

@@ -55,6 +55,7 @@ class Trial:
         self.calls = 0
         self.ever_hit = False
         self._quiet = 0
+        self._told = ""
         self._opened: list[Subject] = []
         self._directories: list[Path] = []
 
@@ -95,6 +96,22 @@ class Trial:
         self._opened.append(subject)
         return subject
 
+    def allows(self, call: Callable[[], Any], what: str) -> Any:
+        """`call` raises nothing."""
+        try:
+            return call()
+        except Violation:
+            raise
+        except Exception as error:
+            violate(f"{what} to raise nothing", f"{type(error).__name__}: {error}")
+
+    def release(self, subject: Subject) -> None:
+        """Close a backend before the trial ends, in a thread that may be left behind."""
+        self._opened.remove(subject)
+        self.within(30, subject.backend.close, "close after all calls returned")
+        if subject.path in self._directories:
+            shutil.rmtree(subject.path, ignore_errors=True)
+
     def end(self) -> None:
         """Close what is open and remove what was written.
 
@@ -125,6 +142,10 @@ class Trial:
             self.lines.append(line)
         return line
 
+    def tell(self, code: str) -> None:
+        """Make `code`, which opens its own backend at ``path1``, the program that a failure prints."""
+        self._told = code
+
     def ran(self, calls: int) -> None:
         """Count calls that were made to a backend itself."""
         self.calls += calls
@@ -141,11 +162,14 @@ class Trial:
 
     def program(self, header: str, violation: Violation | None) -> str:
         """The recorded calls as Python that runs."""
-        body = []
-        for line in self.lines:
+        body = [self._told] if self._told else []
+        for line in self.lines if not self._told else ():
             comment = f"  # {line.comment}" if line.comment else ""
             body.append(line.code + (comment if "\n" not in line.code else ""))
-        paths = [f"path{i + 1} = pathlib.Path(tempfile.mkdtemp())" for i in range(len(self._directories))]
+        paths = [
+            f"path{i + 1} = pathlib.Path(tempfile.mkdtemp())"
+            for i in range(1 if self._told else len(self._directories))
+        ]
         tail = []
         if violation is not None:
             tail = [violation.code] if violation.code else []

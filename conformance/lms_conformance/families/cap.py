@@ -1,0 +1,232 @@
+"""CAP: accounting tells the truth, and the budget holds at every moment."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+
+from lms_conformance.chunks import KIB, MIB, Chunk, key, same
+from lms_conformance.damage import allocated_bytes
+from lms_conformance.programs import Op, programs, step
+from lms_conformance.spec import prop
+from lms_conformance.subject import Subject
+from lms_conformance.trial import Trial
+from lms_conformance.violation import expect, violate
+from lms_tiers.errors import CapacityError, ValueTooLargeError
+
+CAPACITY = 32 * MIB
+
+
+def _limit(trial: Trial, capacity: int) -> int:
+    return capacity * trial.harness.capacity_scale
+
+
+def _within_budget(trial: Trial, backend: Subject, limit: int) -> None:
+    stats = backend.backend.stats()
+    for name in ("bytes_used", "bytes_peak"):
+        value = getattr(stats, name)
+        expect(value is None or value <= limit, f"stats().{name} of at most the capacity, {limit}", value)
+    if "persistent" in trial.have and trial.harness.capacity_scale == 1 and "{tmp}" not in str(backend.path):
+        on_disk = allocated_bytes(backend.path)
+        expect(on_disk <= limit, f"at most {limit} bytes on disk", on_disk)
+
+
+def _retrievable(backend: Subject, chunks: dict[str, Chunk]) -> tuple[int, list[str]]:
+    total, held = 0, []
+    for k, chunk in chunks.items():
+        obj = backend.get(k)
+        if obj is not None:
+            expect(same(obj, chunk), f"{chunk!r} under {k!r}, or None", "other bytes")
+            total += len(chunk)
+            held.append(k)
+    return total, held
+
+
+@prop(
+    "CAP-01",
+    "Accounting equals what is held: keys, and per chunk no more bytes than were to be reserved.",
+    given=lambda: programs("put", "put", "remove", most=10),
+)
+def _accounting(trial: Trial, program: tuple[Op, ...]) -> None:
+    backend = trial.open()
+    model: dict[str, Chunk] = {}
+    for op in program:
+        if op.kind == "remove" and not trial.caps.remove:
+            continue
+        step(backend, model, op)
+        stats = backend.stats()
+        expect(stats.keys in (None, len(model)), f"stats().keys to be {len(model)}", stats.keys)
+        for k, chunk in model.items():
+            stored, most = backend.stored_bytes(k), backend.backend.reserve_bytes(len(chunk))
+            ok = stored is None or 0 <= stored <= most
+            expect(ok, f"stored_bytes of {chunk!r} between 0 and reserve_bytes {most}", stored)
+        if stats.bytes_used is not None:
+            expect(stats.bytes_used >= 0, "bytes_used not below 0", stats.bytes_used)
+            if stats.bytes_peak is not None:
+                expect(stats.bytes_peak >= stats.bytes_used, "bytes_peak of at least bytes_used", stats)
+
+
+@prop(
+    "CAP-02",
+    "Filled to twice its capacity, a backend never holds more than its capacity: it refuses, or evicts.",
+    needs=["capacity"],
+)
+def _budget(trial: Trial) -> None:
+    backend = trial.open(capacity=CAPACITY)
+    limit = _limit(trial, CAPACITY)
+    size = 512 * KIB
+    chunks = {f"k{i}": Chunk(8 * i + 3, size) for i in range(2 * limit // size)}
+    stored: dict[str, Chunk] = {}
+    refused = 0
+    code = (
+        f"for i in range({len(chunks)}):\n    c = Chunk(8 * i + 3, {size})\n"
+        "    backend.put(c.message(key(f'k{i}')), c.data())"
+    )
+    with trial.quiet(code):
+        for i, (k, chunk) in enumerate(chunks.items()):
+            try:
+                backend.put(k, chunk)
+                stored[k] = chunk
+            except CapacityError:
+                refused += 1
+            _within_budget(trial, backend, limit)
+            if refused > 3:
+                break
+            expect(backend.get(k) is None or same(backend.get(k), chunk), f"{k!r} to be right or absent", i)
+        total, held = _retrievable(backend, stored)
+    expect(total <= limit, f"at most {limit} bytes of incompressible chunks to be held", total)
+    expect(total >= limit // 4, f"at least a quarter of the capacity of {limit} to be of use", total)
+    if not trial.caps.evicts:
+        expect(refused > 0, "CapacityError when the capacity is full", "every put was taken")
+        expect(len(held) == len(stored), "every chunk whose put returned to be held", f"{len(held)} of {len(stored)}")
+
+
+@prop(
+    "CAP-03",
+    "A chunk larger than the capacity raises ValueTooLargeError and leaves everything as it was.",
+    needs=["capacity"],
+)
+def _oversize(trial: Trial) -> None:
+    backend = trial.open(capacity=CAPACITY)
+    model = {f"k{i}": Chunk(i, 100 * KIB) for i in range(20)}
+    for k, chunk in model.items():
+        backend.put(k, chunk)
+    size = CAPACITY + 1
+    for k in ("new", "k3"):
+        backend.rejects(
+            ValueTooLargeError, partial(backend.put, k, Chunk(3, size)), f"put of {size} bytes into {CAPACITY}"
+        )
+        backend.expect_model(model, ["new"])
+
+
+@prop(
+    "CAP-04",
+    "A put that finds no room raises CapacityError and leaves everything, the old chunk too, as it was.",
+    needs=["capacity", "!evicts"],
+)
+def _full(trial: Trial) -> None:
+    backend = trial.open(capacity=CAPACITY)
+    size = MIB
+    model: dict[str, Chunk] = {}
+    with trial.quiet("# fill with chunks of 1 MiB until CapacityError"):
+        for i in range(_limit(trial, CAPACITY) // size + 1):
+            try:
+                backend.put(f"k{i}", Chunk(8 * i + 3, size))
+            except CapacityError:
+                break
+            model[f"k{i}"] = Chunk(8 * i + 3, size)
+        else:
+            violate("CapacityError when the capacity is full", "every put was taken")
+    for k in ("k0", "k1"):
+        backend.rejects(CapacityError, partial(backend.put, k, Chunk(5, 12 * MIB)), "an overwrite that does not fit")
+    with trial.quiet("# everything is still there"):
+        backend.expect_model(model, ["new"])
+
+
+@prop(
+    "CAP-05",
+    "What is removed or overwritten gives its room back: filling and emptying goes on for ever.",
+    needs=["capacity", "remove"],
+)
+def _given_back(trial: Trial) -> None:
+    backend = trial.open(capacity=CAPACITY)
+    size = MIB
+    count = CAPACITY * 6 // 10 // size
+    for cycle in range(5):
+        with trial.quiet(f"# cycle {cycle}: put {count} chunks of {size} bytes, remove them"):
+            for i in range(count):
+                backend.allows(
+                    partial(backend.put, f"k{i}", Chunk(8 * i + 3, size)),
+                    f"put {i} of cycle {cycle}, below 60 % of the capacity,",
+                )
+            backend.expect_chunk("k0", Chunk(3, size))
+            for i in range(count):
+                backend.remove(f"k{i}")
+            backend.flush()
+    with trial.quiet(f"# overwrite one key 60 times with {4 * size} bytes"):
+        for i in range(60):
+            backend.allows(partial(backend.put, "a", Chunk(8 * (i % 4) + 3, 4 * size)), f"overwrite {i} of one key")
+    backend.expect_model({"a": Chunk(8 * (59 % 4) + 3, 4 * size)}, ["k0"])
+
+
+@prop(
+    "CAP-06", "Chunks whose reserve_bytes add up to no more than usable_bytes all fit.", needs=["capacity", "!evicts"]
+)
+def _reserve(trial: Trial) -> None:
+    backend = trial.open(capacity=CAPACITY)
+    usable = backend.backend.usable_bytes
+    expect(usable is None or 0 < usable <= CAPACITY, f"usable_bytes between 0 and {CAPACITY}", usable)
+    room = CAPACITY if usable is None else usable
+    sizes = (700 * KIB + 1, 64 * KIB - 16, 5000, MIB, 300 * KIB, 1)
+    reserved, model = 0, {}
+    with trial.quiet(f"# put chunks of {sizes} bytes in turn while the sum of reserve_bytes is at most {room}"):
+        for i in range(4000):
+            chunk = Chunk(8 * i + 3, sizes[i % len(sizes)])
+            need = backend.backend.reserve_bytes(len(chunk))
+            expect(
+                need >= len(chunk) or chunk.seed % 8 == 1, "reserve_bytes of at least an incompressible length", need
+            )
+            if reserved + need > room:
+                break
+            backend.allows(partial(backend.put, f"k{i}", chunk), f"put with {reserved} of {room} bytes reserved")
+            reserved += need
+            model[f"k{i}"] = chunk
+            _within_budget(trial, backend, _limit(trial, CAPACITY))
+        backend.expect_model(model)
+
+
+@prop("CAP-07", "The budget holds beside running puts, at every moment.", needs=["capacity"])
+def _concurrent(trial: Trial) -> None:
+    capacity = 16 * MIB
+    backend = trial.open(capacity=capacity)
+    limit = _limit(trial, capacity)
+    stop = threading.Event()
+    data = Chunk(3, 512 * KIB)
+
+    def fill(worker: int) -> None:
+        for i in range(limit // len(data) // 2):
+            try:
+                backend.backend.put(data.message(key(f"w{worker}-{i}")), data.data())
+            except CapacityError:
+                continue
+
+    def watch() -> None:
+        while not stop.is_set():
+            used = backend.backend.stats().bytes_used
+            expect(used is None or used <= limit, f"at most {limit} bytes beside running puts", used)
+
+    def fill_all() -> None:
+        try:
+            trial.threads([partial(fill, w) for w in range(4)], 60, "four threads putting")
+        finally:
+            stop.set()
+
+    trial.record(
+        f"# four threads put chunks of {len(data)} bytes, twice the capacity together, while stats() is watched"
+    )
+    trial.threads([fill_all, watch], 90, "puts beside stats")
+    _within_budget(trial, backend, limit)
+    with trial.quiet("# what is held is right, and no more than the capacity"):
+        keys = backend.keys()
+        total, _ = _retrievable(backend, dict.fromkeys(keys, data))
+    expect(total <= limit, f"at most {limit} bytes held", total)

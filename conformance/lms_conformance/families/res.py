@@ -1,0 +1,199 @@
+"""RES: nothing leaks over many cycles, and the interpreter is not held during long operations."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from lms_conformance import gauges
+from lms_conformance.chunks import MIB, Chunk, key
+from lms_conformance.spec import prop
+from lms_conformance.trial import Trial
+from lms_conformance.violation import expect
+
+#: Growth in a run of cycles that may be caches and allocators settling, not a leak.
+SLACK = 96 * MIB
+
+
+def _cycle(trial: Trial, n: int) -> None:
+    for i in range(n):
+        backend = trial.open()
+        backend.put("a", Chunk(i, 5000))
+        backend.expect_chunk("a", Chunk(i, 5000))
+        backend.flush()
+        trial.release(backend)
+    gc.collect()
+
+
+def _settles(measure: Callable[[], int], most: int) -> int:
+    """The measure once it is at most `most`, or after some seconds: threads end in their own time."""
+    deadline = time.monotonic() + 5
+    while True:
+        value = measure()
+        if value <= most or time.monotonic() > deadline:
+            return value
+        time.sleep(0.01)
+
+
+@prop("RES-01", "Descriptors are given back on close: opening and closing for ever needs no more of them.")
+def _descriptors_per_open(trial: Trial) -> None:
+    with trial.quiet("# open, put, get, close: 3 times, then 8 times more"):
+        _cycle(trial, 3)
+        before = gauges.descriptors()
+        _cycle(trial, 8)
+    after = _settles(gauges.descriptors, before + 2)
+    expect(after <= before + 2, f"about {before} open descriptors after 8 more cycles", after)
+
+
+@prop(
+    "RES-02", "Operations leave no descriptor open: gets, puts, overwrites and listings for ever need no more of them."
+)
+def _descriptors_per_call(trial: Trial) -> None:
+    backend = trial.open()
+
+    def use(n: int) -> None:
+        for i in range(n):
+            backend.put(f"k{i % 5}", Chunk(i, 3000))
+            backend.get(f"k{i % 5}")
+            backend.contains("absent")
+            backend.list_keys()
+            if trial.caps.remove and i % 7 == 0:
+                backend.remove(f"k{i % 3}")
+        gc.collect()
+
+    with trial.quiet("# 20 and then 150 rounds of put, get, contains, list_keys and remove"):
+        use(20)
+        before = gauges.descriptors()
+        use(150)
+    after = _settles(gauges.descriptors, before + 4)
+    expect(after <= before + 4, f"about {before} open descriptors after 150 more rounds", after)
+
+
+@prop("RES-03", "Threads end with close: opening and closing for ever leaves none behind.")
+def _threads(trial: Trial) -> None:
+    with trial.quiet("# open, put, get, close: 2 times, then 6 times more"):
+        _cycle(trial, 2)
+        before, native = gauges.threads(), gauges.native_threads()
+        _cycle(trial, 6)
+    left = _settles(lambda: len(gauges.threads() - before), 1)
+    expect(left <= 1, "no thread left behind by 6 closed backends", f"{left}: {sorted(gauges.threads() - before)}")
+    count = _settles(gauges.native_threads, native + 4)
+    expect(count <= native + 4, f"about {native} native threads after 6 more cycles", count)
+
+
+@prop("RES-04", "Memory of overwritten chunks is given back: one key overwritten for ever needs no more of it.")
+def _memory_of_overwrites(trial: Trial) -> None:
+    backend = trial.open()
+    base = Chunk(3, MIB).bytes()
+
+    def overwrite(n: int) -> None:
+        for i in range(n):
+            data = bytearray(base)
+            data[:8] = i.to_bytes(8, "little")
+            backend.backend.put(Chunk(literal=bytes(data)).message(key("a")), data)
+        gc.collect()
+
+    trial.record("# overwrite one key 30 times and then 260 times with 1 MiB")
+    overwrite(30)
+    before = gauges.anonymous_bytes()
+    overwrite(260)
+    trial.ran(290)
+    grown = gauges.anonymous_bytes() - before
+    expect(grown < SLACK, f"less than {SLACK >> 20} MiB more after 260 MiB of overwrites", f"{grown >> 20} MiB")
+    backend.contains("a")
+
+
+@prop("RES-05", "Memory of answers is given back: reading one key for ever needs no more of it.")
+def _memory_of_reads(trial: Trial) -> None:
+    backend = trial.open()
+    backend.put("a", Chunk(3, MIB))
+
+    def read(n: int) -> None:
+        for _ in range(n):
+            obj = backend.backend.get(key("a"))
+            expect(obj is not None and obj.length == MIB, "a chunk of 1 MiB", obj)
+        gc.collect()
+
+    trial.record("# get 1 MiB 30 times and then 260 times")
+    read(30)
+    before = gauges.anonymous_bytes()
+    read(260)
+    trial.ran(290)
+    grown = gauges.anonymous_bytes() - before
+    expect(grown < SLACK, f"less than {SLACK >> 20} MiB more after reading 260 MiB", f"{grown >> 20} MiB")
+
+
+@prop("RES-06", "Shared memory is given back on close.")
+def _shared_memory(trial: Trial) -> None:
+    with trial.quiet("# open, put, get, close: 5 times"):
+        before = gauges.shared_memory()
+        _cycle(trial, 5)
+        left = gauges.shared_memory() - before
+    ours = {name for name in left if _stays(name)}
+    expect(not ours, "no new name in /dev/shm after close", sorted(ours)[:3])
+
+
+def _stays(name: str) -> bool:
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        if name not in gauges.shared_memory():
+            return False
+        time.sleep(0.02)
+    return True
+
+
+#: A call that needs more processor time than this is long.
+LONG_SECONDS = 0.010
+
+
+def _lets_others_run(trial: Trial, call: Callable[[], object], what: str) -> None:
+    """Another thread's counter moves during each long `call`; processor time only tells which calls were long."""
+    count = 0
+    stop = threading.Event()
+
+    def progress() -> None:
+        nonlocal count
+        while not stop.is_set():
+            count += 1
+
+    other = threading.Thread(target=progress, daemon=True, name="conformance-progress")
+    interval = sys.getswitchinterval()
+    held = 0
+    sys.setswitchinterval(1e-4)
+    other.start()
+    try:
+        for _ in range(6):
+            before, began = count, time.thread_time()
+            call()
+            long, moved = time.thread_time() - began >= LONG_SECONDS, count - before
+            trial.ran(1)
+            if not long or moved > 0:
+                return
+            held += 1
+    finally:
+        stop.set()
+        sys.setswitchinterval(interval)
+        other.join()
+    expect(False, f"another thread to make progress during {what} of 32 MiB", f"none in {held} of {held} calls")
+
+
+@prop("RES-07", "put of a large chunk releases the interpreter: other threads make progress during it.")
+def _put_releases(trial: Trial) -> None:
+    backend = trial.open(capacity=256 * MIB)
+    chunk = Chunk(3, 32 * MIB)
+    message, data = chunk.message(key("a")), chunk.data()
+    spare = [bytearray(data) for _ in range(5)] + [data]
+    trial.record("# put 32 MiB while another thread counts")
+    _lets_others_run(trial, lambda: backend.backend.put(message, spare.pop()), "put")
+
+
+@prop("RES-08", "get of a large chunk releases the interpreter: other threads make progress during it.")
+def _get_releases(trial: Trial) -> None:
+    backend = trial.open(capacity=256 * MIB)
+    with trial.quiet("# get 32 MiB while another thread counts"):
+        backend.put("a", Chunk(3, 32 * MIB))
+        backend.flush()
+    _lets_others_run(trial, lambda: backend.backend.get(key("a")), "get")

@@ -1,0 +1,38 @@
+"""What a process holds: descriptors, threads, anonymous memory, shared memory. Linux."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+
+def descriptors() -> int:
+    """Open file descriptors."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def threads() -> set[str]:
+    """Names of Python's running threads, those of the kit itself left out."""
+    return {f"{t.name}#{t.ident}" for t in threading.enumerate() if not t.name.startswith("conformance-")}
+
+
+def native_threads() -> int:
+    """Threads as the kernel counts them."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def anonymous_bytes() -> int:
+    """Resident memory that no file backs."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def shared_memory() -> set[str]:
+    """Names in /dev/shm."""
+    try:
+        return set(os.listdir("/dev/shm"))
+    except OSError:
+        return set()

@@ -1,0 +1,1 @@
+"""The zoo: correct reference backends, and broken ones that each property must catch by name."""

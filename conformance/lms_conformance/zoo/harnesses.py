@@ -1,0 +1,51 @@
+"""Harnesses of the references and of the mutants, by name, so that another process can open the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from lms_conformance.harness import Harness
+from lms_conformance.zoo.files import EvictingFileReference, FileReference, decode, file_of
+from lms_conformance.zoo.memory import BareReference, EvictingReference, MemoryReference, TensorReference
+from lms_tiers.interface import LMSBackendInterface
+
+Opener = Callable[[str, int | None], LMSBackendInterface]
+
+#: The correct subjects; each property applies to at least one of them.
+REFERENCES: Final[Mapping[str, Opener]] = {
+    "bare": BareReference,
+    "memory": MemoryReference,
+    "lru": EvictingReference,
+    "tensor": TensorReference,
+    "files": FileReference,
+    "files-lru": EvictingFileReference,
+}
+
+
+class ReferenceHarness(Harness):
+    """One of the references."""
+
+    def __init__(self, reference: str) -> None:
+        self.reference = reference
+        self.name = f"reference {reference}"
+        self.takes_capacity = reference != "bare"
+
+    def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
+        """Open it."""
+        return REFERENCES[self.reference](str(path), capacity)
+
+    def source(self) -> str:
+        """An import of the reference."""
+        opener = REFERENCES[self.reference]
+        return (
+            f"from {opener.__module__} import {opener.__name__}\n\n"
+            f"def open_backend(path, capacity=None):\n    return {opener.__name__}(str(path), capacity)\n"
+        )
+
+    def raw_peek(self, path: Path, key: str) -> bytes | None:
+        """The bytes in the file."""
+        file = file_of(path, key)
+        found = decode(file.read_bytes()) if file.exists() else None
+        return None if found is None else bytes(found[2])
