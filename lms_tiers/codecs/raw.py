@@ -19,12 +19,15 @@ class RawFormat(BlockFormat):
     block_bytes = 1 << 20
 
     def bound(self, nbytes: int) -> int:
+        """Nothing."""
         return 0
 
     def encode_block(self, data: memoryview, out: memoryview) -> memoryview:
+        """The data itself."""
         return data
 
     def decode_block(self, block: Buffer, out: memoryview) -> None:
+        """A copy."""
         if len(block) != len(out):
             raise CodecError(self.layout, f"a block of {len(block)} bytes where {len(out)} were stored.")
         # numpy copies without the GIL, a memoryview's assignment with it.
@@ -37,9 +40,11 @@ class RawCodec(Codec):
     name = "raw"
 
     def plan(self, data: memoryview, dtype: str | None) -> BlockFormat:
+        """Always the same."""
         return RAW
 
     def open(self, layout: str) -> BlockFormat:
+        """The one layout."""
         if layout != LAYOUT:
             raise CodecError(layout, f"this version reads {LAYOUT}.")
         return RAW
