@@ -1,0 +1,125 @@
+"""Writes docs/devices.md from the plugins' own options models: ``python -m scripts.devices_page``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from lms_tiers.hookspecs import BackendSpec
+from lms_tiers.registry import Registry, load_attribute
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "devices.md"
+
+HEAD = """# Devices
+
+<!-- Written by `make devices-page` from the plugins' options models; a test compares. -->
+
+```text
+device := tier (">" tier)*                      fastest tier first
+tier   := name [":" location] ["?" option ("&" option)*]
+```
+
+Or the path of a file that ends in `.toml`, with the same fields:
+
+```toml title="device.toml"
+[[tier]]
+name = "cpu"
+capacity = "4GiB"
+policy = "hazard"
+
+[[tier]]
+name = "lmdb"
+location = "./lms-data"
+capacity = "50GiB"
+
+[tier.options]
+codec = "auto"
+```
+
+Sizes carry units: `B`, `KiB`, `MiB`, `GiB`, `TiB` (or decimal `KB`, `MB`, `GB`, `TB`). In a location or a value, `%3E`,
+`%3F`, `%26` and `%25` stand for `>`, `?`, `&` and `%`. An unknown name or option is an error that lists what is known
+and suggests the nearest.
+
+## Options of every tier
+
+| option | default | meaning |
+|---|---|---|
+| `capacity` | none | the tier's physical bytes; needed by every tier with another below it |
+| `policy` | `lru` | which chunks leave: {policies} |
+| `write` | `back` | `back`: chunks come down as they are demoted; `through`: every put is queued to this tier at once |
+
+One tier with none of these is the bare backend.
+"""
+
+CODECS = """## Codecs
+
+For backends with an option `codec` ([codecs](codecs.md)).
+
+| codec | |
+|---|---|
+"""
+
+
+def page(registry: Registry) -> str:
+    """The whole page."""
+    policies = ", ".join(f"`{s.name}`" for s in registry.policies.specs() if not s.simulation_only)
+    codecs = "".join(f"| `{spec.name}` | {spec.summary} |\n" for spec in registry.codecs.specs())
+    return "\n".join(
+        [
+            HEAD.replace("{policies}", policies),
+            *(_backend(spec) for spec in registry.backends.specs()),
+            "## Codecs\n\nFor backends with an option `codec` ([codecs](codecs.md)).\n\n| codec | |\n|---|---|\n"
+            + codecs,
+        ]
+    )
+
+
+def _backend(spec: BackendSpec) -> str:
+    names = ", ".join(f"`{name}`" for name in (spec.name, *spec.aliases))
+    lines = [f"## {names}", "", f"{spec.summary[:1].upper()}{spec.summary[1:]}. Example: `{spec.example}`", ""]
+    model = load_attribute(spec.options)
+    if model is None or not model.model_fields:
+        return "\n".join([*lines, "No options of its own.", ""])
+    lines += ["| option | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        lines.append(f"| `{name}` | {_type(field)} | {_default(field)} | {_cell(field.description or '')} |")
+    return "\n".join([*lines, ""])
+
+
+def _type(field: FieldInfo) -> str:
+    kind: Any = field.annotation
+    if any("BeforeValidator" in type(m).__name__ for m in field.metadata):
+        return "size"
+    text = kind.__name__ if isinstance(kind, type) else str(kind)
+    text = text.replace("typing.", "")
+    if text.startswith("Literal["):
+        return ", ".join(f"`{value}`" for value in kind.__args__)
+    return _cell(text)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "needed"
+    if field.default is None:
+        return "none"
+    if _type(field) == "size":
+        from lms_tiers.sizes import format_size
+
+        return f"`{format_size(field.default).replace(' ', '')}`"
+    return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    text = page(Registry({}, []))
+    if "--check" in sys.argv:
+        same = PAGE.read_text(encoding="utf-8") == text
+        sys.exit(0 if same else f"{PAGE.name} is not what the plugins say: run `make devices-page`")
+    PAGE.write_text(text, encoding="utf-8")

@@ -1,0 +1,66 @@
+"""What README, tutorial and guides tell readers to type is typed here, in order, in a fresh environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import SHOWN, Block, blocks
+from tests.packaging.environment import ROOT, Environment
+
+pytestmark = [pytest.mark.xdist_group("packaging"), pytest.mark.leaks_allowed]
+
+#: Documents whose every command and program is run.
+PAGES = ["README.md", "docs/tutorial.md", "docs/operations.md", "docs/devices.md", "docs/migration.md"]
+
+
+def play(block: Block, page: str, where: Path, environ: dict[str, str]) -> None:
+    if block.title:
+        target = where / block.title
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(block.body)
+        return
+    if block.language == "console":
+        command = ["bash", "-euo", "pipefail", "-c", block.body]
+    elif block.language == "python":
+        command = ["python", "-W", "error", "-c", block.body]
+    else:
+        raise AssertionError(f"{page}:{block.line}: a block of {block.language!r} is neither run nor known to be shown")
+    done = subprocess.run(command, cwd=where, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{page}:{block.line}\n{block.body}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_the_page_works(page: str, environment: Environment, wheel: Path, tmp_path: Path) -> None:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV", "LMS_TIERS"))}
+    environ |= {
+        "PATH": f"{environment.path / 'bin'}:{os.environ['PATH']}",
+        # The wheel under test stands in for the package index.
+        "PIP_FIND_LINKS": str(wheel.parent),
+        "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
+        "PIP_QUIET": "1",
+    }
+    ran = 0
+    for block in blocks(ROOT / page):
+        if block.skipped or (block.language in SHOWN and not block.title):
+            continue
+        play(block, page, tmp_path, environ)
+        ran += 1
+    assert ran or page in ("docs/migration.md",)
+
+
+def test_what_is_not_run_says_why() -> None:
+    for page in PAGES:
+        for block in blocks(ROOT / page):
+            assert block.skipped is None or len(block.skipped) > 10, f"{page}:{block.line}"
+
+
+def test_the_tutorial_ends_with_the_example() -> None:
+    written = {b.title: b.body for b in blocks(ROOT / "docs" / "tutorial.md") if b.title}
+    assert len(written) == 2
+    for path, body in written.items():
+        assert path is not None
+        assert body == (ROOT / "examples" / path).read_text(), f"{path} differs from the example"
