@@ -15,6 +15,7 @@ from lms_tiers.device import DeviceSpec, parse_device
 from lms_tiers.errors import LmsTiersError
 from lms_tiers.factory import CreateStorageBackend
 from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.server.memory import keep_chunk_buffers
 from lms_tiers.server.observe import ObservePort
 from lms_tiers.server.server import Server
 from lms_tiers.server.settings import ServerSettings
@@ -41,6 +42,7 @@ def serve(settings: ServerSettings, reload: Callable[[], ServerSettings], say: C
     int
         0 when everything was drained and flushed, 1 when something had to be cut.
     """
+    keep_chunk_buffers(settings.receive_budget)
     import torch  # noqa: F401 - a request must not wait for this import
 
     with _signals() as received, contextlib.ExitStack() as opened:
