@@ -100,14 +100,22 @@ class Hierarchy:
         if self._waiting:
             self._changed.notify_all()
 
-    def acquire(self, tier: Tier, text: str, deadline: float) -> bool:
-        """Become the one mutator of `text` in `tier`; False after `deadline` (of `time.monotonic`)."""
-        while text in tier.busy:
-            left = deadline - time.monotonic()
-            if left <= 0 or self.closing:
-                return False
-            self.wait(left)
+    def acquire(self, tier: Tier, text: str, patience: float) -> bool:
+        """Become the one mutator of `text` in `tier`; False after `patience` seconds.
+
+        From here on, a copy of `text` that `tier` holds is hidden from readers as being overwritten.
+        """
+        if text in tier.busy:
+            deadline = time.monotonic() + patience
+            while text in tier.busy:
+                left = deadline - time.monotonic()
+                if left <= 0 or self.closing:
+                    return False
+                self.wait(left)
         tier.busy.add(text)
+        entry = self.index.get(text)
+        if entry is not None and entry.tiers & tier.bit:
+            tier.writing.add(text)
         return True
 
     def release(self, tier: Tier, text: str) -> None:
@@ -304,7 +312,7 @@ class Hierarchy:
         if self.log.on:
             self.log.add(EventKind.FAILED, EventReason.IO_ERROR, tier.name, text, 0)
         if tier.failures == 1 or tier.breaker.failures == 0:
-            _log.warning("tier %r failed", tier.name, exc_info=error)
+            _log.warning("tier %r failed: %r", tier.name, error)
         if tier.breaker.failure():
             self._switched_off(tier)
 

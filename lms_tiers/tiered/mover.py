@@ -251,62 +251,63 @@ class Mover:
         singly = bool(self._singly)
         self._singly -= singly
         ready: list[_Ready] = []
+        rest: list[Pick] = []
         try:
-            for text, entry, obj, _ in picks:
-                source = self._claim(text, entry)
-                if source is not None:
-                    item = self._prepare(text, entry, source, obj, wait=not ready)
-                    if item is not None:
-                        ready.append(item)
+            for i, (text, entry, obj, _) in enumerate(picks):
+                item = self._prepare(text, entry, obj, wait=not ready)
+                if item is not None:
+                    ready.append(item)
+                elif ready and self.tier.used + entry.meta.length > self.tier.budget:
+                    rest = picks[i:]  # what is ready goes first: it cannot make room for the others
+                    break
             if ready:
                 self._write(ready, singly)
         finally:
             with self._h.lock:
                 self._queued.difference_update(pick[0] for pick in picks)
+                for text, entry, obj, _ in rest:
+                    self.offer(text, entry, obj)
                 self._h.wake()
 
-    def _claim(self, text: str, entry: Entry) -> Tier | None:
-        """Become the mutator of a chunk that is still worth moving; answers where to read it."""
+    def _prepare(self, text: str, entry: Entry, obj: LMSMemoryObj | None, wait: bool) -> _Ready | None:
+        """Read a chunk that is still worth moving, reserve its room, become its mutator here."""
         h, tier = self._h, self.tier
         with h.lock:
             granted = entry.tiers & h.up
-            if h.index.get(text) is not entry or entry.tiers & tier.bit or text in tier.busy or not granted:
+            if not self._wanted(text, entry) or not granted:
                 return None
             context = AccessContext(h.clock(), None, entry.parent, entry.position, self._partial(entry))
             if not h.admits(tier, text, entry.meta.length, context):
                 tier.refused.add(text)
                 return None
-            tier.busy.add(text)
-            return h.tiers[(granted & -granted).bit_length() - 1]
-
-    def _prepare(self, text: str, entry: Entry, source: Tier, obj: LMSMemoryObj | None, wait: bool) -> _Ready | None:
-        """Read the chunk and reserve its room; otherwise let go of it."""
-        h, tier = self._h, self.tier
+            source = h.tiers[(granted & -granted).bit_length() - 1]
         upward = source.position > tier.position
-        patience = self._back_pressure
-        if upward:
-            # Whoever wants to put this very key waits for us.
-            patience = min(_PROMOTION_PATIENCE, patience) if wait else 0.0
-        ready = False
-        try:
-            need = h.needs(entry.meta.length)[tier.position]
-            if obj is None:
-                obj = self._fetch(source, text, entry)
-            if obj is None:
-                return None
-            ready = need is not None and self._room.make_room(tier, need, text, patience, force=not upward, moving=True)
-            if need is not None and ready:
-                return text, entry, obj, need, CacheEngineKey.from_string(text)
-            with h.lock:
+        need = h.needs(entry.meta.length)[tier.position]
+        if obj is None:
+            obj = self._fetch(source, text, entry)
+        if obj is None:
+            return None
+        patience = (_PROMOTION_PATIENCE if upward else self._back_pressure) if wait else 0.0
+        room = need is not None and self._room.make_room(
+            tier, need, "", patience, force=wait and not upward, moving=True
+        )
+        with h.lock:
+            if need is None or not room:
                 if upward:
                     tier.skipped += 1
-                else:
+                elif wait:
                     tier.refused.add(text)
-            return None
-        finally:
-            if not ready:
-                with h.lock:
-                    h.release(tier, text)
+                return None
+            if not self._wanted(text, entry):
+                self._room.give_back(tier, need)
+                return None
+            tier.busy.add(text)
+        return text, entry, obj, need, CacheEngineKey.from_string(text)
+
+    def _wanted(self, text: str, entry: Entry) -> bool:
+        """Whether the chunk is the newest generation, not held here, and nobody else is at it here."""
+        tier = self.tier
+        return self._h.index.get(text) is entry and not entry.tiers & tier.bit and text not in tier.busy
 
     def _partial(self, entry: Entry) -> bool | None:
         parent = self._h.index.get(entry.parent) if entry.parent is not None else None

@@ -34,33 +34,24 @@ class Room:
     def __init__(self, hierarchy: Hierarchy) -> None:
         self._h: Final = hierarchy
 
-    def take(self, tier: Tier, need: int, text: str, force: bool = False) -> Leaving | None:
-        """Reserve `need` bytes for `text`, whose mutator in `tier` the caller is. The lock is held.
+    def take(self, tier: Tier, need: int, text: str = "", force: bool = False) -> Leaving | None:
+        """Reserve `need` bytes, for `text`. The lock is held.
+
+        Nobody waits for room while it is the mutator of a key: what waits could be what has to leave.
 
         Returns
         -------
         None
-            It is reserved; from here on, a copy of `text` in `tier` is hidden from readers as being overwritten.
+            It is reserved.
         Leaving
             What to `delete` before the next try.
         """
-        h = self._h
         excess = tier.used + need - tier.budget
-        entry = h.index.get(text)
-        own = entry.charges[tier.position] if entry is not None and entry.tiers & tier.bit else None
         if excess <= 0:
             tier.charge(need)
             if tier.budget - tier.used + tier.ahead < tier.window >> 1:
                 self._clean_ahead(tier)
-            if own is not None:
-                tier.writing.add(text)
             return None
-        if text in tier.garbage:
-            return Leaving([text])
-        if entry is not None and own is not None and need + own > tier.budget:
-            # There is no room for both: the older copy leaves now instead of when it is overwritten.
-            h.ungrant(tier, text, entry, RemoveReason.EVICTED)
-            return Leaving([text])
         going: list[str] = []
         for stale, nbytes in tier.garbage.items():
             if excess <= 0:
@@ -71,23 +62,17 @@ class Room:
         tier.busy.update(going)
         dirty = False
         if excess > 0:
-            chosen, dirty = self._choose(tier, excess, force)
-            for victim, victim_entry in chosen:
-                self._drop(tier, victim, victim_entry)
+            chosen, dirty = self._choose(tier, excess, text, need, force)
+            for victim, entry in chosen:
+                self._drop(tier, victim, entry)
                 tier.busy.add(victim)
                 going.append(victim)
-        return Leaving(going, worth_waiting=dirty or len(tier.busy) > 1)
+        return Leaving(going, worth_waiting=dirty or bool(tier.busy))
 
     def make_room(
-        self,
-        tier: Tier,
-        need: int,
-        text: str,
-        patience: float,
-        leaving: Leaving | None = None,
-        force: bool = True,
-        moving: bool = False,
-    ) -> bool:
+        self, tier: Tier, need: int, text: str, patience: float, leaving: Leaving | None = None,
+        force: bool = True, moving: bool = False,
+    ) -> bool:  # fmt: skip
         """Reserve `need` bytes, as `take`; wait up to `patience` seconds for movers. Takes the lock.
 
         After that, chunks nobody else holds leave if `force`. Movers go on while the store closes.
@@ -97,12 +82,12 @@ class Room:
         wanted = 0
         try:
             while True:
-                if leaving is not None and leaving.texts and not self.delete(tier, leaving.texts, text):
+                if leaving is not None and leaving.texts and not self.delete(tier, leaving.texts):
                     return False
                 with h.lock:
-                    left = deadline - time.monotonic()
                     if h.closing and not moving:
                         return False
+                    left = deadline - time.monotonic()
                     late = left <= 0
                     leaving = self.take(tier, need, text, force=late and force)
                     if leaving is None:
@@ -122,15 +107,20 @@ class Room:
                 with h.lock:
                     tier.wanted -= wanted
 
-    def delete(self, tier: Tier, texts: list[str], own: str | None = None) -> bool:
-        """Delete stale bytes, whose mutator the caller is (and stays, of `own`). Takes the lock."""
+    def give_back(self, tier: Tier, need: int) -> None:
+        """Undo a reservation. The lock is held."""
+        tier.used -= need
+        self._h.wake()
+
+    def delete(self, tier: Tier, texts: list[str]) -> bool:
+        """Delete stale bytes, whose mutator the caller is until then. Takes the lock."""
         h = self._h
         error: BaseException | None = None
         try:
             tier.backend.remove_many(keys_of(texts))
         except (KeyboardInterrupt, SystemExit):
             with h.lock:
-                tier.busy.difference_update(t for t in texts if t != own)
+                tier.busy.difference_update(texts)
             raise
         except BaseException as caught:
             error = caught
@@ -138,10 +128,11 @@ class Room:
             if error is None:
                 for text in texts:
                     tier.used -= tier.garbage.pop(text, 0)
-                h.worked(tier)
+                if tier.breaker.failures:
+                    h.worked(tier)
             else:
                 h.failed(tier, texts[0], error)
-            tier.busy.difference_update(t for t in texts if t != own)
+            tier.busy.difference_update(texts)
             h.wake()
         return error is None
 
@@ -153,19 +144,24 @@ class Room:
                 return lower
         return None
 
-    def _choose(self, tier: Tier, excess: int, force: bool) -> tuple[list[tuple[str, Entry]], bool]:
+    def _choose(
+        self, tier: Tier, excess: int, own: str, need: int, force: bool
+    ) -> tuple[list[tuple[str, Entry]], bool]:
         """Chunks to drop for `excess` bytes: the coldest clean ones, or just the coldest where forced.
 
-        None at all where they do not suffice; and whether dirty chunks stand in the way.
+        None at all where they do not suffice; and whether dirty chunks stand in the way. An older copy of the chunk to
+        be written (`own`) needs no cleaning where there is no room for both.
         """
         chosen: list[tuple[str, Entry]] = []
         dirty = False
         # Dirty chunks are passed over, but not so far that hot clean ones leave in their place.
         reach = excess if force else excess + tier.window
         for text, entry in self._h.victims(tier, reach):
-            if force or entry.tiers & tier.below or self.target(tier, text, entry) is None:
+            charge = entry.charges[tier.position]
+            droppable = force or entry.tiers & tier.below or (text == own and need + charge > tier.budget)
+            if droppable or self.target(tier, text, entry) is None:
                 chosen.append((text, entry))
-                excess -= entry.charges[tier.position]
+                excess -= charge
                 if excess <= 0:
                     break
             else:

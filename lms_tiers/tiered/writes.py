@@ -140,7 +140,7 @@ class Writer:
         self, tier: Tier, client_meta: ClientMetaMessage, text: str, data: Any, entry: Entry, need: int,
         context: AccessContext, tensor: bool,
     ) -> _Outcome:  # fmt: skip
-        """Try one tier."""
+        """Try one tier: reserve, become the mutator of the key there, write, publish."""
         h = self._h
         with h.lock:
             if h.closing:
@@ -148,23 +148,20 @@ class Writer:
             old = h.index.get(text)
             if not (old is not None and old.tiers & tier.bit) and not h.admits(tier, text, need, context):
                 return _Outcome.REFUSED
-            if text in tier.busy:
-                if not h.acquire(tier, text, time.monotonic() + self._patience):
-                    return _Outcome.FULL
-            else:
-                tier.busy.add(text)
-            try:
-                leaving = self._room.take(tier, need, text)
-            except BaseException:
-                h.release(tier, text)
-                raise
-        reserved = leaving is None
+            leaving = self._room.take(tier, need, text)
+            if leaving is None:
+                mutator = h.acquire(tier, text, self._patience)
+        if leaving is not None:
+            if not self._room.make_room(tier, need, text, self._back_pressure, leaving):
+                return _Outcome.FULL
+            with h.lock:
+                mutator = h.acquire(tier, text, self._patience)
+        if not mutator:
+            with h.lock:
+                self._room.give_back(tier, need)
+            return _Outcome.FULL
         written = False
         try:
-            if not reserved:
-                reserved = self._room.make_room(tier, need, text, self._back_pressure, leaving)
-                if not reserved:
-                    return _Outcome.FULL
             started = _clock_ns()
             if tensor:
                 tier.backend.put_tensor(client_meta, data)
@@ -180,32 +177,27 @@ class Writer:
                 tier.write_latency.add(took)
                 tier.bytes_written += entry.meta.length
                 tier.used -= need - charge
-                h.publish(tier, text, entry, charge, context)
                 written = True
-                tier.busy.discard(text)
-                tier.writing.discard(text)
-                h.wake()
+                h.publish(tier, text, entry, charge, context)
+                h.release(tier, text)
                 self.puts += 1
                 self._written(tier, text, entry)
                 if h.log.on:
                     h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charge)
             return _Outcome.STORED
         except BaseException as error:
-            with h.lock:
-                if reserved and not written:
-                    self._undo(tier, text, need, error)
-            raise
-        finally:
             if not written:
                 with h.lock:
+                    self._undo(tier, text, need, error)
                     h.release(tier, text)
+            raise
 
     def _undo(self, tier: Tier, text: str, need: int, error: BaseException) -> None:
         """A write failed: is what the tier held before still there?"""
         h = self._h
         if isinstance(error, LmsTiersError) and not h.closing:
             # The contract's own errors promise that the state is what it was.
-            tier.used -= need
+            self._room.give_back(tier, need)
         else:
             h.doubt(tier, text, need)
         if not isinstance(error, (KeyboardInterrupt, SystemExit, InvalidKeyError, InvalidChunkError)) and not h.closing:

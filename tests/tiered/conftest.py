@@ -1,0 +1,156 @@
+"""Stores to test: tiers over weighed memory, chunks that can be told apart, waiting by condition."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.messages import CacheEngineKey, ClientCommand, ClientMetaMessage, LMSMemoryObj, MemoryFormat
+from lms_tiers.plugins.cpu import LMSLocalBackend
+from lms_tiers.policies.base import EvictionPolicy
+from lms_tiers.policies.lru import Lru
+from lms_tiers.tiered.store import TieredStore
+from lms_tiers.tiered.tier import TierConfig
+
+
+class Weighed(LMSLocalBackend):
+    """Host memory that weighs what it holds, what is being written included, without believing anybody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scales = threading.Lock()
+        self._held: dict[str, int] = {}
+        self.weight = self.heaviest = 0
+        self.touches: list[str] = []
+        self.state: bytes | None = None
+
+    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
+        text = client_meta.key.to_string()
+        with self._scales:
+            self.weight += client_meta.length
+            self.heaviest = max(self.heaviest, self.weight)
+        try:
+            super().put(client_meta, kv_chunk_bytes)
+        except BaseException:
+            with self._scales:
+                self.weight -= client_meta.length
+            raise
+        with self._scales:
+            self.weight -= self._held.pop(text, 0)
+            self._held[text] = client_meta.length
+
+    def remove(self, key: CacheEngineKey) -> None:
+        super().remove(key)
+        with self._scales:
+            self.weight -= self._held.pop(key.to_string(), 0)
+
+    def touch(self, keys: Any) -> None:
+        self.touches += [key.to_string() for key in keys]
+
+
+class Bench:
+    """Makes stores, keys and chunks; closes what it made."""
+
+    def __init__(self) -> None:
+        self.stores: list[TieredStore] = []
+        self.backends: list[list[LMSBackendInterface]] = []
+
+    def store(
+        self, *capacities: int | None, backends: list[Any] | None = None, policies: list[EvictionPolicy] | None = None,
+        write: str = "back", **options: Any,
+    ) -> TieredStore:  # fmt: skip
+        """A store of tiers ``t0``, ``t1``, … over weighed memory."""
+        chosen = backends or [Weighed() for _ in capacities]
+        clock = options.get("clock", time.monotonic)
+        configs = [
+            TierConfig(
+                f"t{i}", backend, capacity, policies[i] if policies else Lru(capacity or 1 << 60, clock),
+                "through" if write == "through" and i else "back",
+            )
+            for i, (backend, capacity) in enumerate(zip(chosen, capacities, strict=True))
+        ]  # fmt: skip
+        options.setdefault("close_timeout", 5.0)
+        store = TieredStore(configs, **options)
+        self.stores.append(store)
+        self.backends.append(chosen)
+        return store
+
+    def weights(self) -> list[Weighed]:
+        """The backends of the store made last."""
+        return self.backends[-1]  # type: ignore[return-value]  # where they are weighed ones
+
+    @staticmethod
+    def weighed() -> Weighed:
+        return Weighed()
+
+    @staticmethod
+    def key(i: int | str) -> CacheEngineKey:
+        return CacheEngineKey.from_string(f"model@1@0@{i:x}@bfloat16" if isinstance(i, int) else i)
+
+    def meta(self, i: int | str, size: int) -> ClientMetaMessage:
+        return ClientMetaMessage(
+            ClientCommand.PUT, self.key(i), size, MemoryFormat.KV_2LTD, torch.uint8, torch.Size([size])
+        )
+
+    @staticmethod
+    def data(value: int, size: int = 100) -> bytearray:
+        """Bytes that carry `value` from end to end."""
+        return bytearray((value.to_bytes(4, "little") * (size // 4 + 1))[:size])
+
+    def put(self, store: LMSBackendInterface, i: int | str, value: int, size: int = 100) -> None:
+        store.put(self.meta(i, size), self.data(value, size))
+
+    @staticmethod
+    def value(obj: LMSMemoryObj | None) -> int | None:
+        """The value a chunk carries; fails on mixed or torn bytes."""
+        if obj is None:
+            return None
+        data = bytes(obj.data)
+        assert len(data) == obj.length
+        value = int.from_bytes(data[:4], "little")
+        assert data == Bench.data(value, len(data)), "torn bytes"
+        return value
+
+    def get(self, store: LMSBackendInterface, i: int | str) -> int | None:
+        return self.value(store.get(self.key(i)))
+
+    @staticmethod
+    def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+        """Wait for a condition."""
+        deadline = time.monotonic() + seconds
+        pause = threading.Event()
+        while not condition():
+            assert time.monotonic() < deadline, "it never happened"
+            pause.wait(0.002)
+
+    def close(self) -> None:
+        for store in self.stores:
+            store.close()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+class Clock:
+    """A clock that stands still until it is told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
