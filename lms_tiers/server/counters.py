@@ -25,14 +25,16 @@ class Counters:
         with self._lock:
             self._events[event] += by
 
-    def request(self, command: str, seconds: float, bytes_in: int, bytes_out: int) -> None:
-        """Count one request served."""
+    def request(self, command: str, seconds: float, bytes_in: int, bytes_out: int, event: str | None = None) -> None:
+        """Count one request served, and an event with it."""
         with self._lock:
             buckets = self._latency.get(command)
             if buckets is None:
                 buckets = self._latency[command] = [0] * (len(BUCKETS) + 1)
             buckets[bisect.bisect_left(BUCKETS, seconds)] += 1
             self._seconds[command] += seconds  # type: ignore[assignment]  # Counter holds floats as well
+            if event:
+                self._events[event] += 1
             self._events["bytes_in"] += bytes_in
             self._events["bytes_out"] += bytes_out
 

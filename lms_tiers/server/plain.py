@@ -114,8 +114,7 @@ def _get(session: Session, key: str | None) -> Steps:
         yield from session.send_rest(rest)
     else:
         yield from session.send(encode_reply(ServerReturnCode.FAIL))
-    session.counters.add("hits" if found else "misses")
-    session.counters.request("get", time.perf_counter() - started, 0, sent)
+    session.counters.request("get", time.perf_counter() - started, 0, sent, "hits" if found else "misses")
 
 
 def view_of(session: Session, key: str | None) -> AbstractContextManager[ChunkView | None]:

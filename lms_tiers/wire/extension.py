@@ -87,7 +87,7 @@ _XREPLY: Final = struct.Struct("<4iQ12x")
 
 def is_extension(header: bytes | bytearray | memoryview) -> bool:
     """Whether a client header belongs to the extension."""
-    return int.from_bytes(header[:4], "little") in _XCOMMANDS
+    return header[0] in _XCOMMANDS and not (header[1] or header[2] or header[3])
 
 
 def encode_xrequest(
