@@ -7,7 +7,7 @@ Nothing here knows tiers or policies; the hooks for them (`reserve_bytes` … `l
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -221,6 +221,27 @@ class LMSBackendInterface(abc.ABC):
                 target[:size] = data[at : at + size]
                 at += size
             return view.meta
+
+    def get_many_into(self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]]) -> list[ChunkMeta | None]:
+        """Read chunks, each into writable buffers of its own; what `put_from` asks of a source.
+
+        Parameters
+        ----------
+        requests : iterable of (key, buffers)
+            Taken one by one, each when the copies asked for before it are under way or done.
+
+        Returns
+        -------
+        list of (ChunkMeta or None)
+            None for a key that is absent and for a chunk that its buffers cannot take.
+        """
+        found: list[ChunkMeta | None] = []
+        for key, buffers in requests:
+            try:
+                found.append(self.get_scattered(key, buffers))
+            except InvalidBufferError:
+                found.append(None)
+        return found
 
     def put_from(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
         """Copy chunks out of another backend, the shortest way both offer; a tier moves chunks by this.

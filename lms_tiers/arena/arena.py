@@ -317,7 +317,8 @@ class Arena:
             self._changed.notify_all()
 
     def _give_back(self, chunk: Chunk) -> None:
-        pending = [chunk.written, *chunk.reads, *chunk.after]
+        # `chunk.after` need not be kept: those fences bind every writer until they have passed.
+        pending = [chunk.written, *chunk.reads]
         chunk.reads = [fence for fence in pending if fence is not None and not self._fence_done(fence)]
         if chunk.reads:
             self._fenced.append(chunk)

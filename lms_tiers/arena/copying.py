@@ -53,7 +53,7 @@ def scattered(buffers: Sequence[Any], length: int) -> list[Bytes]:
     Raises
     ------
     InvalidBufferError
-        One is read-only or not C-contiguous, or they are too small.
+        One is read-only or not C-contiguous, or together they are too small.
     """
     views = [writable_bytes(buffer, 0) for buffer in buffers]
     room = sum(view.nbytes for view in views)

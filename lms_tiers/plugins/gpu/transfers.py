@@ -68,12 +68,15 @@ class Transfers:
             self._copier.each(tasks)
 
     def write_locked(self, chunk: Chunk, sources: Sequence[torch.Tensor], *, ordered: bool = False) -> None:
-        """Copy page-locked host memory in, which the device reads by itself; waits until it has."""
+        """Ask for a copy of page-locked host memory, which the device reads by itself; until `finish_writes`."""
         with self._writing([chunk], self._inward):
             if ordered:
                 self._streams.wait(self._inward, self._streams.record(self._streams.current()))
             self._copy_pairs(self.spans(chunk), sources, self._inward)
-        self._streams.join(chunk.written)
+
+    def finish_writes(self) -> None:
+        """Wait until every copy from the host that was asked for so far is done."""
+        self._streams.join(self._streams.record(self._inward))
 
     def write_here(self, chunk: Chunk, source: torch.Tensor) -> None:
         """Copy device memory in, in the caller's stream: whatever it asks of its stream next finds the copy done."""

@@ -17,13 +17,17 @@ from lms_tiers.arena.backend import ArenaBackend, checked_page_bytes, flat_tenso
 from lms_tiers.arena.copying import Copier, array_pairs, as_array, flat_bytes, scattered
 from lms_tiers.arena.host import HostMemory, span_edges
 from lms_tiers.arena.recycle import Recycler, byte_array
-from lms_tiers.errors import ConfigError, InvalidBufferError
+from lms_tiers.errors import CapacityError, ConfigError, LmsTiersError
 from lms_tiers.interface import ChunkView, LMSBackendInterface, tensor_bytes, writable_bytes
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.options import Options, Size
 
 if TYPE_CHECKING:
     import torch
+
+
+#: `put_from` fills and publishes in windows of this many bytes.
+_WINDOW: Final = 64 << 20
 
 
 class PinnedOptions(Options):
@@ -57,7 +61,7 @@ class PinnedBackend(ArenaBackend):
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """Copy a chunk into pages of its own, then let it replace the older one."""
         self._arena.check()
-        source = flat_bytes(client_meta.key.to_string(), kv_chunk_bytes)
+        source = flat_bytes(key_text(client_meta.key), kv_chunk_bytes)
 
         def fill(chunk: Chunk) -> None:
             self._copier.scatter(self._spans(chunk), as_array(source))
@@ -103,21 +107,46 @@ class PinnedBackend(ArenaBackend):
 
     def put_from(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
         """Let the source write straight into pages: a device by itself, a file's decoder without a copy between."""
+        self._arena.check()
         held: list[bool] = []
-        for client_meta in client_metas:
-            chunk = self._reserve(client_meta, client_meta.length)
-            try:
-                found = source.get_scattered(client_meta.key, self._spans(chunk))
-            except InvalidBufferError:
-                found = None  # the chunk there is larger, so it is another one
-            except BaseException:
+        while len(held) < len(client_metas):
+            held += self._put_window(client_metas[len(held) :], source)
+        return held
+
+    def _put_window(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
+        """`put_from` of as many as there is room for before the chunks they replace give theirs back."""
+        window: list[Chunk] = []
+        error: list[LmsTiersError] = []
+
+        def requests() -> Iterator[tuple[CacheEngineKey, Sequence[Any]]]:
+            # Pages are reserved while the source copies what was asked for before.
+            filling = 0
+            for client_meta in client_metas:
+                try:
+                    chunk = self._reserve(client_meta, client_meta.length)
+                except LmsTiersError as caught:
+                    error.append(caught)
+                    return
+                window.append(chunk)
+                yield client_meta.key, self._spans(chunk)
+                filling += client_meta.length
+                if filling >= _WINDOW:
+                    return
+
+        try:
+            found = source.get_many_into(requests())
+        except BaseException:
+            for chunk in window:
                 self._arena.abandon(chunk)
-                raise
-            held.append(found == chunk.meta)
-            if held[-1]:
+            raise
+        held = [meta == chunk.meta for chunk, meta in zip(window, found, strict=True)]
+        for chunk, right in zip(window, held, strict=True):
+            if right:
                 self._arena.publish(chunk)
             else:
                 self._arena.abandon(chunk)
+        if error and not (window and isinstance(error[0], CapacityError)):
+            raise error[0]
         return held
 
     @contextmanager

@@ -156,7 +156,7 @@ def test_a_batch_may_overwrite_its_own_chunks_in_a_full_arena() -> None:
 
 
 def test_a_batch_larger_than_its_window_is_stored_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lms_tiers.plugins.gpu.backend._WINDOW", 3 * PAGE)
+    monkeypatch.setattr("lms_tiers.plugins.gpu.backend.WINDOW", 3 * PAGE)
     with GpuBackend("gpu", 64 * PAGE, GpuOptions(), HostStreams()) as backend:
         backend.put_many([(message(i, 2 * PAGE), bytearray([i]) * (2 * PAGE)) for i in range(9)])
         found = backend.get_many([key(i) for i in range(9)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -244,6 +244,66 @@ def test_a_device_that_fails_a_read_is_a_miss_and_a_counter(streams: Any) -> Non
     assert found is not None
     assert bytes(found.data) == filled(1, PAGE)
     backend.close()
+
+
+def test_after_a_failed_batch_no_late_copy_reaches_the_callers_buffers(streams: Any) -> None:
+    backend = GpuBackend("gpu:late", 40 * PAGE, OPTIONS, streams)
+    backend.put_many([(message(i, PAGE), filled(i + 1, PAGE)) for i in range(2)])
+    buffers = [streams.locked_tensor(PAGE) for _ in range(2)]
+    streams.good_copies = streams.fail_copies = 1
+    assert backend.get_many_into([(key(i), [buffer.numpy()]) for i, buffer in enumerate(buffers)]) == [None, None]
+    for buffer in buffers:
+        buffer.fill_(9)
+    streams.finish()
+    assert all(buffer.numpy().tobytes() == filled(9, PAGE) for buffer in buffers)
+    backend.close()
+
+
+def test_requests_are_taken_while_the_copies_before_them_run(streams: Any) -> None:
+    backend = GpuBackend("gpu:late", 40 * PAGE, OPTIONS, streams)
+    backend.put_many([(message(i, PAGE), filled(i + 1, PAGE)) for i in range(3)])
+    buffers = [streams.locked_tensor(PAGE) for _ in range(4)]
+    joins = streams.host_joins
+    taken: list[int] = []
+
+    def requests() -> Iterator[tuple[CacheEngineKey, list[Any]]]:
+        for name in (0, 1, 9, 2):
+            taken.append(streams.host_joins - joins)
+            yield key(name), [buffers[len(taken) - 1].numpy()]
+        yield key(0), [bytearray(PAGE - 1)]
+
+    found = backend.get_many_into(requests())
+    assert [None if meta is None else meta.length for meta in found] == [PAGE, PAGE, None, PAGE, None]
+    assert taken == [0, 0, 0, 0]
+    assert [int(buffer[0]) for buffer in buffers] == [1, 2, 0, 3]
+    backend.close()
+
+
+def test_a_move_larger_than_a_window_or_than_the_room_goes_on_in_parts(
+    streams: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lms_tiers.plugins.gpu.core.WINDOW", 3 * PAGE)
+    monkeypatch.setattr("lms_tiers.plugins.pinned.backend._WINDOW", 3 * PAGE)
+    gpu = GpuBackend("gpu:late", 10 * PAGE, OPTIONS, streams)
+    pinned = PinnedBackend(10 * PAGE, PinnedOptions(pin="off"))
+    metas = [message(i, PAGE) for i in range(8)]
+    gpu.put_many([(meta, filled(i + 1, PAGE)) for i, meta in enumerate(metas)])
+    for _ in range(2):  # the second time every chunk replaces itself in a nearly full arena
+        assert pinned.put_from(metas, gpu) == [True] * 8
+        assert gpu.put_from(metas, pinned) == [True] * 8
+    assert [int(f.data[0]) for f in gpu.get_many([key(i) for i in range(8)]) if f is not None] == list(range(1, 9))
+    for target, source in ((pinned, gpu), (gpu, pinned)):
+        source.put(message("big", 2 * PAGE), filled(77, 2 * PAGE))
+        target.put(message("kept", PAGE), filled(78, PAGE))
+        with pytest.raises(CapacityError):
+            target.put_from([message(0, PAGE), message("big", 2 * PAGE)], source)
+        assert target.contains(key(0))
+        assert not target.contains(key("big"))
+        target.remove(key("kept"))
+        source.remove(key("big"))
+        assert target.stats().detail["leaving_bytes"] == source.stats().detail["leaving_bytes"] == 0
+    gpu.close()
+    pinned.close()
 
 
 def test_close_waits_until_the_device_is_done_with_the_memory(streams: Any) -> None:
