@@ -96,7 +96,7 @@ class Room:
                         if late or not leaving.worth_waiting:
                             return False
                         if not wanted:
-                            wanted = need
+                            wanted = need + max(0, tier.used - tier.budget)
                             tier.wanted += wanted
                         self._clean_ahead(tier)
                         for lower in h.tiers[tier.position + 1 :]:

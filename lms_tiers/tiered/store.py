@@ -293,7 +293,7 @@ class TieredStore(LMSBackendInterface):
             except Exception as error:
                 h.suspend(found, error)
         deadline = Deadline("resize", timeout)
-        while not self._room.make_room(found, 0, "", min(1.0, deadline.left() or 1.0), moving=True):
+        while not self._room.make_room(found, 0, "", deadline.left() or 30.0):
             deadline.left()
 
     def clear(self, timeout: float | None = 30.0) -> None:
