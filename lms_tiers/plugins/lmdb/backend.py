@@ -12,26 +12,37 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, List, Optional
 
+import lmdb
+
 from lms_tiers.codecs.scratch import scratch
-from lms_tiers.errors import ConfigError, DeadlineExceededError, InvalidBufferError, LmsTiersError
+from lms_tiers.errors import (
+    ConfigError,
+    DeadlineExceededError,
+    InvalidBufferError,
+    LmsTiersError,
+    StorageUnavailableError,
+)
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, ChunkView, LMSBackendInterface, writable_bytes
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientCommand, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.plugins.lmdb import changes, reading
+from lms_tiers.plugins.lmdb.checkpoint import Checkpoints, discard
 from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, Manifest, key_hash
 from lms_tiers.plugins.lmdb.listing import chunks_by_use, keys
-from lms_tiers.plugins.lmdb.opening import DATA_FILE, Opened, open_directory
+from lms_tiers.plugins.lmdb.opening import Opened, open_directory
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from lms_tiers.plugins.lmdb.parts import cut, scatter
 from lms_tiers.plugins.lmdb.preparing import Preparing
+from lms_tiers.plugins.lmdb.recency import Uses
+from lms_tiers.plugins.lmdb.repair import clear_away
+from lms_tiers.plugins.lmdb.sidecar import DATA_FILE, Left, boot_id
 from lms_tiers.plugins.lmdb.space import Budget
 from lms_tiers.plugins.lmdb.storing import Storing
-from lms_tiers.plugins.lmdb.writing import Operation, Transaction, Writer
+from lms_tiers.plugins.lmdb.writing import Operation, Writer
 
 _log = logging.getLogger(__name__)
 
-#: Uses noted in memory before they are written without being asked.
-_USES_KEPT: Final = 16384
+PAGE: Final = 4096
 
 
 class LmdbBackend(LMSBackendInterface):
@@ -53,22 +64,39 @@ class LmdbBackend(LMSBackendInterface):
     capabilities: ClassVar[Capabilities] = Capabilities(remove=True, persistent=True, max_key_bytes=MAX_KEY_BYTES)
 
     def __init__(self, directory: Path, capacity: int, options: LmdbOptions) -> None:
-        page = 4096
-        self._budget = Budget(capacity, page)
+        self._budget = Budget(capacity, PAGE)
         self._path = directory
-        opened: Opened = open_directory(directory, self._budget.map_size, sync=options.sync == "commit")
-        self._sync = options.sync
-        self._ownership = opened.ownership
+        self._options = options
+        self._coding = Coding(options.codec, options.threads)
+        opened = open_directory(directory, self._budget.map_size, sync=options.sync == "commit")
         self._tables = opened.tables
         self._seed = opened.seed
+        self._checkpoints: Checkpoints | None = None
+        with contextlib.ExitStack() as undo:
+            undo.callback(opened.tables.close)
+            self._start(opened, undo)
+            undo.pop_all()
         self._lock = threading.Lock()
-        self._uses: dict[bytes, None] = {}
         self._bytes_read = 0
         self._corrupt = 0
-        self._usable = self._budget.usable
-        self._coding = Coding(options.codec, options.threads)
-        self._preparing = Preparing(self._budget, self._coding, opened.seed, str(directory))
-        self._writer = Writer(opened.tables, opened.counters, self._write_uses)
+
+    def _start(self, opened: Opened, undo: contextlib.ExitStack) -> None:
+        budget, counters = self._budget, opened.counters
+        try:
+            if self._options.sync == "batch":
+                # Before the first commit: the checkpoint of whoever wrote before is protected no more.
+                self._checkpoints = Checkpoints(opened.tables, self._path)
+                undo.callback(self._checkpoints.stop)
+                self._checkpoints.wait(self._checkpoints.mark())
+            else:
+                discard(self._path)
+            if not opened.consistent:
+                counters = clear_away(opened.tables, counters, opened.seed)
+        except (OSError, lmdb.Error) as error:
+            raise StorageUnavailableError(str(self._path), f"cannot be opened: {error}.") from error
+        self._uses = Uses()
+        self._preparing = Preparing(budget, self._coding, opened.seed, str(self._path))
+        self._writer = Writer(opened.tables, counters, self._uses, self._checkpoints, budget.pinned_most)
         self._storing = Storing(self._preparing, self._writer)
 
     # -- in --------------------------------------------------------------------------------------------------------
@@ -226,21 +254,33 @@ class LmdbBackend(LMSBackendInterface):
     def close(self) -> None:
         """Commit and sync what is under way, then close."""
         tables = self._tables
-        if tables.closed or os.getpid() != tables.pid:
+        if os.getpid() != tables.pid:
             return  # a forked child owns nothing here
-        with contextlib.suppress(Exception):
-            self.flush()
-        self._writer.stop()
-        tables.close()
-        self._coding.close()
-        self._ownership.release()
+        with self._lock:
+            if tables.closed:
+                return
+            with contextlib.suppress(LmsTiersError):
+                self._writer.submit(Operation()).wait()
+            self._writer.stop()
+            try:
+                if self._checkpoints is not None:
+                    self._checkpoints.wait(self._checkpoints.mark())
+                # Also where the option `sync` is none: a closed store survives a power loss.
+                tables.env.sync(True)
+                Left(True, boot_id()).write(self._path)
+            except (OSError, lmdb.Error) as error:
+                _log.warning("lmdb store %s: closed, but not on the medium: %s", self._path, error)
+            if self._checkpoints is not None:
+                self._checkpoints.stop()
+            tables.close()
+            self._coding.close()
 
     # -- for a tier ------------------------------------------------------------------------------------------------
 
     @property
     def usable_bytes(self) -> int:
         """What chunks may be charged with together: the capacity less what LMDB needs beside them."""
-        return self._usable
+        return self._budget.usable
 
     def reserve_bytes(self, length: int) -> int:
         """The charge of a chunk stored raw under the longest key; codecs only lower it."""
@@ -253,7 +293,8 @@ class LmdbBackend(LMSBackendInterface):
 
     def scan(self) -> Iterator[ChunkInfo]:
         """Every chunk, least recently put or used first."""
-        self._persist_uses()
+        with self._tables.calling():
+            self._barrier()
         with self._tables.reading() as txn:
             found = chunks_by_use(txn, self._tables, self._seed)
         yield from found
@@ -261,24 +302,14 @@ class LmdbBackend(LMSBackendInterface):
     def touch(self, keys: Sequence[CacheEngineKey]) -> None:
         """Note uses; they reach the file with the next commit, flush or close."""
         self._tables.check()
-        hashes = [key_hash(key_text(key).encode(), self._seed) for key in keys]
-        with self._lock:
-            for hashed in hashes:
-                self._uses.pop(hashed, None)
-                self._uses[hashed] = None
-            due = len(self._uses) > _USES_KEPT
-        if due:
-            self._persist_uses()
+        if self._uses.note([key_hash(key_text(key).encode(), self._seed) for key in keys]):
+            self._barrier()
 
-    def _persist_uses(self) -> None:
-        with self._tables.calling():
-            self._writer.submit(Operation(lambda tx: None)).outcome()
-
-    def _write_uses(self, tx: Transaction) -> None:
-        with self._lock:
-            uses, self._uses = self._uses, {}
-        if uses:
-            changes.note_uses(tx, uses)
+    def _barrier(self, timeout: float | None = None) -> Any:
+        operation = self._writer.submit(Operation())
+        if not operation.wait(timeout):
+            raise DeadlineExceededError("flush of an lmdb store", timeout or 0.0)
+        return operation.outcome()
 
     def save_state(self, state: bytes) -> None:
         """Keep a tier's state in the file; one that is too large is dropped, with a warning."""
@@ -313,14 +344,16 @@ class LmdbBackend(LMSBackendInterface):
         """Return when everything put before is committed and, as the option `sync` promises, on the medium."""
         with self._tables.calling():
             began = time.monotonic()
-            operation = self._writer.submit(Operation(lambda tx: None))
-            if not operation.wait(timeout):
+            transaction = self._barrier(timeout)
+            if self._checkpoints is None:
+                return
+            left = None if timeout is None else timeout - (time.monotonic() - began)
+            try:
+                done = self._checkpoints.wait(transaction, left)
+            except OSError as error:
+                raise StorageUnavailableError(str(self._path), f"{error}.") from error
+            if not done:
                 raise DeadlineExceededError("flush of an lmdb store", timeout or 0.0)
-            operation.outcome()
-            if self._sync != "none":
-                self._tables.env.sync(True)
-            if timeout is not None and time.monotonic() - began > timeout:
-                raise DeadlineExceededError("flush of an lmdb store", timeout)
 
     def stats(self) -> BackendStats:
         """Counters since open; bytes used are those of data.mdb on disk."""

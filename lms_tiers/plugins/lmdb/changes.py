@@ -5,17 +5,38 @@ Every function here runs in the writer thread, inside one write transaction, and
 
 from __future__ import annotations
 
+import ctypes
+import logging
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from lms_tiers.errors import CapacityError, FormatError
-from lms_tiers.plugins.lmdb.layout import STAMP, Manifest, part_key
-from lms_tiers.plugins.lmdb.parts import Groups, slices
-from lms_tiers.plugins.lmdb.writing import Transaction
+from lms_tiers.plugins.lmdb.layout import STAMP, Counters, Manifest, part_key
+from lms_tiers.plugins.lmdb.parts import RUN_HEADER, Groups, slices
+from lms_tiers.plugins.lmdb.tables import Tables
+
+_log = logging.getLogger(__name__)
 
 _STATE: Final = b"state"
+#: The header LMDB keeps before a value that has pages of its own: page number, padding, flags, pages.
+_RUN_HEAD: Final = struct.Struct("<QHHI")
+_OVERFLOW, _DIRTY = 0x04, 0x10
+_PAGE: Final = 4096
+_INLINE_MOST: Final = (_PAGE - RUN_HEADER) // 2 - 2
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """What a change works on: LMDB's write transaction, the tables, and the counters as they will be."""
+
+    txn: Any
+    tables: Tables
+    counters: Counters
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +114,35 @@ def drop_damaged(tx: Transaction, hashed: bytes, sequence: int | None, seed: int
 
 def _forget(tx: Transaction, hashed: bytes, seed: int) -> None:
     txn, tables = tx.txn, tx.tables
-    record = txn.pop(hashed, db=tables.chunks)
+    record = txn.get(hashed, db=tables.chunks)
     if record is None:
         return
-    txn.delete(hashed, db=tables.recency)
-    tx.counters.chunks -= 1
     try:
         manifest = Manifest.unpack(record, seed)
     except FormatError:
-        return  # its parts cannot be named: `lms-tiers check --repair` finds and frees them
-    tx.counters.stored -= manifest.stored
-    for number in range(len(manifest.checksums)):
-        txn.delete(part_key(manifest.sequence, number), db=tables.parts)
+        manifest = None  # its parts cannot be named: the next opening finds and frees them
+    txn.delete(hashed, db=tables.chunks)
+    txn.delete(hashed, db=tables.recency)
+    tx.counters.chunks -= 1
+    if manifest is not None:
+        tx.counters.stored -= manifest.stored
+        for number in range(len(manifest.checksums)):
+            delete_part(txn, tables, part_key(manifest.sequence, number))
+
+
+def delete_part(txn: Any, tables: Tables, key: bytes) -> None:
+    """Delete one part, unless its pages' header is damaged: LMDB would free as many pages as that says."""
+    value = txn.get(key, db=tables.parts)
+    if value is None:
+        return
+    if len(value) + len(key) + 8 > _INLINE_MOST:
+        address = np.frombuffer(value, np.uint8).__array_interface__["data"][0]
+        _, _, flags, pages = _RUN_HEAD.unpack(ctypes.string_at(address - _RUN_HEAD.size, _RUN_HEAD.size))
+        if flags & ~_DIRTY != _OVERFLOW or pages != -(-(len(value) + RUN_HEADER) // _PAGE):
+            _log.error("lmdb store %s: pages of a part are damaged; run `lms-tiers check`", tables.path)
+            return
+    del value
+    txn.delete(key, db=tables.parts)
 
 
 def note_uses(tx: Transaction, hashes: Mapping[bytes, None]) -> None:

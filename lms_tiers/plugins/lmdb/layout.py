@@ -30,9 +30,11 @@ HASH_BYTES: Final = 16
 PART_KEY: Final = struct.Struct(">QH")
 STAMP: Final = struct.Struct("<Q")
 _FORMAT: Final = struct.Struct("<14sHQ")  # magic, version, seed
-_COUNTERS: Final = struct.Struct("<QQQ")  # clock, chunks, stored bytes
+_COUNTERS: Final = struct.Struct("<QQQQ")  # clock, chunks, stored bytes, transaction
 #: version, flags, key bytes, layout bytes, groups of parts, blocks, block bytes, sequence, stored bytes, created (ms)
 _HEAD: Final = struct.Struct("<BBHHHIIQQQ")
+#: Where a manifest has its sequence number, with the stored bytes behind it.
+CHARGES_AT: Final = 16
 _SUM: Final = struct.Struct("<Q")
 
 #: Longest key text in UTF-8: a manifest stays far below a page for every usual chunk.
@@ -40,7 +42,7 @@ MAX_KEY_BYTES: Final = 1024
 MAX_PARTS: Final = 65535
 
 # Spreads part keys over the tree: pages emptied by evictions are filled again by later puts, wherever those land.
-_SPREAD: Final = 0x9E3779B97F4A7C15
+SPREAD: Final = 0x9E3779B97F4A7C15
 _WRAP: Final = 2**64 - 1
 
 
@@ -51,7 +53,7 @@ def key_hash(key: bytes, seed: int) -> bytes:
 
 def part_key(sequence: int, number: int) -> bytes:
     """The key of part `number` of the put number `sequence`; no two puts share one."""
-    return PART_KEY.pack(sequence * _SPREAD & _WRAP, number)
+    return PART_KEY.pack(sequence * SPREAD & _WRAP, number)
 
 
 def pack_format(seed: int) -> bytes:
@@ -60,7 +62,7 @@ def pack_format(seed: int) -> bytes:
     return body + _SUM.pack(xxhash.xxh3_64_intdigest(body))
 
 
-def unpack_format(data: bytes, where: str) -> int:
+def unpack_format(data: bytes | memoryview, where: str) -> int:
     """The file's hash seed.
 
     Raises
@@ -93,19 +95,22 @@ class Counters:
         Chunks held.
     stored : int
         Sum of their stored bytes.
+    transaction : int
+        LMDB's number of the commit that wrote this: a meta page of another commit is found out.
     """
 
     clock: int = 0
     chunks: int = 0
     stored: int = 0
+    transaction: int = 0
 
     def pack(self) -> bytes:
         """As stored."""
-        body = _COUNTERS.pack(self.clock, self.chunks, self.stored)
+        body = _COUNTERS.pack(self.clock, self.chunks, self.stored, self.transaction)
         return body + _SUM.pack(xxhash.xxh3_64_intdigest(body))
 
     @staticmethod
-    def unpack(data: bytes) -> Counters:
+    def unpack(data: bytes | memoryview) -> Counters:
         """Read what `pack` wrote.
 
         Raises

@@ -1,8 +1,8 @@
-"""From a directory to a trusted open file: ownership, format, and what to do where something is wrong."""
+"""From a directory to a trusted open file: nothing is mapped into this process before a child has checked it."""
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import secrets
 from dataclasses import dataclass
@@ -11,55 +11,27 @@ from typing import Final
 
 import lmdb
 
-from lms_tiers.errors import FormatError, StorageLockedError, StorageUnavailableError
+from lms_tiers.errors import ConfigError, FormatError, StorageUnavailableError
 from lms_tiers.plugins.lmdb import layout
+from lms_tiers.plugins.lmdb.checkpoint import restore
 from lms_tiers.plugins.lmdb.layout import Counters
+from lms_tiers.plugins.lmdb.sidecar import DATA_FILE, LOCK_FILE, Left, Ownership, boot_id, move_aside
 from lms_tiers.plugins.lmdb.tables import Tables
+from lms_tiers.plugins.lmdb.verify import Verdict, verify
+from lms_tiers.sizes import format_size
 
-OWNER_FILE: Final = "owner"
-DATA_FILE: Final = "data.mdb"
-
-
-class Ownership:
-    """The lock that makes one process the owner of a directory, and tells others who it is."""
-
-    def __init__(self, directory: Path) -> None:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            fd = os.open(directory / OWNER_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StorageUnavailableError(str(directory), f"{error.strerror}: give a writable directory.") from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(fd)
-            raise StorageLockedError(
-                str(directory), "this process" if holder == str(os.getpid()) else f"process {holder}"
-            ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        self._fd = fd
-        self._pid = os.getpid()
-
-    def release(self) -> None:
-        """Give the directory back. Idempotent; nothing happens in a forked child."""
-        fd, self._fd = self._fd, -1
-        if fd < 0 or os.getpid() != self._pid:
-            return
-        # An explicit unlock reaches the copies of the descriptor that forked children hold.
-        fcntl.flock(fd, fcntl.LOCK_UN)
-        os.close(fd)
+#: After a power loss, sequence numbers of lost commits are not given out again.
+_SKIP: Final = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A directory ready for use."""
+    """A directory ready for use; where not `consistent`, after what belongs to no chunk is cleared away."""
 
-    ownership: Ownership
     tables: Tables
     seed: int
     counters: Counters
+    consistent: bool
 
 
 def open_directory(directory: Path, map_size: int, *, sync: bool) -> Opened:
@@ -67,36 +39,77 @@ def open_directory(directory: Path, map_size: int, *, sync: bool) -> Opened:
 
     Raises
     ------
-    StorageLockedError, StorageUnavailableError, FormatError
+    StorageLockedError, StorageUnavailableError
+    FormatError
+        Not a store of ours, or of another version; nothing was changed.
+    ConfigError
+        The file is larger than `map_size`.
     """
     ownership = Ownership(directory)
     try:
+        left = Left.read(directory)
+        torn = left is not None and not left.clean and left.boot != boot_id()
+        verdict = _check(directory, map_size, left is not None, torn)
         try:
-            tables = Tables(str(directory), map_size, sync=sync)
-        except lmdb.InvalidError:
-            raise FormatError(str(directory / DATA_FILE), "something else", "an LMDB file of lms_tiers") from None
+            Left(False, boot_id()).write(directory)
+            # We are the only process here: whoever the lock file remembers is dead.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(directory / LOCK_FILE)
+            tables = Tables(str(directory), map_size, sync=sync, closed=ownership.release)
+        except (OSError, lmdb.Error) as error:
+            raise StorageUnavailableError(str(directory), f"cannot be opened: {error}.") from error
+        try:
+            seed, counters = _identify(tables)
         except lmdb.Error as error:
-            raise StorageUnavailableError(str(directory), f"{error}.") from error
-        try:
-            tables.env.reader_check()
-            seed, counters = _identify(tables, str(directory / DATA_FILE))
+            tables.close()
+            raise StorageUnavailableError(str(directory), f"cannot be opened: {error}.") from error
         except BaseException:
             tables.close()
             raise
     except BaseException:
         ownership.release()
         raise
-    return Opened(ownership, tables, seed, counters)
+    if torn:
+        counters.clock += _SKIP
+    return Opened(tables, seed, counters, verdict is None or verdict.consistent)
 
 
-def _identify(tables: Tables, where: str) -> tuple[int, Counters]:
+def _check(directory: Path, map_size: int, ours: bool, torn: bool) -> Verdict | None:
+    """The verdict on a file that is there and may be opened; None where there is none (any more)."""
+    data = directory / DATA_FILE
+    try:
+        size = data.stat().st_size
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageUnavailableError(str(directory), f"{error.strerror}.") from error
+    if not size:
+        return None
+    if size > map_size and ours:
+        raise ConfigError(
+            f"lmdb store {directory} has {format_size(size)} on disk, more than its capacity allows: raise the "
+            f"capacity (a file never shrinks), or run `lms-tiers compact {directory} --capacity SIZE`."
+        )
+    if torn:
+        restore(directory)
+    verdict = verify(str(data))
+    expected = f"format {layout.MAGIC.decode()} version {layout.VERSION}"
+    if verdict.kind == "version" or (verdict.kind == "foreign" and not ours):
+        raise FormatError(str(data), verdict.reason, expected)
+    if verdict.kind != "sound":
+        move_aside(directory, verdict.reason)
+        return None
+    return verdict
+
+
+def _identify(tables: Tables) -> tuple[int, Counters]:
     with tables.env.begin(write=True) as txn:
         record = txn.get(layout.FORMAT_KEY, db=tables.meta)
         if record is None:
             seed = secrets.randbits(64)
             txn.put(layout.FORMAT_KEY, layout.pack_format(seed), db=tables.meta)
-            counters = Counters()
+            counters = Counters(transaction=txn.id())
             txn.put(layout.COUNTERS_KEY, counters.pack(), db=tables.meta)
             return seed, counters
-        seed = layout.unpack_format(record, where)
+        seed = layout.unpack_format(record, tables.path)
         return seed, Counters.unpack(txn.get(layout.COUNTERS_KEY, db=tables.meta) or b"")

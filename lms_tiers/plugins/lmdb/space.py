@@ -63,6 +63,11 @@ class Budget:
         headroom = 64 + pages // 40
         return (pages - headroom) * self.page - 2 * self.state_limit
 
+    @property
+    def pinned_most(self) -> int:
+        """Bytes whose pages a checkpoint may hold back: half of the headroom."""
+        return self.map_size // 80
+
     def charge(self, manifest: int, groups: Groups) -> int:
         """Physical bytes of a chunk whose manifest has `manifest` bytes: whole runs, and its share of tree pages."""
         inline_most = (self.page - RUN_HEADER) // 2 - 2

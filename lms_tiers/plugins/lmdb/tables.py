@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -29,11 +29,16 @@ class Tables:
         Directory of data.mdb.
     map_size : int
         The most bytes data.mdb may have.
-    sync, metasync : bool
-        As LMDB's.
+    sync : bool
+        Whether each commit is synced, data and meta page.
+    readonly : bool
+    closed : callable
+        Called when the environment is closed, which may be later than `close`.
     """
 
-    def __init__(self, path: str, map_size: int, *, sync: bool, readonly: bool = False) -> None:
+    def __init__(
+        self, path: str, map_size: int, *, sync: bool, readonly: bool = False, closed: Callable[[], None] | None = None
+    ) -> None:
         self.path: Final = path
         self.pid: Final = os.getpid()
         # Never writemap: a full disk would kill the process. Readahead stays on: parts of a chunk lie side by side.
@@ -47,6 +52,7 @@ class Tables:
             self.env.close()
             raise
         self.chunks, self.parts, self.recency, self.meta = opened
+        self._closed = closed
         self._changed = threading.Condition()
         self._calls = 0
         self._views = 0
@@ -150,6 +156,8 @@ class Tables:
                 return
             self._gone = True
         self.env.close()
+        if self._closed is not None:
+            self._closed()
 
 
 _TABLES: Final = (layout.CHUNKS, layout.PARTS, layout.RECENCY, layout.META)

@@ -17,7 +17,10 @@ from typing import Any, Final
 import lmdb
 
 from lms_tiers.errors import BackendClosedError, CapacityError, LmsTiersError, StorageUnavailableError
+from lms_tiers.plugins.lmdb.changes import Transaction, note_uses
+from lms_tiers.plugins.lmdb.checkpoint import Checkpoints
 from lms_tiers.plugins.lmdb.layout import COUNTERS_KEY, Counters
+from lms_tiers.plugins.lmdb.recency import Uses
 from lms_tiers.plugins.lmdb.tables import Tables
 
 _log = logging.getLogger(__name__)
@@ -27,17 +30,8 @@ BATCH_BYTES: Final = 32 << 20
 BATCH_OPERATIONS: Final = 4096
 #: How long a write that finds no free page waits for readers that pin them.
 READERS_WAIT: Final = 10.0
-
-
-class Transaction:
-    """What an operation works on: LMDB's write transaction, the tables, and the counters as they will be."""
-
-    __slots__ = ("counters", "tables", "txn")
-
-    def __init__(self, txn: Any, tables: Tables, counters: Counters) -> None:
-        self.txn = txn
-        self.tables = tables
-        self.counters = counters
+#: With checkpoints: the most that a power loss takes of what was not flushed.
+CHECKPOINT_SECONDS: Final = 5.0
 
 
 class Chain:
@@ -50,11 +44,17 @@ class Chain:
 
 
 class Operation:
-    """One change. `apply` raises before it changes anything, or not at all."""
+    """One change. `apply` raises before it changes anything, or not at all.
+
+    Without `apply` it is a barrier: it ends when all before it are committed, and where there are checkpoints its
+    result is the commit that became one.
+    """
 
     __slots__ = ("_done", "apply", "chain", "error", "result", "weight")
 
-    def __init__(self, apply: Callable[[Transaction], Any], weight: int = 0, chain: Chain | None = None) -> None:
+    def __init__(
+        self, apply: Callable[[Transaction], Any] | None = None, weight: int = 0, chain: Chain | None = None
+    ) -> None:
         self.apply = apply
         self.weight = weight
         self.chain = chain
@@ -106,15 +106,32 @@ class Writer:
     tables : Tables
     counters : Counters
         As read from the file.
-    before_commit : callable
-        Called with each transaction after its operations: what else is due joins the commit.
+    uses : Uses
+        What was used since; joins the next commit.
+    checkpoints : Checkpoints or None
+        Asked for a checkpoint when one is due.
+    pinned_most : int
+        Bytes whose pages the checkpoint may hold back before another one is made.
     """
 
-    def __init__(self, tables: Tables, counters: Counters, before_commit: Callable[[Transaction], None]) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        counters: Counters,
+        uses: Uses,
+        checkpoints: Checkpoints | None = None,
+        pinned_most: int = 0,
+    ) -> None:
         self.stats = WriterStats()
         self.counters = counters
         self._tables = tables
-        self._before_commit = before_commit
+        self._uses = uses
+        self._page = int(tables.env.stat()["psize"])
+        self._checkpoints = checkpoints
+        self._pinned_most = pinned_most
+        self._freed = 0  # bytes deleted since the last mark: the checkpoint pins their pages
+        self._marked = counters.transaction
+        self._due = 0.0
         self._queue: deque[Operation] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -144,10 +161,14 @@ class Writer:
                 while not self._queue:
                     if self._stopping:
                         return
-                    self._wake.wait()
+                    if not self._wake.wait(self._patience()):
+                        break
                 batch = self._take()
             try:
-                self._commit(batch)
+                if batch:
+                    self._commit(batch)
+                else:
+                    self.mark()
             except Exception as error:
                 # An error nobody foresaw must not end the thread: callers would wait for ever.
                 _log.exception("the lmdb writer failed")
@@ -155,6 +176,33 @@ class Writer:
                     operation.error = operation.error or error
             for operation in batch:
                 operation.finish()
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def _patience(self) -> float | None:
+        """Seconds until a checkpoint is due; None where none will be."""
+        if self._checkpoints is None or self._marked == self.counters.transaction:
+            return None
+        return max(0.0, self._due - time.monotonic())
+
+    def mark(self) -> int:
+        """Let the last commit become a checkpoint. In the writer thread."""
+        self._freed = 0
+        self._due = time.monotonic() + CHECKPOINT_SECONDS
+        self._marked = self.counters.transaction
+        return self._checkpoints.mark() if self._checkpoints is not None else self._marked
+
+    def _mark_if_due(self) -> None:
+        checkpoints = self._checkpoints
+        if checkpoints is None or checkpoints.busy:
+            return
+        if self._freed > self._pinned_most or time.monotonic() > self._due:
+            self.mark()
+
+    def _unpin(self) -> None:
+        """Let the pages that the last checkpoint pins go, by making another one."""
+        if self._checkpoints is not None and self._marked != self.counters.transaction:
+            self._checkpoints.wait(self.mark())
 
     def _take(self) -> list[Operation]:
         batch: list[Operation] = []
@@ -169,7 +217,13 @@ class Writer:
 
     def _commit(self, batch: list[Operation]) -> None:
         try:
-            self._attempt(batch)
+            barriers = [operation for operation in batch if operation.apply is None]
+            if len(barriers) < len(batch) or self._uses:
+                self._attempt(batch)
+            if barriers:
+                transaction = self.mark() if self._marked != self.counters.transaction else self._marked
+                for operation in barriers:
+                    operation.result = transaction
         except lmdb.MapFullError:
             self.stats.map_full += 1
             if len(batch) == 1:
@@ -179,7 +233,7 @@ class Writer:
                     self._commit([operation])
                     if operation.error is not None and operation.chain is not None:
                         operation.chain.failed = True
-        except lmdb.Error as error:
+        except (lmdb.Error, OSError) as error:
             self._fail(batch, error)
 
     def _fail(self, batch: list[Operation], error: Exception) -> None:
@@ -191,37 +245,55 @@ class Writer:
     def _attempt(self, batch: list[Operation]) -> None:
         """All of `batch` in one transaction; operations that refuse by themselves are noted, the others committed."""
         counters = replace(self.counters)
-        failed: set[Chain] = set()
-        written = 0
-        with self._tables.env.begin(write=True) as txn:
-            transaction = Transaction(txn, self._tables, counters)
-            for operation in batch:
-                operation.error = None
-                chain = operation.chain
-                if chain is not None and (chain.failed or chain in failed):
-                    operation.error = Skipped("after a failed one")
-                    continue
-                try:
-                    operation.result = operation.apply(transaction)
-                    written += operation.weight
-                except LmsTiersError as error:
-                    operation.error = error
-                    if chain is not None:
-                        failed.add(chain)
-            self._before_commit(transaction)
-            txn.put(COUNTERS_KEY, counters.pack(), db=self._tables.meta)
+        uses = self._uses.take()
+        try:
+            with self._tables.env.begin(write=True, buffers=True) as txn:
+                written = self._apply(batch, Transaction(txn, self._tables, counters), uses)
+        except BaseException:
+            self._uses.give_back(uses)
+            raise
+        # What was deleted, and the tree pages that were copied.
+        copied = (8 + 3 * len(batch) + len(uses)) * self._page
+        self._freed += max(0, self.counters.stored + written - counters.stored) + copied
         self.counters = counters
         self.stats.commits += 1
         self.stats.bytes_written += written
+        self._mark_if_due()
+
+    def _apply(self, batch: list[Operation], transaction: Transaction, uses: dict[bytes, None]) -> int:
+        failed: set[Chain] = set()
+        written = 0
+        for operation in batch:
+            operation.error = None
+            chain = operation.chain
+            if chain is not None and (chain.failed or chain in failed):
+                operation.error = Skipped("after a failed one")
+                continue
+            if operation.apply is None:
+                continue
+            try:
+                operation.result = operation.apply(transaction)
+                written += operation.weight
+            except LmsTiersError as error:
+                operation.error = error
+                if chain is not None:
+                    failed.add(chain)
+        if uses:
+            note_uses(transaction, uses)
+        transaction.counters.transaction = transaction.txn.id()
+        transaction.txn.put(COUNTERS_KEY, transaction.counters.pack(), db=self._tables.meta)
+        return written
 
     def _squeeze(self, operation: Operation) -> None:
         """Find pages for one operation: release freed ones, wait for readers; else it fails with `CapacityError`."""
         deadline = time.monotonic() + READERS_WAIT
         while True:
             try:
-                # Pages freed by commit n may be used again by n + 2.
+                # Pages freed by commit n may be used again by n + 2, and not while an older commit is pinned.
                 for _ in range(2):
+                    self._unpin()
                     self._attempt([])
+                self._unpin()
                 self._attempt([operation])
                 return
             except lmdb.MapFullError:
@@ -229,6 +301,6 @@ class Writer:
                     operation.error = CapacityError(f"lmdb store {self._tables.path}", operation.weight, 0)
                     return
                 time.sleep(0.005)
-            except lmdb.Error as error:
+            except (lmdb.Error, OSError) as error:
                 self._fail([operation], error)
                 return
