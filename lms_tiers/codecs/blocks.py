@@ -68,8 +68,8 @@ def _each(count: int, work: Callable[[int], None], executor: Executor | None) ->
                 return
             work(i)
 
-    workers = min(count, getattr(executor, "_max_workers", count)) - 1
-    futures: list[Future[None]] = [executor.submit(run) for _ in range(max(workers, 1))]
+    workers = min(count - 1, getattr(executor, "_max_workers", count))
+    futures: list[Future[None]] = [executor.submit(run) for _ in range(workers)]
     try:
         run()
     finally:

@@ -42,9 +42,9 @@ class _Contexts(threading.local):
 _contexts: Final = _Contexts()
 
 
-def shrink(data: Bytes | memoryview) -> bytes:
+def shrink(data: memoryview) -> bytes:
     """One zstd frame of `data`, entropy coded."""
-    return _contexts.entropy.compress(memoryview(data))
+    return _contexts.entropy.compress(data)
 
 
 def compress(data: memoryview, level: int) -> bytes:

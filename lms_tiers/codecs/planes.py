@@ -99,7 +99,7 @@ class PlanesFormat(BlockFormat):
                     target[at:end] = packed
                 at = end
                 sizes.append(len(packed))
-        frame = shrink(plane if paired is None else paired.pairs)
+        frame = shrink((plane if paired is None else paired.pairs).data)
 
         mode, base, low, high, exceptions = _PLANE, 0, 0, 0, b""
         if paired is not None:
@@ -159,9 +159,9 @@ def _shrink_noise(noise: Bytes) -> Bytes:
     """A plane as it is, or its frame where a sample says that it is no noise (zeros, values rounded to fewer bits)."""
     begin = len(noise) // 3
     sample = noise[begin : begin + 1024]
-    if 8 * len(shrink(sample)) > 7 * len(sample):
+    if 8 * len(shrink(sample.data)) > 7 * len(sample):
         return noise
-    frame = np.frombuffer(shrink(noise), np.uint8)
+    frame = np.frombuffer(shrink(noise.data), np.uint8)
     return frame if len(frame) < len(noise) else noise
 
 
@@ -229,7 +229,7 @@ def sample_gain(sample: Bytes, dtype: str | None) -> float:
         values = sample[: len(sample) // width * width].view(_UNSIGNED[width])
         plane = (values >> values.dtype.type(8 * width - 16 + shift)).astype(np.uint8)
     # The table of a small frame weighs more than a large one's: judged by the rest it would be too pessimistic.
-    return max(len(plane) + _TABLE - len(shrink(plane)), 0) / len(sample)
+    return max(len(plane) + _TABLE - len(shrink(plane.data)), 0) / len(sample)
 
 
 class PlanesCodec(Codec):
