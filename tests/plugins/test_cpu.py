@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -79,7 +80,8 @@ def test_get_into_fills_the_callers_buffer_or_leaves_it_alone(backend: LMSLocalB
     buffer = bytearray(b"......")
     meta = backend.get_into(KEY, buffer)
     assert meta is not None
-    assert (meta.length, buffer) == (4, b"abcd..")
+    assert meta.length == 4
+    assert buffer == b"abcd.."
     assert backend.get_into(OpaqueKey("absent"), buffer) is None
     for bad in (bytearray(3), bytes(8), memoryview(bytearray(16))[::2], 7):
         with pytest.raises(InvalidBufferError):
@@ -117,7 +119,7 @@ def test_view_lends_the_bytes_or_nothing(backend: LMSLocalBackend) -> None:
 def test_every_call_after_close_raises_and_close_is_idempotent(backend: LMSLocalBackend) -> None:
     backend.close()
     backend.close()
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: backend.put(message(KEY, 1), bytearray(1)),
         lambda: backend.get(KEY),
         lambda: backend.contains(KEY),
