@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
 from lms_tiers.policies.queue import Node, Queue
-from lms_tiers.policies.saved import MAX_SAVED_KEYS, hashes, key_hash, pack, unpack
+from lms_tiers.policies.saved import pack_nodes, unpack_nodes
 
 #: Requests whose last chunk is remembered, so that interleaved requests keep their chains in order.
 _OPEN_REQUESTS: Final = 64
@@ -69,22 +69,10 @@ class Lru(EvictionPolicy):
 
     def state(self) -> bytes:
         """The order of the newest keys."""
-        newest = [node.key for _, node in zip(range(MAX_SAVED_KEYS), reversed(self._queue), strict=False)]
-        return pack("lru/1", {"newest first": hashes(newest)})
+        return pack_nodes(f"{self.name}/1", queue=reversed(self._queue))
 
     def restore(self, state: bytes) -> None:
-        """Rank the held keys as they were saved.
-
-        Keys held but not saved are older than the saved ones where the save was full, newer otherwise.
-        """
-        sections = unpack("lru/1", state)
-        if sections is None:
-            return
-        saved = sections["newest first"]
-        held = {key_hash(node.key): node for node in self._queue}
-        order = [held.pop(h) for h in reversed(saved) if h in held]
-        if len(saved) < MAX_SAVED_KEYS:
-            order.extend(held.values())
-        for node in order:
+        """Rank the held keys as they were saved; those not saved rank newest."""
+        for node, _, _ in unpack_nodes(f"{self.name}/1", state, self._queue):
             self._queue.unlink(node)
             self._queue.append(node)
