@@ -36,6 +36,20 @@ def key(text: str) -> CacheEngineKey:
     return CacheEngineKey.from_string(text)
 
 
+class DuckKey:
+    """A key of another library: nothing but `to_string`, and equal to nothing but itself."""
+
+    def __init__(self, text: Any) -> None:
+        self._text = text
+
+    def to_string(self) -> Any:
+        """What was given."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"DuckKey({self._text!r})"
+
+
 def _pattern(seed: int, size: int) -> bytes:
     rng = random.Random(seed)
     match seed % 8:

@@ -118,15 +118,15 @@ class Engine:
     def _draw(self, p: Property, result: Result) -> None:
         assert p.given is not None
         profile = self.profile
-        began = time.monotonic()
+        spent = 0.0
         failing: str | None = None
         failed_at = 0.0
 
         def examine(case: Any) -> None:
-            nonlocal failing, failed_at
+            nonlocal failing, failed_at, spent
             now = time.monotonic()
             if failing is None:
-                if result.examples >= profile.least and now - began > profile.example_seconds:
+                if result.examples >= profile.least and spent > profile.example_seconds:
                     return
             elif now - failed_at > profile.shrink_seconds and repr(case) != failing:
                 # Out of time for shrinking: only the smallest failing case so far still counts.
@@ -138,6 +138,8 @@ class Engine:
                     failed_at = time.monotonic()
                 failing = repr(case)
                 raise
+            finally:
+                spent += time.monotonic() - now
 
         database = None
         phases = [hypothesis.Phase.generate, hypothesis.Phase.shrink]

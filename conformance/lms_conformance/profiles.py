@@ -50,15 +50,15 @@ class Profile:
 
 PROFILES: Final[Mapping[str, Profile]] = {
     "quick": Profile(
-        name="quick", examples=20, example_seconds=0.5, least=5, shrink_seconds=1.0, rounds=25, crashes=3,
+        name="quick", examples=20, example_seconds=0.5, least=8, shrink_seconds=1.0, rounds=25, crashes=3,
         many_keys=2000, hang_seconds=60,
     ),
     "ci": Profile(
-        name="ci", examples=60, example_seconds=1.5, least=8, shrink_seconds=3.0, rounds=60, crashes=6,
+        name="ci", examples=60, example_seconds=1.5, least=20, shrink_seconds=3.0, rounds=60, crashes=6,
         many_keys=10000, hang_seconds=120,
     ),
     "nightly": Profile(
-        name="nightly", examples=2000, example_seconds=60, least=50, shrink_seconds=60.0, rounds=1500, crashes=60,
+        name="nightly", examples=2000, example_seconds=60, least=80, shrink_seconds=60.0, rounds=1500, crashes=60,
         many_keys=10000, hang_seconds=900, randomised=True,
     ),
 }  # fmt: skip

@@ -45,6 +45,8 @@ def introduce(harness: Harness) -> Introduction:
     ConformanceError
         It is no backend, or raised.
     """
+    import torch  # noqa: F401  # now, so that no property pays for it
+
     with tempfile.TemporaryDirectory(prefix="lms-conformance-") as tmp:
         capacity = DEFAULT_CAPACITY if harness.takes_capacity else None
         try:

@@ -58,6 +58,8 @@ class Trial:
         self._told = ""
         self._opened: list[Subject] = []
         self._directories: list[Path] = []
+        self._named: list[Path] = []
+        self._number = 0
 
     # -- backends ----------------------------------------------------------------------------------------------------
 
@@ -65,26 +67,28 @@ class Trial:
         """A fresh empty directory, removed at the end."""
         path = Path(tempfile.mkdtemp(prefix="lms-conformance-"))
         self._directories.append(path)
+        self._named.append(path)
         return path
 
     def open(self, capacity: int | None = None, path: Path | None = None) -> Subject:
         """A fresh backend, or one at `path`."""
-        number = len(self._opened) + 1
-        var = "backend" if number == 1 else f"backend{number}"
         place = self.directory() if path is None else path
         if not self.harness.takes_capacity:
             capacity = None
-        where = f"path{self._directories.index(place) + 1}" if place in self._directories else repr(str(place))
-        line = self.record(f"{var} = open_backend({where}{f', capacity={capacity}' if capacity else ''})")
+        var, line = self._announce(place, capacity)
         return self._opening(lambda: self.harness.open(place, capacity), line, var, place, capacity)
 
     def reopen(self, subject: Subject) -> Subject:
         """The same place again; `subject` was closed, or its process died."""
-        var = f"backend{len(self._opened) + 1}"
         path, capacity = subject.path, subject.capacity
-        where = f"path{self._directories.index(path) + 1}" if path in self._directories else repr(str(path))
-        line = self.record(f"{var} = open_backend({where}{f', capacity={capacity}' if capacity else ''})")
+        var, line = self._announce(path, capacity)
         return self._opening(lambda: self.harness.reopen(path, capacity), line, var, path, capacity)
+
+    def _announce(self, path: Path, capacity: int | None) -> tuple[str, Line]:
+        self._number += 1
+        var = "backend" if self._number == 1 else f"backend{self._number}"
+        where = f"path{self._named.index(path) + 1}" if path in self._named else repr(str(path))
+        return var, self.record(f"{var} = open_backend({where}{f', capacity={capacity}' if capacity else ''})")
 
     def _opening(self, call: Callable[[], Any], line: Line, var: str, path: Path, capacity: int | None) -> Subject:
         try:
@@ -123,12 +127,14 @@ class Trial:
         problem: Exception | None = None
         for subject in reversed(self._opened):
             try:
-                subject.backend.close()
+                self.within(8, subject.backend.close, "close")
             except Exception as error:
                 problem = error
         self._opened.clear()
         for path in self._directories:
             shutil.rmtree(path, ignore_errors=True)
+        if isinstance(problem, Violation):
+            raise problem
         if problem is not None:
             raise Violation("close to raise nothing", f"{type(problem).__name__}: {problem}", kind="raised")
 
@@ -141,6 +147,12 @@ class Trial:
         if not self._quiet:
             self.lines.append(line)
         return line
+
+    def anew(self) -> None:
+        """What follows does not depend on what was done before: a failure prints only what follows."""
+        self.lines.clear()
+        self._named.clear()
+        self._number = 0
 
     def tell(self, code: str) -> None:
         """Make `code`, which opens its own backend at ``path1``, the program that a failure prints."""
@@ -167,8 +179,7 @@ class Trial:
             comment = f"  # {line.comment}" if line.comment else ""
             body.append(line.code + (comment if "\n" not in line.code else ""))
         paths = [
-            f"path{i + 1} = pathlib.Path(tempfile.mkdtemp())"
-            for i in range(1 if self._told else len(self._directories))
+            f"path{i + 1} = pathlib.Path(tempfile.mkdtemp())" for i in range(1 if self._told else len(self._named))
         ]
         tail = []
         if violation is not None:
@@ -177,7 +188,7 @@ class Trial:
                 f"# expected: {violation.expected}".replace("\n", "\n# "),
                 f"# got: {violation.got}".replace("\n", "\n# "),
             ]
-        head = ["import pathlib", "import tempfile", "from lms_conformance.chunks import Chunk, key, same"]
+        head = ["import pathlib", "import tempfile", "from lms_conformance.chunks import Chunk, DuckKey, key, same"]
         return "\n".join([f"# {header}", *head, self.harness.source(), *paths, *body, *tail])
 
     # -- time and threads --------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ SIZES = (16, 5000, 300 * KIB)
 
 def _unchanged(trial: Trial, disturb: Callable[[Subject, Chunk], None], what: str) -> None:
     for size in SIZES:
+        trial.anew()
         backend = trial.open()
         chunk = Chunk(3, size)
         backend.put("a", chunk)
@@ -71,6 +72,7 @@ def _close(trial: Trial) -> None:
 @prop("ALI-04", "Data that get returned cannot be used to change what is stored: it is read-only, or the caller's own.")
 def _write_through(trial: Trial) -> None:
     for size in SIZES:
+        trial.anew()
         backend = trial.open()
         backend.put("a", Chunk(3, size))
         obj = backend.get("a")
@@ -99,6 +101,7 @@ def _other_reads(trial: Trial) -> None:
 @prop("ALI-06", "A buffer that is no bytearray stays the caller's: writing to it after put changes nothing stored.")
 def _callers_buffer(trial: Trial) -> None:
     for size in SIZES:
+        trial.anew()
         backend = trial.open()
         owner = bytearray(Chunk(3, size).bytes())
         array = np.frombuffer(Chunk(3, size).bytes(), dtype=np.uint8).copy()
@@ -125,13 +128,10 @@ def _evict(trial: Trial) -> None:
     ):
         for i in range(96):
             backend.put(f"k{i}", Chunk(i, size))
-            obj = backend.get(f"k{i}")
-            if obj is not None:
+            if i % 4 == 0 and (obj := backend.get(f"k{i}")) is not None:
                 held.append((Chunk(i, size), obj))
-            if len(held) > 24:
-                _still(held[-24][1], held[-24][0], "its eviction")
-    expect(len(held) >= 48, "most chunks to be readable right after their put", f"{len(held)} of 96")
-    for chunk, obj in held[-24:]:
+    expect(len(held) >= 12, "most chunks to be readable right after their put", f"{len(held)} of 24")
+    for chunk, obj in held:
         _still(obj, chunk, "its eviction")
 
 

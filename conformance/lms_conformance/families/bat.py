@@ -43,6 +43,7 @@ def _get_many(trial: Trial, case: tuple[list[tuple[str, Chunk]], list[str]]) -> 
 @prop("BAT-03", "Where item i of put_many is refused, those before it are stored, it and those after it are not.")
 def _partial(trial: Trial) -> None:
     for bad in range(4):
+        trial.anew()
         backend = trial.open()
         backend.put("old", Chunk(9, 30))
         batch = []
@@ -79,6 +80,7 @@ def _mixed(trial: Trial, program: tuple[Op, ...]) -> None:
     backend = trial.open()
     model: dict[str, Chunk] = {}
     run(backend, model, program)
+    expect_many(backend, model, POOL)
     backend.expect_model(model, POOL)
 
 

@@ -177,21 +177,27 @@ def _reserve(trial: Trial) -> None:
     usable = backend.backend.usable_bytes
     expect(usable is None or 0 < usable <= CAPACITY, f"usable_bytes between 0 and {CAPACITY}", usable)
     room = CAPACITY if usable is None else usable
-    sizes = (700 * KIB + 1, 64 * KIB - 16, 5000, MIB, 300 * KIB, 1)
+    sizes = (MIB, 700 * KIB + 1, 300 * KIB, 64 * KIB - 16, 9000)
     reserved, model = 0, {}
     with trial.quiet(f"# put chunks of {sizes} bytes in turn while the sum of reserve_bytes is at most {room}"):
-        for i in range(4000):
+        skipped = i = 0
+        while skipped < len(sizes):  # until not even the smallest is to fit
             chunk = Chunk(8 * i + 3, sizes[i % len(sizes)])
+            i += 1
             need = backend.backend.reserve_bytes(len(chunk))
-            expect(
-                need >= len(chunk) or chunk.seed % 8 == 1, "reserve_bytes of at least an incompressible length", need
-            )
+            expect(need >= len(chunk), "reserve_bytes of at least an incompressible length", need)
             if reserved + need > room:
-                break
+                skipped += 1
+                continue
             backend.allows(partial(backend.put, f"k{i}", chunk), f"put with {reserved} of {room} bytes reserved")
+            skipped = 0
             reserved += need
             model[f"k{i}"] = chunk
+            stored = backend.backend.stored_bytes(key(f"k{i}"))
+            expect(stored is None or stored <= need, f"stored_bytes of at most the {need} reserved", stored)
             _within_budget(trial, backend, _limit(trial, CAPACITY))
+            if len(model) > 3000:
+                break
         backend.expect_model(model)
 
 

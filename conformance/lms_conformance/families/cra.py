@@ -80,6 +80,7 @@ def _one_of(options: list[Chunk | None]) -> str:
 )
 def _kill(trial: Trial) -> None:
     for _ in range(trial.profile.crashes):
+        trial.anew()
         program, ack = _program(trial.rng, trial.caps.remove)
         backend = trial.directory()
         _killed_after(trial, backend, program, ack)
@@ -110,6 +111,7 @@ def _in_flight(trial: Trial) -> None:
     versions = [Chunk(11 + i, 2 * MIB, i) for i in range(3)]
     texts = [(c.seed, c.size, c.kind) for c in versions]
     for _ in range(trial.profile.crashes):
+        trial.anew()
         path = trial.directory()
         delay = trial.rng.random() * 0.06
         trial.record(
@@ -206,6 +208,7 @@ def _read_in_child(trial: Trial, backend: Subject, expected: dict[str, Chunk], w
 )
 def _flipped(trial: Trial) -> None:
     for size in (5000, 300 * KIB, 2 * MIB):
+        trial.anew()
         chunks = {k: Chunk(11 + i, size + i, i) for i, k in enumerate("abc")}
         backend = _stored(trial, chunks)
         expect(

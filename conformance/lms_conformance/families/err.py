@@ -5,8 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 
-from lms_conformance.chunks import Chunk, key
-from lms_conformance.families.key import DuckKey
+from lms_conformance.chunks import Chunk, DuckKey, key
 from lms_conformance.spec import prop
 from lms_conformance.subject import Subject
 from lms_conformance.trial import Trial

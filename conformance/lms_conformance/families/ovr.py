@@ -10,6 +10,7 @@ from lms_conformance.trial import Trial
 
 def _overwrite(trial: Trial, pairs: list[tuple[Chunk, Chunk]]) -> None:
     for old, new in pairs:
+        trial.anew()
         backend = trial.open()
         backend.put("a", old)
         backend.put("b", old)

@@ -104,7 +104,7 @@ class FileReference(LMSBackendInterface):
         for stray in self.path.glob("*.new"):
             stray.unlink()
         for file in sorted(self.path.glob("*.chunk")):
-            found = decode(file.read_bytes())
+            found = self._decode(file)
             if found is None:
                 self._corrupt += 1
                 file.unlink()
@@ -141,6 +141,9 @@ class FileReference(LMSBackendInterface):
             self._used += size - self._index.pop(key, (0, meta))[0]
             self._index[key] = size, meta
 
+    def _decode(self, file: Path) -> tuple[str, ChunkMeta, memoryview] | None:
+        return decode(file.read_bytes())
+
     def _write(self, file: Path, blob: bytes) -> None:
         new = file.with_suffix(".new")
         try:
@@ -163,8 +166,11 @@ class FileReference(LMSBackendInterface):
     def _drop(self, key: str) -> None:
         found = self._index.pop(key, None)
         if found is not None:
-            file_of(self.path, key).unlink(missing_ok=True)
+            self._delete(file_of(self.path, key))
             self._used -= found[0]
+
+    def _delete(self, file: Path) -> None:
+        file.unlink(missing_ok=True)
 
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether the key is held."""
@@ -184,7 +190,7 @@ class FileReference(LMSBackendInterface):
                 return None
             self._index.move_to_end(text)
             try:
-                found = decode(file_of(self.path, text).read_bytes())
+                found = self._decode(file_of(self.path, text))
             except OSError:
                 found = None
             if found is None or found[0] != text:

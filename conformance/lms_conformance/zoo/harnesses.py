@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from lms_conformance.harness import Harness
 from lms_conformance.zoo.files import EvictingFileReference, FileReference, decode, file_of
@@ -49,3 +49,52 @@ class ReferenceHarness(Harness):
         file = file_of(path, key)
         found = decode(file.read_bytes()) if file.exists() else None
         return None if found is None else bytes(found[2])
+
+
+class MutantHarness(ReferenceHarness):
+    """A mutant around (or in place of) its reference."""
+
+    def __init__(self, name: str) -> None:
+        from lms_conformance.zoo.mutant import mutants
+
+        mutant = mutants()[name]
+        super().__init__(mutant.base)
+        self.mutant = name
+        self.name = f"mutant {name}"
+
+    def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
+        """Open it."""
+        from lms_conformance.zoo.mutant import Wrapper, mutants
+
+        build: Any = mutants()[self.mutant].build
+        if issubclass(build, Wrapper):
+            wrapped: LMSBackendInterface = build(super().open(path, capacity))
+            return wrapped
+        opened: LMSBackendInterface = build(str(path), capacity)
+        return opened
+
+    def source(self) -> str:
+        """A call of this class."""
+        return (
+            "from lms_conformance.zoo.harnesses import MutantHarness\n\n"
+            f"def open_backend(path, capacity=None):\n    return MutantHarness({self.mutant!r}).open(path, capacity)\n"
+        )
+
+
+class ProvenHarness(Harness):
+    """A mutant around the user's own backend."""
+
+    def __init__(self, inner: Harness, name: str) -> None:
+        self.inner = inner
+        self.mutant = name
+        self.name = f"{inner.name} with {name}"
+        self.takes_capacity = inner.takes_capacity
+        self.capacity_scale = inner.capacity_scale
+
+    def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
+        """Open the user's backend and break it."""
+        from lms_conformance.zoo.mutant import mutants
+
+        build: Any = mutants()[self.mutant].build
+        broken: LMSBackendInterface = build(self.inner.open(path, capacity))
+        return broken

@@ -1,0 +1,123 @@
+"""Runs properties on references and mutants, and says who catches whom."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lms_conformance.engine import Engine
+from lms_conformance.harness import Harness
+from lms_conformance.outcome import Result, Status
+from lms_conformance.profiles import Profile, profile
+from lms_conformance.run import introduce
+from lms_conformance.spec import Property, features, properties
+from lms_conformance.zoo.harnesses import REFERENCES, MutantHarness, ReferenceHarness
+from lms_conformance.zoo.mutant import Mutant, mutants
+
+
+@dataclass(slots=True)
+class Catch:
+    """What the properties said of one mutant.
+
+    Attributes
+    ----------
+    mutant : Mutant
+    results : dict of str to Result
+        By property.
+    """
+
+    mutant: Mutant
+    results: dict[str, Result] = field(default_factory=dict)
+
+    @property
+    def missed(self) -> list[str]:
+        """Properties that had to catch it by assertion and did not."""
+        return [k for k in self.mutant.kills if k not in self.results or not caught(self.results[k])]
+
+    @property
+    def also(self) -> list[str]:
+        """Other properties that caught it."""
+        return [k for k, r in self.results.items() if k not in self.mutant.kills and caught(r)]
+
+
+def caught(result: Result) -> bool:
+    """Whether a property's own check failed: neither a crash nor a hang of the suite counts."""
+    return result.status is Status.FAILED and result.kind == "assertion"
+
+
+def zoo_profile(name: str = "ci") -> Profile:
+    """The profile with little shrinking: the zoo asks whether, not how."""
+    return dataclasses.replace(profile(name), shrink_seconds=0.2)
+
+
+def engine_of(harness: Harness, effort: Profile, seed: int) -> Engine:
+    """An engine for a harness of the zoo."""
+    caps = introduce(harness).capabilities
+    return Engine(harness, caps, features(caps, harness), effort, seed)
+
+
+def hunt(mutant: Mutant, chosen: Iterable[Property], effort: Profile, seed: int) -> Catch:
+    """Run properties on one mutant."""
+    engine = engine_of(MutantHarness(mutant.name), effort, seed)
+    catch = Catch(mutant)
+    for p in chosen:
+        if p.not_applicable(engine.have) is None:
+            catch.results[p.id] = engine.run(p)
+    _sweep()
+    return catch
+
+
+def hunt_named(effort: Profile, seed: int, names: Iterable[str] = ()) -> list[Catch]:
+    """Each mutant against the properties that must catch it."""
+    known = {p.id: p for p in properties()}
+    wanted = set(names)
+    return [
+        hunt(m, [known[k] for k in m.kills], effort, seed) for m in mutants().values() if not wanted or m.name in wanted
+    ]
+
+
+def run_reference(
+    name: str, effort: Profile, seed: int, on_result: Callable[[Result], None] | None = None
+) -> list[Result]:
+    """Every property that applies, on a correct backend."""
+    engine = engine_of(ReferenceHarness(name), effort, seed)
+    results = []
+    for p in properties():
+        if p.not_applicable(engine.have) is None:
+            results.append(engine.run(p))
+            if on_result is not None:
+                on_result(results[-1])
+    return results
+
+
+def references() -> list[str]:
+    """Names of the correct backends."""
+    return list(REFERENCES)
+
+
+def uncovered(catches: Iterable[Catch]) -> list[str]:
+    """Properties that no mutant names."""
+    named = {k for c in catches for k in c.mutant.kills}
+    return [p.id for p in properties() if p.id not in named]
+
+
+def _sweep() -> None:
+    """Remove what mutants left in shared memory."""
+    for file in Path("/dev/shm").glob(f"lms-zoo-{os.getpid()}-*"):
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def matrix(catches: Iterable[Catch]) -> Mapping[str, dict[str, list[str]]]:
+    """Per property: the mutants it must catch, and those it caught as well."""
+    found: dict[str, dict[str, list[str]]] = {p.id: {"named": [], "also": []} for p in properties()}
+    for catch in catches:
+        for k in catch.mutant.kills:
+            found[k]["named"].append(catch.mutant.name)
+        for k in catch.also:
+            found[k]["also"].append(catch.mutant.name)
+    return found
