@@ -21,7 +21,7 @@ LEAST_GAIN: Final = 0.03
 #: Chunks below this are stored raw.
 _SMALLEST: Final = 1024
 #: The sample lies within the first block; big enough to tell 3 % apart from noise, small enough to cost nothing.
-_SAMPLE: Final = 4096
+_SAMPLE: Final = 2048
 _TEXT_SAMPLE: Final = 16384
 _ZSTD: Final = ZstdFormat(1)
 

@@ -63,6 +63,10 @@ class BlockFormat(abc.ABC):
     layout: str
     block_bytes: int
 
+    def threads_help(self, first: Buffer | None = None) -> bool:
+        """Whether blocks gain by being coded on several threads: encoded, or decoded where their first is given."""
+        return True
+
     @abc.abstractmethod
     def bound(self, nbytes: int) -> int:
         """The most bytes of `out` that a block of `nbytes` bytes can take: at most ``nbytes * 9 / 8 + 256``."""
@@ -142,7 +146,7 @@ class Codec(abc.ABC):
             Writable scratch for the blocks, at least ``encode_bound(len(data))`` bytes. Reuse it: fresh memory costs
             more than encoding does. Without it each call allocates.
         executor : Executor, optional
-            Encode blocks on its threads too; without one the calling thread does it all.
+            Encode blocks on its threads too, where that helps; without one the calling thread does it all.
 
         Raises
         ------
@@ -200,7 +204,7 @@ def decode_into(
     codec : Codec, optional
         Whose layout it is, for codecs of plugins (look it up by ``codec_of(layout)``); default: the built-in ones.
     executor : Executor, optional
-        Decode blocks on its threads too, beside the calling one.
+        Decode blocks on its threads too, beside the calling one, where that helps.
 
     Raises
     ------

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from lms_tiers.codecs.base import BlockFormat, Buffer, Codec, block_count
 from lms_tiers.codecs.entropy import expand, expand_into, shrink
 from lms_tiers.codecs.pairs import pair, unpair
-from lms_tiers.codecs.scratch import TURN, Bytes, scratch
+from lms_tiers.codecs.scratch import Bytes, scratch
 from lms_tiers.codecs.split import RESIDUAL_MASK, Words, exponents, merge, put_lanes, residual, take_lane
 from lms_tiers.errors import CodecError
 
@@ -59,6 +59,13 @@ class PlanesFormat(BlockFormat):
         self.paired = paired
         self.block_bytes = block_bytes
 
+    def threads_help(self, first: Buffer | None = None) -> bool:
+        """Not with pairs: there most of the work is numpy operations of a few microseconds.
+
+        Each gives the GIL up and wants it back; two threads sleep and wake each other for longer than they work.
+        """
+        return not self.paired if first is None else not len(first) or first[0] != _PAIRS
+
     def bound(self, nbytes: int) -> int:
         """A stored block has one byte before the data."""
         return nbytes + 1
@@ -82,23 +89,22 @@ class PlanesFormat(BlockFormat):
         at = _HEAD.size + _SIZE.size * parts
         source = np.frombuffer(data, np.uint8, body)
         target = np.frombuffer(out, np.uint8, room)
-        with TURN:
-            lanes = _lanes(source, self.width, count)
-            plane = scratch("plane", count)
-            exponents(lanes[0], self.shift, plane)
-            paired = pair(plane) if self.paired else None
-            rest = target[at : at + count]
-            last = residual(lanes[0], rest)
-            sizes = []
-            for noise in (rest, *(lane.view(np.uint8) for lane in lanes[1:])):
-                packed = _shrink_noise(noise)
-                end = at + len(packed)
-                if end > room:
-                    return 0
-                if packed is not rest:
-                    target[at:end] = packed
-                at = end
-                sizes.append(len(packed))
+        lanes = _lanes(source, self.width, count)
+        plane = scratch("plane", count)
+        exponents(lanes[0], self.shift, plane)
+        paired = pair(plane) if self.paired else None
+        rest = target[at : at + count]
+        last = residual(lanes[0], rest)
+        sizes = []
+        for noise in (rest, *(lane.view(np.uint8) for lane in lanes[1:])):
+            packed = _shrink_noise(noise)
+            end = at + len(packed)
+            if end > room:
+                return 0
+            if packed is not rest:
+                target[at:end] = packed
+            at = end
+            sizes.append(len(packed))
         frame = shrink((plane if paired is None else paired.pairs).data)
 
         mode, base, low, high, exceptions = _PLANE, 0, 0, 0, b""
@@ -197,16 +203,15 @@ def _decode_planes(block: memoryview, target: Bytes) -> None:
     if mode == _PLANE and escapes:
         raise CodecError(LAYOUT, "exceptions to a plane that has none.")
 
-    with TURN:
-        if mode == _PAIRS:
-            pairs, plane = plane, scratch("plane", count)
-            if not unpair(pairs, base, low, positions, values, plane):
-                raise CodecError(LAYOUT, "an exception lies outside the block.")
-        words = target[:body].view(np.uint16) if width == 2 else scratch("top", 2 * count).view(np.uint16)
-        merge(plane, noise[0], last, shift, words)
-        if width > 2:
-            wide: npt.NDArray[Any] = target[:body].view(_UNSIGNED[width])
-            put_lanes([words, *(lane.view(np.uint16) for lane in noise[1:])], wide)
+    if mode == _PAIRS:
+        pairs, plane = plane, scratch("plane", count)
+        if not unpair(pairs, base, low, positions, values, plane):
+            raise CodecError(LAYOUT, "an exception lies outside the block.")
+    words = target[:body].view(np.uint16) if width == 2 else scratch("top", 2 * count).view(np.uint16)
+    merge(plane, noise[0], last, shift, words)
+    if width > 2:
+        wide: npt.NDArray[Any] = target[:body].view(_UNSIGNED[width])
+        put_lanes([words, *(lane.view(np.uint16) for lane in noise[1:])], wide)
     if tail:
         target[body:] = np.frombuffer(block, np.uint8, tail, at + frame_bytes)
 

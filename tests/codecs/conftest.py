@@ -45,6 +45,6 @@ def generate(kind: str, count: int, seed: int = 0) -> bytes:
         case "noise":
             return rng.bytes(2 * count)
         case "text":
-            words = [bytes(rng.integers(97, 123, rng.integers(2, 9)).astype(np.uint8)) + b" " for _ in range(300)]
-            return b"".join(words[i] for i in rng.zipf(1.4, count) % 300)[: 2 * count]
+            vocabulary = [bytes(rng.integers(97, 123, rng.integers(2, 9)).astype(np.uint8)) + b" " for _ in range(300)]
+            return b"".join(vocabulary[i] for i in rng.zipf(1.4, count) % 300)[: 2 * count]
     raise AssertionError(kind)
