@@ -101,7 +101,25 @@ class Chains:
             partial = True
         parent = walk.chain[index - 1] if index else None
         walk.cursor = index + 1
-        return AccessContext(now, walk.request, parent, index, partial)
+        return AccessContext(now, walk.request, parent, index, partial, len(walk.chain))
+
+    def contexts(self, now: float, start: int, count: int, lengths: Sequence[int] | None = None) -> list[AccessContext]:
+        """The contexts of `count` chunks from `start` on; one shorter than the chunk before it is partly filled."""
+        walk = self._walk
+        chain, request, marked = walk.chain, walk.request, walk.partial
+        walk.cursor = start + count
+        found = []
+        parent = chain[start - 1] if start else None
+        for i in range(start, start + count):
+            text = chain[i]
+            partial: bool | None = None
+            if text in marked:
+                partial = True
+            elif lengths is not None and i > start:
+                partial = lengths[i - start] < lengths[i - start - 1]
+            found.append(AccessContext(now, request, parent, i, partial))
+            parent = text
+        return found
 
     def single(self, now: float, text: str) -> AccessContext:
         """The context of an access to one key: its place in the thread's chain where it is the next one expected."""

@@ -22,8 +22,7 @@ from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry
 from lms_tiers.tiered.reads import DamagedChunkError, whole
 from lms_tiers.tiered.room import Room
-from lms_tiers.tiered.tier import RECENT_BATCH, Tier, keys_of
-from lms_tiers.tiered.writes import stored_bytes
+from lms_tiers.tiered.tier import RECENT_BATCH, Tier, keys_of, stored_bytes
 
 _log = logging.getLogger(__name__)
 

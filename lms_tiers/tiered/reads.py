@@ -64,10 +64,7 @@ class Reader:
     def get(self, key: CacheEngineKey, text: str, context: AccessContext) -> LMSMemoryObj | None:
         """The newest chunk, or None. Concurrent calls for one chunk of a lower tier share one read."""
         obj = self.read(key, text, context, whole, shared=True)
-        if self._shares and obj is not None and type(obj.data) is bytearray:
-            # The tier above and other readers may hold the same buffer: nobody writes to it.
-            obj = LMSMemoryObj(memoryview(obj.data).toreadonly(), obj.length, obj.fmt, obj.dtype, obj.shape)  # type: ignore[arg-type]  # bytes-like
-        return obj
+        return None if obj is None else self._shared(obj)
 
     def read(
         self, key: CacheEngineKey, text: str, context: AccessContext, ask: Ask[T], shared: bool = False
@@ -87,7 +84,7 @@ class Reader:
                 self._miss()
                 return None
             if tier.position and shared:
-                load = Load(entry)
+                load = Load(entry, threading.Event())
                 leader = tier.loads.setdefault(text, load)
                 if leader is not load:
                     if self._follow(leader, tier) and leader.entry is entry and leader.result is not None:
@@ -241,7 +238,100 @@ class Reader:
     # -- chains ------------------------------------------------------------------------------------------------------
 
     def get_many(
-        self, keys: Sequence[CacheEngineKey], texts: Sequence[str], contexts: Callable[[int], AccessContext]
+        self, keys: Sequence[CacheEngineKey], texts: Sequence[str], contexts: Sequence[AccessContext]
     ) -> list[LMSMemoryObj | None]:
-        """The chunk or None for each key: runs that one tier holds are read by one call of its backend."""
-        return [self.get(key, text, contexts(i)) for i, (key, text) in enumerate(zip(keys, texts, strict=True))]
+        """The chunk or None for each key: those that one tier holds are read by one call of its backend."""
+        h = self._h
+        found: list[LMSMemoryObj | None] = [None] * len(keys)
+        groups: dict[int, list[tuple[int, Entry]]] = {}
+        rest: list[int] = []
+        index, up = h.index, h.up
+        for i, text in enumerate(texts):
+            entry = index.get(text)
+            mask = entry.tiers & up if entry is not None else 0
+            if entry is None or not mask:
+                rest.append(i)
+            else:
+                groups.setdefault(mask & -mask, []).append((i, entry))
+        for bit, group in groups.items():
+            tier = h.tiers[bit.bit_length() - 1]
+            if len(group) == 1 or tier.calls:
+                rest += [i for i, _ in group]
+            else:
+                rest += self._get_group(tier, group, keys, texts, contexts, found)
+        for i in sorted(rest):
+            found[i] = self.get(keys[i], texts[i], contexts[i])
+        return found
+
+    def _get_group(
+        self, tier: Tier, group: list[tuple[int, Entry]], keys: Sequence[CacheEngineKey], texts: Sequence[str],
+        contexts: Sequence[AccessContext], found: list[LMSMemoryObj | None],
+    ) -> list[int]:  # fmt: skip
+        """Read a group from one tier; answers those to be read one by one."""
+        h = self._h
+        done = threading.Event()
+        leading: list[tuple[int, Entry]] = group
+        rest: list[int] = []
+        if tier.position:
+            leading = []
+            for i, entry in group:
+                load = Load(entry, done)
+                if tier.loads.setdefault(texts[i], load) is load:
+                    leading.append((i, entry))
+                else:
+                    rest.append(i)
+        epoch = tier.epoch
+        thread = threading.get_ident() if tier.position else 0
+        if thread:
+            tier.calls[thread] = time.monotonic()
+        objs: Sequence[LMSMemoryObj | None] = ()
+        started = _clock_ns()
+        error: BaseException | None = None
+        try:
+            try:
+                objs = tier.backend.get_many([keys[i] for i, _ in leading])
+                if len(objs) != len(leading):
+                    raise DamagedChunkError
+            finally:
+                if thread:
+                    tier.calls.pop(thread, None)
+            took = _clock_ns() - started
+            with h.lock:
+                tier.read_latency.add(took)
+                if tier.breaker.failures:
+                    h.worked(tier)
+                for (i, entry), obj in zip(leading, objs, strict=True):
+                    text, length = texts[i], entry.meta.length
+                    if (
+                        obj is not None
+                        and obj.length == length == memoryview(obj.data).nbytes
+                        and h.stands(tier, text, entry, epoch)
+                    ):
+                        tier.bytes_read += length
+                        self._hit(tier, text, entry, contexts[i], obj)
+                        if tier.position:
+                            tier.loads[text].result = obj
+                        found[i] = self._shared(obj)
+                    else:
+                        rest.append(i)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as caught:
+            error = caught
+            rest = [i for i, _ in group if found[i] is None]
+        finally:
+            if tier.position:
+                for i, _ in leading:
+                    tier.loads.pop(texts[i], None)
+                done.set()
+        if error is not None:
+            with h.lock:
+                h.failed(tier, texts[group[0][0]], error)
+        return rest
+
+    def _shared(self, obj: LMSMemoryObj) -> LMSMemoryObj:
+        if self._shares and type(obj.data) is bytearray:
+            # The tier above and other readers may hold the same buffer: nobody writes to it.
+            view: Any = memoryview(obj.data).toreadonly()
+            return LMSMemoryObj(view, obj.length, obj.fmt, obj.dtype, obj.shape)
+        return obj

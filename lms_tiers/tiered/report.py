@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def store_stats(hierarchy: Hierarchy, reader: Reader, writer: Writer, log: EventLog) -> StoreStats:
     """The store's statistics now. Takes the lock, and asks each backend without it."""
-    backends = [_backend_stats(tier) for tier in hierarchy.tiers]
+    # A tier that is switched off may be stuck: whoever asks for figures must not get stuck with it.
+    backends = [_backend_stats(tier) if hierarchy.up & tier.bit else None for tier in hierarchy.tiers]
     with hierarchy.lock:
         tiers = tuple(_tier_stats(t.snapshot(), own) for t, own in zip(hierarchy.tiers, backends, strict=True))
         keys, hits, misses, puts = len(hierarchy.index), reader.hits, reader.misses, writer.puts

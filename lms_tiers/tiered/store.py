@@ -185,7 +185,8 @@ class TieredStore(LMSBackendInterface):
         texts = [key_text(meta.key, self._max_key) for meta, _ in items]
         if texts:
             start = self._chains.put(texts)
-            contexts = self._contexts(start, [meta.length for meta, _ in items])
+            lengths = [meta.length for meta, _ in items]
+            contexts = self._chains.contexts(self._clock(), start, len(texts), lengths)
             self._writer.put_many(items, texts, contexts)
 
     def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
@@ -193,8 +194,7 @@ class TieredStore(LMSBackendInterface):
         self._check_open()
         texts = [key_text(key) for key in keys]
         start = self._chains.look_up(texts)
-        now = self._clock()
-        return self._reader.get_many(keys, texts, lambda i: self._chains.context(now, start + i))
+        return self._reader.get_many(keys, texts, self._chains.contexts(self._clock(), start, len(texts)))
 
     def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
         """How many of the leading `keys` are present without a gap."""
@@ -376,17 +376,6 @@ class TieredStore(LMSBackendInterface):
             if h.index.get(text) is entry:
                 # In switched-off tiers only: present as soon as a get would try one of them again.
                 return any(entry.tiers & tier.bit and tier.breaker.due() for tier in h.tiers)
-
-    def _contexts(self, start: int, lengths: Sequence[int]) -> list[Any]:
-        now = self._clock()
-        chains = self._chains
-        contexts = []
-        before: int | None = None
-        for i, length in enumerate(lengths):
-            partial = None if before is None else length < before
-            contexts.append(chains.context(now, start + i, partial))
-            before = length
-        return contexts
 
     def _promote(self, text: str, entry: Entry, tier: Tier, obj: LMSMemoryObj | None) -> None:
         h = self._h

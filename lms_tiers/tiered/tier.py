@@ -72,9 +72,9 @@ class Load:
 
     __slots__ = ("done", "entry", "result")
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, done: threading.Event) -> None:
         self.entry = entry
-        self.done = threading.Event()
+        self.done = done
         self.result: Any = None
 
 
@@ -249,3 +249,12 @@ class Tier:
 def keys_of(texts: list[str]) -> list[Any]:
     """Keys for backend calls that only need their identity."""
     return [OpaqueKey(text) for text in texts]
+
+
+def stored_bytes(tier: Tier, key: Any, need: int) -> int:
+    """What a chunk just written takes, of the `need` bytes reserved. Calls the backend."""
+    try:
+        stored = tier.backend.stored_bytes(key)
+    except Exception:
+        return need  # the reservation is an upper bound
+    return need if stored is None or not 0 <= stored <= need else stored

@@ -21,11 +21,12 @@ from lms_tiers.errors import (
 )
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage
 from lms_tiers.policies.base import AccessContext
+from lms_tiers.tiered.batch import BatchWriter
 from lms_tiers.tiered.events import EventKind, EventReason
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry
 from lms_tiers.tiered.room import Room
-from lms_tiers.tiered.tier import Tier
+from lms_tiers.tiered.tier import Tier, stored_bytes
 
 _clock_ns = time.perf_counter_ns
 
@@ -53,11 +54,12 @@ class Writer:
         self, hierarchy: Hierarchy, room: Room, written: Callable[[Tier, str, Entry], None],
         back_pressure: float, patience: float,
     ) -> None:  # fmt: skip
-        self._h: Final = hierarchy
-        self._room: Final = room
-        self._written: Final = written
-        self._back_pressure: Final = back_pressure
-        self._patience: Final = patience
+        self.h: Final = hierarchy
+        self.room: Final = room
+        self.written: Final = written
+        self.back_pressure: Final = back_pressure
+        self.patience: Final = patience
+        self._batch: Final = BatchWriter(self)
         self.puts = 0
 
     def check(self, client_meta: ClientMetaMessage, text: str, data: Any) -> tuple[ChunkMeta, tuple[int | None, ...]]:
@@ -69,9 +71,9 @@ class Writer:
         """
         nbytes = len(data) if type(data) is bytearray else _nbytes(text, data)
         meta = ChunkMeta.of(client_meta, nbytes)
-        needs = self._h.needs(nbytes)
+        needs = self.h.needs(nbytes)
         if all(need is None for need in needs):
-            largest = max((t.budget if t.max_value is None else min(t.budget, t.max_value)) for t in self._h.tiers)
+            largest = max((t.budget if t.max_value is None else min(t.budget, t.max_value)) for t in self.h.tiers)
             raise ValueTooLargeError(text, nbytes, largest, "every tier of the store")
         return meta, needs
 
@@ -86,16 +88,22 @@ class Writer:
         self, items: Sequence[tuple[ClientMetaMessage, Any]], texts: Sequence[str], contexts: Sequence[AccessContext]
     ) -> None:
         """Store chunks in order; see `LMSBackendInterface.put_many`."""
-        for (client_meta, data), text, context in zip(items, texts, contexts, strict=True):
-            self.put(client_meta, text, data, context)
+        start = 0
+        while start < len(items):
+            stored = self._batch.put(items, texts, contexts, start) if len(items) - start > 1 else 0
+            if not stored:
+                client_meta, data = items[start]
+                self.put(client_meta, texts[start], data, contexts[start])
+                stored = 1
+            start += stored
 
     def place(
         self, client_meta: ClientMetaMessage, text: str, data: Any, meta: ChunkMeta,
         needs: Sequence[int | None], context: AccessContext, tensor: bool = False,
     ) -> None:  # fmt: skip
         """Store a checked chunk in the first tier that takes it."""
-        h = self._h
-        error: Exception | None = None
+        h = self.h
+        error: BaseException | None = None
         refused = full = None
         for tier, need in zip(h.tiers, needs, strict=True):
             if need is None or not (h.up & tier.bit or h.probe(tier.bit)):
@@ -108,7 +116,9 @@ class Writer:
                     raise
                 error = caught
                 continue
-            except Exception as caught:
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as caught:
                 error = caught
                 continue
             if outcome is _Outcome.STORED:
@@ -141,24 +151,24 @@ class Writer:
         context: AccessContext, tensor: bool,
     ) -> _Outcome:  # fmt: skip
         """Try one tier: reserve, become the mutator of the key there, write, publish."""
-        h = self._h
+        h = self.h
         with h.lock:
             if h.closing:
                 raise BackendClosedError("the store")
             old = h.index.get(text)
             if not (old is not None and old.tiers & tier.bit) and not h.admits(tier, text, need, context):
                 return _Outcome.REFUSED
-            leaving = self._room.take(tier, need, text)
+            leaving = self.room.take(tier, need, text)
             if leaving is None:
-                mutator = h.acquire(tier, text, self._patience)
+                mutator = h.acquire(tier, text, self.patience)
         if leaving is not None:
-            if not self._room.make_room(tier, need, text, self._back_pressure, leaving):
+            if not self.room.make_room(tier, need, text, self.back_pressure, leaving):
                 return _Outcome.FULL
             with h.lock:
-                mutator = h.acquire(tier, text, self._patience)
+                mutator = h.acquire(tier, text, self.patience)
         if not mutator:
             with h.lock:
-                self._room.give_back(tier, need)
+                self.room.give_back(tier, need)
             return _Outcome.FULL
         written = False
         try:
@@ -181,7 +191,7 @@ class Writer:
                 h.publish(tier, text, entry, charge, context)
                 h.release(tier, text)
                 self.puts += 1
-                self._written(tier, text, entry)
+                self.written(tier, text, entry)
                 if h.log.on:
                     h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charge)
             return _Outcome.STORED
@@ -194,23 +204,14 @@ class Writer:
 
     def _undo(self, tier: Tier, text: str, need: int, error: BaseException) -> None:
         """A write failed: is what the tier held before still there?"""
-        h = self._h
+        h = self.h
         if isinstance(error, LmsTiersError) and not h.closing:
             # The contract's own errors promise that the state is what it was.
-            self._room.give_back(tier, need)
+            self.room.give_back(tier, need)
         else:
             h.doubt(tier, text, need)
         if not isinstance(error, (KeyboardInterrupt, SystemExit, InvalidKeyError, InvalidChunkError)) and not h.closing:
             h.failed(tier, text, error)
-
-
-def stored_bytes(tier: Tier, key: Any, need: int) -> int:
-    """What a chunk just written takes, of the `need` bytes reserved. Calls the backend."""
-    try:
-        stored = tier.backend.stored_bytes(key)
-    except Exception:
-        return need  # the reservation is an upper bound
-    return need if stored is None or not 0 <= stored <= need else stored
 
 
 def _nbytes(text: str, data: Any) -> int:

@@ -8,7 +8,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 from lms_conformance.history import Call, History, linearizable
 
 import lms_tiers.tiered
-from lms_tiers.errors import CapacityError, StorageUnavailableError
+from lms_tiers.errors import CapacityError, LmsTiersError, StorageUnavailableError
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
 
 TIERED = str(Path(lms_tiers.tiered.__file__).parent)
@@ -25,6 +25,9 @@ TIERED = str(Path(lms_tiers.tiered.__file__).parent)
 #: Programs in all; LMS_TIERS_PROGRAMS raises it for a nightly run.
 PROGRAMS = int(os.environ.get("PROGRAMS", "2000"))
 THREADS = 4
+
+#: Seconds; 0 gives the interpreter's lock away as well.
+NAPS = (0.0, 0.0, 0.0, 0.0, 1e-5, 1e-4)
 OPERATIONS = 6
 
 #: (capacities, keys, faults): where everything fits below nothing may ever be missed; where not, a miss means evicted.
@@ -46,11 +49,10 @@ def preempted(seed: int, often: float) -> Iterator[None]:
 
     def enter_thread(frame: FrameType, event: str, arg: Any) -> Any:
         rng = random.Random(seeds.random())
-        naps = (0.0, 0.0, 0.0, 0.0, 1e-5, 1e-4)
 
         def inside(frame: FrameType, event: str, arg: Any) -> Any:
             if event == "opcode" and rng.random() < often:
-                time.sleep(rng.choice(naps))
+                time.sleep(rng.choice(NAPS))
             return inside
 
         def enter(frame: FrameType, event: str, arg: Any) -> Any:
@@ -66,7 +68,25 @@ def preempted(seed: int, often: float) -> Iterator[None]:
     try:
         yield
     finally:
-        threading.settrace(None)  # type: ignore[arg-type]  # takes None, says nothing of it
+        threading.settrace(None)
+
+
+def sluggish(backend: Any, rng: random.Random) -> Any:
+    """A backend whose calls take their time on both sides of what they do."""
+
+    def slow(call: Callable[..., Any]) -> Callable[..., Any]:
+        def slowly(*args: Any) -> Any:
+            time.sleep(rng.choice(NAPS))
+            try:
+                return call(*args)
+            finally:
+                time.sleep(rng.choice(NAPS))
+
+        return slowly
+
+    for operation in ("put", "get", "remove"):
+        setattr(backend, operation, slow(getattr(backend, operation)))
+    return backend
 
 
 def draw_faults(rng: random.Random, backends: list[FaultyBackend]) -> None:
@@ -75,11 +95,10 @@ def draw_faults(rng: random.Random, backends: list[FaultyBackend]) -> None:
             fault = rng.choice([Fault.FAIL, Fault.FAIL_AFTER, Fault.SLOW, Fault.NOTHING, None, None])
             if fault is None or (fault is Fault.NOTHING and not operation.startswith("get")):
                 continue
-            error = (
-                rng.choice([RuntimeError, OSError, MemoryError])
-                if fault is Fault.FAIL_AFTER
-                else rng.choice([RuntimeError, lambda: StorageUnavailableError("t", "drawn")])
-            )
+            errors: list[Callable[[], BaseException]] = [RuntimeError, OSError, MemoryError]
+            if fault is Fault.FAIL:
+                errors = [RuntimeError, lambda: StorageUnavailableError("t", "drawn")]
+            error = rng.choice(errors)
             probability = rng.choice([0.2, 0.5, 1.0])
             backend.inject(
                 operation, fault, times=rng.choice([1, 2, 6, None]), probability=probability, error=error, seconds=1e-3
@@ -89,9 +108,9 @@ def draw_faults(rng: random.Random, backends: list[FaultyBackend]) -> None:
 def run_program(bench: Any, shape: str, seed: int) -> None:
     capacities, keys, _evicts, faults = SHAPES[shape]
     rng = random.Random(seed)
-    backends: list[Any] | None = None
+    backends: list[Any] = [sluggish(bench.weighed(), random.Random(seed + i)) for i in range(len(capacities))]
     if faults:
-        backends = [FaultyBackend(type(bench).weighed(), seed + i) for i in range(len(capacities))]
+        backends = [FaultyBackend(backend, seed + i) for i, backend in enumerate(backends)]
         draw_faults(rng, backends)
     history = History()
     values = iter(range(1, 1 << 20))
@@ -123,20 +142,24 @@ def run_program(bench: Any, shape: str, seed: int) -> None:
         for thread in threads:
             thread.join(60)
             assert not thread.is_alive(), f"{shape}, seed {seed}: a thread hangs"
-    if backends:
-        for backend in backends:
-            backend.heal()
+    for backend in backends if faults else ():
+        backend.heal()
     final = History()
     final.calls = history.calls
     final._clock = history._clock
     for i in range(keys):
         began = final.now()
         final.add(9, "get", str(i), bench.get(store, i), began)
-    weights = [b.inner for b in backends] if backends else bench.weights()
+    with contextlib.suppress(LmsTiersError):
+        store.drain(1.0)
+    weights = [b.inner for b in backends] if faults else backends
+    balance = [(weighed.weight, tier.used) for weighed, tier in zip(weights, store._h.tiers, strict=True)]
     store.close()
     assert not wrong, f"{shape}, seed {seed}: {wrong}"
     for weighed, capacity in zip(weights, capacities, strict=True):
         assert weighed.heaviest <= capacity, f"{shape}, seed {seed}: {weighed.heaviest} bytes in a tier of {capacity}"
+    if not faults:
+        assert all(held == charged for held, charged in balance), f"{shape}, seed {seed}: held, charged: {balance}"
     check(shape, seed, final)
     bench.stores.remove(store)
 

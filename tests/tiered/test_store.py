@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -282,13 +284,14 @@ def test_after_close_every_call_raises_and_close_is_idempotent(bench: Any) -> No
     bench.put(store, 1, 1)
     store.close()
     store.close()
-    for call in (
+    calls: tuple[Callable[[], Any], ...] = (
         lambda: store.get(bench.key(1)), lambda: store.contains(bench.key(1)), lambda: store.remove(bench.key(1)),
         lambda: bench.put(store, 1, 1), lambda: store.list_keys(), lambda: store.get_many([bench.key(1)]),
         lambda: store.put_many([]), lambda: store.contains_prefix([]), lambda: store.flush(), lambda: store.drain(),
         lambda: store.stats(), lambda: store.clear(), lambda: store.resize(0, 1), lambda: store.pin([], 1),
         lambda: store.get_into(bench.key(1), bytearray(9)), lambda: store.get_tensor(bench.key(1)),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for call in calls:
         with pytest.raises(BackendClosedError):
             call()
 
@@ -361,6 +364,4 @@ def test_an_idle_store_has_no_thread_awake(bench: Any) -> None:
 
 
 def _movers() -> list[Any]:
-    import threading
-
     return [t for t in threading.enumerate() if t.name.startswith("lms-tiers-t")]

@@ -1,0 +1,138 @@
+"""Putting a run of chunks by one call of the backend, with one reservation and one publication for all.
+
+Whatever is not plain (an item that is refused, a key somebody else is at, a failure) ends or undoes the batch, and the
+writer goes on item by item: the batch is an optimisation and never the only way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from lms_tiers.errors import LmsTiersError
+from lms_tiers.messages import ChunkMeta, ClientMetaMessage
+from lms_tiers.policies.base import AccessContext
+from lms_tiers.tiered.events import EventKind, EventReason
+from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.tier import Tier, stored_bytes
+
+if TYPE_CHECKING:
+    from lms_tiers.tiered.writes import Writer
+
+#: Chunks and bytes of one batch.
+_CHUNKS: Final = 64
+_BYTES: Final = 64 << 20
+
+
+class BatchWriter:
+    """The batches of `writer`."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._w: Final = writer
+
+    def put(
+        self, items: Sequence[tuple[ClientMetaMessage, Any]], texts: Sequence[str],
+        contexts: Sequence[AccessContext], start: int,
+    ) -> int:  # fmt: skip
+        """Store a run of items from `start` on; answers how many, 0 where that is not possible in one go."""
+        w, h = self._w, self._w.h
+        tier = next((t for t in h.tiers if h.up & t.bit), None)
+        if tier is None:
+            return 0
+        metas, needs, unfit = self._plain(tier, items, texts, start)
+        if len(needs) < 2:
+            return 0
+        with h.lock:
+            if h.closing:
+                return 0
+            for i, (text, need) in enumerate(zip(texts[start : start + len(needs)], needs, strict=True)):
+                old = h.index.get(text)
+                held = old is not None and old.tiers & tier.bit
+                if text in tier.busy or not (held or h.admits(tier, text, need, contexts[start + i])):
+                    del needs[i:]
+                    break
+            if len(needs) < 2:
+                return 0
+            total = sum(needs)
+            leaving = w.room.take(tier, total)
+        if leaving is not None and not w.room.make_room(tier, total, "", w.back_pressure, leaving, force=False):
+            return 0
+        run = texts[start : start + len(needs)]
+        with h.lock:
+            if any(text in tier.busy for text in run):
+                w.room.give_back(tier, total)
+                return 0
+            for text in run:
+                h.acquire(tier, text, 0.0)
+        return self._write(tier, items, run, contexts, start, metas, needs, unfit)
+
+    def _plain(
+        self, tier: Tier, items: Sequence[tuple[ClientMetaMessage, Any]], texts: Sequence[str], start: int
+    ) -> tuple[list[ChunkMeta], list[int], list[int]]:
+        """The leading items that are valid, distinct and fit: metadata, need, tiers that cannot hold it (bits)."""
+        w = self._w
+        most = min(_BYTES, tier.budget // 4)
+        metas: list[ChunkMeta] = []
+        needs: list[int] = []
+        unfit: list[int] = []
+        total = 0
+        seen: set[str] = set()
+        for i in range(start, min(len(items), start + _CHUNKS)):
+            client_meta, data = items[i]
+            try:
+                meta, fits = w.check(client_meta, texts[i], data)
+            except LmsTiersError:
+                break  # raised again where its turn comes
+            need = fits[tier.position]
+            if need is None or total + need > most or texts[i] in seen:
+                break
+            total += need
+            seen.add(texts[i])
+            metas.append(meta)
+            needs.append(need)
+            unfit.append(w.h.unfit(fits))
+        return metas, needs, unfit
+
+    def _write(
+        self, tier: Tier, items: Sequence[tuple[ClientMetaMessage, Any]], run: Sequence[str],
+        contexts: Sequence[AccessContext], start: int, metas: list[ChunkMeta], needs: list[int], unfit: list[int],
+    ) -> int:  # fmt: skip
+        w, h = self._w, self._w.h
+        error: BaseException | None = None
+        charges: list[int] = []
+        started = time.perf_counter_ns()
+        batch = items[start : start + len(run)]
+        try:
+            tier.backend.put_many(batch)
+            charges = [stored_bytes(tier, meta.key, need) for (meta, _), need in zip(batch, needs, strict=True)]
+        except BaseException as caught:
+            error = caught
+        took = time.perf_counter_ns() - started
+        with h.lock:
+            if error is None and not h.closing:
+                tier.write_latency.add(took)
+                if tier.breaker.failures:
+                    h.worked(tier)
+                w.puts += len(run)
+                for i, text in enumerate(run):
+                    context = contexts[start + i]
+                    entry = Entry(
+                        metas[i], h.unfit(h.needs(metas[i].length)), h.nowhere, context.parent, context.position
+                    )
+                    tier.bytes_written += metas[i].length
+                    tier.used -= needs[i] - charges[i]
+                    h.publish(tier, text, entry, charges[i], context)
+                    h.release(tier, text)
+                    w.written(tier, text, entry)
+                    if h.log.on:
+                        h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charges[i])
+                return len(run)
+            if error is not None:
+                h.failed(tier, run[0], error)
+            for text, need in zip(run, needs, strict=True):
+                h.doubt(tier, text, need)  # nobody knows how far the backend got
+                h.release(tier, text)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
+        return 0
