@@ -7,13 +7,13 @@ imported on first use of a dtype only, so that listing plugins stays quick. Noth
 from __future__ import annotations
 
 import enum
-import re
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Final, Optional
 
-from lms_tiers.errors import FormatError, InvalidChunkError, InvalidKeyError
+from lms_tiers.errors import FormatError, InvalidChunkError
+from lms_tiers.keys import CacheEngineKey, KeyLike, OpaqueKey, dtype_name, key_text, torch_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -26,27 +26,23 @@ DTYPE_NAMES: Final[tuple[str | None, ...]] = (
 )  # fmt: skip
 _DTYPE_CODES: Final = {name: code for code, name in enumerate(DTYPE_NAMES)}
 
-#: dtype names inside key texts, as LMCache writes them.
-_KEY_DTYPES: Final = {
-    "half": "float16", "bfloat16": "bfloat16", "float": "float32", "double": "float64", "int8": "int8",
-    "uint8": "uint8", "int16": "int16", "int32": "int32", "int64": "int64", "bool": "bool",
-    "fp8_e4m3fn": "float8_e4m3fn", "fp8_e4m3fnuz": "float8_e4m3fnuz", "fp8_e5m2": "float8_e5m2",
-    "fp8_e5m2fnuz": "float8_e5m2fnuz",
-}  # fmt: skip
-_KEY_DTYPE_OF: Final = {v: k for k, v in _KEY_DTYPES.items()}
-
-_KEY_TEXT: Final = re.compile(
-    r"(?P<model>.+)@(?P<world>\d+)@(?P<worker>\d+)@(?P<hash>-?[0-9a-f]+)@(?P<dtype>"
-    + "|".join(sorted(_KEY_DTYPES, key=len, reverse=True))
-    + r")(?:@(?P<layer>\d+))?(?P<tags>(?:@[^@%]+%[^@]*)*)",
-    re.DOTALL,
-)
-_OLD_KEY_TEXT: Final = re.compile(
-    r"(?P<fmt>[^@]+)@(?P<model>.+)@(?P<world>\d+)@(?P<worker>\d+)@(?P<hash>-?[0-9a-f]+)"
-    r"(?P<tags>(?:@[^@%]+%[^@]*)*)",
-    re.DOTALL,
-)
-_TAG: Final = "lmcache.tag."
+__all__ = [
+    "DTYPE_NAMES",
+    "CacheEngineKey",
+    "ChunkMeta",
+    "ClientCommand",
+    "ClientMetaMessage",
+    "KeyLike",
+    "LMSMemoryObj",
+    "MemoryFormat",
+    "OpaqueKey",
+    "ServerMetaMessage",
+    "ServerReturnCode",
+    "dtype_name",
+    "key_text",
+    "own_bytes",
+    "torch_dtype",
+]
 
 
 class MemoryFormat(enum.Enum):
@@ -78,190 +74,6 @@ class ServerReturnCode(enum.IntEnum):
 
     SUCCESS = 200
     FAIL = 400
-
-
-def dtype_name(dtype: torch.dtype | None) -> str | None:
-    """The name of a torch dtype, without importing torch: ``torch.bfloat16`` → ``"bfloat16"``."""
-    return None if dtype is None else str(dtype).removeprefix("torch.")
-
-
-@lru_cache(maxsize=64)
-def torch_dtype(name: str | None) -> torch.dtype | None:
-    """The torch dtype of a stored name; the inverse of `dtype_name`."""
-    if name is None:
-        return None
-    import torch
-
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
-
-class KeyLike(Protocol):
-    """Anything with LMCache's `to_string`; identity is that text, compared byte for byte."""
-
-    def to_string(self) -> str: ...  # noqa: D102
-
-
-def _hex(chunk_hash: int | bytes) -> str:
-    # LMCache annotates int and passes bytes as well.
-    return chunk_hash.hex() if isinstance(chunk_hash, bytes) else f"{chunk_hash:x}"
-
-
-class CacheEngineKey:
-    """Key of one KV chunk, with LMCache 0.5.6's constructor and text layouts.
-
-    Two keys are equal when their canonical texts are. `from_string` parses the current layout, the layer layout, the
-    layout before 0.3.10, and keeps every other text as an `OpaqueKey`: no text is an error, none is changed.
-
-    Parameters
-    ----------
-    model_name : str
-    world_size, worker_id : int
-    chunk_hash : int or bytes
-        Written in hexadecimal.
-    dtype : torch.dtype
-    request_configs : dict, optional
-        Entries named ``lmcache.tag.*`` become part of the key.
-
-    Examples
-    --------
-    >>> CacheEngineKey.from_string("m@1@0@1f@bfloat16").chunk_hash
-    31
-    >>> CacheEngineKey.from_string("anything at all").to_string()
-    'anything at all'
-    """
-
-    __slots__ = (
-        "_dtype_name", "_text", "chunk_hash", "fmt", "layer_id", "model_name", "request_configs", "tags",
-        "worker_id", "world_size",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        model_name: str,
-        world_size: int,
-        worker_id: int,
-        chunk_hash: int,
-        dtype: torch.dtype,
-        request_configs: Optional[dict] = None,  # type: ignore[type-arg]  # LMCache's annotation
-    ) -> None:
-        name = dtype_name(dtype)
-        if name not in _KEY_DTYPE_OF:
-            raise InvalidKeyError(str(model_name), f"dtype {dtype} has no name in key texts.")
-        tags = tuple((k[len(_TAG) :], v) for k, v in (request_configs or {}).items() if k.startswith(_TAG))
-        hexhash = _hex(chunk_hash)
-        text = f"{model_name}@{world_size}@{worker_id}@{hexhash}@{_KEY_DTYPE_OF[name]}"
-        for k, v in tags:
-            text += f"@{k}%{v}"
-        self._fill(text, model_name, world_size, worker_id, chunk_hash, name, request_configs, tags or None)
-
-    def _fill(
-        self, text: str, model: str, world: int, worker: int, chunk_hash: int, dtype: str | None,
-        configs: dict[str, Any] | None, tags: tuple[tuple[str, Any], ...] | None,
-        layer_id: int | None = None, fmt: str | None = None,
-    ) -> None:  # fmt: skip
-        self._text = text
-        self.model_name = model
-        self.world_size = world
-        self.worker_id = worker
-        self.chunk_hash = chunk_hash
-        self._dtype_name = dtype
-        self.request_configs = configs
-        self.tags = tags
-        self.layer_id = layer_id
-        self.fmt = fmt
-
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """The chunk's dtype; None where the key's layout does not tell."""
-        return torch_dtype(self._dtype_name)
-
-    @property
-    def chunk_hash_hex(self) -> str:
-        """The chunk's hash as it stands in the key's text."""
-        return _hex(self.chunk_hash)
-
-    def to_string(self) -> str:
-        """The canonical text: the key's identity."""
-        return self._text
-
-    @staticmethod
-    def from_string(s: str) -> CacheEngineKey:
-        """Parse a key's text; ``from_string(s).to_string() == s`` for every `s`."""
-        if match := _KEY_TEXT.fullmatch(s):
-            dtype = _KEY_DTYPES[match["dtype"]]
-        elif match := _OLD_KEY_TEXT.fullmatch(s):
-            dtype = None
-        else:
-            return OpaqueKey(s)
-        groups = match.groupdict()
-        tags = tuple(tuple(tag.split("%", 1)) for tag in groups["tags"].split("@")[1:])
-        layer = groups.get("layer")
-        key = CacheEngineKey.__new__(CacheEngineKey)
-        key._fill(
-            s, groups["model"], int(groups["world"]), int(groups["worker"]), int(groups["hash"], 16), dtype,
-            {_TAG + k: v for k, v in tags} or None, tags or None,
-            int(layer) if layer else None, groups.get("fmt"),
-        )  # fmt: skip
-        return key
-
-    def __eq__(self, other: object) -> bool:
-        return self._text == other._text if isinstance(other, CacheEngineKey) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._text!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return CacheEngineKey.from_string, (self._text,)
-
-
-class OpaqueKey(CacheEngineKey):
-    """A key whose text this version does not parse; it is stored and compared like any other."""
-
-    __slots__ = ()
-
-    def __init__(self, text: str) -> None:
-        self._fill(text, text, 0, 0, 0, None, None, None)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return OpaqueKey, (self._text,)
-
-
-def key_text(key: KeyLike, max_bytes: int | None = None) -> str:
-    """The canonical text of `key`, checked.
-
-    Parameters
-    ----------
-    key : object with ``to_string()``
-        This project's or LMCache's own key.
-    max_bytes : int, optional
-        The longest UTF-8 encoding the backend takes.
-
-    Raises
-    ------
-    InvalidKeyError
-        No text, an empty one, one that has no UTF-8 encoding (a lone surrogate), or one that is too long. A key is
-        never truncated or normalised.
-    """
-    try:
-        text = key.to_string()
-    except AttributeError:
-        raise InvalidKeyError(repr(key), "a key needs a to_string() method, as CacheEngineKey has.") from None
-    if type(text) is not str or not text:
-        raise InvalidKeyError(repr(text), "to_string() must return a text that is not empty.")
-    if not text.isascii():
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError as error:
-            raise InvalidKeyError(ascii(text), f"has no UTF-8 encoding: {error.reason}.") from None
-    else:
-        size = len(text)
-    if max_bytes is not None and size > max_bytes:
-        raise InvalidKeyError(text, f"is {size} bytes long; at most {max_bytes} are taken.")
-    return text
 
 
 @dataclass

@@ -119,7 +119,7 @@ class Names(Generic[Spec]):
     def clash(self, source: _Source, name: str) -> PluginConflictError | None:
         """What stands against `source` taking `name`."""
         owner = self._owners.get(name)
-        earlier = self._contested.get(name, []) if owner is None else [_label(owner.status)]
+        earlier: list[str] = self._contested.get(name, []) if owner is None else [_label(owner.status)]
         return PluginConflictError(name, [*earlier, _label(source.status)]) if earlier else None
 
     def add(self, source: _Source, name: str, spec: Spec) -> None:
@@ -221,7 +221,8 @@ class Registry:
             status.registers["observers"] = ["tier_events"]
 
     def _only(self, plugin: Any, hook: str) -> Callable[..., Any]:
-        others = [p for p in self._host.get_plugins() if p is not plugin]
+        plugins: set[Any] = self._host.get_plugins()
+        others = [other for other in plugins if other is not plugin]
         return self._host.subset_hook_caller(hook, others)
 
     def _collect(self, plugin: Any, hook: str, kind: type[Spec], name: str) -> list[Spec]:
@@ -230,7 +231,8 @@ class Registry:
         def register(spec: Spec) -> None:
             if not isinstance(spec, kind):
                 raise PluginError(name, f"{hook} registered {spec!r}: it takes a {kind.__name__}.")
-            for text in (spec.name, *getattr(spec, "aliases", ())):
+            aliases: tuple[str, ...] = getattr(spec, "aliases", ())
+            for text in (spec.name, *aliases):
                 if not _SPEC_NAME.fullmatch(text):
                     raise PluginError(name, f"{text!r} is not a name: use lower-case letters, digits, - and _.")
             found.append(spec)
