@@ -81,17 +81,17 @@ class BatchWriter:
         for i in range(start, min(len(items), start + _CHUNKS)):
             client_meta, data = items[i]
             try:
-                meta, fits = w.check(client_meta, texts[i], data)
+                meta, fit = w.check(client_meta, texts[i], data)
             except LmsTiersError:
                 break  # raised again where its turn comes
-            need = fits[tier.position]
+            need = fit.needs[tier.position]
             if need is None or total + need > most or texts[i] in seen:
                 break
             total += need
             seen.add(texts[i])
             metas.append(meta)
             needs.append(need)
-            unfit.append(w.h.unfit(fits))
+            unfit.append(fit.unfit)
         return metas, needs, unfit
 
     def _write(
@@ -117,9 +117,7 @@ class BatchWriter:
                 w.puts += len(run)
                 for i, text in enumerate(run):
                     context = contexts[start + i]
-                    entry = Entry(
-                        metas[i], h.unfit(h.needs(metas[i].length)), h.nowhere, context.parent, context.position
-                    )
+                    entry = Entry(metas[i], unfit[i], h.nowhere, context.parent, context.position)
                     tier.bytes_written += metas[i].length
                     tier.used -= needs[i] - charges[i]
                     h.publish(tier, text, entry, charges[i], context)

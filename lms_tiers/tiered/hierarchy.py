@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lms_tiers.errors import PolicyError
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
@@ -51,6 +51,21 @@ class SuspendedPolicy(EvictionPolicy):
         return 0
 
 
+class Fit(NamedTuple):
+    """What a chunk of one length needs.
+
+    Attributes
+    ----------
+    needs : tuple of int or None
+        Bytes to reserve in each tier, None where it never fits.
+    unfit : int
+        The bits of an `Entry` for the latter.
+    """
+
+    needs: tuple[int | None, ...]
+    unfit: int
+
+
 class Hierarchy:
     """See the module.
 
@@ -81,7 +96,7 @@ class Hierarchy:
         self.nowhere: Final = (0,) * count
         self.pins: Final[dict[str, float]] = {}
         self.closing = False
-        self._needs: dict[int, tuple[int | None, ...]] = {}
+        self._fits: dict[int, Fit] = {}
         #: Wakes the mover of a tier; set by the store.
         self.poke: Callable[[Tier], None] = lambda tier: None
 
@@ -128,23 +143,21 @@ class Hierarchy:
 
     # -- sizes -------------------------------------------------------------------------------------------------------
 
-    def needs(self, length: int) -> tuple[int | None, ...]:
-        """Bytes to reserve in each tier for a chunk, None where it never fits. Takes no lock: backends answer."""
-        needs = self._needs.get(length)
-        if needs is None:
+    def fit(self, length: int) -> Fit:
+        """What a chunk of `length` bytes needs in each tier. Takes no lock: backends answer."""
+        fit = self._fits.get(length)
+        if fit is None:
             needs = tuple(tier.need(length) for tier in self.tiers)
-            if len(self._needs) >= _KNOWN_LENGTHS:
-                self._needs = {}
-            self._needs[length] = needs
-        return needs
+            unfit = sum(tier.unfit for tier, need in zip(self.tiers, needs, strict=True) if need is None)
+            fit = Fit(needs, unfit)
+            if len(self._fits) >= _KNOWN_LENGTHS:
+                self._fits = {}
+            self._fits[length] = fit
+        return fit
 
     def resized(self) -> None:
         """A capacity changed: what fits where is to be asked anew."""
-        self._needs = {}
-
-    def unfit(self, needs: Sequence[int | None]) -> int:
-        """The bits of an entry for tiers that cannot hold it."""
-        return sum(tier.unfit for tier, need in zip(self.tiers, needs, strict=True) if need is None)
+        self._fits = {}
 
     # -- grants ------------------------------------------------------------------------------------------------------
 
@@ -247,13 +260,30 @@ class Hierarchy:
             self.suspend(tier, error)
         if tier.touches:
             tier.touch(text)
-        lower = entry.tiers & tier.below
-        if lower:
-            for other in self.tiers[tier.position + 1 :]:
-                if lower & other.bit:
-                    other.recent.append((text, context))
-                    if len(other.recent) >= RECENT_BATCH:
-                        self.catch_up(other)
+        if entry.tiers & tier.below:
+            self._pass_down(tier, text, entry, context)
+
+    def hit_many(self, tier: Tier, hits: Sequence[tuple[str, Entry, AccessContext]]) -> None:
+        """`tier` served all of `hits`."""
+        tier.hits += len(hits)
+        on_hit, below, touches = tier.policy.on_hit, tier.below, tier.touches
+        for text, entry, context in hits:
+            try:
+                on_hit(text, context)
+            except Exception as error:
+                self.suspend(tier, error)
+                on_hit = tier.policy.on_hit
+            if touches:
+                tier.touch(text)
+            if entry.tiers & below:
+                self._pass_down(tier, text, entry, context)
+
+    def _pass_down(self, tier: Tier, text: str, entry: Entry, context: AccessContext) -> None:
+        for other in self.tiers[tier.position + 1 :]:
+            if entry.tiers & other.bit:
+                other.recent.append((text, context))
+                if len(other.recent) >= RECENT_BATCH:
+                    self.catch_up(other)
 
     def catch_up(self, tier: Tier) -> None:
         """Tell the policy of `tier` what was hit above."""

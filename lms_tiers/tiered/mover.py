@@ -281,7 +281,7 @@ class Mover:
                 return None
             source = h.tiers[(granted & -granted).bit_length() - 1]
         upward = source.position > tier.position
-        need = h.needs(entry.meta.length)[tier.position]
+        need = h.fit(entry.meta.length).needs[tier.position]
         if obj is None:
             obj = self._fetch(source, text, entry)
         if obj is None:

@@ -55,6 +55,7 @@ class Reader:
         self._h: Final = hierarchy
         self._promote: Final = promote
         self._patience: Final = patience
+        self._top: Final = hierarchy.tiers[0]
         self._shares: Final = len(hierarchy.tiers) > 1
         self.hits = 0
         self.misses = 0
@@ -63,15 +64,49 @@ class Reader:
 
     def get(self, key: CacheEngineKey, text: str, context: AccessContext) -> LMSMemoryObj | None:
         """The newest chunk, or None. Concurrent calls for one chunk of a lower tier share one read."""
-        obj = self.read(key, text, context, whole, shared=True)
+        h = self._h
+        top = self._top
+        entry = h.index.get(text)
+        if entry is None or not entry.tiers & h.up & 1:
+            return self._get(key, text, context)
+        # The same as `read` and `_attempt`, in one piece: most gets end here.
+        epoch = top.epoch
+        started = _clock_ns()
+        obj: LMSMemoryObj | None = None
+        error: BaseException | None = None
+        try:
+            obj = whole(top.backend, key, entry.meta)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as caught:
+            error = caught
+        took = _clock_ns() - started
+        with h.lock:
+            top.read_latency.add(took)
+            if (
+                obj is not None
+                and text not in top.writing
+                and top.epoch == epoch
+                and h.index.get(text) is entry
+                and entry.tiers & 1
+                and not top.breaker.failures
+            ):
+                top.bytes_read += entry.meta.length
+                self.hits += 1
+                h.hit(top, text, entry, context)
+                return obj if not self._shares or type(obj.data) is not bytearray else self._shared(obj)
+            again = obj is not None or not self._blame(top, text, entry, epoch, error)
+        return self._get(key, text, context, 0 if again else top.bit)
+
+    def _get(self, key: CacheEngineKey, text: str, context: AccessContext, tried: int = 0) -> LMSMemoryObj | None:
+        obj = self.read(key, text, context, whole, shared=True, tried=tried)
         return None if obj is None else self._shared(obj)
 
     def read(
-        self, key: CacheEngineKey, text: str, context: AccessContext, ask: Ask[T], shared: bool = False
+        self, key: CacheEngineKey, text: str, context: AccessContext, ask: Ask[T], shared: bool = False, tried: int = 0
     ) -> T | None:
-        """Read by `ask` from the highest tier that can; see the module."""
+        """Read by `ask` from the highest tier that can, of those not `tried`; see the module."""
         h = self._h
-        tried = 0
         while True:
             entry = h.index.get(text)
             if entry is None:
@@ -159,23 +194,27 @@ class Reader:
         took = _clock_ns() - started
         with h.lock:
             tier.read_latency.add(took)
-            stands = h.stands(tier, text, entry, epoch)
-            if found is not None:
-                if tier.breaker.failures:
-                    h.worked(tier)
-                if stands:
-                    tier.bytes_read += entry.meta.length
-                    self._hit(tier, text, entry, context, found)
-                    return found, False
+            if found is None:
+                return None, self._blame(tier, text, entry, epoch, error)
+            if tier.breaker.failures:
+                h.worked(tier)
+            if not h.stands(tier, text, entry, epoch):
                 return None, False
-            if error is not None and not isinstance(error, DamagedChunkError):
-                h.failed(tier, text, error)
-                return None, True
-            if stands:
-                # A backend answers None for a damaged chunk as for a sick medium: the breaker tells them apart.
-                h.lose(tier, text, entry)
-                h.failed(tier, text, error)
-            return None, False
+            tier.bytes_read += entry.meta.length
+            self._hit(tier, text, entry, context, found)
+            return found, False
+
+    def _blame(self, tier: Tier, text: str, entry: Entry, epoch: int, error: BaseException | None) -> bool:
+        """A tier answered nothing, or raised: whether to leave it out for the rest of this read. The lock is held."""
+        h = self._h
+        if error is not None and not isinstance(error, DamagedChunkError):
+            h.failed(tier, text, error)
+            return True
+        if h.stands(tier, text, entry, epoch):
+            # A backend answers None for a damaged chunk as for a sick medium: the breaker tells them apart.
+            h.lose(tier, text, entry)
+            h.failed(tier, text, error)
+        return False
 
     def _follow(self, leader: Load, tier: Tier) -> bool:
         return leader.done.wait(self._h.stall)
@@ -300,20 +339,7 @@ class Reader:
                 tier.read_latency.add(took)
                 if tier.breaker.failures:
                     h.worked(tier)
-                for (i, entry), obj in zip(leading, objs, strict=True):
-                    text, length = texts[i], entry.meta.length
-                    if (
-                        obj is not None
-                        and obj.length == length == memoryview(obj.data).nbytes
-                        and h.stands(tier, text, entry, epoch)
-                    ):
-                        tier.bytes_read += length
-                        self._hit(tier, text, entry, contexts[i], obj)
-                        if tier.position:
-                            tier.loads[text].result = obj
-                        found[i] = self._shared(obj)
-                    else:
-                        rest.append(i)
+                rest += self._settle(tier, leading, objs, texts, contexts, epoch, found)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as caught:
@@ -327,6 +353,42 @@ class Reader:
         if error is not None:
             with h.lock:
                 h.failed(tier, texts[group[0][0]], error)
+        return rest
+
+    def _settle(
+        self, tier: Tier, group: list[tuple[int, Entry]], objs: Sequence[LMSMemoryObj | None], texts: Sequence[str],
+        contexts: Sequence[AccessContext], epoch: int, found: list[LMSMemoryObj | None],
+    ) -> list[int]:  # fmt: skip
+        """Take what was read and still stands; answers the others. The lock is held."""
+        h = self._h
+        index, writing, bit = h.index, tier.writing, tier.bit
+        shares, lower, nbytes = self._shares, bool(tier.position), 0
+        rest: list[int] = []
+        if tier.epoch != epoch:
+            return [i for i, _ in group]
+        hits: list[tuple[str, Entry, AccessContext]] = []
+        for (i, entry), obj in zip(group, objs, strict=True):
+            text, length = texts[i], entry.meta.length
+            if (
+                obj is not None
+                and obj.length == length == memoryview(obj.data).nbytes
+                and text not in writing
+                and index.get(text) is entry
+                and entry.tiers & bit
+            ):
+                nbytes += length
+                if lower:
+                    self._hit(tier, text, entry, contexts[i], obj)
+                    tier.loads[text].result = obj
+                else:
+                    hits.append((text, entry, contexts[i]))
+                found[i] = self._shared(obj) if shares and type(obj.data) is bytearray else obj
+            else:
+                rest.append(i)
+        tier.bytes_read += nbytes
+        if hits:
+            self.hits += len(hits)
+            h.hit_many(tier, hits)
         return rest
 
     def _shared(self, obj: LMSMemoryObj) -> LMSMemoryObj:

@@ -68,8 +68,7 @@ def _scan(h: Hierarchy, tier: Tier, same: bool) -> None:
             tier.garbage[text] = info.stored_bytes
             continue
         if entry is None:
-            needs = h.needs(info.meta.length)
-            entry = h.index[text] = Entry(info.meta, h.unfit(needs), h.nowhere)
+            entry = h.index[text] = Entry(info.meta, h.fit(info.meta.length).unfit, h.nowhere)
         h.grant(tier, text, entry, info.stored_bytes, now)
     tier.peak = tier.used
 

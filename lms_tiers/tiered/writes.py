@@ -23,7 +23,7 @@ from lms_tiers.messages import ChunkMeta, ClientMetaMessage
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.batch import BatchWriter
 from lms_tiers.tiered.events import EventKind, EventReason
-from lms_tiers.tiered.hierarchy import Hierarchy
+from lms_tiers.tiered.hierarchy import Fit, Hierarchy
 from lms_tiers.tiered.index import Entry
 from lms_tiers.tiered.room import Room
 from lms_tiers.tiered.tier import Tier, stored_bytes
@@ -59,10 +59,11 @@ class Writer:
         self.written: Final = written
         self.back_pressure: Final = back_pressure
         self.patience: Final = patience
+        self._unfit: Final = sum(tier.unfit for tier in hierarchy.tiers)
         self._batch: Final = BatchWriter(self)
         self.puts = 0
 
-    def check(self, client_meta: ClientMetaMessage, text: str, data: Any) -> tuple[ChunkMeta, tuple[int | None, ...]]:
+    def check(self, client_meta: ClientMetaMessage, text: str, data: Any) -> tuple[ChunkMeta, Fit]:
         """The chunk's metadata and what it needs in each tier.
 
         Raises
@@ -71,18 +72,18 @@ class Writer:
         """
         nbytes = len(data) if type(data) is bytearray else _nbytes(text, data)
         meta = ChunkMeta.of(client_meta, nbytes)
-        needs = self.h.needs(nbytes)
-        if all(need is None for need in needs):
+        fit = self.h.fit(nbytes)
+        if fit.unfit == self._unfit:
             largest = max((t.budget if t.max_value is None else min(t.budget, t.max_value)) for t in self.h.tiers)
             raise ValueTooLargeError(text, nbytes, largest, "every tier of the store")
-        return meta, needs
+        return meta, fit
 
     def put(
         self, client_meta: ClientMetaMessage, text: str, data: Any, context: AccessContext, tensor: bool = False
     ) -> None:
         """Store one chunk, given as bytes or as a tensor; see `LMSBackendInterface.put`."""
-        meta, needs = self.check(client_meta, text, data)
-        self.place(client_meta, text, data, meta, needs, context, tensor)
+        meta, fit = self.check(client_meta, text, data)
+        self.place(client_meta, text, data, meta, fit, context, tensor)
 
     def put_many(
         self, items: Sequence[tuple[ClientMetaMessage, Any]], texts: Sequence[str], contexts: Sequence[AccessContext]
@@ -99,16 +100,16 @@ class Writer:
 
     def place(
         self, client_meta: ClientMetaMessage, text: str, data: Any, meta: ChunkMeta,
-        needs: Sequence[int | None], context: AccessContext, tensor: bool = False,
+        fit: Fit, context: AccessContext, tensor: bool = False,
     ) -> None:  # fmt: skip
         """Store a checked chunk in the first tier that takes it."""
         h = self.h
         error: BaseException | None = None
         refused = full = None
-        for tier, need in zip(h.tiers, needs, strict=True):
+        for tier, need in zip(h.tiers, fit.needs, strict=True):
             if need is None or not (h.up & tier.bit or h.probe(tier.bit)):
                 continue
-            entry = Entry(meta, h.unfit(needs), h.nowhere, context.parent, context.position)
+            entry = Entry(meta, fit.unfit, h.nowhere, context.parent, context.position)
             try:
                 outcome = self._into(tier, client_meta, text, data, entry, need, context, tensor)
             except (BackendClosedError, InvalidKeyError, InvalidChunkError) as caught:
@@ -141,7 +142,7 @@ class Writer:
         if h.closing:
             raise BackendClosedError("the store")
         if full is not None:
-            raise CapacityError(f"tier {full.name!r}", needs[full.position] or 0, full.budget - full.used)
+            raise CapacityError(f"tier {full.name!r}", fit.needs[full.position] or 0, full.budget - full.used)
         raise StorageUnavailableError(
             ", ".join(t.name for t in h.tiers), "every tier that could take it is switched off."
         )
