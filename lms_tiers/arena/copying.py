@@ -100,22 +100,26 @@ class Copier:
     """
 
     def __init__(self, threads: int = 0) -> None:
+        import numpy as np
+
         self.threads: Final = threads or default_threads()
+        self._copyto: Final = np.copyto
         self._pool: ThreadPoolExecutor | None = None
         self._lock: Final = threading.Lock()
         self._closed = False
 
     def copy(self, target: Bytes, source: Bytes) -> None:
         """Copy `source` to `target`."""
-        import numpy as np
-
         pieces = min(self.threads, target.size // _PER_THREAD)
         if pieces < 2:
-            np.copyto(target, source)
+            self._copyto(target, source)
             return
         step = -(-target.size // pieces) + 63 & ~63
         self.each(
-            [partial(np.copyto, target[at : at + step], source[at : at + step]) for at in range(0, target.size, step)]
+            [
+                partial(self._copyto, target[at : at + step], source[at : at + step])
+                for at in range(0, target.size, step)
+            ]
         )
 
     def each(self, tasks: Sequence[Callable[[], None]]) -> None:

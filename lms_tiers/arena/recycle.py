@@ -39,6 +39,15 @@ def map_block(nbytes: int) -> mmap.mmap:
     return block
 
 
+class _Loan(weakref.ref[Any]):
+    """A watched buffer and the block under it; `weakref.finalize` would do, at five times the cost."""
+
+    __slots__ = ("block", "size")
+
+    block: Any
+    size: int
+
+
 class Recycler:
     """Lends buffers of any size and keeps at most `limit` bytes of idle ones.
 
@@ -60,34 +69,44 @@ class Recycler:
         self._idle: Final[dict[int, list[Any]]] = {}
         self._lock: Final = threading.Lock()
         # A block's end may come inside any allocation, also of a thread that holds the lock: then it waits here.
-        self._returned: Final[deque[tuple[int, Any]]] = deque()
+        self._returned: Final[deque[_Loan]] = deque()
+        self._loans: Final[dict[int, _Loan]] = {}  # by id: a reference hashes as what it refers to
         self._closed = False
 
     def take(self, nbytes: int) -> memoryview:
         """A writable buffer of exactly `nbytes`, its contents undefined."""
         if nbytes < SMALLEST:
             return memoryview(bytearray(nbytes))
+        import numpy as np
+
         size = -(-nbytes // _STEP) * _STEP
-        block = None
         with self._lock:
-            self._sort_in()
+            if self._returned:
+                self._sort_in()
             self.lent_bytes += size
             blocks = self._idle.get(size)
-            if blocks:
-                block = blocks.pop()
+            block = blocks.pop() if blocks else None
+            if block is not None:
                 self.idle_bytes -= size
                 self.reused += 1
         if block is None:
-            try:
-                block = self._make(size)
-            except BaseException:
-                with self._lock:
-                    self.lent_bytes -= size
-                raise
-            self.made += 1
-        lent = byte_array(nbytes).from_buffer(block)
-        weakref.finalize(lent, self._come_back, size, block).atexit = False
-        return memoryview(lent).cast("B")
+            block = self._new(size)
+        # Its base is no array, so numpy keeps this very object alive for every view of it.
+        lent = np.frombuffer(block, dtype=np.uint8, count=nbytes)
+        loan = _Loan(lent, self._come_back)
+        loan.block, loan.size = block, size
+        self._loans[id(loan)] = loan
+        return memoryview(lent)  # type: ignore[arg-type]  # numpy's stubs hide the buffer protocol before 3.12
+
+    def _new(self, size: int) -> Any:
+        try:
+            block = memoryview(self._make(size))
+        except BaseException:
+            with self._lock:
+                self.lent_bytes -= size
+            raise
+        self.made += 1
+        return block
 
     def close(self) -> None:
         """Give idle blocks back to the system; those lent out follow when their borrowers are done."""
@@ -97,8 +116,8 @@ class Recycler:
             self._idle.clear()
             self.idle_bytes = 0
 
-    def _come_back(self, size: int, block: Any) -> None:
-        self._returned.append((size, block))
+    def _come_back(self, loan: _Loan) -> None:
+        self._returned.append(loan)
         if self._lock.acquire(blocking=False):
             try:
                 self._sort_in()
@@ -107,9 +126,10 @@ class Recycler:
 
     def _sort_in(self) -> None:
         while self._returned:
-            size, block = self._returned.popleft()
-            self.lent_bytes -= size
-            if self._closed or self.idle_bytes + size > self.limit:
+            loan = self._returned.popleft()
+            self._loans.pop(id(loan), None)
+            self.lent_bytes -= loan.size
+            if self._closed or self.idle_bytes + loan.size > self.limit:
                 continue
-            self._idle.setdefault(size, []).append(block)
-            self.idle_bytes += size
+            self._idle.setdefault(loan.size, []).append(loan.block)
+            self.idle_bytes += loan.size

@@ -31,6 +31,8 @@ def address(buffer: memoryview) -> int:
         lambda view: torch.frombuffer(view, dtype=torch.uint8).view(torch.bfloat16).reshape(2, -1)[0],
         lambda view: torch.from_numpy(np.frombuffer(view, dtype=np.uint8)).numpy()[1:2],
         lambda view: view.obj,
+        lambda view: view.obj[5:],
+        lambda view: view.obj.reshape(2, -1)[1].view(np.uint16)[3:],
     ],
 )  # fmt: skip
 def test_a_buffer_comes_back_only_when_the_last_view_of_it_died(derive: object) -> None:

@@ -15,7 +15,7 @@ import pydantic
 from lms_tiers.arena.arena import Arena, Chunk
 from lms_tiers.arena.backend import ArenaBackend, checked_page_bytes, flat_tensor, needed_capacity, shaped
 from lms_tiers.arena.copying import Copier, array_pairs, as_array, flat_bytes, scattered
-from lms_tiers.arena.host import HostMemory, span_edges
+from lms_tiers.arena.host import SKEW, HostMemory, span_edges
 from lms_tiers.arena.recycle import Recycler, byte_array
 from lms_tiers.errors import CapacityError, ConfigError, LmsTiersError
 from lms_tiers.interface import ChunkView, LMSBackendInterface, tensor_bytes, writable_bytes
@@ -167,7 +167,7 @@ class PinnedBackend(ArenaBackend):
             whole = shared.cast("B").toreadonly()
         del exporter, shared
         edges = span_edges(chunk.runs, chunk.meta.length, self._arena.page_bytes)
-        buffers = tuple(whole[start:end] for start, end in edges)
+        buffers = tuple(whole[SKEW + start : SKEW + end] for start, end in edges)
         whole.release()
         try:
             yield ChunkView(chunk.meta, buffers)
