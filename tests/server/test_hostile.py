@@ -1,0 +1,336 @@
+"""Whatever a peer does, nothing false is stored, memory is bounded, and a healthy client goes on."""
+
+from __future__ import annotations
+
+import resource
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from lms_tiers import LMSLocalBackend, OpaqueKey
+from lms_tiers.errors import CapacityError, StorageUnavailableError
+from lms_tiers.interface import ChunkView
+from lms_tiers.messages import CacheEngineKey, ClientMetaMessage
+from tests.server.conftest import Serve
+from tests.server.peer import EXIST, FOUND, GET, MISS, PUT, Peer, header, healthy, wait_until
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize("command", [0, 6, 64, 99, -1, 2**31 - 1])
+def test_an_unknown_command_ends_that_connection_only(serve: Serve, command: int) -> None:
+    server = serve()
+    with Peer(server) as bad, Peer(server) as good:
+        good.put("k", b"v")
+        bad.send(header(command, "k", 10))
+        assert bad.closed()
+        assert good.get("k") == b"v"
+    assert server.counters["protocol_errors"] == 1
+
+
+@pytest.mark.parametrize("length", [-1, -5, -(2**31), MIB + 1, 2**31 - 1])
+def test_a_negative_or_huge_length_ends_that_connection_and_keeps_the_old_value(serve: Serve, length: int) -> None:
+    server = serve()
+    with Peer(server) as bad:
+        bad.put("k", b"old")
+        bad.send(header(PUT, "k", length))
+        assert bad.closed()
+    with Peer(server) as good:
+        assert good.get("k") == b"old"
+    assert server.budget.peak <= server.settings.max_chunk
+    assert healthy(server)
+
+
+@pytest.mark.parametrize("key", [b"\xff\xfe", b"", b"\xc3", "é".encode() * 75])
+def test_an_unusable_key_answers_fail_where_there_is_an_answer_and_the_connection_goes_on(
+    serve: Serve, key: bytes
+) -> None:
+    server = serve()
+    with Peer(server) as peer:
+        peer.send(header(PUT, key, 1000, 1, 6, (1000, 0, 0, 0)) + bytes(1000))
+        for command in (GET, EXIST):
+            peer.send(header(command, key))
+            assert peer.read(36) == MISS
+        peer.put("k", b"v")
+        assert peer.get("k") == b"v"
+    assert server.backend.list_keys() == [OpaqueKey("k")]
+    assert server.counters["bad_fields"] == 3
+
+
+@pytest.mark.parametrize(
+    "bad", [{"fmt": 9}, {"fmt": -1}, {"dtype": 9}, {"dtype": -1}, {"shape": (-1, 0, 0, 0)}, {"location": 3}]
+)
+def test_a_put_with_a_field_without_meaning_is_skipped(serve: Serve, bad: dict[str, int]) -> None:
+    server = serve()
+    with Peer(server) as peer:
+        peer.put("k", b"old")
+        peer.send(header(PUT, "k", 70_000, **bad) + bytes(70_000))  # type: ignore[arg-type]
+        assert peer.get("k") == b"old"
+
+
+def test_a_truncated_header_stores_nothing(serve: Serve) -> None:
+    server = serve()
+    for cut in (1, 35, 36, 185):
+        with Peer(server) as peer:
+            peer.send(header(PUT, "k", 5)[:cut])
+    wait_until(lambda: server.connections == 0)
+    assert server.counters["truncated"] == 4
+    assert healthy(server)
+
+
+def test_a_truncated_body_stores_nothing_and_keeps_the_old_value(serve: Serve) -> None:
+    server = serve()
+    with Peer(server) as peer:
+        peer.put("k", b"old")
+    for leave in (Peer.reset, lambda peer: peer.sock.close()):
+        with Peer(server) as peer:
+            peer.send(header(PUT, "k", 500_000, 1, 6, (500_000, 0, 0, 0)) + bytes(300_000))
+            leave(peer)
+    wait_until(lambda: server.connections == 0)
+    with Peer(server) as peer:
+        assert peer.get("k") == b"old"
+    assert server.budget.used == 0
+
+
+def test_a_silent_header_and_a_stalled_body_are_cut(serve: Serve) -> None:
+    server = serve(header_timeout=0.2, stall_timeout=0.2)
+    with Peer(server) as half_header, Peer(server) as half_body:
+        half_header.send(header(GET, "k")[:50])
+        half_body.send(header(PUT, "k", 1000) + bytes(10))
+        assert half_header.closed()
+        assert half_body.closed()
+    assert server.counters["timeouts"] == 2
+    assert server.budget.used == 0
+    assert healthy(server)
+
+
+def test_a_writer_that_trickles_is_cut_although_it_always_makes_progress(serve: Serve) -> None:
+    server = serve(stall_timeout=0.3, min_rate="1MiB")
+    with Peer(server) as peer:
+        peer.send(header(PUT, "k", 10_000))
+        done = threading.Event()
+
+        def trickle() -> None:
+            try:
+                while not done.wait(0.01):
+                    peer.send(b"x")
+            except OSError:
+                return
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        wait_until(lambda: server.counters["timeouts"] == 1)
+        done.set()
+        thread.join()
+    assert not server.backend.list_keys()
+
+
+def test_slow_writers_hold_no_thread(serve: Serve) -> None:
+    server = serve(threads=2)
+    with ExitStack() as stack:
+        for i in range(20):
+            peer = stack.enter_context(Peer(server))
+            peer.send(header(PUT, f"slow{i}", 1000) + bytes(500))
+        assert healthy(server)
+
+
+class Lending(LMSLocalBackend):
+    """Notes how many views are open, as a store with read transactions would mind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = 0
+
+    @contextmanager
+    def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
+        self.open += 1
+        try:
+            with super().view(key) as view:
+                yield view
+        finally:
+            self.open -= 1
+
+
+def test_a_reader_that_stops_reading_holds_neither_a_thread_nor_the_chunk_and_is_cut(serve: Serve) -> None:
+    backend = Lending()
+    server = serve(backend, threads=2, stall_timeout=1.5, max_chunk="16MiB", receive_budget="64MiB")
+    with Peer(server) as peer:
+        peer.put("big", bytes(16 * MIB))
+        assert peer.exists("big")
+    with ExitStack() as stack:
+        readers = [stack.enter_context(Peer(server, receive_buffer=4096)) for _ in range(3)]
+        for reader in readers:
+            reader.send(header(GET, "big"))
+        wait_until(lambda: server.counters["slow_readers"] == 3)
+        assert backend.open == 0
+        assert healthy(server)
+        wait_until(lambda: server.counters["timeouts"] == 3)
+    assert server.budget.used == 0
+
+
+def test_readers_that_stop_reading_cannot_take_more_than_the_budget(serve: Serve) -> None:
+    server = serve(max_chunk="16MiB", receive_budget="20MiB")
+    with Peer(server) as peer:
+        peer.put("big", bytes(16 * MIB))
+        assert peer.exists("big")
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(Peer(server, receive_buffer=4096)).send(header(GET, "big"))
+        wait_until(lambda: server.counters["slow_readers"] + server.counters["slow_readers_cut"] == 4)
+        assert server.counters["slow_readers_cut"] >= 2
+        assert server.budget.peak <= server.budget.limit
+        assert healthy(server)
+
+
+def test_a_reader_that_is_only_slow_gets_every_byte(serve: Serve) -> None:
+    server = serve(max_chunk="8MiB", receive_budget="16MiB")
+    body = bytes(range(256)) * 32768
+    with Peer(server) as peer:
+        peer.put("big", body)
+        assert peer.exists("big")
+    with Peer(server, receive_buffer=4096) as peer:
+        peer.send(header(GET, "big"))
+        wait_until(lambda: server.counters["slow_readers"] == 1)
+        assert struct.unpack("<9i", peer.read(36))[1] == len(body)
+        assert peer.read(len(body)) == body
+
+
+def test_receive_buffers_are_admitted_against_the_budget(serve: Serve) -> None:
+    server = serve(receive_budget="2MiB", stall_timeout=5)
+    with ExitStack() as stack:
+        holders = [stack.enter_context(Peer(server)) for _ in range(2)]
+        for peer in holders:
+            peer.send(header(PUT, "held", MIB, 1, 6, (MIB, 0, 0, 0)) + bytes(1000))
+        wait_until(lambda: server.budget.used == 2 * MIB)
+        waiter = stack.enter_context(Peer(server))
+        waiter.send(header(PUT, "waited", 10, 1, 6, (10, 0, 0, 0)) + b"0123456789" + header(GET, "waited"))
+        wait_until(lambda: server.budget.waiting == 1)
+        holders[0].reset()
+        waiter.read(36)
+        assert waiter.read(10) == b"0123456789"
+        assert server.budget.peak == 2 * MIB
+
+
+def test_one_waiting_for_the_budget_may_leave(serve: Serve) -> None:
+    server = serve(receive_budget="1MiB", stall_timeout=0.4, min_rate="1GiB")
+    with Peer(server) as holder, Peer(server) as waiter:
+        holder.send(header(PUT, "held", MIB) + bytes(1000))
+        wait_until(lambda: server.budget.used == MIB)
+        waiter.send(header(PUT, "waited", 10) + bytes(10))
+        wait_until(lambda: server.budget.waiting == 1)
+        wait_until(lambda: server.connections == 0)
+    assert (server.budget.used, server.budget.waiting) == (0, 0)
+    assert healthy(server)
+
+
+def test_a_thousand_idle_connections_cost_little_and_delay_nobody(serve: Serve) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    try:
+        server = serve()
+        threads = threading.active_count()
+        with ExitStack() as stack:
+            before = _resident()
+            for _ in range(1000):
+                stack.enter_context(Peer(server))
+            wait_until(lambda: server.connections == 1000)
+            assert healthy(server)
+            assert threading.active_count() == threads
+            assert _resident() - before < 64 * MIB
+        wait_until(lambda: server.connections == 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def test_storms_of_connections_that_close_at_once_leave_nothing(serve: Serve) -> None:
+    server = serve()
+    with Peer(server) as good:
+        for i in range(500):
+            peer = Peer(server)
+            peer.reset() if i % 2 else peer.sock.close()
+        good.put("k", b"v")
+        assert good.get("k") == b"v"
+        wait_until(lambda: server.connections == 1)
+
+
+def test_connections_above_the_limit_are_refused_and_room_is_found_again(serve: Serve) -> None:
+    server = serve(max_connections=2)
+    with Peer(server) as first, Peer(server):
+        assert not first.exists("k")
+        wait_until(lambda: server.connections == 2)
+        with Peer(server) as third:
+            assert third.closed()
+    wait_until(lambda: server.connections == 0)
+    assert healthy(server)
+    assert server.counters["connections_refused"] == 1
+
+
+class Failing(LMSLocalBackend):
+    """Fails as told."""
+
+    error: Exception | None = None
+
+    def _open(self) -> dict[str, tuple[bytearray, object]]:  # type: ignore[override]
+        if self.error is not None:
+            raise self.error
+        return super()._open()  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    "error", [CapacityError("there", 1, 0), StorageUnavailableError("there", "ill"), RuntimeError("bug")]
+)
+def test_a_failing_storage_is_a_miss_and_the_connection_goes_on(serve: Serve, error: Exception) -> None:
+    backend = Failing()
+    server = serve(backend)
+    with Peer(server) as peer:
+        peer.put("k", b"old")
+        assert peer.exists("k")
+        backend.error = error
+        peer.put("k", b"new")
+        assert peer.get("k") is None
+        assert not peer.exists("k")
+        backend.error = None
+        assert peer.get("k") == b"old"
+    assert server.counters["puts_refused"] == 1
+    assert server.counters["storage_failures"] == 2
+
+
+def test_a_closed_storage_ends_connections_instead_of_answering_for_it(serve: Serve) -> None:
+    backend = LMSLocalBackend()
+    server = serve(backend)
+    backend.close()
+    with Peer(server) as peer:
+        peer.send(header(GET, "k"))
+        assert peer.closed()
+
+
+class Slow(LMSLocalBackend):
+    """A put that waits until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
+        self.go.wait(10)
+        super().put(client_meta, kv_chunk_bytes)
+
+
+def test_a_put_the_storage_is_slow_with_delays_only_its_own_connection(serve: Serve) -> None:
+    backend = Slow()
+    server = serve(backend)
+    with Peer(server) as slow, Peer(server) as quick:
+        slow.put("k", b"v")
+        assert not quick.exists("k")
+        backend.go.set()
+        slow.send(header(EXIST, "k"))
+        assert slow.read(36) == FOUND

@@ -1,0 +1,148 @@
+"""TLS, client certificates, allowed networks, Unix-domain sockets, and the warning of an open door."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import stat
+from pathlib import Path
+
+import pytest
+
+from lms_tiers.client import Client
+from lms_tiers.errors import ConfigError, StorageUnavailableError
+from lms_tiers.server.run import announcement
+from lms_tiers.server.server import Server
+from lms_tiers.server.settings import make_settings
+from tests.server.conftest import Serve
+from tests.server.peer import GET, Peer, header, healthy, wait_until
+
+PEM = Path(__file__).parent / "certificates"
+TLS = {"tls_cert": str(PEM / "server.pem"), "tls_key": str(PEM / "server.key")}
+MUTUAL = {**TLS, "tls_client_ca": str(PEM / "ca.pem")}
+
+
+def client_context(*, certificate: bool) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(PEM / "ca.pem"))
+    if certificate:
+        context.load_cert_chain(PEM / "client.pem", PEM / "client.key")
+    return context
+
+
+def test_tls_carries_small_and_large_chunks(serve: Serve) -> None:
+    server = serve(**TLS, max_chunk="8MiB", receive_budget="16MiB")
+    body = bytes(range(256)) * 20_000
+    with Peer(server, tls=client_context(certificate=False)) as peer:
+        peer.put("large", body)
+        peer.put("small", b"abc")
+        assert peer.get("small") == b"abc"
+        assert peer.get("large") == body
+
+
+def test_a_reader_that_is_only_slow_gets_every_byte_over_tls(serve: Serve) -> None:
+    server = serve(**TLS, max_chunk="8MiB", receive_budget="32MiB")
+    body = bytes(range(256)) * 30_000
+    with Peer(server, tls=client_context(certificate=False), receive_buffer=4096) as peer:
+        peer.put("large", body)
+        peer.send(header(GET, "large"))
+        wait_until(lambda: server.counters["slow_readers"] == 1)
+        peer.read(36)
+        assert peer.read(len(body)) == body
+
+
+def test_a_client_without_a_certificate_of_the_ca_is_turned_away(serve: Serve) -> None:
+    server = serve(**MUTUAL)
+    with pytest.raises((OSError, ConnectionError)), Peer(server, tls=client_context(certificate=False)) as peer:
+        peer.get("k")
+    wait_until(lambda: server.counters["tls_failures"] == 1)
+    with Peer(server, tls=client_context(certificate=True)) as peer:
+        peer.put("k", b"v")
+        assert peer.get("k") == b"v"
+
+
+def test_plain_bytes_and_silence_on_a_tls_port_harm_nobody(serve: Serve) -> None:
+    server = serve(**TLS, header_timeout=0.3)
+    with Peer(server) as silent, Peer(server) as plain:
+        plain.send(header(GET, "k"))
+        assert plain.sock.recv(4096) == b"" or plain.closed()
+        assert silent.closed()
+    assert server.counters["timeouts"] == 1
+    with Peer(server, tls=client_context(certificate=False)) as peer:
+        assert peer.get("k") is None
+
+
+def test_the_projects_client_speaks_tls(serve: Serve) -> None:
+    server = serve(**MUTUAL)
+    with Client(f"localhost:{server.port}", tls=client_context(certificate=True)) as client:
+        assert client.capabilities.remove
+        assert not client.list_keys()
+
+
+@pytest.mark.parametrize(("allow", "admitted"), [(["127.0.0.0/8"], True), (["10.0.0.0/8", "::1/128"], False)])
+def test_only_allowed_networks_are_admitted(serve: Serve, allow: list[str], admitted: bool) -> None:
+    server = serve(allow=allow)
+    with Peer(server) as peer:
+        if admitted:
+            assert peer.get("k") is None
+        else:
+            assert peer.closed()
+    assert server.counters["connections_refused"] == (not admitted)
+
+
+def test_a_unix_socket_serves_and_is_for_its_owner(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "lm.sock"
+    server = serve(unix=str(path))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert healthy(server)
+    with Client(server.address) as client:
+        assert [k.to_string() for k in client.list_keys()] == ["healthy"]
+    server.close()
+    assert not path.exists()
+
+
+def test_a_stale_unix_socket_is_replaced_and_a_living_one_or_a_file_is_not(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "lm.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    server = serve(unix=str(path))
+    assert healthy(server)
+    with pytest.raises(StorageUnavailableError):
+        serve(unix=str(path))
+    assert healthy(server)
+    file = tmp_path / "precious"
+    file.write_text("data")
+    with pytest.raises(StorageUnavailableError):
+        serve(unix=str(file))
+    assert file.read_text() == "data"
+
+
+def test_a_port_in_use_is_a_typed_error(serve: Serve) -> None:
+    server = serve()
+    with pytest.raises(StorageUnavailableError, match="in use"):
+        serve(port=server.port)
+
+
+def test_tls_files_that_cannot_be_used_are_a_typed_error(serve: Serve, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="TLS"):
+        serve(tls_cert=str(tmp_path / "none.pem"), tls_key=str(tmp_path / "none.key"))
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        ({}, False),
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "0.0.0.0", "allow": ["10.0.0.0/8"]}, False),
+        ({"host": "0.0.0.0", **TLS}, True),
+        ({"host": "0.0.0.0", **MUTUAL}, False),
+    ],
+)
+def test_an_open_door_is_announced_with_a_warning(serve: Serve, given: dict[str, object], warned: bool) -> None:
+    lines = list(announcement(serve(**given), None))
+    assert any("warning" in line for line in lines) == warned
+    assert any("remote_url" in line for line in lines)
+
+
+def test_the_default_is_loopback() -> None:
+    assert make_settings(None, {}).host == "127.0.0.1"
+    assert Server.__doc__
