@@ -146,7 +146,7 @@ def contenders(kind: str) -> dict[str, Contender | str]:
 
 
 def timed(call: Callable[[Any], Any], value: Any, clock: Callable[[], float] = time.thread_time) -> tuple[float, Any]:
-    # One thread is timed by its own CPU time: what else runs on the machine then counts for little.
+    # CPU time of the whole process: waiting for a core does not count, and a peer's own threads (ZipNN's) do.
     start = clock()
     result = call(value)
     return clock() - start, result
