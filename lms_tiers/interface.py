@@ -19,6 +19,9 @@ from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMS
 if TYPE_CHECKING:
     import torch
 
+#: Copies of this many bytes take longer than giving the interpreter's lock away and getting it back.
+_LARGE_COPY: Final = 1 << 17
+
 #: The version of this contract; a plugin declares the one it was written for.
 CONTRACT_VERSION: Final = "1.0"
 
@@ -186,7 +189,7 @@ class LMSBackendInterface(abc.ABC):
         if obj is None:
             return None
         target = writable_bytes(buffer, obj.length)
-        target[: obj.length] = memoryview(obj.data).cast("B")
+        copy_bytes(target[: obj.length], memoryview(obj.data).cast("B"))
         return ChunkMeta.of(_Named(key, obj), obj.length)  # type: ignore[arg-type]
 
     @contextmanager
@@ -218,7 +221,7 @@ class LMSBackendInterface(abc.ABC):
             at = 0
             for target in targets:
                 size = min(target.nbytes, data.nbytes - at)
-                target[:size] = data[at : at + size]
+                copy_bytes(target[:size], data[at : at + size])
                 at += size
             return view.meta
 
@@ -364,6 +367,16 @@ class _Named:
         self.fmt = obj.fmt
         self.dtype = obj.dtype
         self.shape = obj.shape
+
+
+def copy_bytes(target: memoryview, source: memoryview) -> None:
+    """Copy between buffers of equal length; large copies let other threads run (a memoryview's own do not)."""
+    if target.nbytes < _LARGE_COPY:
+        target[:] = source
+        return
+    import numpy as np
+
+    np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
 
 
 def writable_bytes(buffer: Any, length: int) -> memoryview:

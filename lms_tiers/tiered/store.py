@@ -19,6 +19,7 @@ from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMS
 from lms_tiers.tiered import warm
 from lms_tiers.tiered.breaker import Breaker
 from lms_tiers.tiered.chain import Chains
+from lms_tiers.tiered.ends import check_tiers, shut_down, store_capabilities
 from lms_tiers.tiered.events import EventReason, TierEvent
 from lms_tiers.tiered.flush import Deadline, Flusher
 from lms_tiers.tiered.hierarchy import Hierarchy
@@ -78,7 +79,7 @@ class TieredStore(LMSBackendInterface):
         breaker_threshold: int = 5, breaker_cooldown: float = 1.0, breaker_longest: float = 60.0,
         close_timeout: float = 30.0,
     ) -> None:  # fmt: skip
-        _check(tiers)
+        check_tiers(tiers)
 
         def breaker() -> Breaker:
             return Breaker(clock, threshold=breaker_threshold, cooldown=breaker_cooldown, longest=breaker_longest)
@@ -100,9 +101,8 @@ class TieredStore(LMSBackendInterface):
         self._close_timeout: Final = close_timeout
         self._closed: Final = threading.Event()
         self._pid: Final = os.getpid()
-        limits = [t.backend.capabilities.max_key_bytes for t in tiers]
-        self._max_key: Final = min((n for n in limits if n is not None), default=None)
-        self._capabilities: Final = _capabilities(tiers, self._max_key)
+        self._capabilities: Final = store_capabilities(tiers)
+        self._max_key: Final = self._capabilities.max_key_bytes
         self._name: Final = " > ".join(t.name for t in tiers)
         warm.warm(self._h, self._room)
 
@@ -331,29 +331,11 @@ class TieredStore(LMSBackendInterface):
             self._closed.wait(3 * self._close_timeout)
             return
         try:
-            self._shut_down()
+            shut_down(h, self._flusher, self._movers, self._log, self._close_timeout)
         finally:
             self._closed.set()
 
     # -- inside ------------------------------------------------------------------------------------------------------
-
-    def _shut_down(self) -> None:
-        clean = False
-        try:
-            self._flusher.flush(self._close_timeout)
-            clean = True
-        except Exception as error:
-            _log.warning("closing %s: %s", self._name, error)
-        with self._h.lock:
-            for mover in self._movers:
-                mover.stop()
-        until = time.monotonic() + self._close_timeout
-        ended = [mover.join(max(0.0, until - time.monotonic())) for mover in self._movers]
-        if clean:
-            warm.save(self._h, clean)
-        for tier, free in zip(self._h.tiers, ended, strict=True):
-            _close_backend(tier, max(0.1, until - time.monotonic()) if free else 0.1)
-        self._log.close(max(0.1, until - time.monotonic()))
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
@@ -391,48 +373,3 @@ class TieredStore(LMSBackendInterface):
         for mover in self._through:
             if mover.tier.position > tier.position and not entry.tiers & mover.tier.unfit:
                 mover.offer(text, entry, None)
-
-
-def _check(tiers: Sequence[TierConfig]) -> None:
-    if not tiers:
-        raise ConfigError("a store needs one tier at least.")
-    names = [tier.name for tier in tiers]
-    for i, tier in enumerate(tiers):
-        if names.count(tier.name) > 1:
-            raise ConfigError(f"two tiers are called {tier.name!r}: give each a name of its own.")
-        if not tier.backend.capabilities.remove:
-            raise ConfigError(f"the backend of tier {tier.name!r} cannot remove, so it cannot be a tier: use it alone.")
-        if tier.capacity is None and i + 1 < len(tiers):
-            raise ConfigError(f"tier {tier.name!r} has a tier below it and no capacity: nothing would ever move down.")
-        if tier.capacity is not None and tier.capacity <= 0:
-            raise ConfigError(f"tier {tier.name!r}: capacity must be positive, not {tier.capacity}.")
-
-
-def _capabilities(tiers: Sequence[TierConfig], max_key: int | None) -> Capabilities:
-    top, lowest = tiers[0], tiers[-1]
-    limits = [t.backend.capabilities.max_value_bytes for t in tiers]
-    sizes = [n for n in limits if n is not None]
-    return Capabilities(
-        remove=True,
-        persistent=lowest.backend.capabilities.persistent,
-        tensors=top.backend.capabilities.tensors,
-        evicts=lowest.capacity is not None or lowest.backend.capabilities.evicts,
-        policy=top.policy.name if len(tiers) == 1 and top.capacity is not None else None,
-        max_key_bytes=max_key,
-        max_value_bytes=max(sizes) if len(sizes) == len(limits) else None,
-    )
-
-
-def _close_backend(tier: Tier, timeout: float) -> None:
-    # In a thread of its own: a backend that never comes back must not keep the process.
-    def close() -> None:
-        try:
-            tier.backend.close()
-        except Exception:
-            _log.warning("closing tier %r failed", tier.name, exc_info=True)
-
-    thread = threading.Thread(target=close, name=f"lms-tiers-close-{tier.name}", daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if thread.is_alive():
-        _log.error("tier %r did not close within %.1f s and was left behind", tier.name, timeout)

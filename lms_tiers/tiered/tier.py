@@ -161,7 +161,10 @@ class Tier:
         """Bytes to reserve for a chunk, None where this tier can never hold it. Calls the backend: no lock held."""
         if self.max_value is not None and length > self.max_value:
             return None
-        need = self.backend.reserve_bytes(length)
+        try:
+            need = self.backend.reserve_bytes(length)
+        except Exception:
+            return None  # a backend that cannot say what it needs gets nothing
         return need if need <= self.budget else None
 
     def charge(self, nbytes: int) -> None:

@@ -1,0 +1,90 @@
+"""The two ends of a store's life: which tiers make one, and how one is shut down."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from lms_tiers.errors import ConfigError
+from lms_tiers.interface import Capabilities
+from lms_tiers.tiered import warm
+from lms_tiers.tiered.flush import Flusher
+from lms_tiers.tiered.hierarchy import Hierarchy
+from lms_tiers.tiered.mover import Mover
+from lms_tiers.tiered.notify import EventLog
+from lms_tiers.tiered.tier import TierConfig
+
+_log = logging.getLogger(__name__)
+
+
+def check_tiers(tiers: Sequence[TierConfig]) -> None:
+    """Refuse tiers that make no store (`ConfigError`)."""
+    if not tiers:
+        raise ConfigError("a store needs one tier at least.")
+    names = [tier.name for tier in tiers]
+    for i, tier in enumerate(tiers):
+        if names.count(tier.name) > 1:
+            raise ConfigError(f"two tiers are called {tier.name!r}: give each a name of its own.")
+        if not tier.backend.capabilities.remove:
+            raise ConfigError(f"the backend of tier {tier.name!r} cannot remove, so it cannot be a tier: use it alone.")
+        if tier.capacity is None and i + 1 < len(tiers):
+            raise ConfigError(f"tier {tier.name!r} has a tier below it and no capacity: nothing would ever move down.")
+        if tier.capacity is not None and tier.capacity <= 0:
+            raise ConfigError(f"tier {tier.name!r}: capacity must be positive, not {tier.capacity}.")
+
+
+def store_capabilities(tiers: Sequence[TierConfig]) -> Capabilities:
+    """What a store over `tiers` offers."""
+    keys = [t.backend.capabilities.max_key_bytes for t in tiers]
+    top, lowest = tiers[0], tiers[-1]
+    limits = [t.backend.capabilities.max_value_bytes for t in tiers]
+    sizes = [n for n in limits if n is not None]
+    return Capabilities(
+        remove=True,
+        persistent=lowest.backend.capabilities.persistent,
+        tensors=top.backend.capabilities.tensors,
+        evicts=lowest.capacity is not None or lowest.backend.capabilities.evicts,
+        policy=top.policy.name if len(tiers) == 1 and top.capacity is not None else None,
+        max_key_bytes=min((n for n in keys if n is not None), default=None),
+        max_value_bytes=max(sizes) if len(sizes) == len(limits) else None,
+    )
+
+
+def shut_down(hierarchy: Hierarchy, flusher: Flusher, movers: Sequence[Mover], log: EventLog, timeout: float) -> None:
+    """Flush, save, end the movers, close the backends; `timeout` seconds for the flush, and as many for the rest."""
+    clean: list[bool] = []
+
+    def flush() -> None:
+        flusher.flush(timeout)
+        clean.append(True)
+
+    _in_time("flush", flush, timeout + 0.1)
+    with hierarchy.lock:
+        for mover in movers:
+            mover.stop()
+    until = time.monotonic() + timeout
+    ended = [mover.join(max(0.0, until - time.monotonic())) for mover in movers]
+    if clean:
+        _in_time("save", lambda: warm.save(hierarchy, True), max(0.1, until - time.monotonic()))
+    for tier, free in zip(hierarchy.tiers, ended, strict=True):
+        left = max(0.1, until - time.monotonic()) if free else 0.1
+        if not _in_time(f"close of tier {tier.name!r}", tier.backend.close, left):
+            _log.error("tier %r did not close in time and was left behind", tier.name)
+    log.close(max(0.1, until - time.monotonic()))
+
+
+def _in_time(what: str, call: Callable[[], None], timeout: float) -> bool:
+    """Make a call in a thread of its own: a backend that never comes back must not keep the process."""
+
+    def run() -> None:
+        try:
+            call()
+        except Exception as error:
+            _log.warning("%s while closing: %r", what, error)
+
+    thread = threading.Thread(target=run, name="lms-tiers-closing", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return not thread.is_alive()

@@ -1,0 +1,239 @@
+"""Copying chunks into one tier: read, reserve, write in one batch, publish what is still the newest generation.
+
+The steps of a mover's work; when to do what is in mover.py. No method holds the lock while a backend works.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final, NamedTuple
+
+from lms_tiers.errors import LmsTiersError
+from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.messages import CacheEngineKey, LMSMemoryObj, OpaqueKey
+from lms_tiers.policies.base import AccessContext
+from lms_tiers.tiered.events import EventKind, EventReason
+from lms_tiers.tiered.hierarchy import Hierarchy
+from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.reads import DamagedChunkError, whole
+from lms_tiers.tiered.room import Room
+from lms_tiers.tiered.tier import Tier, stored_bytes
+
+#: Key, generation, its bytes where at hand, length.
+Pick = tuple[str, Entry, LMSMemoryObj | None, int]
+
+#: Seconds that a promotion waits for clean chunks to leave.
+_PROMOTION_PATIENCE: Final = 0.02
+
+
+class _Ready(NamedTuple):
+    """A chunk about to be written: its room is reserved, the mover is its mutator."""
+
+    text: str
+    entry: Entry
+    source: Tier
+    epoch: int
+    obj: LMSMemoryObj | None  # None: the backend takes it from the source itself
+    need: int
+    key: CacheEngineKey
+
+
+class Moves:
+    """Copies chunks into `tier`.
+
+    Parameters
+    ----------
+    back_pressure : float
+        Seconds to wait for room in the tier.
+    """
+
+    def __init__(self, hierarchy: Hierarchy, room: Room, tier: Tier, back_pressure: float) -> None:
+        self._h: Final = hierarchy
+        self._room: Final = room
+        self.tier: Final = tier
+        self._back_pressure: Final = back_pressure
+        self._direct: Final = type(tier.backend).put_from is not LMSBackendInterface.put_from
+
+    def move(self, picks: list[Pick], singly: bool) -> tuple[list[Pick], int]:
+        """Copy chunks into the tier.
+
+        Returns
+        -------
+        list of Pick
+            What is to be tried again after this batch.
+        int
+            How many of a batch that failed are to be moved one by one, to find the one that makes it fail.
+        """
+        ready: list[_Ready] = []
+        rest: list[Pick] = []
+        direct = self._direct and not singly and all(obj is None for _, _, obj, _ in picks)
+        try:
+            for i, (text, entry, obj, _) in enumerate(picks):
+                item = self._prepare(text, entry, obj, not ready, direct)
+                if item is not None and ready and item.source is not ready[0].source and direct:
+                    self._release(item)
+                    rest = picks[i:]
+                    break
+                if item is not None:
+                    ready.append(item)
+                elif ready and self.tier.used + entry.meta.length > self.tier.budget:
+                    rest = picks[i:]  # what is ready goes first: it cannot make room for the others
+                    break
+        except BaseException:
+            for item in ready:
+                self._release(item)
+            raise
+        return rest, self._write(ready) if ready else 0
+
+    def _release(self, item: _Ready) -> None:
+        with self._h.lock:
+            self._room.give_back(self.tier, item.need)
+            self._h.release(self.tier, item.text)
+
+    def _prepare(self, text: str, entry: Entry, obj: LMSMemoryObj | None, wait: bool, direct: bool) -> _Ready | None:
+        """Read a chunk that is still worth moving, reserve its room, become its mutator here."""
+        h, tier = self._h, self.tier
+        with h.lock:
+            granted = entry.tiers & h.up
+            if not self._wanted(text, entry) or not granted:
+                return None
+            context = AccessContext(h.clock(), None, entry.parent, entry.position, self._partial(entry))
+            if not h.admits(tier, text, entry.meta.length, context):
+                tier.refused.add(text)
+                return None
+            source = h.tiers[(granted & -granted).bit_length() - 1]
+            epoch = source.epoch
+        upward = source.position > tier.position
+        need = h.fit(entry.meta.length).needs[tier.position]
+        if not direct:
+            obj = obj or self._fetch(source, text, entry)
+            if obj is None:
+                return None
+        patience = (_PROMOTION_PATIENCE if upward else self._back_pressure) if wait else 0.0
+        room = need is not None and self._room.make_room(
+            tier, need, "", patience, force=wait and not upward, moving=True
+        )
+        with h.lock:
+            if need is None or not room:
+                if upward:
+                    tier.skipped += 1
+                elif wait:
+                    tier.refused.add(text)
+                return None
+            if not self._wanted(text, entry):
+                self._room.give_back(tier, need)
+                return None
+            tier.busy.add(text)
+        return _Ready(text, entry, source, epoch, obj, need, CacheEngineKey.from_string(text))
+
+    def _wanted(self, text: str, entry: Entry) -> bool:
+        """Whether the chunk is the newest generation, not held here, and nobody else is at it here."""
+        tier = self.tier
+        return self._h.index.get(text) is entry and not entry.tiers & tier.bit and text not in tier.busy
+
+    def _partial(self, entry: Entry) -> bool | None:
+        parent = self._h.index.get(entry.parent) if entry.parent is not None else None
+        return None if parent is None else entry.meta.length < parent.meta.length
+
+    def _fetch(self, source: Tier, text: str, entry: Entry) -> LMSMemoryObj | None:
+        """The chunk's bytes from a tier that holds them, if they are still the newest generation's."""
+        h = self._h
+        epoch = source.epoch
+        error: BaseException | None = None
+        obj: LMSMemoryObj | None = None
+        try:
+            obj = whole(source.backend, OpaqueKey(text), entry.meta)
+        except BaseException as caught:
+            error = caught
+        with h.lock:
+            stands = h.stands(source, text, entry, epoch)
+            if obj is not None:
+                if source.breaker.failures:
+                    h.worked(source)
+                source.bytes_read += entry.meta.length
+                return obj if stands else None
+            if stands and (error is None or isinstance(error, DamagedChunkError)):
+                h.lose(source, text, entry)
+            if stands or error is not None:
+                h.failed(source, text, error)
+        return None
+
+    def _write(self, ready: list[_Ready]) -> int:
+        """Write and publish; answers how many to try one by one."""
+        h, tier = self._h, self.tier
+        error: BaseException | None = None
+        charges: list[int] = []
+        tier.calls[threading.get_ident()] = time.monotonic()
+        started = time.perf_counter_ns()
+        try:
+            self._store(ready)
+            charges = [stored_bytes(tier, item.key, item.need) for item in ready]
+        except BaseException as caught:
+            error = caught
+        finally:
+            tier.calls.pop(threading.get_ident(), None)
+        took = time.perf_counter_ns() - started
+        with h.lock:
+            if error is not None:
+                return self._failed(ready, error)
+            h.worked(tier)
+            tier.write_latency.add(took)
+            now = h.clock()
+            for item, charge in zip(ready, charges, strict=True):
+                text, entry = item.text, item.entry
+                tier.used -= item.need - charge
+                tier.bytes_written += entry.meta.length
+                tier.used -= tier.garbage.pop(text, 0)  # overwritten
+                if item.obj is None:
+                    item.source.bytes_read += entry.meta.length
+                # What was handed over was checked when it was read.
+                stands = item.obj is not None or h.stands(item.source, text, entry, item.epoch)
+                if stands and h.index.get(text) is entry:
+                    self._published(text, entry, charge, now)
+                else:
+                    tier.garbage[text] = charge
+                h.release(tier, text)
+        return 0
+
+    def _store(self, ready: list[_Ready]) -> None:
+        """Write to the backend by one call."""
+        backend = self.tier.backend
+        metas = [item.entry.meta.message(item.key) for item in ready]
+        if ready[0].obj is None:
+            if not all(backend.put_from(metas, ready[0].source.backend)):
+                raise DamagedChunkError
+        elif len(ready) == 1:
+            backend.put(metas[0], ready[0].obj.data)
+        else:
+            backend.put_many([(meta, item.obj.data) for meta, item in zip(metas, ready, strict=True) if item.obj])
+
+    def _published(self, text: str, entry: Entry, charge: int, now: float) -> None:
+        h, tier = self._h, self.tier
+        upward = bool(entry.tiers & tier.below)
+        h.grant(tier, text, entry, charge, AccessContext(now, None, entry.parent, entry.position, self._partial(entry)))
+        if upward:
+            tier.promoted += 1
+        else:
+            tier.demoted += 1
+        if h.log.on:
+            kind = EventKind.PROMOTED if upward else EventKind.DEMOTED
+            h.log.add(kind, EventReason.REQUEST if upward else EventReason.CLEANED, tier.name, text, charge)
+
+    def _failed(self, ready: list[_Ready], error: BaseException) -> int:
+        """A write failed, of one chunk or of a batch of which nobody knows how much was stored."""
+        h, tier = self._h, self.tier
+        direct = ready[0].obj is None
+        if not direct:  # otherwise nobody knows whose fault it is: the next try goes step by step
+            h.failed(tier, ready[0].text, error)
+        for item in ready:
+            text, need = item.text, item.need
+            if len(ready) == 1 and isinstance(error, LmsTiersError) and not direct:
+                tier.used -= need
+            else:
+                h.doubt(tier, text, need)
+            if len(ready) == 1 and h.up & tier.bit and not direct:
+                # This very chunk is the trouble, or the next failures will switch the tier off.
+                tier.refused.add(text)
+            h.release(tier, text)
+        return len(ready) if direct or len(ready) > 1 else 0
