@@ -25,7 +25,7 @@ from lms_tiers.replay.trace import iter_trace
 
 # These scripts lie beside each other and are no package.
 STORES: dict[str, Any] = importlib.import_module("peer_stores").STORES
-_DISK_EVERY = 8  # requests between two looks at the disk: a walk over thousands of files takes milliseconds
+_LOOK_EVERY = 8  # requests between two looks at the disk: a walk over thousands of files takes milliseconds
 
 
 def key(block: int) -> str:
@@ -54,12 +54,16 @@ class Phase:
         opening(warm, 64 * self.block, 256 * self.block, self.block).close()
         Path("/proc/self/clear_refs").write_text("5")
         self.before = memory("VmRSS")
+        self.anonymous_before = memory("RssAnon")
+        self.anonymous_peak = 0
         started = time.perf_counter()
         self.store = opening(self.folder, spec["ram"], spec["disk"], self.block)
         self.open_seconds = time.perf_counter() - started
         self.disk_peak = 0
 
     def look(self) -> None:
+        """Note the peaks of disk and of memory that is not a mapped file."""
+        self.anonymous_peak = max(self.anonymous_peak, memory("RssAnon") - self.anonymous_before)
         self.disk_peak = max(self.disk_peak, disk_bytes(self.folder))
 
     def make(self, block: int) -> Any:
@@ -100,7 +104,7 @@ class Phase:
                 recent.move_to_end(block)
             blocks += len(ids)
             requests += 1
-            if requests % _DISK_EVERY == 0:
+            if requests % _LOOK_EVERY == 0:
                 self.look()
         t = now()
         self.store.flush()
@@ -117,17 +121,15 @@ class Phase:
             "requests": requests, "blocks": blocks, "prefix_hits": len(get_ram) + len(get_disk), "wrong": wrong,
             "seconds": ended - started, "get_ram_seconds": get_ram, "get_disk_seconds": get_disk,
             "put_seconds": puts, "flush_seconds": flush, "close_seconds": close, "rss_peak": peak,
+            "anonymous_peak": self.anonymous_peak,
             "disk_peak": self.disk_peak, "last": last,
         }  # fmt: skip
 
     def _timed_get(self, text: str) -> tuple[bool, float, Any]:
-        store: Any = self.store
-        counts = hasattr(store, "ram_hits")
-        before = store.ram_hits() if counts else store.in_ram(text)
+        in_ram = self.store.in_ram(text)
         t = time.perf_counter()
-        data = store.get(text)
-        seconds = time.perf_counter() - t
-        return (store.ram_hits() > before if counts else bool(before)), seconds, data
+        data = self.store.get(text)
+        return in_ram, time.perf_counter() - t, data
 
     def check(self) -> dict[str, Any]:
         """Get the blocks named in the spec; those after the first `count` may rightly be gone, but not wrong."""

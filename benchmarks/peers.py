@@ -28,7 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lms_tiers.sizes import format_size, parse_size
+from lms_tiers.sizes import parse_size
 
 # These scripts lie beside each other and are no package.
 STORES: dict[str, Any] = importlib.import_module("peer_stores").STORES
@@ -151,6 +151,7 @@ def summary(options: argparse.Namespace, replays: list[dict[str, Any]]) -> dict[
         "prefix_hits": median(lambda r: r["prefix_hits"]),
         "blocks": replays[0]["blocks"],
         "rss_peak": median(lambda r: r["rss_peak"]),
+        "anonymous_peak": median(lambda r: r["anonymous_peak"]),
         "disk_peak": max(r["disk_peak"] for r in replays),
         "wrong": sum(r["wrong"] for r in replays),
         "replays": len(replays),
@@ -180,8 +181,8 @@ def ceilings(block: int) -> dict[str, float]:
 
 COLUMNS = (
     "store", "wall s", "get MB/s", "of which disk", "put MB/s", "get p50 / p99 µs", "put p50 / p99 µs", "prefix hits",
-    "RSS peak", "disk peak / limit", "wrong", "warm of 200 after restart", "lost of 200 / wrong after SIGKILL",
-    "limit after SIGKILL",
+    "RSS peak / not mapped", "disk peak / limit", "wrong", "warm of 200 after restart",
+    "lost of 200 / wrong after SIGKILL", "limit after SIGKILL",
 )  # fmt: skip
 
 
@@ -200,7 +201,7 @@ def row(options: argparse.Namespace, found: dict[str, Any]) -> list[str]:
         name, f"{found['seconds']:.1f}", number(found["get_mb_s"]), number(found["get_disk_mb_s"]),
         number(found["put_mb_s"]), f"{number(found['get_p50_us'])} / {number(found['get_p99_us'])}",
         f"{number(found['put_p50_us'])} / {number(found['put_p99_us'])}", number(found["prefix_hits"]),
-        format_size(found["rss_peak"]), f"{found['disk_peak'] / options.disk:.2f}",
+        f"{found['rss_peak'] >> 20} / {found['anonymous_peak'] >> 20} MiB", f"{found['disk_peak'] / options.disk:.2f}",
         str(found["wrong"] + found["wrong_after_restart"]), str(found["warm_after_restart"]),
         f"{found['lost_after_kill']} / {found['wrong_after_kill']}",
         f"{found['disk_peak_after_kill'] / options.disk:.2f}",
