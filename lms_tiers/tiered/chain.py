@@ -52,6 +52,7 @@ class Chains:
             return 0
         start = self._index(walk, texts[0])
         if start >= 0 and start + len(texts) <= len(walk.chain):
+            walk.open_ended |= start + len(texts) == len(walk.chain)
             return start
         if start >= 0:  # the same chain, now known further
             walk.chain = [*walk.chain[:start], *texts]

@@ -105,22 +105,27 @@ class Flusher:
 
     def _clean(self, lowest: Tier, deadline: Deadline) -> None:
         h, mover = self._h, self._movers[lowest.position]
+        arrived: set[str] = set()
         with h.lock:
-            tries = dict.fromkeys(self._dirty(lowest), 0)
-            while tries:
-                for (text, entry), tried in list(tries.items()):
-                    if mover.queued(text):
-                        continue
-                    if self._settled(text, entry, lowest) or tried >= _TRIES:
-                        del tries[text, entry]
-                    elif mover.offer(text, entry, None):
-                        tries[text, entry] = tried + 1
-                    else:
-                        break  # the queue is full
-                if not h.up & lowest.bit and tries:
-                    raise StorageUnavailableError(lowest.name, f"{len(tries)} chunks could not be written.")
-                if tries:
-                    h.wait(deadline.tick())
+            lowest.watchers.append(arrived)
+            try:
+                tries = dict.fromkeys(self._dirty(lowest), 0)
+                while tries:
+                    for (text, entry), tried in list(tries.items()):
+                        if mover.queued(text):
+                            continue
+                        if text in arrived or self._settled(text, entry, lowest) or tried >= _TRIES:
+                            del tries[text, entry]
+                        elif mover.offer(text, entry, None):
+                            tries[text, entry] = tried + 1
+                        else:
+                            break  # the queue is full
+                    if not h.up & lowest.bit and tries:
+                        raise StorageUnavailableError(lowest.name, f"{len(tries)} chunks could not be written.")
+                    if tries:
+                        h.wait(deadline.tick())
+            finally:
+                lowest.watchers.remove(arrived)
 
     def _settled(self, text: str, entry: Entry, lowest: Tier) -> bool:
         return (

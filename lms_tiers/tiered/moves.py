@@ -212,6 +212,8 @@ class Moves:
         h, tier = self._h, self.tier
         upward = bool(entry.tiers & tier.below)
         h.grant(tier, text, entry, charge, AccessContext(now, None, entry.parent, entry.position, self._partial(entry)))
+        for arrived in tier.watchers:
+            arrived.add(text)
         if upward:
             tier.promoted += 1
         else:

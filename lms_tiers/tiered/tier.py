@@ -131,6 +131,8 @@ class Tier:
         self.calls: Final[dict[int, float]] = {}
         #: Chunks to be moved into this tier: (key, entry, source object or None).
         self.queue: Final[deque[tuple[str, Entry, Any, int]]] = deque()
+        #: Each flush that is under way notes what arrived meanwhile, even if it left again at once.
+        self.watchers: Final[list[set[str]]] = []
         self.queue_bytes = 0
         self.queue_peak = 0
 
