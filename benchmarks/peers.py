@@ -93,33 +93,63 @@ class Runner:
             return len(child.stdout.read().split())
 
 
-def measure(options: argparse.Namespace, store: str) -> dict[str, Any]:
-    """All figures of one store."""
+def replay(options: argparse.Namespace, store: str) -> tuple[Runner, dict[str, Any]]:
+    """One replay of one store in a folder of its own."""
+    # What others wrote is on the disk before this one begins.
+    os.sync()
+    runner = Runner(options, store, Path(tempfile.mkdtemp(prefix=f"peers-{store}-", dir=options.work)))
+    return runner, runner.run("replay")
+
+
+def endure(options: argparse.Namespace, runner: Runner, last: list[int]) -> dict[str, Any]:
+    """Restart, kills and refill, on what a replay left behind."""
     rng = random.Random(options.seed)
-    replays: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix=f"peers-{store}-", dir=options.work) as folder:
-        runner = Runner(options, store, Path(folder))
-        for _ in range(options.repeats):
-            shutil.rmtree(runner.base["folder"], ignore_errors=True)
-            replays.append(runner.run("replay"))
-            if "missing" in replays[0]:
-                return {"store": store, "missing": replays[0]["missing"]}
-        restart = runner.run("check", check=replays[-1]["last"], count=200)
-        lost, wrong = 0, 0
-        for round_ in range(KILLS):
-            first = FIRST_KILLED + 1_000_000 * round_
-            acknowledged = runner.kill(first, rng.uniform(0.05, 0.4))
-            # The put that was under way may be there in part, too.
-            back = runner.run("check", check=list(range(first, first + 200 + acknowledged + 2)), count=200)
-            lost = max(lost, 200 - back["warm"])
-            wrong += back["wrong"]
-        refill = runner.run("refill", first=FIRST_REFILLED, fill=options.disk)
+    restart = runner.run("check", check=last, count=200)
+    lost, wrong = 0, 0
+    for round_ in range(KILLS):
+        first = FIRST_KILLED + 1_000_000 * round_
+        acknowledged = runner.kill(first, rng.uniform(0.05, 0.4))
+        # The put that was under way may be there in part, too.
+        back = runner.run("check", check=list(range(first, first + 200 + acknowledged + 2)), count=200)
+        lost = max(lost, 200 - back["warm"])
+        wrong += back["wrong"]
+    refill = runner.run("refill", first=FIRST_REFILLED, fill=options.disk)
     return {
-        **summary(options, replays), "store": store,
         "warm_after_restart": restart["warm"], "wrong_after_restart": restart["wrong"],
         "open_seconds": restart["open_seconds"], "lost_after_kill": lost, "wrong_after_kill": wrong,
         "disk_peak_after_kill": max(restart["disk_peak"], refill["disk_peak"]),
     }  # fmt: skip
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All figures of all stores; replays go round, so that a slow minute of the machine meets every store."""
+    stores: list[str] = options.stores.split(",")
+    replays: dict[str, list[dict[str, Any]]] = {store: [] for store in stores}
+    found: dict[str, dict[str, Any]] = {store: {"store": store} for store in stores}
+    for round_ in range(options.repeats):
+        for store in stores:
+            if "missing" in found[store] or "failed" in found[store]:
+                continue
+            print(f"round {round_ + 1} of {options.repeats}: {store}", file=sys.stderr, flush=True)
+            runner = None
+            try:
+                runner, outcome = replay(options, store)
+                if "missing" in outcome:
+                    found[store]["missing"] = outcome["missing"]
+                    continue
+                replays[store].append(outcome)
+                if round_ == 0:
+                    found[store].update(endure(options, runner, outcome["last"]))
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                print(error, file=sys.stderr)
+                found[store]["failed"] = str(error)
+            finally:
+                if runner is not None:
+                    shutil.rmtree(runner.work)
+    for store in stores:
+        if replays[store] and "failed" not in found[store]:
+            found[store].update(summary(options, replays[store]))
+    return list(found.values())
 
 
 def summary(options: argparse.Namespace, replays: list[dict[str, Any]]) -> dict[str, Any]:
@@ -201,7 +231,7 @@ def row(options: argparse.Namespace, found: dict[str, Any]) -> list[str]:
         name, f"{found['seconds']:.1f}", number(found["get_mb_s"]), number(found["get_disk_mb_s"]),
         number(found["put_mb_s"]), f"{number(found['get_p50_us'])} / {number(found['get_p99_us'])}",
         f"{number(found['put_p50_us'])} / {number(found['put_p99_us'])}", number(found["prefix_hits"]),
-        f"{found['rss_peak'] >> 20} / {found['anonymous_peak'] >> 20} MiB", f"{found['disk_peak'] / options.disk:.2f}",
+        f"{found['rss_peak'] / 2**20:,.0f} / {found['anonymous_peak'] / 2**20:,.0f} MiB", f"{found['disk_peak'] / options.disk:.2f}",
         str(found["wrong"] + found["wrong_after_restart"]), str(found["warm_after_restart"]),
         f"{found['lost_after_kill']} / {found['wrong_after_kill']}",
         f"{found['disk_peak_after_kill'] / options.disk:.2f}",
@@ -248,16 +278,11 @@ def main() -> None:
         asked = options.stores.split(",")
         earlier = json.loads(Path(options.json).read_text())["stores"]
         document["stores"] = [found for found in earlier if found["store"] not in asked]
-    for store in options.stores.split(","):
-        print(f"{store} …", file=sys.stderr, flush=True)
-        try:
-            document["stores"].append(measure(options, store))
-        except (RuntimeError, subprocess.TimeoutExpired) as error:
-            print(error, file=sys.stderr)
-            document["stores"].append({"store": store, "failed": str(error)})
-        document["stores"].sort(key=lambda found: list(STORES).index(found["store"]))
-        if options.json:
-            Path(options.json).write_text(json.dumps(document, indent=1) + "\n")
+    document["stores"] = sorted(
+        document["stores"] + measure(options), key=lambda found: list(STORES).index(found["store"])
+    )
+    if options.json:
+        Path(options.json).write_text(json.dumps(document, indent=1) + "\n")
     print(markdown(options, document))
 
 
