@@ -92,8 +92,8 @@ class Hierarchy:
         self.all: Final = (1 << count) - 1
         self.up = self.all
         self.index: Final[dict[str, Entry]] = {}
-        self.charges: Final = Charges()
-        self.nowhere: Final = (0,) * count
+        self.charges: Final = Charges(count)
+        self.nowhere: Final = self.charges.nowhere
         self.pins: Final[dict[str, float]] = {}
         self.closing = False
         self._fits: dict[int, Fit] = {}
@@ -164,7 +164,10 @@ class Hierarchy:
     def grant(self, tier: Tier, text: str, entry: Entry, charge: int, context: AccessContext) -> None:
         """`tier` holds `entry`, whose `charge` bytes were reserved."""
         entry.tiers |= tier.bit
-        entry.charges = self.charges.changed(entry.charges, tier.position, charge)
+        if entry.charges is self.nowhere:
+            entry.charges = self.charges.first(tier.position, charge)
+        else:
+            entry.charges = self.charges.changed(entry.charges, tier.position, charge)
         tier.keys += 1
         if tier.refused:
             tier.refused.discard(text)

@@ -45,10 +45,21 @@ class Entry:
 class Charges:
     """Tuples of charges, shared between entries: 8 bytes an entry instead of 70."""
 
-    __slots__ = ("_shared",)
+    __slots__ = ("_first", "_shared", "nowhere")
 
-    def __init__(self) -> None:
+    def __init__(self, tiers: int) -> None:
+        self.nowhere: Final = (0,) * tiers
         self._shared: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._first: dict[tuple[int, int], tuple[int, ...]] = {}
+
+    def first(self, position: int, nbytes: int) -> tuple[int, ...]:
+        """The charges of an entry that one tier holds."""
+        found = self._first.get((position, nbytes))
+        if found is None:
+            found = self.changed(self.nowhere, position, nbytes)
+            if len(self._first) < _SHARED_CHARGES:
+                self._first[position, nbytes] = found
+        return found
 
     def changed(self, charges: tuple[int, ...], position: int, nbytes: int) -> tuple[int, ...]:
         """`charges` with another value at `position`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
@@ -52,11 +52,11 @@ class Reader:
     def __init__(
         self, hierarchy: Hierarchy, promote: Callable[[str, Entry, Tier, LMSMemoryObj | None], None], patience: float
     ) -> None:
-        self._h: Final = hierarchy
+        self.h: Final = hierarchy
         self._promote: Final = promote
         self._patience: Final = patience
         self._top: Final = hierarchy.tiers[0]
-        self._shares: Final = len(hierarchy.tiers) > 1
+        self.shares: Final = len(hierarchy.tiers) > 1
         self.hits = 0
         self.misses = 0
 
@@ -64,7 +64,7 @@ class Reader:
 
     def get(self, key: CacheEngineKey, text: str, context: AccessContext) -> LMSMemoryObj | None:
         """The newest chunk, or None. Concurrent calls for one chunk of a lower tier share one read."""
-        h = self._h
+        h = self.h
         top = self._top
         entry = h.index.get(text)
         if entry is None or not entry.tiers & h.up & 1:
@@ -94,19 +94,19 @@ class Reader:
                 top.bytes_read += entry.meta.length
                 self.hits += 1
                 h.hit(top, text, entry, context)
-                return obj if not self._shares or type(obj.data) is not bytearray else self._shared(obj)
+                return obj if not self.shares or type(obj.data) is not bytearray else self.shared(obj)
             again = obj is not None or not self._blame(top, text, entry, epoch, error)
         return self._get(key, text, context, 0 if again else top.bit)
 
     def _get(self, key: CacheEngineKey, text: str, context: AccessContext, tried: int = 0) -> LMSMemoryObj | None:
         obj = self.read(key, text, context, whole, shared=True, tried=tried)
-        return None if obj is None else self._shared(obj)
+        return None if obj is None else self.shared(obj)
 
     def read(
         self, key: CacheEngineKey, text: str, context: AccessContext, ask: Ask[T], shared: bool = False, tried: int = 0
     ) -> T | None:
         """Read by `ask` from the highest tier that can, of those not `tried`; see the module."""
-        h = self._h
+        h = self.h
         while True:
             entry = h.index.get(text)
             if entry is None:
@@ -124,7 +124,7 @@ class Reader:
                 if leader is not load:
                     if self._follow(leader, tier) and leader.entry is entry and leader.result is not None:
                         with h.lock:
-                            self._hit(tier, text, entry, context)
+                            self.hit(tier, text, entry, context)
                         return leader.result  # type: ignore[no-any-return]  # what `ask` of the same kind answered
                     if not leader.done.is_set():
                         tried |= tier.bit
@@ -144,7 +144,7 @@ class Reader:
 
     def _pick(self, text: str, entry: Entry, tried: int) -> Tier | None:
         """The highest tier to ask for `entry`."""
-        h = self._h
+        h = self.h
         granted = entry.tiers & h.all & ~tried
         mask = granted & h.up
         if mask:
@@ -174,7 +174,7 @@ class Reader:
         self, tier: Tier, key: CacheEngineKey, text: str, entry: Entry, context: AccessContext, ask: Ask[T]
     ) -> tuple[T | None, bool]:
         """One try in one tier: what was found, and whether the tier should not be asked again."""
-        h = self._h
+        h = self.h
         epoch = tier.epoch
         thread = threading.get_ident() if tier.position else 0
         if thread:
@@ -201,12 +201,12 @@ class Reader:
             if not h.stands(tier, text, entry, epoch):
                 return None, False
             tier.bytes_read += entry.meta.length
-            self._hit(tier, text, entry, context, found)
+            self.hit(tier, text, entry, context, found)
             return found, False
 
     def _blame(self, tier: Tier, text: str, entry: Entry, epoch: int, error: BaseException | None) -> bool:
         """A tier answered nothing, or raised: whether to leave it out for the rest of this read. The lock is held."""
-        h = self._h
+        h = self.h
         if error is not None and not isinstance(error, DamagedChunkError):
             h.failed(tier, text, error)
             return True
@@ -217,26 +217,27 @@ class Reader:
         return False
 
     def _follow(self, leader: Load, tier: Tier) -> bool:
-        return leader.done.wait(self._h.stall)
+        return leader.done.wait(self.h.stall)
 
-    def _hit(self, tier: Tier, text: str, entry: Entry, context: AccessContext, found: Any = None) -> None:
+    def hit(self, tier: Tier, text: str, entry: Entry, context: AccessContext, found: Any = None) -> None:
+        """`tier` served `text`: count it, tell the policies, offer it to the tiers above. The lock is held."""
         self.hits += 1
         position = tier.position
         if not position:
-            self._h.hit(tier, text, entry, context)
+            self.h.hit(tier, text, entry, context)
             return
-        for above in self._h.tiers[:position]:
+        for above in self.h.tiers[:position]:
             above.misses += 1
-        if entry.tiers & tier.bit and self._h.index.get(text) is entry:
-            self._h.hit(tier, text, entry, context)
+        if entry.tiers & tier.bit and self.h.index.get(text) is entry:
+            self.h.hit(tier, text, entry, context)
             self._promote(text, entry, tier, found if type(found) is LMSMemoryObj else None)
 
     def _miss(self) -> None:
-        with self._h.lock:
-            if self._h.closing:
+        with self.h.lock:
+            if self.h.closing:
                 raise BackendClosedError("the store")
             self.misses += 1
-            for tier in self._h.tiers:
+            for tier in self.h.tiers:
                 tier.misses += 1
 
     # -- other shapes ------------------------------------------------------------------------------------------------
@@ -274,125 +275,9 @@ class Reader:
             while opened:
                 opened.pop().__exit__(None, None, None)
 
-    # -- chains ------------------------------------------------------------------------------------------------------
-
-    def get_many(
-        self, keys: Sequence[CacheEngineKey], texts: Sequence[str], contexts: Sequence[AccessContext]
-    ) -> list[LMSMemoryObj | None]:
-        """The chunk or None for each key: those that one tier holds are read by one call of its backend."""
-        h = self._h
-        found: list[LMSMemoryObj | None] = [None] * len(keys)
-        groups: dict[int, list[tuple[int, Entry]]] = {}
-        rest: list[int] = []
-        index, up = h.index, h.up
-        for i, text in enumerate(texts):
-            entry = index.get(text)
-            mask = entry.tiers & up if entry is not None else 0
-            if entry is None or not mask:
-                rest.append(i)
-            else:
-                groups.setdefault(mask & -mask, []).append((i, entry))
-        for bit, group in groups.items():
-            tier = h.tiers[bit.bit_length() - 1]
-            if len(group) == 1 or tier.calls:
-                rest += [i for i, _ in group]
-            else:
-                rest += self._get_group(tier, group, keys, texts, contexts, found)
-        for i in sorted(rest):
-            found[i] = self.get(keys[i], texts[i], contexts[i])
-        return found
-
-    def _get_group(
-        self, tier: Tier, group: list[tuple[int, Entry]], keys: Sequence[CacheEngineKey], texts: Sequence[str],
-        contexts: Sequence[AccessContext], found: list[LMSMemoryObj | None],
-    ) -> list[int]:  # fmt: skip
-        """Read a group from one tier; answers those to be read one by one."""
-        h = self._h
-        done = threading.Event()
-        leading: list[tuple[int, Entry]] = group
-        rest: list[int] = []
-        if tier.position:
-            leading = []
-            for i, entry in group:
-                load = Load(entry, done)
-                if tier.loads.setdefault(texts[i], load) is load:
-                    leading.append((i, entry))
-                else:
-                    rest.append(i)
-        epoch = tier.epoch
-        thread = threading.get_ident() if tier.position else 0
-        if thread:
-            tier.calls[thread] = time.monotonic()
-        objs: Sequence[LMSMemoryObj | None] = ()
-        started = _clock_ns()
-        error: BaseException | None = None
-        try:
-            try:
-                objs = tier.backend.get_many([keys[i] for i, _ in leading])
-                if len(objs) != len(leading):
-                    raise DamagedChunkError
-            finally:
-                if thread:
-                    tier.calls.pop(thread, None)
-            took = _clock_ns() - started
-            with h.lock:
-                tier.read_latency.add(took)
-                if tier.breaker.failures:
-                    h.worked(tier)
-                rest += self._settle(tier, leading, objs, texts, contexts, epoch, found)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as caught:
-            error = caught
-            rest = [i for i, _ in group if found[i] is None]
-        finally:
-            if tier.position:
-                for i, _ in leading:
-                    tier.loads.pop(texts[i], None)
-                done.set()
-        if error is not None:
-            with h.lock:
-                h.failed(tier, texts[group[0][0]], error)
-        return rest
-
-    def _settle(
-        self, tier: Tier, group: list[tuple[int, Entry]], objs: Sequence[LMSMemoryObj | None], texts: Sequence[str],
-        contexts: Sequence[AccessContext], epoch: int, found: list[LMSMemoryObj | None],
-    ) -> list[int]:  # fmt: skip
-        """Take what was read and still stands; answers the others. The lock is held."""
-        h = self._h
-        index, writing, bit = h.index, tier.writing, tier.bit
-        shares, lower, nbytes = self._shares, bool(tier.position), 0
-        rest: list[int] = []
-        if tier.epoch != epoch:
-            return [i for i, _ in group]
-        hits: list[tuple[str, Entry, AccessContext]] = []
-        for (i, entry), obj in zip(group, objs, strict=True):
-            text, length = texts[i], entry.meta.length
-            if (
-                obj is not None
-                and obj.length == length == memoryview(obj.data).nbytes
-                and text not in writing
-                and index.get(text) is entry
-                and entry.tiers & bit
-            ):
-                nbytes += length
-                if lower:
-                    self._hit(tier, text, entry, contexts[i], obj)
-                    tier.loads[text].result = obj
-                else:
-                    hits.append((text, entry, contexts[i]))
-                found[i] = self._shared(obj) if shares and type(obj.data) is bytearray else obj
-            else:
-                rest.append(i)
-        tier.bytes_read += nbytes
-        if hits:
-            self.hits += len(hits)
-            h.hit_many(tier, hits)
-        return rest
-
-    def _shared(self, obj: LMSMemoryObj) -> LMSMemoryObj:
-        if self._shares and type(obj.data) is bytearray:
+    def shared(self, obj: LMSMemoryObj) -> LMSMemoryObj:
+        """`obj` as a caller gets it."""
+        if self.shares and type(obj.data) is bytearray:
             # The tier above and other readers may hold the same buffer: nobody writes to it.
             view: Any = memoryview(obj.data).toreadonly()
             return LMSMemoryObj(view, obj.length, obj.fmt, obj.dtype, obj.shape)

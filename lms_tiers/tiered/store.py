@@ -29,6 +29,7 @@ from lms_tiers.tiered.notify import EventLog
 from lms_tiers.tiered.reads import Reader
 from lms_tiers.tiered.report import store_stats
 from lms_tiers.tiered.room import Room
+from lms_tiers.tiered.runs import RunReader
 from lms_tiers.tiered.stats import StoreStats
 from lms_tiers.tiered.tier import Tier, TierConfig
 from lms_tiers.tiered.writes import Writer
@@ -94,6 +95,7 @@ class TieredStore(LMSBackendInterface):
         self._h.poke = lambda tier: self._movers[tier.position].poke()
         self._through: Final = [m for m in self._movers[1:] if m.tier.through]
         self._reader: Final = Reader(self._h, self._promote, patience)
+        self._runs: Final = RunReader(self._reader)
         self._writer: Final = Writer(self._h, self._room, self._written, max(back_pressure, 0.001), patience)
         self._flusher: Final = Flusher(self._h, self._movers)
         self._chains: Final = Chains()
@@ -123,12 +125,12 @@ class TieredStore(LMSBackendInterface):
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether a tier that works holds the key. Takes no lock."""
         self._check_open()
-        return self._contains(key_text(key))
+        return self._contains(self._known(key))
 
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
         """The newest chunk put under `key`, or None."""
         self._check_open()
-        text = key_text(key)
+        text = self._known(key)
         return self._reader.get(key, text, self._chains.single(self._clock(), text))
 
     def list_keys(self) -> List[CacheEngineKey]:
@@ -192,14 +194,14 @@ class TieredStore(LMSBackendInterface):
     def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
         """Get the chunks of a prefix chain, in order."""
         self._check_open()
-        texts = [key_text(key) for key in keys]
+        texts = self._all_known(keys)
         start = self._chains.look_up(texts)
-        return self._reader.get_many(keys, texts, self._chains.contexts(self._clock(), start, len(texts)))
+        return self._runs.get_many(keys, texts, self._chains.contexts(self._clock(), start, len(texts)))
 
     def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
         """How many of the leading `keys` are present without a gap."""
         self._check_open()
-        texts = [key_text(key) for key in keys]
+        texts = self._all_known(keys)
         self._chains.look_up(texts)
         for i, text in enumerate(texts):
             if not self._contains(text):
@@ -346,6 +348,24 @@ class TieredStore(LMSBackendInterface):
             raise ForkedProcessError(f"the store {self._name}")
         if self._h.closing:
             raise BackendClosedError(f"the store {self._name}")
+
+    def _known(self, key: CacheEngineKey) -> str:
+        """The key's text. One that is in the index needs no checking: it was checked when it was put."""
+        try:
+            text = key.to_string()
+        except AttributeError:
+            return key_text(key)  # says what is wrong
+        return text if type(text) is str and text in self._h.index else key_text(key)
+
+    def _all_known(self, keys: Sequence[CacheEngineKey]) -> list[str]:
+        """The texts of `keys`, checked where one of them is not in the index."""
+        try:
+            texts = [key.to_string() for key in keys]
+            if all(map(self._h.index.__contains__, texts)):
+                return texts
+        except (AttributeError, TypeError):
+            pass  # said better below
+        return [key_text(key) for key in keys]
 
     def _contains(self, text: str) -> bool:
         h = self._h

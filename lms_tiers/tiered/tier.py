@@ -95,6 +95,8 @@ class Tier:
         capabilities = config.backend.capabilities
         self.persistent: Final = capabilities.persistent
         self.max_value: Final = capabilities.max_value_bytes
+        #: Whether chunks may take less than was reserved for them.
+        self.shrinks: Final = type(config.backend).reserve_bytes is not LMSBackendInterface.reserve_bytes
         self.touches: Final = type(config.backend).touch is not LMSBackendInterface.touch
 
         self._opened_capacity: Final = config.capacity
@@ -258,6 +260,8 @@ def keys_of(texts: list[str]) -> list[Any]:
 
 def stored_bytes(tier: Tier, key: Any, need: int) -> int:
     """What a chunk just written takes, of the `need` bytes reserved. Calls the backend."""
+    if not tier.shrinks:
+        return need
     try:
         stored = tier.backend.stored_bytes(key)
     except Exception:

@@ -1,0 +1,152 @@
+"""Reading a run of chunks: those that one tier holds by one call of its backend, one look afterwards for all.
+
+What does not come out plainly (absent, failed, overtaken, being loaded by another) the reader gets one by one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from lms_tiers.messages import CacheEngineKey, LMSMemoryObj
+from lms_tiers.policies.base import AccessContext
+from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.reads import DamagedChunkError, Reader
+from lms_tiers.tiered.tier import Load, Tier
+
+_clock_ns = time.perf_counter_ns
+
+
+class RunReader:
+    """The runs of `reader`."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._r: Final = reader
+
+    def get_many(
+        self, keys: Sequence[CacheEngineKey], texts: Sequence[str], contexts: Sequence[AccessContext]
+    ) -> list[LMSMemoryObj | None]:
+        """The chunk or None for each key: those that one tier holds are read by one call of its backend."""
+        h = self._r.h
+        found: list[LMSMemoryObj | None] = [None] * len(keys)
+        groups: dict[int, list[tuple[int, Entry]]] = {}
+        rest: list[int] = []
+        index, up = h.index, h.up
+        for i, text in enumerate(texts):
+            entry = index.get(text)
+            mask = entry.tiers & up if entry is not None else 0
+            if entry is None or not mask:
+                rest.append(i)
+            else:
+                bit = mask & -mask
+                group = groups.get(bit)
+                if group is None:
+                    group = groups[bit] = []
+                group.append((i, entry))
+        for bit, group in groups.items():
+            tier = h.tiers[bit.bit_length() - 1]
+            if len(group) == 1 or tier.calls:
+                rest += [i for i, _ in group]
+            else:
+                rest += self._get_group(tier, group, keys, texts, contexts, found)
+        for i in sorted(rest):
+            found[i] = self._r.get(keys[i], texts[i], contexts[i])
+        return found
+
+    def _get_group(
+        self, tier: Tier, group: list[tuple[int, Entry]], keys: Sequence[CacheEngineKey], texts: Sequence[str],
+        contexts: Sequence[AccessContext], found: list[LMSMemoryObj | None],
+    ) -> list[int]:  # fmt: skip
+        """Read a group from one tier; answers those to be read one by one."""
+        h = self._r.h
+        done = threading.Event()
+        leading: list[tuple[int, Entry]] = group
+        rest: list[int] = []
+        if tier.position:
+            leading = []
+            for i, entry in group:
+                load = Load(entry, done)
+                if tier.loads.setdefault(texts[i], load) is load:
+                    leading.append((i, entry))
+                else:
+                    rest.append(i)
+        epoch = tier.epoch
+        thread = threading.get_ident() if tier.position else 0
+        if thread:
+            tier.calls[thread] = time.monotonic()
+        objs: Sequence[LMSMemoryObj | None] = ()
+        started = _clock_ns()
+        error: BaseException | None = None
+        try:
+            try:
+                objs = tier.backend.get_many([keys[i] for i, _ in leading])
+                if len(objs) != len(leading):
+                    raise DamagedChunkError
+            finally:
+                if thread:
+                    tier.calls.pop(thread, None)
+            took = _clock_ns() - started
+            with h.lock:
+                tier.read_latency.add(took)
+                if tier.breaker.failures:
+                    h.worked(tier)
+                rest += self._settle(tier, leading, objs, texts, contexts, epoch, found)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as caught:
+            error = caught
+            rest = [i for i, _ in group if found[i] is None]
+        finally:
+            if tier.position:
+                for i, _ in leading:
+                    tier.loads.pop(texts[i], None)
+                done.set()
+        if error is not None:
+            with h.lock:
+                h.failed(tier, texts[group[0][0]], error)
+        return rest
+
+    def _settle(
+        self, tier: Tier, group: list[tuple[int, Entry]], objs: Sequence[LMSMemoryObj | None], texts: Sequence[str],
+        contexts: Sequence[AccessContext], epoch: int, found: list[LMSMemoryObj | None],
+    ) -> list[int]:  # fmt: skip
+        """Take what was read and still stands; answers the others. The lock is held."""
+        h = self._r.h
+        index, writing, bit = h.index, tier.writing, tier.bit
+        shares, lower, nbytes = self._r.shares, bool(tier.position), 0
+        rest: list[int] = []
+        if tier.epoch != epoch:
+            return [i for i, _ in group]
+        hits: list[tuple[str, Entry, AccessContext]] = []
+        for (i, entry), obj in zip(group, objs, strict=True):
+            text, length = texts[i], entry.meta.length
+            if (
+                obj is not None
+                and obj.length == length
+                and length == nbytes_of(obj.data)
+                and text not in writing
+                and index.get(text) is entry
+                and entry.tiers & bit
+            ):
+                nbytes += length
+                if lower:
+                    self._r.hit(tier, text, entry, contexts[i], obj)
+                    tier.loads[text].result = obj
+                else:
+                    hits.append((text, entry, contexts[i]))
+                found[i] = self._r.shared(obj) if shares and type(obj.data) is bytearray else obj
+            else:
+                rest.append(i)
+        tier.bytes_read += nbytes
+        if hits:
+            self._r.hits += len(hits)
+            h.hit_many(tier, hits)
+        return rest
+
+
+def nbytes_of(data: Any) -> int:
+    """Bytes of a chunk's data."""
+    nbytes: int = data.nbytes if type(data) is memoryview else memoryview(data).nbytes
+    return nbytes
