@@ -17,7 +17,12 @@ def register(app: typer.Typer) -> None:
 
     @app.command("make-trace")
     def make_trace(
-        output: Annotated[Path, typer.Option("--output", "-o", help="The trace file to write; - is standard output.")],
+        trace: Annotated[
+            Optional[Path], typer.Argument(help="The file to write; - is standard output.", show_default=False)
+        ] = None,
+        output: Annotated[
+            Optional[Path], typer.Option("--output", "-o", help="The same, as an option.", show_default=False)
+        ] = None,
         requests: Annotated[int, typer.Option(help="Requests in the trace.")] = 1000,
         conversations: Annotated[
             Optional[int], typer.Option(help="Conversations they belong to; one for each 1.63 requests if not given.")
@@ -34,19 +39,22 @@ def register(app: typer.Typer) -> None:
         from lms_tiers.errors import ConfigError
         from lms_tiers.replay.generate import TraceShape, generate_trace, summarize_trace, write_trace
 
-        if str(output) == "-" == str(json_file):
-            raise ConfigError("--output and --json cannot both be standard output.")
+        target = output if trace is None else trace
+        if target is None or (trace is not None and output is not None):
+            raise ConfigError("name one file to write: lms-tiers make-trace trace.jsonl (or - for standard output).")
+        if str(target) == "-" == str(json_file):
+            raise ConfigError("the trace and --json cannot both go to standard output.")
         shape = TraceShape(
             requests=requests, conversations=conversations, system_prompts=system_prompts, rate=rate, seed=seed
         )
         made = generate_trace(shape)
         summary = summarize_trace(made)
-        with open_output(output) as file:
+        with open_output(target) as file:
             write_trace(made, file)
         if json_file is not None:
             write_json(json_file, dataclasses.asdict(summary))
         if str(json_file) != "-":
-            _print(summary, output)
+            _print(summary, target)
 
 
 def _print(summary: TraceSummary, output: Path) -> None:

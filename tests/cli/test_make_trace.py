@@ -23,7 +23,7 @@ def test_a_trace_and_its_summary_are_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace, summary = tmp_path / "trace.jsonl", tmp_path / "summary.json"
-    assert call(monkeypatch, "-o", str(trace), "--requests", "50", "--json", str(summary)) == 0
+    assert call(monkeypatch, str(trace), "--requests", "50", "--json", str(summary)) == 0
     requests = read_trace(trace)
     document = json.loads(summary.read_text())
     assert document["requests"] == len(requests) == 50
@@ -52,9 +52,11 @@ def test_standard_output_holds_the_trace_and_nothing_else(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("-o", "-", "--json", "-"), "cannot both be standard output"),
+        (("-o", "-", "--json", "-"), "cannot both go to standard output"),
         (("-o", "-", "--requests", "3", "--conversations", "4"), "4 conversations do not fit 3 requests"),
-        (("-o", "/absent/trace.jsonl"), "cannot be written"),
+        (("/absent/trace.jsonl",), "cannot be written"),
+        ((), "name one file to write"),
+        (("a", "-o", "b"), "name one file to write"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_status_2(
