@@ -22,7 +22,7 @@ class Proof:
     """One planted bug."""
 
     mutant: Mutant
-    property: str
+    id: str
     result: Result
 
     @property
@@ -55,10 +55,9 @@ def plant(harness: Harness, report: Report, on_proof: Callable[[Proof], None] | 
 
 def _fits(mutant: Mutant, p: Property, have: frozenset[str]) -> bool:
     """Whether the mutator's bug can show in this backend."""
-    needs = {"removes": "remove"}
     if p.not_applicable(have) is not None:
         return False
-    return mutant.name not in _NEED_REMOVE or needs["removes"] in have
+    return mutant.name not in _NEED_REMOVE or "remove" in have
 
 
 #: Mutators that call `remove` of the backend they wrap.
@@ -70,7 +69,7 @@ def prove(harness: Harness, report: Report, on_result: Callable[[str], None] | N
 
     def tell(proof: Proof) -> None:
         if on_result is not None and not proof.caught:
-            on_result(f"not caught: {proof.mutant.name} ({proof.mutant.sentence}) by {proof.property}")
+            on_result(f"not caught: {proof.mutant.name} ({proof.mutant.sentence}) by {proof.id}")
 
     proofs = plant(harness, report, tell)
     good = sum(p.caught for p in proofs)

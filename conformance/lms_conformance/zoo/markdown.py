@@ -14,9 +14,9 @@ def to_markdown(catches: Sequence[Catch], spec: str) -> str:
     out = [
         "# The zoo: proof that the kit catches",
         "",
-        f"{len(catches)} broken backends against the {len(properties())} properties of spec {spec}. Each mutant is a correct",
-        "backend with one promise broken; each must be caught, by the assertion of the property it names (a crash or a",
-        "time-out of the suite does not count). Written by `make zoo`.",
+        f"{len(catches)} broken backends against the {len(properties())} properties of spec {spec}. Each mutant is a",
+        "correct backend with one promise broken; each must be caught, by the assertion of the property it names (a",
+        "crash or a time-out of the suite does not count). Written by `make zoo`.",
         "",
         "In the first table, **bold** mutants are the ones a property must catch; the others it caught as well.",
         "",
