@@ -60,7 +60,7 @@ class BatchWriter:
             return 0
         run = texts[start : start + len(needs)]
         with h.lock:
-            if any(text in tier.busy for text in run):
+            if h.closing or any(text in tier.busy for text in run):
                 w.room.give_back(tier, total)
                 return 0
             for text in run:

@@ -64,6 +64,7 @@ class Breaker:
     def trip(self) -> None:
         """Open now, whatever was counted."""
         self.state = BreakerState.OPEN
+        self.failures = max(self.failures, 1)
         self.retry_at = self._clock() + self._cooldown
 
     def success(self) -> bool:

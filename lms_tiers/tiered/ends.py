@@ -14,6 +14,7 @@ from lms_tiers.tiered.flush import Flusher
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.mover import Mover
 from lms_tiers.tiered.notify import EventLog
+from lms_tiers.tiered.room import Room
 from lms_tiers.tiered.tier import TierConfig
 
 _log = logging.getLogger(__name__)
@@ -52,7 +53,9 @@ def store_capabilities(tiers: Sequence[TierConfig]) -> Capabilities:
     )
 
 
-def shut_down(hierarchy: Hierarchy, flusher: Flusher, movers: Sequence[Mover], log: EventLog, timeout: float) -> None:
+def shut_down(
+    hierarchy: Hierarchy, room: Room, flusher: Flusher, movers: Sequence[Mover], log: EventLog, timeout: float
+) -> None:
     """Flush, save, end the movers, close the backends; `timeout` seconds for the flush, and as many for the rest."""
     clean: list[bool] = []
 
@@ -67,12 +70,26 @@ def shut_down(hierarchy: Hierarchy, flusher: Flusher, movers: Sequence[Mover], l
     until = time.monotonic() + timeout
     ended = [mover.join(max(0.0, until - time.monotonic())) for mover in movers]
     if clean:
-        _in_time("save", lambda: warm.save(hierarchy, True), max(0.1, until - time.monotonic()))
+        _in_time("save", lambda: _tidy(hierarchy, room, until), max(0.1, until - time.monotonic()))
     for tier, free in zip(hierarchy.tiers, ended, strict=True):
         left = max(0.1, until - time.monotonic()) if free else 0.1
         if not _in_time(f"close of tier {tier.name!r}", tier.backend.close, left):
             _log.error("tier %r did not close in time and was left behind", tier.name)
     log.close(max(0.1, until - time.monotonic()))
+
+
+def _tidy(hierarchy: Hierarchy, room: Room, until: float) -> None:
+    """Delete what calls that were still running left behind, then save what the tiers remember."""
+    with hierarchy.lock:
+        while any(tier.busy for tier in hierarchy.tiers) and time.monotonic() < until:
+            hierarchy.wait(0.01)
+        stale = [[k for k in tier.garbage if k not in tier.busy] for tier in hierarchy.tiers]
+        for tier, keys in zip(hierarchy.tiers, stale, strict=True):
+            tier.busy.update(keys)
+    for tier, keys in zip(hierarchy.tiers, stale, strict=True):
+        if keys:
+            room.delete(tier, keys)
+    warm.save(hierarchy)
 
 
 def _in_time(what: str, call: Callable[[], None], timeout: float) -> bool:

@@ -185,6 +185,7 @@ class Hierarchy:
         self.index[text] = entry
         if old is not None:
             for other in self.tiers:
+                other.refused.discard(text)
                 if old.tiers & other.bit:
                     if other is tier:
                         tier.used -= old.charges[tier.position]
@@ -222,6 +223,7 @@ class Hierarchy:
         if entry is None:
             return
         for tier in self.tiers:
+            tier.refused.discard(text)
             if entry.tiers & tier.bit:
                 tier.garbage[text] = entry.charges[tier.position]
                 self.left(tier, text, RemoveReason.REMOVED)
@@ -262,7 +264,7 @@ class Hierarchy:
         except Exception as error:
             self.suspend(tier, error)
         if tier.touches:
-            tier.touch(text)
+            self._touch(tier, text)
         if entry.tiers & tier.below:
             self._pass_down(tier, text, entry, context)
 
@@ -277,9 +279,14 @@ class Hierarchy:
                 self.suspend(tier, error)
                 on_hit = tier.policy.on_hit
             if touches:
-                tier.touch(text)
+                self._touch(tier, text)
             if entry.tiers & below:
                 self._pass_down(tier, text, entry, context)
+
+    def _touch(self, tier: Tier, text: str) -> None:
+        tier.touch(text)
+        if len(tier.touched) >= RECENT_BATCH:
+            self.poke(tier)
 
     def _pass_down(self, tier: Tier, text: str, entry: Entry, context: AccessContext) -> None:
         for other in self.tiers[tier.position + 1 :]:

@@ -138,8 +138,10 @@ class Mover:
         """Seconds until work that has to wait can be done; None without any."""
         tier = self.tier
         if not self._h.up & tier.bit:
+            # When the time has come and there is nothing to try it with, the next put or garbage wakes us.
             waiting = tier.garbage or any(t.position < tier.position and t.keys for t in self._h.tiers)
-            return max(0.01, tier.breaker.retry_at - self._h.clock()) if waiting else None
+            left = tier.breaker.retry_at - self._h.clock()
+            return left if waiting and left > 0 else None
         return max(0.01, self._delete_after - time.monotonic()) if tier.garbage and self._delete_after else None
 
     def _next(self) -> Callable[[], None] | None:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from lms_tiers.errors import BackendClosedError, InvalidBufferError
-from lms_tiers.interface import ChunkView, LMSBackendInterface, writable_bytes
+from lms_tiers.errors import BackendClosedError, DeadlineExceededError, InvalidBufferError
+from lms_tiers.interface import ChunkView, LMSBackendInterface, copy_bytes, writable_bytes
+from lms_tiers.keys import dtype_name
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.hierarchy import Hierarchy
@@ -40,6 +41,35 @@ def whole(backend: LMSBackendInterface, key: CacheEngineKey, meta: ChunkMeta) ->
     return obj
 
 
+def _noted(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta) -> T | None:
+    """Ask, on record as being inside the backend: if it gets stuck, others are warned off."""
+    thread = threading.get_ident()
+    tier.calls[thread] = time.monotonic()
+    try:
+        return ask(tier.backend, key, meta)
+    finally:
+        tier.calls.pop(thread, None)
+
+
+def _in_time(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta, deadline: float) -> T | None:
+    """Ask in a thread of its own, and leave it behind when the time is over."""
+    answer: list[T | None] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            answer.append(_noted(tier, ask, key, meta))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name=f"lms-tiers-read-{tier.name}", daemon=True)
+    thread.start()
+    thread.join(deadline)
+    if answer:
+        return answer[0]
+    raise errors[0] if errors else DeadlineExceededError(f"a read of tier {tier.name!r}", deadline)
+
+
 class Reader:
     """Reads through the tiers of `hierarchy`.
 
@@ -50,11 +80,13 @@ class Reader:
     """
 
     def __init__(
-        self, hierarchy: Hierarchy, promote: Callable[[str, Entry, Tier, LMSMemoryObj | None], None], patience: float
-    ) -> None:
+        self, hierarchy: Hierarchy, promote: Callable[[str, Entry, Tier, LMSMemoryObj | None], None], patience: float,
+        deadline: float | None = None,
+    ) -> None:  # fmt: skip
         self.h: Final = hierarchy
         self._promote: Final = promote
         self._patience: Final = patience
+        self.deadline: Final = deadline
         self._top: Final = hierarchy.tiers[0]
         self.shares: Final = len(hierarchy.tiers) > 1
         self.hits = 0
@@ -176,21 +208,20 @@ class Reader:
         """One try in one tier: what was found, and whether the tier should not be asked again."""
         h = self.h
         epoch = tier.epoch
-        thread = threading.get_ident() if tier.position else 0
-        if thread:
-            tier.calls[thread] = time.monotonic()
         started = _clock_ns()
         error: BaseException | None = None
         found: T | None = None
         try:
-            found = ask(tier.backend, key, entry.meta)
+            if not tier.position:
+                found = ask(tier.backend, key, entry.meta)
+            elif self.deadline is None or ask is not whole:
+                found = _noted(tier, ask, key, entry.meta)
+            else:
+                found = _in_time(tier, ask, key, entry.meta, self.deadline)
         except (KeyboardInterrupt, SystemExit, InvalidBufferError):
             raise
         except BaseException as caught:
             error = caught
-        finally:
-            if thread:
-                tier.calls.pop(thread, None)
         took = _clock_ns() - started
         with h.lock:
             tier.read_latency.add(took)
@@ -244,6 +275,14 @@ class Reader:
 
     def get_into(self, key: CacheEngineKey, text: str, context: AccessContext, buffer: Any) -> ChunkMeta | None:
         """Read into the caller's buffer."""
+        if self.deadline is not None:
+            # A late backend must not write into a buffer that its caller has got back.
+            obj = self.read(key, text, context, whole)
+            if obj is None:
+                return None
+            writable = writable_bytes(buffer, obj.length)
+            copy_bytes(writable[: obj.length], memoryview(obj.data).cast("B"))
+            return ChunkMeta(obj.length, obj.fmt, dtype_name(obj.dtype), tuple(obj.shape))
 
         def ask(backend: LMSBackendInterface, key: CacheEngineKey, meta: ChunkMeta) -> ChunkMeta | None:
             writable_bytes(buffer, meta.length)

@@ -132,6 +132,7 @@ class Room:
                     h.worked(tier)
             else:
                 h.failed(tier, texts[0], error)
+                h.poke(tier)  # its mover tries again later
             tier.busy.difference_update(texts)
             h.wake()
         return error is None
@@ -196,5 +197,5 @@ class Room:
     def _clean_ahead(self, tier: Tier) -> None:
         """The clean window of `tier` runs low: wake the movers below."""
         for lower in self._h.tiers[tier.position + 1 :]:
-            if self._h.up & lower.bit:
+            if self._h.up & lower.bit or lower.breaker.due():
                 self._h.poke(lower)

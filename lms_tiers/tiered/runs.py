@@ -47,7 +47,7 @@ class RunReader:
                 group.append((i, entry))
         for bit, group in groups.items():
             tier = h.tiers[bit.bit_length() - 1]
-            if len(group) == 1 or tier.calls:
+            if len(group) == 1 or tier.calls or (tier.position and self._r.deadline is not None):
                 rest += [i for i, _ in group]
             else:
                 rest += self._get_group(tier, group, keys, texts, contexts, found)

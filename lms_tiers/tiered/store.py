@@ -61,6 +61,9 @@ class TieredStore(LMSBackendInterface):
         Bytes that may wait to be moved into a tier.
     breaker_threshold, breaker_cooldown, breaker_longest : int, float, float
         Failures in a row that switch a tier off; seconds until it is probed, doubling up to the longest.
+    read_deadline : float, optional
+        Seconds a get waits for a tier below the top; with it, each such read costs a thread (some 50 µs). Without it a
+        backend that never comes back keeps the callers that were inside when it got stuck. Views have none.
     close_timeout : float
         Seconds that `close` spends on flushing, and again on threads and backends that do not come back.
 
@@ -78,7 +81,7 @@ class TieredStore(LMSBackendInterface):
         clock: Callable[[], float] = time.monotonic,
         back_pressure: float = 1.0, stall: float = 2.0, patience: float = 10.0, queue_bytes: int = 64 << 20,
         breaker_threshold: int = 5, breaker_cooldown: float = 1.0, breaker_longest: float = 60.0,
-        close_timeout: float = 30.0,
+        read_deadline: float | None = None, close_timeout: float = 30.0,
     ) -> None:  # fmt: skip
         check_tiers(tiers)
 
@@ -94,7 +97,7 @@ class TieredStore(LMSBackendInterface):
         ]
         self._h.poke = lambda tier: self._movers[tier.position].poke()
         self._through: Final = [m for m in self._movers[1:] if m.tier.through]
-        self._reader: Final = Reader(self._h, self._promote, patience)
+        self._reader: Final = Reader(self._h, self._promote, patience, read_deadline)
         self._runs: Final = RunReader(self._reader)
         self._writer: Final = Writer(self._h, self._room, self._written, max(back_pressure, 0.001), patience)
         self._flusher: Final = Flusher(self._h, self._movers)
@@ -333,7 +336,7 @@ class TieredStore(LMSBackendInterface):
             self._closed.wait(3 * self._close_timeout)
             return
         try:
-            shut_down(h, self._flusher, self._movers, self._log, self._close_timeout)
+            shut_down(h, self._room, self._flusher, self._movers, self._log, self._close_timeout)
         finally:
             self._closed.set()
 

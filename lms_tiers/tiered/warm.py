@@ -73,8 +73,11 @@ def _scan(h: Hierarchy, tier: Tier, same: bool) -> None:
     tier.peak = tier.used
 
 
-def save(hierarchy: Hierarchy, clean: bool) -> None:
-    """Keep each persistent tier's state. All chunks are down, if `clean`. Nothing moves any more."""
+def save(hierarchy: Hierarchy) -> None:
+    """Keep each persistent tier's state. All chunks are down, and nothing moves any more."""
+    with hierarchy.lock:
+        # A put that the closing overtook may have left bytes behind: then copies of one key may differ.
+        clean = not any(tier.garbage or tier.busy for tier in hierarchy.tiers)
     mark = secrets.token_bytes(_MARK) if clean else _OPEN
     for tier in hierarchy.tiers:
         if tier.persistent:

@@ -166,7 +166,7 @@ class Writer:
             if not self.room.make_room(tier, need, text, self.back_pressure, leaving):
                 return _Outcome.FULL
             with h.lock:
-                mutator = h.acquire(tier, text, self.patience)
+                mutator = not h.closing and h.acquire(tier, text, self.patience)
         if not mutator:
             with h.lock:
                 self.room.give_back(tier, need)

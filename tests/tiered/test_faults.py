@@ -326,3 +326,45 @@ def test_concurrent_gets_of_one_lower_chunk_share_one_read(bench: Any) -> None:
         thread.join(10)
     assert found == [0] * 6
     assert faulty.calls["get"] - before <= 2, "one shared read, and at most one by the promotion"
+
+
+def test_with_a_read_deadline_nobody_stays_inside_a_stuck_tier(bench: Any) -> None:
+    store, faulty = sick_below(bench, read_deadline=0.05, stall=30.0)
+    for i in range(30):
+        bench.put(store, i, i)
+    store.drain(10)
+    assert [bench.get(store, i) for i in (0, 1)] == [0, 1]
+    assert store.get_into(bench.key(2), bytearray(100)) is not None
+    store.drain(10)
+    faulty.inject("get", Fault.BLOCK)
+    try:
+        assert bench.get(store, 10) is None
+        assert store.get_into(bench.key(11), bytearray(100)) is None
+        assert [bench.value(o) for o in store.get_many([bench.key(12), bench.key(29)])] == [None, 29]
+    finally:
+        faulty.heal()
+    assert bench.get(store, 10) == 10
+
+
+def test_a_switched_off_tier_costs_an_idle_store_nothing(bench: Any) -> None:
+    store, faulty = sick_below(bench, breaker_cooldown=0.01, breaker_longest=0.01)
+    faulty.inject("*", Fault.FAIL)
+    for i in range(40):
+        bench.put(store, i, i)
+    bench.until(lambda: not store._h.up & 2)
+    store.resize(0, 1_000_000)  # nothing has to go down any more
+    woken = []
+    mover = store._movers[1]
+    upcoming = mover._next
+
+    def counted() -> Any:
+        woken.append(1)
+        return upcoming()
+
+    mover._next = counted
+    began = time.monotonic()
+    bench.until(lambda: time.monotonic() - began > 0.3)
+    assert len(woken) <= 3
+    faulty.heal()
+    store.resize(0, 1000)
+    bench.until(lambda: bench.put(store, 50, 50) or store._h.up & 2)
