@@ -348,11 +348,11 @@ def test_with_a_read_deadline_nobody_stays_inside_a_stuck_tier(bench: Any) -> No
 
 def test_a_switched_off_tier_costs_an_idle_store_nothing(bench: Any) -> None:
     store, faulty = sick_below(bench, breaker_cooldown=0.01, breaker_longest=0.01)
-    faulty.inject("*", Fault.FAIL)
     for i in range(40):
         bench.put(store, i, i)
-    bench.until(lambda: not store._h.up & 2)
-    store.resize(0, 1_000_000)  # nothing has to go down any more
+    store.drain(10)
+    faulty.inject("get", Fault.FAIL)
+    bench.until(lambda: bench.get(store, 0) or not store._h.up & 2)
     woken = []
     mover = store._movers[1]
     upcoming = mover._next
@@ -366,5 +366,4 @@ def test_a_switched_off_tier_costs_an_idle_store_nothing(bench: Any) -> None:
     bench.until(lambda: time.monotonic() - began > 0.3)
     assert len(woken) <= 3
     faulty.heal()
-    store.resize(0, 1000)
-    bench.until(lambda: bench.put(store, 50, 50) or store._h.up & 2)
+    assert bench.get(store, 0) == 0, "the next read is the probe"
