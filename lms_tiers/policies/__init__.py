@@ -13,6 +13,7 @@ from lms_tiers.hookspecs import PolicySpec, hookimpl
 _BUILT_INS: Final = (
     ("lru", "lru:Lru", "least recently used, the tail of a chain first (default)"),
     ("leaf_lru", "leaf_lru:LeafLru", "LRU over leaves: children pin parents, partial tails are not kept"),
+    ("hazard", "hazard:Hazard", "learns when chunks return, by use and by shape of their request"),
     ("fifo", "fifo:Fifo", "first in, first out"),
     ("lfu", "lfu:Lfu", "least frequently used, with ageing"),
     ("sieve", "sieve:Sieve", "SIEVE: a queue, a bit and a hand"),

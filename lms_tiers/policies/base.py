@@ -29,6 +29,8 @@ class AccessContext:
         Place in the chain, 0 for the first chunk, −1 where unknown.
     partial : bool or None
         Whether this is a request's partly filled last chunk (almost never reused); None where unknown.
+    length : int
+        Chunks of the request's chain as far as the caller knows it, −1 where unknown.
     """
 
     now: float
@@ -36,6 +38,7 @@ class AccessContext:
     parent: str | None = None
     position: int = -1
     partial: bool | None = None
+    length: int = -1
 
 
 class RemoveReason(enum.Enum):
