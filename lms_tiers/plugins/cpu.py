@@ -6,7 +6,7 @@ It never evicts; a tier with a capacity around it does. No locks: each operation
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, ClassVar, Final, List, Optional
+from typing import TYPE_CHECKING, ClassVar, List, Optional
 
 from lms_tiers.errors import BackendClosedError
 from lms_tiers.hookspecs import BackendSpec, hookimpl
@@ -34,13 +34,14 @@ class LMSLocalBackend(LMSBackendInterface):
     capabilities: ClassVar[Capabilities] = Capabilities(remove=True, forkable=True)
 
     def __init__(self) -> None:
-        self._chunks: Final[dict[str, tuple[bytearray, ChunkMeta]]] = {}
+        self._chunks: dict[str, tuple[bytearray, ChunkMeta]] = {}
         self._closed = False
 
     def _open(self) -> dict[str, tuple[bytearray, ChunkMeta]]:
+        chunks = self._chunks
         if self._closed:
             raise BackendClosedError("cpu")
-        return self._chunks
+        return chunks
 
     def list_keys(self) -> List[CacheEngineKey]:
         """Every key, in the order of the first put."""
@@ -76,7 +77,8 @@ class LMSLocalBackend(LMSBackendInterface):
     def close(self) -> None:
         """Forget everything; what `get` returned stays valid."""
         self._closed = True
-        self._chunks.clear()
+        # Not cleared: a call that is running keeps its dictionary and does not see a held key as a miss.
+        self._chunks = {}
 
     def stored_bytes(self, key: CacheEngineKey) -> int | None:
         """The chunk's length."""
