@@ -22,6 +22,7 @@ from lms_conformance.spec import SPEC_VERSION, Property, features, gates, parse_
 from lms_conformance.violation import ConformanceError
 from lms_conformance.waivers import Waiver, by_property
 from lms_tiers import __version__
+from lms_tiers.errors import ConfigError
 from lms_tiers.interface import Capabilities, LMSBackendInterface
 
 #: A seed for every run that does not choose one, so that a run in CI repeats the run before.
@@ -42,6 +43,8 @@ def introduce(harness: Harness) -> Introduction:
 
     Raises
     ------
+    ConfigError
+        There is no such backend or option.
     ConformanceError
         It is no backend, or raised.
     """
@@ -51,6 +54,8 @@ def introduce(harness: Harness) -> Introduction:
         capacity = DEFAULT_CAPACITY if harness.takes_capacity else None
         try:
             backend = harness.open(Path(tmp), capacity)
+        except ConfigError:
+            raise
         except Exception as error:
             raise ConformanceError(f"{harness.name} cannot be opened: {type(error).__name__}: {error}") from error
         caps = getattr(backend, "capabilities", None)

@@ -42,10 +42,14 @@ def conform(
     granted = read_waivers(waivers) if waivers else []
     quiet = json == "-"
     view = _Progress(quiet)
-    report = kit.run_properties(
-        harness, profile=profile, seed=seed, only=only, spec=spec, waivers=granted, on_result=view.show,
-        examples=Path(".lms-conformance") / "examples",
-    )  # fmt: skip
+    try:
+        report = kit.run_properties(
+            harness, profile=profile, seed=seed, only=only, spec=spec, waivers=granted, on_result=view.show,
+            examples=Path(".lms-conformance") / "examples",
+        )  # fmt: skip
+    except kit.ConformanceError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
     view.end(report)
     _write(report, json, html, junit, badge)
     proven = True

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lms_conformance.damage import allocated_bytes, flip_stored, truncate_files
+from lms_conformance.harness import DeviceHarness, FactoryHarness, NameHarness, harness_for
+from lms_conformance.zoo.files import FileReference
+from lms_conformance.zoo.harnesses import ReferenceHarness
+from lms_conformance.zoo.memory import BareReference
+from lms_conformance.zygote import load_harness
+
+from lms_tiers import LMSLocalBackend
+from lms_tiers.errors import ConfigError
+
+
+def test_a_name_is_opened_bare_and_a_device_through_the_factory(tmp_path: Path) -> None:
+    assert isinstance(harness_for("cpu"), NameHarness)
+    with harness_for("cpu").open(tmp_path, None) as backend:
+        assert type(backend) is LMSLocalBackend
+    device = harness_for("cpu?capacity={capacity}")
+    assert type(device) is DeviceHarness
+    assert device.takes_capacity
+    with device.open(tmp_path, 1 << 20) as backend:
+        assert backend.capabilities.evicts
+
+
+@pytest.mark.parametrize("device", ["lmdb:/data/kv?capacity=1GiB", "cpu?capacity=1MiB > lmdb:./kv", "lmdb:~/kv"])
+def test_a_device_with_a_real_path_is_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match=r"\{tmp\}"):
+        harness_for(device)
+
+
+def test_a_factory_gets_as_much_as_it_takes(tmp_path: Path) -> None:
+    seen: list[tuple[object, ...]] = []
+
+    def nothing() -> BareReference:
+        seen.append(())
+        return BareReference()
+
+    def place(path: str) -> BareReference:
+        seen.append((path,))
+        return BareReference()
+
+    def both(path: str, capacity: int | None) -> BareReference:
+        seen.append((path, capacity))
+        return BareReference()
+
+    for factory in (nothing, place, both):
+        FactoryHarness(factory).open(tmp_path, 7)
+    assert seen == [(), (str(tmp_path),), (str(tmp_path), 7)]
+    assert [FactoryHarness(f).takes_capacity for f in (nothing, place, both)] == [False, False, True]
+
+
+def test_a_harness_travels_to_another_process_unless_it_is_a_closure(tmp_path: Path) -> None:
+    recipe = FactoryHarness(FileReference).recipe()
+    assert recipe is not None
+    with load_harness(recipe).open(tmp_path, None) as backend:
+        assert type(backend) is FileReference
+    assert FactoryHarness(lambda: BareReference()).recipe() is None
+
+
+def test_only_a_harness_with_raw_peek_has_one() -> None:
+    assert ReferenceHarness("files").has_peek
+    assert not FactoryHarness(BareReference).has_peek
+
+
+def test_damage_hits_the_stored_bytes(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 40
+    file = tmp_path / "chunks"
+    file.write_bytes(b"head" + data)
+    assert allocated_bytes(tmp_path) >= len(data)
+    assert flip_stored(tmp_path, data)
+    changed = file.read_bytes()
+    assert changed[:4] == b"head"
+    assert changed != b"head" + data
+    assert truncate_files(tmp_path)
+    assert file.stat().st_size < len(changed)
+    assert not flip_stored(tmp_path / "none", data)

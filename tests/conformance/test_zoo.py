@@ -1,0 +1,40 @@
+"""The kit proves itself: correct backends pass, and each broken one is caught by the property it names."""
+
+from __future__ import annotations
+
+import pytest
+from lms_conformance.harness import FactoryHarness
+from lms_conformance.prove import plant
+from lms_conformance.run import run_properties
+from lms_conformance.spec import properties
+from lms_conformance.zoo.hunt import hunt, references, run_reference, zoo_profile
+from lms_conformance.zoo.memory import MemoryReference
+from lms_conformance.zoo.mutant import mutants
+
+
+@pytest.mark.parametrize("name", references())
+def test_a_correct_backend_passes_everything(name: str) -> None:
+    red = [r for r in run_reference(name, zoo_profile("quick"), 20) if r.red]
+    assert not red, "\n\n".join(r.message() for r in red)
+
+
+@pytest.mark.leaks_allowed
+@pytest.mark.parametrize("name", list(mutants()))
+def test_a_broken_backend_is_caught_by_name(name: str) -> None:
+    mutant = mutants()[name]
+    known = {p.id: p for p in properties()}
+    catch = hunt(mutant, [known[k] for k in mutant.kills], zoo_profile("ci"), 20)
+    assert not catch.missed, {k: catch.results[k].message() for k in catch.missed if k in catch.results}
+
+
+def test_every_property_has_a_mutant_of_its_own() -> None:
+    named = {k for m in mutants().values() for k in m.kills}
+    assert named == {p.id for p in properties()}
+
+
+def test_planted_bugs_are_caught_in_a_users_own_backend() -> None:
+    harness = FactoryHarness(MemoryReference)
+    report = run_properties(harness, profile="quick", only=["OVR-01", "OVR-02", "KEY-02", "BAT-01"])
+    proofs = plant(harness, report)
+    assert {p.id for p in proofs} == {"OVR-01", "OVR-02", "KEY-02", "BAT-01"}
+    assert all(p.caught for p in proofs)
