@@ -87,7 +87,9 @@ class Soak:
         while not self.stop.is_set():
             i = min(int(rng.expovariate(1 / 150)), KEYS - 1)
             draw = rng.random()
-            if draw < 0.3:
+            if draw < 0.04:
+                self.put_many(store, [j for j in range(i, i + 16) if j < KEYS and j % THREADS == number], rng)
+            elif draw < 0.3:
                 self.put(store, i - i % THREADS + number if i - i % THREADS + number < KEYS else number, rng)
             elif draw < 0.9:
                 self.get(store, i, draw < 0.6, buffer)
@@ -112,6 +114,21 @@ class Soak:
         except (StorageUnavailableError, CapacityError):
             self.counts["refused"] += 1
             self.failed.add((i, version))
+
+    def put_many(self, store: TieredStore, own: list[int], rng: random.Random) -> None:
+        size = rng.choice(SIZES)
+        versions = {}
+        for i in own:
+            self.begun[i] += 1
+            versions[i] = self.begun[i]
+        try:
+            store.put_many([(meta(i, size), bytearray(body(i, v, size)[:size])) for i, v in versions.items()])
+        except (StorageUnavailableError, CapacityError):
+            self.counts["refused"] += 1  # how far it got is not known
+        else:
+            for i, version in versions.items():
+                self.done[i] = version
+            self.counts["puts"] += len(own)
 
     def get(self, store: TieredStore, i: int, whole: bool, buffer: bytearray) -> None:
         self.counts["gets"] += 1

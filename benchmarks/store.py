@@ -39,6 +39,9 @@ from lms_tiers.tiered.tier import TierConfig
 SIZE = 4096
 BATCH = 64
 
+#: Chunks read in turn by the scaling runs: few enough to stay in the caches, where locks show and memory does not.
+CHUNKS = 4
+
 
 def key(i: int) -> CacheEngineKey:
     """A key of 80 characters."""
@@ -85,39 +88,49 @@ def timed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
+def each(call: Callable[[Any], Any], over: list[Any]) -> Callable[[], None]:
+    def run() -> None:
+        for x in over:
+            call(x)
+
+    return run
+
+
+def one_round(subject: LMSBackendInterface, keys: list[CacheEngineKey]) -> dict[str, float]:
+    """Microseconds per key of each operation; half of the keys are put one by one, half in batches."""
+    n = len(keys)
+    items = [(meta(k, SIZE), bytearray(SIZE)) for k in keys]
+    runs = [keys[i : i + BATCH] for i in range(0, n, BATCH)]
+    batches = [items[i : i + BATCH] for i in range(n // 2, n, BATCH)]
+    gc.collect()
+    gc.disable()
+    steps = {
+        "put": (each(lambda item: subject.put(*item), items[: n // 2]), n // 2),
+        "put, batch of 64": (each(subject.put_many, batches), n - n // 2),
+        "get": (each(subject.get, keys), n),
+        "get, batch of 64": (each(subject.get_many, runs), n),
+        "contains_prefix, 64 keys": (each(subject.contains_prefix, runs), n),
+    }
+    took = {step: timed(call) / count * 1e6 for step, (call, count) in steps.items()}
+    gc.enable()
+    subject.close()
+    return took
+
+
 def overhead(rounds: int, n: int) -> dict[str, float]:
-    """Microseconds per operation, the store's above the bare backend's."""
-    took: dict[tuple[str, str], list[float]] = {}
+    """Microseconds per operation, the store's above the bare backend's, both in turns."""
+    above: dict[str, list[float]] = {}
     for r in range(rounds):
         keys = [key(r * n + i) for i in range(n)]
-        metas = [meta(k, SIZE) for k in keys]
-        for name in ("bare", "store") if r % 2 else ("store", "bare"):
-            subject = LMSLocalBackend() if name == "bare" else store_over(LMSLocalBackend(), LMSLocalBackend())
-            items = [(m, bytearray(SIZE)) for m in metas]
-            runs = [keys[i : i + BATCH] for i in range(0, n, BATCH)]
-            gc.collect()
-            gc.disable()
-
-            def each(call: Callable[[Any], Any], over: Any = keys) -> Callable[[], None]:
-                return lambda: [call(x) for x in over] and None  # type: ignore[func-returns-value]
-
-            half = n // 2
-            steps: dict[str, tuple[Callable[[], Any], int]] = {
-                "put": (lambda: [subject.put(m, d) for m, d in items[:half]], half),
-                "put, batch of 64": (
-                    lambda: [subject.put_many(items[i : i + BATCH]) for i in range(half, n, BATCH)], n - half,
-                ),
-                "get": (each(subject.get), n),
-                "get, batch of 64": (each(subject.get_many, runs), n),
-                "contains_prefix, 64 keys": (each(subject.contains_prefix, runs), n),
-            }  # fmt: skip
-            for step, (call, count) in steps.items():
-                took.setdefault((name, step), []).append(timed(call) / count * 1e6)
-            gc.enable()
-            subject.close()
-    steps_ = {step for _, step in took}
-    medians = {k: statistics.median(v) for k, v in took.items()}
-    return {step: medians["store", step] - medians["bare", step] for step in sorted(steps_)}
+        if r % 2:
+            bare = one_round(LMSLocalBackend(), keys)
+            store = one_round(store_over(LMSLocalBackend(), LMSLocalBackend()), keys)
+        else:
+            store = one_round(store_over(LMSLocalBackend(), LMSLocalBackend()), keys)
+            bare = one_round(LMSLocalBackend(), keys)
+        for step, took in store.items():
+            above.setdefault(step, []).append(took - bare[step])
+    return {step: statistics.median(values) for step, values in above.items()}
 
 
 def tracked(keys: int) -> dict[str, float]:
@@ -139,6 +152,17 @@ def tracked(keys: int) -> dict[str, float]:
     return {"bytes per key": (after - before) / keys, "contains µs": seconds / len(asked) * 1e6}
 
 
+def machine() -> dict[str, float]:
+    """How fast this machine is just now."""
+
+    class Empty:
+        def call(self, key: Any) -> None:
+            pass
+
+    empty, keys = Empty(), [key(0)] * 100_000
+    return {"an empty method call, ns": min(timed(each(empty.call, keys)) for _ in range(7)) / len(keys) * 1e9}
+
+
 def resident() -> int:
     fields = Path("/proc/self/statm").read_text().split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -148,7 +172,7 @@ def scaling(device: str, seconds: float, size: int = 2 << 20) -> dict[str, float
     """GB/s of one and of two threads reading 2 MiB chunks into kept buffers, and their ratio."""
     backend = open_backend(parse_tier(device))
     store = TieredStore([TierConfig("only", backend, 512 << 20, Lru(512 << 20, time.monotonic))])
-    keys = [key(i) for i in range(16)]
+    keys = [key(i) for i in range(CHUNKS)]
     for k in keys:
         store.put(meta(k, size), bytearray(os.urandom(1 << 16) * (size >> 16)))
     buffers = [bytearray(size) for _ in range(2)]
@@ -156,7 +180,7 @@ def scaling(device: str, seconds: float, size: int = 2 << 20) -> dict[str, float
     def reads(thread: int, counts: list[int], until: float) -> None:
         n, buffer = 0, buffers[thread]
         while time.perf_counter() < until:
-            store.get_into(keys[(n * 5 + thread) % len(keys)], buffer)
+            store.get_into(keys[(n + thread) % CHUNKS], buffer)
             n += 1
         counts[thread] = n
 
@@ -179,13 +203,13 @@ def scaling(device: str, seconds: float, size: int = 2 << 20) -> dict[str, float
 
 def copying(seconds: float, size: int = 2 << 20) -> dict[str, float]:
     """The ceiling: plain copies of 2 MiB without the interpreter's lock, by one thread and by two."""
-    sources = [ctypes.create_string_buffer(os.urandom(1 << 16) * (size >> 16)) for _ in range(16)]
+    sources = [ctypes.create_string_buffer(os.urandom(1 << 16) * (size >> 16)) for _ in range(CHUNKS)]
     targets = [ctypes.create_string_buffer(size) for _ in range(2)]
 
     def copies(thread: int, counts: list[int], until: float) -> None:
         n = 0
         while time.perf_counter() < until:
-            ctypes.memmove(targets[thread], sources[(n * 5 + thread) % 16], size)
+            ctypes.memmove(targets[thread], sources[(n + thread) % CHUNKS], size)
             n += 1
         counts[thread] = n
 
@@ -258,6 +282,7 @@ def main() -> int:
     folder = tempfile.mkdtemp(prefix="lms-store-")
     seconds = 0.05 if quick else 0.6
     sections: dict[str, Callable[[], dict[str, float]]] = {
+        "machine": machine,
         "overhead": lambda: overhead(3 if quick else 15, 640 if quick else 6400),
         "tracked": lambda: tracked(20_000 if quick else 1_000_000),
         "scaling copy": lambda: copying(seconds),

@@ -5,9 +5,10 @@ The index (canonical key text → `Entry`) is the truth: a backend that holds a 
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Container, Sequence
+from typing import Any, Final
 
-from lms_tiers.messages import ChunkMeta
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, key_text
 
 #: Distinct tuples of charges kept for sharing; chunks of one model take few different sizes.
 _SHARED_CHARGES: Final = 1 << 16
@@ -67,3 +68,25 @@ class Charges:
         if len(self._shared) < _SHARED_CHARGES:
             return self._shared.setdefault(new, new)
         return self._shared.get(new, new)
+
+
+def known_text(index: Container[Any], key: CacheEngineKey) -> str:
+    """The key's text. One that is in the index needs no checking: it was checked when it was put."""
+    try:
+        text = key.to_string()
+        if text in index:
+            return text
+    except (AttributeError, TypeError):
+        pass  # said better by the check
+    return key_text(key)
+
+
+def known_texts(index: Container[Any], keys: Sequence[CacheEngineKey]) -> list[str]:
+    """The texts of `keys`, checked where one of them is not in the index."""
+    try:
+        texts = [key.to_string() for key in keys]
+        if all(map(index.__contains__, texts)):
+            return texts
+    except (AttributeError, TypeError):
+        pass  # said better by the check
+    return [key_text(key) for key in keys]

@@ -31,20 +31,9 @@ class RunReader:
         """The chunk or None for each key: those that one tier holds are read by one call of its backend."""
         h = self._r.h
         found: list[LMSMemoryObj | None] = [None] * len(keys)
-        groups: dict[int, list[tuple[int, Entry]]] = {}
         rest: list[int] = []
-        index, up = h.index, h.up
-        for i, text in enumerate(texts):
-            entry = index.get(text)
-            mask = entry.tiers & up if entry is not None else 0
-            if entry is None or not mask:
-                rest.append(i)
-            else:
-                bit = mask & -mask
-                group = groups.get(bit)
-                if group is None:
-                    group = groups[bit] = []
-                group.append((i, entry))
+        entries = list(map(h.index.get, texts))
+        groups = self._groups(entries, rest)
         for bit, group in groups.items():
             tier = h.tiers[bit.bit_length() - 1]
             if len(group) == 1 or tier.calls or (tier.position and self._r.deadline is not None):
@@ -54,6 +43,22 @@ class RunReader:
         for i in sorted(rest):
             found[i] = self._r.get(keys[i], texts[i], contexts[i])
         return found
+
+    def _groups(self, entries: list[Entry | None], rest: list[int]) -> dict[int, list[tuple[int, Entry]]]:
+        """By the bit of the highest tier that holds them; `rest` gets those that none does."""
+        up = self._r.h.up
+        groups: dict[int, list[tuple[int, Entry]]] = {}
+        for i, entry in enumerate(entries):
+            mask = entry.tiers & up if entry is not None else 0
+            if entry is None or not mask:
+                rest.append(i)
+                continue
+            bit = mask & -mask
+            group = groups.get(bit)
+            if group is None:
+                group = groups[bit] = []
+            group.append((i, entry))
+        return groups
 
     def _get_group(
         self, tier: Tier, group: list[tuple[int, Entry]], keys: Sequence[CacheEngineKey], texts: Sequence[str],
@@ -81,7 +86,7 @@ class RunReader:
         error: BaseException | None = None
         try:
             try:
-                objs = tier.backend.get_many([keys[i] for i, _ in leading])
+                objs = tier.backend.get_many(keys if len(leading) == len(keys) else [keys[i] for i, _ in leading])
                 if len(objs) != len(leading):
                     raise DamagedChunkError
             finally:

@@ -6,11 +6,11 @@ This file is the face: it checks arguments and hands on. What happens is in read
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from os import getpid
 from typing import TYPE_CHECKING, Any, Final, List, Optional
 
 from lms_tiers.errors import BackendClosedError, ConfigError, ForkedProcessError
@@ -23,7 +23,7 @@ from lms_tiers.tiered.ends import check_tiers, shut_down, store_capabilities
 from lms_tiers.tiered.events import EventReason, TierEvent
 from lms_tiers.tiered.flush import Deadline, Flusher
 from lms_tiers.tiered.hierarchy import Hierarchy
-from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.index import Entry, known_text, known_texts
 from lms_tiers.tiered.mover import Mover
 from lms_tiers.tiered.notify import EventLog
 from lms_tiers.tiered.reads import Reader
@@ -105,7 +105,7 @@ class TieredStore(LMSBackendInterface):
         self._clock: Final = clock
         self._close_timeout: Final = close_timeout
         self._closed: Final = threading.Event()
-        self._pid: Final = os.getpid()
+        self._pid: Final = getpid()
         self._capabilities: Final = store_capabilities(tiers)
         self._max_key: Final = self._capabilities.max_key_bytes
         self._name: Final = " > ".join(t.name for t in tiers)
@@ -128,12 +128,13 @@ class TieredStore(LMSBackendInterface):
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether a tier that works holds the key. Takes no lock."""
         self._check_open()
-        return self._contains(self._known(key))
+        return self._contains(known_text(self._h.index, key))
 
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
         """The newest chunk put under `key`, or None."""
-        self._check_open()
-        text = self._known(key)
+        if self._h.closing or getpid() != self._pid:
+            self._check_open()
+        text = known_text(self._h.index, key)
         return self._reader.get(key, text, self._chains.single(self._clock(), text))
 
     def list_keys(self) -> List[CacheEngineKey]:
@@ -197,14 +198,14 @@ class TieredStore(LMSBackendInterface):
     def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
         """Get the chunks of a prefix chain, in order."""
         self._check_open()
-        texts = self._all_known(keys)
+        texts = known_texts(self._h.index, keys)
         start = self._chains.look_up(texts)
         return self._runs.get_many(keys, texts, self._chains.contexts(self._clock(), start, len(texts)))
 
     def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
         """How many of the leading `keys` are present without a gap."""
         self._check_open()
-        texts = self._all_known(keys)
+        texts = known_texts(self._h.index, keys)
         self._chains.look_up(texts)
         for i, text in enumerate(texts):
             if not self._contains(text):
@@ -343,32 +344,14 @@ class TieredStore(LMSBackendInterface):
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _check_process(self) -> None:
-        if os.getpid() != self._pid:
+        if getpid() != self._pid:
             raise ForkedProcessError(f"the store {self._name}")
 
     def _check_open(self) -> None:
-        if os.getpid() != self._pid:
+        if getpid() != self._pid:
             raise ForkedProcessError(f"the store {self._name}")
         if self._h.closing:
             raise BackendClosedError(f"the store {self._name}")
-
-    def _known(self, key: CacheEngineKey) -> str:
-        """The key's text. One that is in the index needs no checking: it was checked when it was put."""
-        try:
-            text = key.to_string()
-        except AttributeError:
-            return key_text(key)  # says what is wrong
-        return text if type(text) is str and text in self._h.index else key_text(key)
-
-    def _all_known(self, keys: Sequence[CacheEngineKey]) -> list[str]:
-        """The texts of `keys`, checked where one of them is not in the index."""
-        try:
-            texts = [key.to_string() for key in keys]
-            if all(map(self._h.index.__contains__, texts)):
-                return texts
-        except (AttributeError, TypeError):
-            pass  # said better below
-        return [key_text(key) for key in keys]
 
     def _contains(self, text: str) -> bool:
         h = self._h
