@@ -99,12 +99,14 @@ class Moves:
             if not self._wanted(text, entry) or not granted:
                 return None
             context = AccessContext(h.clock(), None, entry.parent, entry.position, self._partial(entry))
-            if not h.admits(tier, text, entry.meta.length, context):
-                tier.refused.add(text)
-                return None
             source = h.tiers[(granted & -granted).bit_length() - 1]
+            upward = source.position > tier.position
+            if not h.admits(tier, text, entry.meta.length, context):
+                tier.skipped += upward
+                if not upward:
+                    tier.refuse(text)
+                return None
             epoch = source.epoch
-        upward = source.position > tier.position
         need = h.fit(entry.meta.length).needs[tier.position]
         if not direct:
             obj = obj or self._fetch(source, text, entry)
@@ -119,7 +121,7 @@ class Moves:
                 if upward:
                     tier.skipped += 1
                 elif wait:
-                    tier.refused.add(text)
+                    tier.refuse(text)
                 return None
             if not self._wanted(text, entry):
                 self._room.give_back(tier, need)
@@ -236,6 +238,6 @@ class Moves:
                 h.doubt(tier, text, need)
             if len(ready) == 1 and h.up & tier.bit and not direct:
                 # This very chunk is the trouble, or the next failures will switch the tier off.
-                tier.refused.add(text)
+                tier.refuse(text)
             h.release(tier, text)
         return len(ready) if direct or len(ready) > 1 else 0

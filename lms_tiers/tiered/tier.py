@@ -23,6 +23,9 @@ from lms_tiers.tiered.stats import LatencyCounter, TierStats
 #: The cold end that is kept clean: a tenth of the capacity, and no more than this (walking it takes the lock).
 _MAX_WINDOW: Final = 256 << 20
 
+#: Refused keys remembered.
+_MAX_REFUSED: Final = 1 << 16
+
 #: Hits from above are told to a policy and a backend in batches of this many.
 RECENT_BATCH: Final = 512
 
@@ -188,6 +191,12 @@ class Tier:
                 self.policy.on_hit(text, context)
                 if self.touches:
                     self.touch(text)
+
+    def refuse(self, text: str) -> None:
+        """Do not offer `text` to this tier again; it may leave the tiers above."""
+        if len(self.refused) >= _MAX_REFUSED:
+            self.refused.clear()  # the ones that matter are refused again
+        self.refused.add(text)
 
     def touch(self, text: str) -> None:
         """Remember to tell the backend that `text` was used."""
