@@ -103,7 +103,7 @@ class ChecksThenStores(EvictingReference):
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """In two steps."""
         self._check_open()
-        key, data = key_text(client_meta.key), bytes(own_bytes(kv_chunk_bytes))
+        key, data = key_text(client_meta.key), own_bytes(kv_chunk_bytes)
         meta = ChunkMeta.of(client_meta, len(data))
         with self._guard():
             self._make_room(key, len(data))
@@ -136,7 +136,7 @@ class EvictsByArrival(EvictingReference):
         with self._guard():
             self._check_open()
             found = self._chunks.get(key_text(key))
-        return None if found is None else found[1].memory_obj(memoryview(found[0]))
+        return None if found is None else found[1].memory_obj(memoryview(found[0]).toreadonly())
 
 
 @mutant("forgets-recency-on-restart", "EVI-03", base="files-lru")
@@ -222,13 +222,13 @@ class ReusesEvicted(EvictingReference):
 class StalePlaces(MemoryReference):
     """Shows an older chunk of a place that is opened again, though it declares no persistence."""
 
-    graveyard: ClassVar[dict[str, dict[str, tuple[bytes, ChunkMeta]]]] = {}
+    graveyard: ClassVar[dict[str, dict[str, tuple[bytearray, ChunkMeta]]]] = {}
 
     def __init__(self, path: str = "", capacity: int | None = None) -> None:
         super().__init__(path, capacity)
         self._path = path
         self._chunks.update(self.graveyard.get(path, {}))
-        self._first: dict[str, tuple[bytes, ChunkMeta]] = {}
+        self._first: dict[str, tuple[bytearray, ChunkMeta]] = {}
 
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """And keep the first."""

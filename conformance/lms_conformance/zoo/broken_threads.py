@@ -61,7 +61,7 @@ class Races(MemoryReference):
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """Without the lock."""
         self._check_open()
-        key, data = key_text(client_meta.key), bytes(own_bytes(kv_chunk_bytes))
+        key, data = key_text(client_meta.key), own_bytes(kv_chunk_bytes)
         meta = ChunkMeta.of(client_meta, len(data))
         if key in self._chunks:
             del self._chunks[key]
@@ -71,7 +71,7 @@ class Races(MemoryReference):
         """Without the lock."""
         self._check_open()
         found = self._chunks.get(key_text(key))
-        return None if found is None else found[1].memory_obj(memoryview(found[0]))
+        return None if found is None else found[1].memory_obj(memoryview(found[0]).toreadonly())
 
 
 @mutant("writes-back-what-it-read", "CON-02")

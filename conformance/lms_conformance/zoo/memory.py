@@ -17,9 +17,9 @@ class BareReference(LMSBackendInterface):
     """The five methods and nothing else: what the documentation's first example is."""
 
     def __init__(self, path: str = "", capacity: int | None = None) -> None:
-        self._chunks: dict[str, tuple[bytes, ChunkMeta]] | None = {}
+        self._chunks: dict[str, tuple[bytearray, ChunkMeta]] | None = {}
 
-    def _open(self) -> dict[str, tuple[bytes, ChunkMeta]]:
+    def _open(self) -> dict[str, tuple[bytearray, ChunkMeta]]:
         chunks = self._chunks
         if chunks is None:
             raise BackendClosedError("bare reference")
@@ -28,7 +28,7 @@ class BareReference(LMSBackendInterface):
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """Store a chunk."""
         chunks, key = self._open(), key_text(client_meta.key)
-        data = bytes(own_bytes(kv_chunk_bytes))
+        data = own_bytes(kv_chunk_bytes)
         chunks[key] = data, ChunkMeta.of(client_meta, len(data))
 
     def contains(self, key: CacheEngineKey) -> bool:
@@ -38,7 +38,7 @@ class BareReference(LMSBackendInterface):
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
         """The chunk."""
         found = self._open().get(key_text(key))
-        return None if found is None else found[1].memory_obj(memoryview(found[0]))
+        return None if found is None else found[1].memory_obj(memoryview(found[0]).toreadonly())
 
     def list_keys(self) -> List[CacheEngineKey]:
         """Every key."""
@@ -64,7 +64,7 @@ class MemoryReference(LMSBackendInterface):
 
     def __init__(self, path: str = "", capacity: int | None = None) -> None:
         self.capacity = capacity
-        self._chunks: OrderedDict[str, tuple[bytes, ChunkMeta]] = OrderedDict()
+        self._chunks: OrderedDict[str, tuple[bytearray, ChunkMeta]] = OrderedDict()
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._closed = False
@@ -86,7 +86,7 @@ class MemoryReference(LMSBackendInterface):
         """Store a chunk, making room first where the class evicts."""
         self._check_open()
         key = key_text(client_meta.key)
-        data = bytes(own_bytes(kv_chunk_bytes))
+        data = own_bytes(kv_chunk_bytes)
         meta = ChunkMeta.of(client_meta, len(data))
         limit = self.capabilities.max_value_bytes
         if limit is not None and len(data) > limit:
@@ -133,7 +133,7 @@ class MemoryReference(LMSBackendInterface):
             if found is None:
                 return None
             self._chunks.move_to_end(text)
-        return found[1].memory_obj(memoryview(found[0]))
+        return found[1].memory_obj(memoryview(found[0]).toreadonly())
 
     def remove(self, key: CacheEngineKey) -> None:
         """Forget the key."""
