@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,8 +13,6 @@ import numpy as np
 
 from lms_tiers import codecs
 from lms_tiers.codecs.base import Codec, decode_into, encode_bound
-from lms_tiers.codecs.planes import PlanesCodec
-from lms_tiers.codecs.raw import RawCodec
 from lms_tiers.errors import CodecError, ConfigError
 from lms_tiers.hookspecs import CodecSpec
 from lms_tiers.plugins.lmdb.layout import Manifest
@@ -52,7 +49,7 @@ def make_codec(text: str) -> Codec:
     def register(spec: CodecSpec) -> None:
         specs[spec.name] = spec
 
-    getattr(codecs, "register_codecs", _builtin)(register)
+    codecs.register_codecs(register)
     name, _, argument = text.partition(":")
     spec = specs.get(name)
     if spec is None:
@@ -63,13 +60,6 @@ def make_codec(text: str) -> Codec:
         factory = getattr(importlib.import_module(module), attribute)
     codec: Codec = factory(argument)
     return codec
-
-
-def _builtin(register: Callable[[CodecSpec], None]) -> None:
-    register(CodecSpec(name="raw", factory=lambda argument: RawCodec()))
-    register(CodecSpec(name="zstd", factory="lms_tiers.codecs.zstd:ZstdCodec"))
-    register(CodecSpec(name="planes", factory=lambda argument: PlanesCodec()))
-    register(CodecSpec(name="auto", factory=lambda argument: PlanesCodec()))
 
 
 class Pool:

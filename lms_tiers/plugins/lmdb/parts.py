@@ -17,8 +17,8 @@ RUN_HEADER: Final = 16
 #: Pages of a part: full ones first, the rest of a value in ever smaller ones. Measured by benchmarks/lmdb_parts.py:
 #: large parts read fast, and small ones fill the holes that a rest of any other size would leave.
 PART_PAGES: Final = (64, 16, 4, 1)
-#: The same without the large ones, for a file whose free pages lie scattered.
-SCATTERED_PAGES: Final = (4, 1)
+#: Finer cuts, tried one after another for a file whose free pages lie scattered. The last needs no two together.
+FINER_PAGES: Final = ((4, 1), (1,))
 
 Groups: TypeAlias = tuple[tuple[int, int], ...]
 

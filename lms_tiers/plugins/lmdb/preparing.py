@@ -13,7 +13,7 @@ from lms_tiers.messages import ChunkMeta, ClientMetaMessage, MemoryFormat, key_t
 from lms_tiers.plugins.lmdb.changes import Prepared
 from lms_tiers.plugins.lmdb.coding import Coding, Encoded
 from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, MAX_PARTS, Manifest, key_hash
-from lms_tiers.plugins.lmdb.parts import Groups, checksum, cut, slices
+from lms_tiers.plugins.lmdb.parts import FINER_PAGES, RUN_HEADER, Groups, checksum, cut, slices
 from lms_tiers.plugins.lmdb.space import Budget
 
 MAX_DIMENSIONS: Final = 64
@@ -52,7 +52,7 @@ class Preparing:
             raise InvalidChunkError(text, f"has {len(meta.shape)} dimensions; at most {MAX_DIMENSIONS} are stored.")
         key = text.encode()
         usable = self.budget.usable
-        if sum(count for count, _ in cut(len(source), self.budget.page)) > MAX_PARTS:
+        if len(source) > MAX_PARTS * (self.budget.page - RUN_HEADER):
             raise ValueTooLargeError(text, len(source), usable, f"lmdb store {self.where}")
         best = self._price(Manifest.raw(key, meta, cut(len(source), self.budget.page)))
         stream = source
@@ -72,12 +72,22 @@ class Preparing:
         try:
             if best.stored > usable:
                 raise ValueTooLargeError(text, best.stored, usable, f"lmdb store {self.where}")
-            parts = slices(stream, best.groups)
-            manifest = replace(best, checksums=tuple(map(checksum, parts)))
+            return self._cut(Prepared(key_hash(key, self.seed), best, stream, (), scratch))
         except BaseException:
             self.give_back(scratch)
             raise
-        return Prepared(key_hash(key, self.seed), manifest, stream, parts, scratch)
+
+    def finer(self, chunk: Prepared, pages: tuple[int, ...]) -> Prepared:
+        """The same chunk in smaller parts; it is charged a little more for their entries."""
+        groups = cut(len(chunk.stream), self.budget.page, pages)
+        count = sum(number for number, _ in groups)
+        return self._cut(
+            replace(chunk, manifest=self._price(replace(chunk.manifest, groups=groups, checksums=(0,) * count)))
+        )
+
+    def _cut(self, chunk: Prepared) -> Prepared:
+        parts = slices(chunk.stream, chunk.manifest.groups)
+        return replace(chunk, parts=parts, manifest=replace(chunk.manifest, checksums=tuple(map(checksum, parts))))
 
     def give_back(self, scratch: bytearray | None) -> None:
         """The writer is done with what a `Prepared` borrowed."""
@@ -85,8 +95,11 @@ class Preparing:
             self.coding.pool.give(scratch)
 
     def reserve(self, length: int) -> int:
-        """The charge of a chunk of `length` bytes stored raw under the longest key; no chunk of it is charged more."""
-        groups: Groups = cut(length, self.budget.page)
+        """The charge of a chunk of `length` bytes, stored raw, in the smallest parts, under the longest key.
+
+        No chunk of that length is charged more.
+        """
+        groups: Groups = cut(length, self.budget.page, FINER_PAGES[-1])
         meta = ChunkMeta(length, MemoryFormat.UNDEFINED, None, (0,) * MAX_DIMENSIONS)
         return self._price(Manifest.raw(b"k" * MAX_KEY_BYTES, meta, groups)).stored
 

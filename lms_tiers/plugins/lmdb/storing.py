@@ -10,12 +10,37 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from lms_tiers.messages import ClientMetaMessage
-from lms_tiers.plugins.lmdb import changes
+from lms_tiers.plugins.lmdb.changes import Prepared, Transaction, put
+from lms_tiers.plugins.lmdb.parts import FINER_PAGES
 from lms_tiers.plugins.lmdb.preparing import Preparing
 from lms_tiers.plugins.lmdb.writing import Chain, Operation, Skipped, Writer
 
 #: `put_many` hands the writer this much before it waits for the oldest.
 _AHEAD_BYTES: Final = 64 << 20
+
+
+class PutOperation(Operation):
+    """A put, which can be cut finer where the file's free pages lie scattered."""
+
+    __slots__ = ("_finer", "_preparing", "chunk")
+
+    def __init__(self, preparing: Preparing, chunk: Prepared, chain: Chain | None) -> None:
+        super().__init__(self._put, chunk.manifest.stored, chain)
+        self.chunk = chunk
+        self._preparing = preparing
+        self._finer = iter(FINER_PAGES)
+
+    def _put(self, tx: Transaction) -> None:
+        put(tx, self.chunk, self._preparing.seed, self._preparing.budget.usable)
+
+    def finer(self) -> bool:
+        """See `Operation.finer`."""
+        for pages in self._finer:
+            finer = self._preparing.finer(self.chunk, pages)
+            if finer.manifest.groups != self.chunk.manifest.groups:
+                self.chunk = finer
+                return True
+        return False
 
 
 class Storing:
@@ -27,57 +52,54 @@ class Storing:
 
     def put(self, client_meta: ClientMetaMessage, data: Any) -> None:
         """Store one chunk; returns when it is committed."""
-        _, operation, scratch = self._submit(client_meta, data, None)
+        operation = self._submit(client_meta, data, None)
         try:
             operation.outcome()
         finally:
-            self._preparing.give_back(scratch)
+            self._preparing.give_back(operation.chunk.scratch)
 
     def put_many(self, items: Iterable[tuple[ClientMetaMessage, Any]]) -> None:
         """Store chunks in order; where one fails, those before it are stored, it and those after are not."""
         chain = Chain()
-        running: deque[tuple[int, Operation, bytearray | None]] = deque()
+        running: deque[PutOperation] = deque()
         ahead = 0
         error: BaseException | None = None
 
         def settle() -> int:
             nonlocal error
-            weight, operation, scratch = running.popleft()
+            operation = running.popleft()
             operation.wait()
-            self._preparing.give_back(scratch)
+            self._preparing.give_back(operation.chunk.scratch)
             # In order: the first error that is not a consequence of another is the call's.
             if operation.error is not None and (error is None or isinstance(error, Skipped)):
                 error = operation.error
-            return weight
+            return operation.weight
 
         refused: BaseException | None = None
-        for client_meta, data in items:
+        iterator = iter(items)
+        while not chain.failed:
             try:
-                running.append(self._submit(client_meta, data, chain))
+                running.append(self._submit(*next(iterator), chain))
+            except StopIteration:
+                break
             except BaseException as caught:
                 refused = caught
                 break
-            ahead += running[-1][0]
+            ahead += running[-1].weight
             while ahead > _AHEAD_BYTES:
                 ahead -= settle()
-            if chain.failed:
-                break
         while running:
             settle()
-        if error is not None or refused is not None:
-            raise error or refused  # type: ignore[misc]  # one of them is not None
+        if error is not None:
+            raise error
+        if refused is not None:
+            raise refused
 
-    def _submit(
-        self, client_meta: ClientMetaMessage, data: Any, chain: Chain | None
-    ) -> tuple[int, Operation, bytearray | None]:
-        preparing = self._preparing
-        chunk = preparing.prepare(client_meta, data)
-        weight = chunk.manifest.stored
-        seed, usable = preparing.seed, preparing.budget.usable
-        operation = Operation(lambda tx: changes.put(tx, chunk, seed, usable), weight, chain)
+    def _submit(self, client_meta: ClientMetaMessage, data: Any, chain: Chain | None) -> PutOperation:
+        operation = PutOperation(self._preparing, self._preparing.prepare(client_meta, data), chain)
         try:
             self._writer.submit(operation)
         except BaseException:
-            preparing.give_back(chunk.scratch)
+            self._preparing.give_back(operation.chunk.scratch)
             raise
-        return weight, operation, chunk.scratch
+        return operation

@@ -63,6 +63,10 @@ class Operation:
         self._done = threading.Lock()
         self._done.acquire()
 
+    def finer(self) -> bool:
+        """Be content with smaller runs of free pages from now on; False where it cannot be."""
+        return False
+
     def finish(self) -> None:
         """Let the waiting caller go on."""
         if self.error is not None and self.chain is not None:
@@ -297,6 +301,8 @@ class Writer:
                 self._attempt([operation])
                 return
             except lmdb.MapFullError:
+                if operation.finer():
+                    continue
                 if not self._tables.read or time.monotonic() > deadline:
                     operation.error = CapacityError(f"lmdb store {self._tables.path}", operation.weight, 0)
                     return

@@ -1,0 +1,145 @@
+"""The capacity is the file's size on disk, and a tier within `usable_bytes` never sees the file full."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lms_tiers.errors import CapacityError, ConfigError, ValueTooLargeError
+from lms_tiers.messages import OpaqueKey
+
+MIB = 1 << 20
+
+
+def on_disk(directory: Path) -> int:
+    return sum(p.stat().st_size for p in directory.iterdir())
+
+
+class Tier:
+    """The accounting of a tier: reserve, evict at random, write, take the true charge."""
+
+    def __init__(self, backend: Any, seed: int) -> None:
+        self.backend = backend
+        self.random = random.Random(seed)
+        self.charges: dict[str, int] = {}
+        self.used = 0
+
+    def put(self, message: Any, data: bytearray) -> None:
+        name = message.key.to_string()
+        need = self.backend.reserve_bytes(len(data))
+        victims = []
+        while self.used + need > self.backend.usable_bytes:
+            victim = self.random.choice(list(self.charges))
+            self.used -= self.charges.pop(victim)
+            victims.append(OpaqueKey(victim))
+        self.backend.remove_many(victims)
+        self.used += need
+        self.backend.put(message, data)
+        stored = self.backend.stored_bytes(message.key)
+        assert stored is not None
+        assert stored <= need
+        self.used += stored - need - self.charges.get(name, 0)
+        self.charges[name] = stored
+
+
+@pytest.mark.parametrize("sync", ["none", "batch", "commit"])
+@pytest.mark.parametrize(
+    "lengths",
+    [(512 << 10, 2560 << 10), (0, 3000), (1, 300 << 10), (4000, 4200), (60000, 70000)],
+    ids=["chunks", "tiny", "mixed", "pages", "parts"],
+)
+def test_a_tier_that_keeps_within_usable_bytes_never_sees_the_file_full(
+    opening: Callable[..., Any], message: Any, content: Any, tmp_path: Path, sync: str, lengths: tuple[int, int]
+) -> None:
+    backend = opening(capacity=24 * MIB, sync=sync)
+    tier = Tier(backend, seed=7)
+    draw = random.Random(11)
+    written = number = 0
+    while written < 72 * MIB and number < 3000:
+        length = draw.randrange(*lengths)
+        number += 1
+        name = draw.randrange(400) if length < 4096 else number % 97
+        tier.put(message(name, length), content(number, length))
+        written += max(length, 20000 if sync == "none" else 60000)
+        if number % 16 == 0:
+            assert on_disk(tmp_path / "store") <= 24 * MIB
+    assert backend.stats().detail["stored_bytes"] == tier.used
+    assert {k.to_string() for k in backend.list_keys()} == set(tier.charges)
+    assert on_disk(tmp_path / "store") <= 24 * MIB
+
+
+def fill(backend: Any, message: Any, content: Any) -> int:
+    """Put chunks of 1 MiB until one is refused; how many fitted."""
+    for number in range(100):
+        try:
+            backend.put(message(number, MIB), content(number, MIB))
+        except CapacityError:
+            return number
+    raise AssertionError("a store without an end")
+
+
+def test_a_bare_full_store_refuses_a_put_and_keeps_its_state(
+    opening: Callable[..., Any], message: Any, content: Any
+) -> None:
+    backend = opening(capacity=8 * MIB)
+    stored = fill(backend, message, content)
+    assert stored >= 6
+    for number in range(stored):
+        assert backend.get(OpaqueKey(str(number))).data == content(number, MIB)
+    with pytest.raises(CapacityError):
+        backend.put(message(0, MIB), content(99, MIB))
+    assert backend.get(OpaqueKey("0")).data == content(0, MIB)
+    backend.remove(OpaqueKey("1"))
+    backend.put(message("new", MIB), content(77, MIB))
+    assert backend.get(OpaqueKey("new")).data == content(77, MIB)
+
+
+def test_put_many_keeps_what_came_before_the_item_that_found_no_room(
+    opening: Callable[..., Any], message: Any, content: Any
+) -> None:
+    backend = opening(capacity=8 * MIB)
+    with pytest.raises(CapacityError):
+        backend.put_many([(message(n, MIB), content(n, MIB)) for n in range(20)])
+    held = sorted(int(k.to_string()) for k in backend.list_keys())
+    assert held == list(range(len(held)))
+    assert len(held) >= 6
+
+
+def test_removing_and_putting_the_same_amount_at_once_works_in_a_full_store(
+    opening: Callable[..., Any], message: Any, content: Any
+) -> None:
+    backend = opening(capacity=16 * MIB)
+    fill(backend, message, content)
+    for round_ in range(5):
+        held = backend.list_keys()[:8]
+        backend.remove_many(held)
+        backend.put_many([(message(f"{round_}/{n}", MIB), content(n, MIB)) for n in range(len(held))])
+
+
+def test_a_value_larger_than_the_store_can_ever_hold_says_so(
+    opening: Callable[..., Any], message: Any, content: Any
+) -> None:
+    backend = opening(capacity=2 * MIB)
+    with pytest.raises(ValueTooLargeError):
+        backend.put(message("k", 3 * MIB), content(1, 3 * MIB))
+    assert backend.list_keys() == []
+
+
+def test_a_file_larger_than_the_capacity_is_refused_with_what_to_do(
+    opening: Callable[..., Any], message: Any, content: Any
+) -> None:
+    with opening(capacity=16 * MIB) as backend:
+        backend.put_many([(message(n, MIB), content(n, MIB)) for n in range(10)])
+    with pytest.raises(ConfigError, match="compact"):
+        opening(capacity=4 * MIB)
+    with opening(capacity=16 * MIB) as backend:
+        assert len(backend.list_keys()) == 10
+
+
+def test_a_capacity_too_small_for_a_file_is_a_config_error(opening: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match="at least 1 MiB"):
+        opening(capacity=4096)
