@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Final, NamedTuple
 
-from lms_tiers.errors import LmsTiersError
+from lms_tiers.errors import CapacityError, LmsTiersError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, LMSMemoryObj, OpaqueKey
 from lms_tiers.policies.base import AccessContext
@@ -177,8 +177,12 @@ class Moves:
             tier.calls.pop(threading.get_ident(), None)
         took = time.perf_counter_ns() - started
         with h.lock:
-            if error is not None:
-                return self._failed(ready, error)
+            again = 0 if error is None else self._failed(ready, error)
+        if error is not None:
+            if isinstance(error, CapacityError):
+                self._room.spare(tier, sum(item.need for item in ready))
+            return again
+        with h.lock:
             h.worked(tier)
             tier.write_latency.add(took)
             now = h.clock()
@@ -228,7 +232,8 @@ class Moves:
         """A write failed, of one chunk or of a batch of which nobody knows how much was stored."""
         h, tier = self._h, self.tier
         direct = ready[0].obj is None
-        if not direct:  # otherwise nobody knows whose fault it is: the next try goes step by step
+        full = isinstance(error, CapacityError)
+        if not direct and not full:  # otherwise nobody knows whose fault it is: the next try goes step by step
             h.failed(tier, ready[0].text, error)
         for item in ready:
             text, need = item.text, item.need
@@ -236,7 +241,7 @@ class Moves:
                 tier.used -= need
             else:
                 h.doubt(tier, text, need)
-            if len(ready) == 1 and h.up & tier.bit and not direct:
+            if len(ready) == 1 and h.up & tier.bit and not direct and not full:
                 # This very chunk is the trouble, or the next failures will switch the tier off.
                 tier.refuse(text)
             h.release(tier, text)

@@ -107,6 +107,15 @@ class Room:
                 with h.lock:
                     tier.wanted -= wanted
 
+    def spare(self, tier: Tier, need: int) -> None:
+        """Let chunks of `need` bytes leave: the backend had less room than the bytes reserved in it. Takes the lock."""
+        with self._h.lock:
+            # What is free by our books is not there: it takes that much more.
+            need = min(need + max(0, tier.budget - tier.used), tier.budget)
+        if self.make_room(tier, need, "", 0.0, moving=True):
+            with self._h.lock:
+                self.give_back(tier, need)
+
     def give_back(self, tier: Tier, need: int) -> None:
         """Undo a reservation. The lock is held."""
         tier.used -= need

@@ -30,6 +30,12 @@ from lms_tiers.tiered.tier import Tier, stored_bytes
 
 _clock_ns = time.perf_counter_ns
 
+#: What a write may raise in a tier that is well.
+_NOT_SICK: Final = (KeyboardInterrupt, SystemExit, InvalidKeyError, InvalidChunkError, CapacityError)
+
+#: How often more chunks leave for a backend that is fuller than its reservations say.
+_FULLER: Final = 4
+
 
 class _Outcome(enum.Enum):
     STORED = enum.auto()
@@ -174,10 +180,7 @@ class Writer:
         written = False
         try:
             started = _clock_ns()
-            if tensor:
-                tier.backend.put_tensor(client_meta, data)
-            else:
-                tier.backend.put(client_meta, data)
+            self._write(tier, client_meta, data, need, tensor)
             charge = stored_bytes(tier, client_meta.key, need)
             took = _clock_ns() - started
             with h.lock:
@@ -203,6 +206,17 @@ class Writer:
                     h.release(tier, text)
             raise
 
+    def _write(self, tier: Tier, client_meta: ClientMetaMessage, data: Any, need: int, tensor: bool) -> None:
+        """Write to the backend; where it is fuller than its reservations say, let more leave and try again."""
+        put = tier.backend.put_tensor if tensor else tier.backend.put
+        for more in range(_FULLER):
+            try:
+                put(client_meta, data)
+                return
+            except CapacityError:
+                self.room.spare(tier, need << more)
+        put(client_meta, data)
+
     def _undo(self, tier: Tier, text: str, need: int, error: BaseException) -> None:
         """A write failed: is what the tier held before still there?"""
         h = self.h
@@ -211,7 +225,7 @@ class Writer:
             self.room.give_back(tier, need)
         else:
             h.doubt(tier, text, need)
-        if not isinstance(error, (KeyboardInterrupt, SystemExit, InvalidKeyError, InvalidChunkError)) and not h.closing:
+        if not isinstance(error, _NOT_SICK) and not h.closing:
             h.failed(tier, text, error)
 
 

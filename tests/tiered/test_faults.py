@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lms_tiers.errors import BackendClosedError, DeadlineExceededError, StorageUnavailableError
+from lms_tiers.errors import BackendClosedError, CapacityError, DeadlineExceededError, StorageUnavailableError
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
 from lms_tiers.tiered.breaker import BreakerState
 
@@ -367,3 +367,24 @@ def test_a_switched_off_tier_costs_an_idle_store_nothing(bench: Any) -> None:
     assert len(woken) <= 3
     faulty.heal()
     assert bench.get(store, 0) == 0, "the next read is the probe"
+
+
+def test_a_backend_fuller_than_its_reservations_gets_more_room(bench: Any) -> None:
+    class Full(type(bench.weighed())):  # type: ignore[misc]  # the class of weighed memory
+        def put(self, client_meta: Any, kv_chunk_bytes: Any) -> None:
+            if self.weight + client_meta.length > 700:
+                raise CapacityError("it", client_meta.length, 700 - self.weight)
+            super().put(client_meta, kv_chunk_bytes)
+
+    store = bench.store(1000, backends=[Full()])
+    for i in range(40):
+        bench.put(store, i, i)
+        assert bench.get(store, i) == i
+    assert store.stats().tiers[0].breaker is BreakerState.CLOSED
+
+    store = bench.store(500, 1000, backends=[bench.weighed(), Full()])
+    for i in range(60):
+        bench.put(store, i, i)
+    store.drain(10)
+    assert store.stats().tiers[1].breaker is BreakerState.CLOSED
+    assert store.stats().tiers[1].keys >= 5
