@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 #: Bytes a reader must take in one linger time to keep a borrowed chunk; a slower one gets a copy.
 _FAST_READER: Final = 256 * 1024
 _DRAIN_BUFFER: Final = 65536
+#: A read below this, with more to come, makes a peer a slow one; a TLS record brings up to this much.
+_TRICKLE: Final = 16384
 
 
 class Wait(enum.Enum):
@@ -95,9 +97,7 @@ class Session:
             yield from self._serve()
         except ProtocolError as error:
             self.counters.add("protocol_errors")
-            _log.warning(
-                "closed a connection that broke the protocol", extra={"peer": self.peer, "fault": error.reason}
-            )
+            _log.warning("the peer broke the protocol", extra={"peer": self.peer, "fault": error.reason})
         except PeerGone:
             self.counters.add("truncated")
             _log.info("peer closed within a frame", extra={"peer": self.peer})
@@ -182,6 +182,8 @@ class Session:
             if now == 0:
                 raise PeerGone
             got += now
+            # A few bytes in a whole linger time: waiting for more of them would give a trickling peer this thread.
+            patient = patient and now >= _TRICKLE
         self.stream.low_water(1)
 
     def receive(self, nbytes: int) -> Generator[Wait, None, bytearray]:

@@ -64,7 +64,8 @@ def test_plain_bytes_and_silence_on_a_tls_port_harm_nobody(serve: Serve) -> None
     server = serve(**TLS, header_timeout=0.3)
     with Peer(server) as silent, Peer(server) as plain:
         plain.send(header(GET, "k"))
-        assert plain.sock.recv(4096) == b"" or plain.closed()
+        while not plain.closed():
+            pass  # the alert's bytes
         assert silent.closed()
     assert server.counters["timeouts"] == 1
     with Peer(server, tls=client_context(certificate=False)) as peer:
