@@ -162,7 +162,7 @@ def _words_big(file: PageFile, at: Ints) -> npt.NDArray[np.uint64]:
     return _words(file, at).byteswap()
 
 
-def verify(path: str) -> Verdict:
+def verify(path: str, run_heads: int = _RUN_HEADS) -> Verdict:
     """Check a file in a child process; a child that dies of it has found it sick.
 
     Raises
@@ -172,7 +172,7 @@ def verify(path: str) -> Verdict:
     """
     search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     child = subprocess.run(
-        [sys.executable, "-P", "-m", __name__, path],
+        [sys.executable, "-P", "-m", "lms_tiers.plugins.lmdb.verify", path, str(run_heads)],
         env={**os.environ, "PYTHONPATH": search, "OPENBLAS_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL, capture_output=True, check=False,
     )  # fmt: skip
@@ -187,4 +187,4 @@ def verify(path: str) -> Verdict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(dataclasses.asdict(inspect_file(sys.argv[1]))))
+    print(json.dumps(dataclasses.asdict(inspect_file(sys.argv[1], int(sys.argv[2])))))

@@ -1,0 +1,322 @@
+"""Looking at and mending a store that nobody has open: check, inspect, compact. The commands are thin around these."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+from lms_tiers.errors import FormatError, StorageUnavailableError
+from lms_tiers.plugins.lmdb import layout, reading
+from lms_tiers.plugins.lmdb.changes import Transaction, drop_damaged
+from lms_tiers.plugins.lmdb.checkpoint import discard
+from lms_tiers.plugins.lmdb.layout import COUNTERS_KEY, FORMAT_KEY, STAMP, Counters, Manifest, part_key
+from lms_tiers.plugins.lmdb.parts import sizes
+from lms_tiers.plugins.lmdb.repair import clear_away, look
+from lms_tiers.plugins.lmdb.sidecar import DATA_FILE, LOCK_FILE, Left, Ownership, boot_id, move_aside
+from lms_tiers.plugins.lmdb.space import Budget
+from lms_tiers.plugins.lmdb.tables import Tables
+from lms_tiers.plugins.lmdb.verify import Verdict, verify
+
+Progress = Callable[[int], None]
+
+_NEW: Final = "compact.new"
+#: Chunks copied in one commit, at most, and bytes.
+_BATCH, _BATCH_BYTES = 1000, 32 << 20
+
+
+@dataclass(slots=True)
+class Report:
+    """What `check` found.
+
+    Attributes
+    ----------
+    verdict : str
+        Of the file's structure: "sound", "sick", "foreign", "version", or "missing".
+    reason : str
+    chunks, damaged, orphans : int
+        Chunks read, those whose bytes or manifest failed, parts of no chunk.
+    repaired : bool
+        What was wrong is cleared away (a sick file: moved aside).
+    """
+
+    verdict: str
+    reason: str = ""
+    chunks: int = 0
+    damaged: int = 0
+    orphans: int = 0
+    repaired: bool = False
+    damaged_keys: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong, or no longer."""
+        return self.repaired or (self.verdict == "sound" and not self.damaged and not self.orphans)
+
+
+@contextmanager
+def _owned(directory: Path) -> Iterator[Path]:
+    if not (directory / DATA_FILE).exists():
+        raise StorageUnavailableError(str(directory), "no lmdb store is there: give the directory of data.mdb.")
+    ownership = Ownership(directory, create=False)
+    try:
+        yield directory / DATA_FILE
+    finally:
+        ownership.release()
+
+
+@contextmanager
+def _opened(directory: Path, verdict: Verdict) -> Iterator[tuple[Tables, Counters]]:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(directory / LOCK_FILE)
+    size = max((directory / DATA_FILE).stat().st_size * 2, 64 << 20)
+    tables = Tables(str(directory), size, sync=True)
+    try:
+        with tables.env.begin(buffers=True) as txn:
+            counters = Counters.unpack(bytes(txn.get(COUNTERS_KEY, db=tables.meta) or b""))
+        yield tables, counters
+    finally:
+        tables.close()
+
+
+def _sound(directory: Path, data: Path) -> Verdict:
+    verdict = verify(str(data))
+    if verdict.kind != "sound":
+        raise FormatError(str(directory), f"a {verdict.kind} file ({verdict.reason})", "a sound store: run check")
+    return verdict
+
+
+def check(directory: Path, repair: bool, progress: Callable[[int], Progress]) -> Report:
+    """Verify the structure in a child process, then every checksum.
+
+    Parameters
+    ----------
+    repair : bool
+        Delete damaged chunks and parts of no chunk; move a sick file aside.
+    progress : callable
+        Given the number of chunks, answers what to call with how many are done.
+    """
+    with _owned(directory) as data:
+        verdict = verify(str(data), run_heads=1 << 62)
+        if verdict.kind != "sound":
+            report = Report(verdict.kind, verdict.reason)
+            if repair and verdict.kind == "sick":
+                move_aside(directory, verdict.reason)
+                report.repaired = True
+            return report
+        report = Report("sound", chunks=verdict.chunks)
+        with _opened(directory, verdict) as (tables, counters):
+            bad = _read_all(tables, verdict.seed, report, progress(verdict.chunks))
+            found = look(tables, verdict.seed)
+            report.orphans = len(found.orphans)
+            if repair and (bad or found.orphans or found.damaged or not verdict.consistent):
+                discard(directory)
+                counters = clear_away(tables, counters, verdict.seed)
+                for hashed, sequence in bad:
+                    with tables.env.begin(write=True, buffers=True) as txn:
+                        drop_damaged(Transaction(txn, tables, counters), hashed, sequence, verdict.seed)
+                        counters.transaction = txn.id()
+                        txn.put(COUNTERS_KEY, counters.pack(), db=tables.meta)
+                report.repaired = True
+        return report
+
+
+def _read_all(tables: Tables, seed: int, report: Report, step: Progress) -> list[tuple[bytes, int]]:
+    bad: list[tuple[bytes, int]] = []
+    with tables.env.begin(buffers=True) as txn:
+        for number, (hashed, record) in enumerate(txn.cursor(tables.chunks), 1):
+            step(number)
+            try:
+                manifest = Manifest.unpack(record, seed)
+            except FormatError:
+                report.damaged += 1
+                continue
+            try:
+                reading.borrow(txn, tables, manifest)
+            except reading.Damaged:
+                report.damaged += 1
+                report.damaged_keys.append(manifest.key.decode())
+                bad.append((bytes(hashed), manifest.sequence))
+    return bad
+
+
+@dataclass(slots=True)
+class Group:
+    """Chunks of one dtype and codec."""
+
+    chunks: int = 0
+    length: int = 0
+    encoded: int = 0
+    stored: int = 0
+
+
+@dataclass(slots=True)
+class Contents:
+    """What `inspect` found; ages in seconds since the put, bytes everywhere else."""
+
+    chunks: int
+    length: int
+    stored: int
+    file_bytes: int
+    free_bytes: int
+    youngest: float
+    median_age: float
+    oldest: float
+    groups: dict[tuple[str, str], Group]
+
+
+def inspect(directory: Path, progress: Callable[[int], Progress]) -> Contents:
+    """Count chunks by dtype and codec, their bytes and ages; reads manifests only."""
+    groups: dict[tuple[str, str], Group] = defaultdict(Group)
+    created: list[int] = []
+    with _owned(directory) as data:
+        verdict = _sound(directory, data)
+        step = progress(verdict.chunks)
+        with _opened(directory, verdict) as (tables, _), tables.env.begin(buffers=True) as txn:
+            page = int(tables.env.stat()["psize"])
+            for number, record in enumerate(txn.cursor(tables.chunks).iternext(keys=False), 1):
+                step(number)
+                try:
+                    manifest = Manifest.unpack(record, verdict.seed)
+                except FormatError:
+                    continue
+                group = groups[manifest.meta.dtype or "none", manifest.layout.partition("/")[0] or "raw"]
+                group.chunks += 1
+                group.length += manifest.meta.length
+                group.encoded += sum(sizes(manifest.groups))
+                group.stored += manifest.stored
+                created.append(manifest.created)
+        size = data.stat().st_size
+    now = time.time()
+    created.sort()
+    ages = [max(0.0, now - ms / 1000) for ms in created] or [0.0]
+    total = Group()
+    for group in groups.values():
+        total.chunks += group.chunks
+        total.length += group.length
+        total.stored += group.stored
+    return Contents(
+        total.chunks, total.length, total.stored, size, verdict.free_pages * page,
+        ages[-1], ages[len(ages) // 2], ages[0], dict(groups),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What `compact` did."""
+
+    chunks: int
+    dropped: int
+    before: int
+    after: int
+
+
+def compact(directory: Path, capacity: int | None, progress: Callable[[int], Progress]) -> Compacted:
+    """Write the store anew without free pages, and put it in the old one's place in one step.
+
+    Both lie on the disk meanwhile. With a `capacity`, the least recently used chunks that do not fit are left out.
+    """
+    with _owned(directory) as data:
+        verdict = _sound(directory, data)
+        before = data.stat().st_size
+        new = directory / _NEW
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        try:
+            with _opened(directory, verdict) as (tables, counters):
+                kept = _newest(tables, verdict.seed, Budget(capacity, 4096).usable if capacity else None)
+                _copy(tables, new, counters, verdict.seed, kept, before, progress(len(kept)))
+            discard(directory)
+            Left(True, boot_id()).write(directory)
+            os.replace(new / DATA_FILE, data)
+        except lmdb.Error as error:
+            raise StorageUnavailableError(str(directory), f"cannot be compacted: {error}.") from error
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+        return Compacted(len(kept), verdict.chunks - len(kept), before, data.stat().st_size)
+
+
+def _newest(tables: Tables, seed: int, usable: int | None) -> dict[bytes, Manifest]:
+    """The most recently used chunks whose stored bytes fit."""
+    found: list[tuple[int, bytes, Manifest]] = []
+    with tables.env.begin(buffers=True) as txn:
+        for hashed, record in txn.cursor(tables.chunks):
+            with contextlib.suppress(FormatError):
+                manifest = Manifest.unpack(record, seed)
+                stamp = txn.get(hashed, db=tables.recency)
+                last = max(manifest.sequence, STAMP.unpack(stamp)[0] if stamp else 0)
+                found.append((last, bytes(hashed), manifest))
+    found.sort(key=lambda entry: -entry[0])
+    kept: dict[bytes, Manifest] = {}
+    stored = 0
+    for _, name, manifest in found:
+        stored += manifest.stored
+        if usable is not None and stored > usable:
+            break
+        kept[name] = manifest
+    return kept
+
+
+def _copy(
+    tables: Tables, new: Path, counters: Counters, seed: int, kept: dict[bytes, Manifest], size: int, step: Progress
+) -> None:
+    target = Tables(str(new), 2 * size + (64 << 20), sync=False)
+    try:
+        fresh = Counters(clock=counters.clock)
+        todo = iter(sorted(kept.items()))
+        done = 0
+        with tables.env.begin(buffers=True) as txn:
+            finished = False
+            while not finished:
+                with target.env.begin(write=True) as out:
+                    weight = 0
+                    for _ in range(_BATCH):
+                        hashed, manifest = next(todo, (b"", None))
+                        if manifest is None:
+                            finished = True
+                            break
+                        done += 1
+                        step(done)
+                        weight += _copy_chunk(txn, out, tables, target, hashed, manifest, fresh)
+                        if weight > _BATCH_BYTES:
+                            break
+                    fresh.transaction = out.id()
+                    out.put(COUNTERS_KEY, fresh.pack(), db=target.meta)
+            with target.env.begin(write=True) as out:
+                for key, value in txn.cursor(tables.meta):
+                    if bytes(key) not in (COUNTERS_KEY, FORMAT_KEY):
+                        out.put(key, value, db=target.meta)
+                out.put(FORMAT_KEY, layout.pack_format(seed), db=target.meta)
+                fresh.transaction = out.id()
+                out.put(COUNTERS_KEY, fresh.pack(), db=target.meta)
+        target.env.sync(True)
+    finally:
+        target.close()
+
+
+def _copy_chunk(
+    txn: lmdb.Transaction, out: lmdb.Transaction, tables: Tables, target: Tables, hashed: bytes, manifest: Manifest,
+    fresh: Counters,
+) -> int:  # fmt: skip
+    try:
+        parts = reading.borrow(txn, tables, manifest)
+    except reading.Damaged:
+        return 0
+    for number, part in enumerate(parts):
+        out.put(part_key(manifest.sequence, number), part, db=target.parts)
+    out.put(hashed, bytes(txn.get(hashed, db=tables.chunks) or b""), db=target.chunks)
+    stamp = txn.get(hashed, db=tables.recency)
+    if stamp is not None:
+        out.put(hashed, stamp, db=target.recency)
+    fresh.chunks += 1
+    fresh.stored += manifest.stored
+    return manifest.stored
