@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from lms_tiers.codecs.catalog import Catalog, offering
 from lms_tiers.device import DeviceSpec, TierSpec, parse_device
 from lms_tiers.errors import ConfigError, LmsTiersError, PluginError
 from lms_tiers.interface import CONTRACT_VERSION, LMSBackendInterface
@@ -117,7 +118,8 @@ def open_backend(spec: TierSpec, registry: Registry | None = None) -> LMSBackend
 
         options = parse_options(model, spec.name, spec.options)
     try:
-        backend = factory(spec.location, spec.capacity, options)
+        with offering(Catalog(registry.codecs)):
+            backend = factory(spec.location, spec.capacity, options)
     except LmsTiersError:
         raise
     except Exception as error:

@@ -145,16 +145,15 @@ class ChunkMeta:
             `client_meta.length` differs from `nbytes`, or format, dtype or shape cannot be stored.
         """
         meta = client_meta
-        key = meta.key.to_string()
         if meta.length != nbytes:
-            raise InvalidChunkError(key, f"metadata says {meta.length} bytes, {nbytes} were given.")
+            raise InvalidChunkError(_shown(meta.key), f"metadata says {meta.length} bytes, {nbytes} were given.")
         fmt = meta.fmt
         if type(fmt) is not MemoryFormat:
             try:
                 fmt = MemoryFormat(fmt.value)
             except (AttributeError, ValueError):
-                raise InvalidChunkError(key, f"format {meta.fmt!r} is not a MemoryFormat.") from None
-        return _intern(key, nbytes, fmt, meta.dtype, tuple(meta.shape))
+                raise InvalidChunkError(_shown(meta.key), f"format {meta.fmt!r} is not a MemoryFormat.") from None
+        return _intern(meta.key, nbytes, fmt, meta.dtype, tuple(meta.shape))
 
     def memory_obj(self, data: Any) -> LMSMemoryObj:
         """`data` with this metadata, as `get` answers it."""
@@ -200,11 +199,16 @@ def _valid(nbytes: int, fmt: MemoryFormat, dtype: Any, shape: tuple[int, ...]) -
     return ChunkMeta(nbytes, fmt, name, shape)
 
 
-def _intern(key: str, nbytes: int, fmt: MemoryFormat, dtype: Any, shape: tuple[int, ...]) -> ChunkMeta:
+def _shown(key: KeyLike) -> str:
+    # The key itself is checked by `key_text`; here it only says which chunk is at fault.
+    return key.to_string() if hasattr(key, "to_string") else repr(key)
+
+
+def _intern(key: KeyLike, nbytes: int, fmt: MemoryFormat, dtype: Any, shape: tuple[int, ...]) -> ChunkMeta:
     # Chunks of one model share one shape: interning saves 200 bytes a key and most of the checking.
     meta = _valid(nbytes, fmt, dtype, shape)
     if isinstance(meta, str):
-        raise InvalidChunkError(key, meta)
+        raise InvalidChunkError(_shown(key), meta)
     return meta
 
 

@@ -77,7 +77,7 @@ class _Source:
     builtin: bool
 
 
-class Names(Generic[Spec]):
+class Names(Mapping[str, Spec], Generic[Spec]):
     """Specs of one kind by name; a contested name is an error when it is asked for, not before."""
 
     def __init__(self, kind: str) -> None:
@@ -216,7 +216,8 @@ class Registry:
             self.codecs.add(source, codec.name, codec)
         registered = {"backends": backends, "policies": policies, "codecs": codecs}
         status.registers = {kind: [s.name for s in specs] for kind, specs in registered.items() if specs}
-        if any(caller.name == "tier_events" for caller in self._host.get_hookcallers(plugin) or []):
+        callers: list[pluggy.HookCaller] = self._host.get_hookcallers(plugin) or []
+        if any(caller.name == "tier_events" for caller in callers):
             self._observers.append((status.name, plugin))
             status.registers["observers"] = ["tier_events"]
 

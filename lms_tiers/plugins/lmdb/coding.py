@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import threading
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from lms_tiers import codecs
 from lms_tiers.codecs.base import Codec, decode_into, encode_bound
-from lms_tiers.errors import CodecError, ConfigError
-from lms_tiers.hookspecs import CodecSpec
+from lms_tiers.codecs.catalog import Catalog, current
+from lms_tiers.errors import CodecError
 from lms_tiers.plugins.lmdb.layout import Manifest
 from lms_tiers.plugins.lmdb.reading import Damaged
 
@@ -34,32 +32,6 @@ class Encoded:
     block_bytes: int
     lengths: tuple[int, ...]
     stream: memoryview
-
-
-def make_codec(text: str) -> Codec:
-    """The codec that an option names, such as ``zstd:3``.
-
-    Raises
-    ------
-    ConfigError
-        Unknown, or its argument is not valid.
-    """
-    specs: dict[str, CodecSpec] = {}
-
-    def register(spec: CodecSpec) -> None:
-        specs[spec.name] = spec
-
-    codecs.register_codecs(register)
-    name, _, argument = text.partition(":")
-    spec = specs.get(name)
-    if spec is None:
-        raise ConfigError(f"there is no codec {text!r}.", unknown=name, known=specs)
-    factory: Any = spec.factory
-    if isinstance(factory, str):
-        module, _, attribute = factory.partition(":")
-        factory = getattr(importlib.import_module(module), attribute)
-    codec: Codec = factory(argument)
-    return codec
 
 
 class Pool:
@@ -93,7 +65,9 @@ class Coding:
     """A codec and its threads, which start when first needed."""
 
     def __init__(self, codec: str, threads: int) -> None:
-        self._codec: Codec = make_codec(codec)
+        self._catalog: Final[Catalog] = current()
+        self._codec: Final[Codec] = self._catalog.make(codec)
+        self._readers: Final[dict[str, Codec]] = {}
         self._threads = threads or min(os.cpu_count() or 1, 4)
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
@@ -135,7 +109,11 @@ class Coding:
             blocks.append(stream[at : at + size])
             at += size
         try:
-            decode_into(manifest.layout, manifest.block_bytes, blocks, out, executor=self._helpers(len(out)))
+            codec = self._readers.get(manifest.layout)
+            if codec is None:
+                codec = self._readers[manifest.layout] = self._catalog.reader(manifest.layout)
+            helpers = self._helpers(len(out))
+            decode_into(manifest.layout, manifest.block_bytes, blocks, out, codec=codec, executor=helpers)
         except CodecError as error:
             raise Damaged(str(error), manifest.sequence) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,11 @@ MIB = 1 << 20
 
 
 def on_disk(directory: Path) -> int:
-    return sum(p.stat().st_size for p in directory.iterdir())
+    total = 0
+    for path in directory.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a checkpoint is renamed while we look
+            total += path.stat().st_size
+    return total
 
 
 class Tier:
