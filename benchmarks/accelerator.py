@@ -30,9 +30,16 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parent.parent
 #: Import names, and the distributions that carry them.
 NEEDED: Final = {
-    "pluggy": "pluggy", "pydantic": "pydantic", "typer": "typer", "rich": "rich", "lmdb": "lmdb", "xxhash": "xxhash",
-    "zstandard": "zstandard", "pytest": "pytest", "hypothesis": "hypothesis",
-}  # fmt: skip
+    "pluggy": "pluggy",
+    "pydantic": "pydantic pydantic-core annotated-types typing-inspection typing-extensions",
+    "typer": "typer",
+    "rich": "rich",
+    "lmdb": "lmdb",
+    "xxhash": "xxhash",
+    "zstandard": "zstandard",
+    "pytest": "pytest",
+    "hypothesis": "hypothesis",
+}
 
 
 def main() -> int:
@@ -121,28 +128,22 @@ def open_bare(text: str) -> Any:
 
 def conform(profile: str, accelerator: bool) -> list[dict[str, Any]]:
     """The kit over the bare backends and over tiers of them."""
-    from lms_conformance.harness import FactoryHarness
+    from lms_conformance.harness import DeviceHarness, FactoryHarness, Harness
     from lms_conformance.run import run_properties
 
-    from lms_tiers import CreateStorageBackend
-
-    def bare(text: str) -> Any:
-        return lambda path, capacity: open_bare(text.format(capacity=capacity or 64 << 20))
-
-    def tiers(text: str) -> Any:
-        return lambda path, capacity: CreateStorageBackend(text.format(tmp=path, capacity=capacity or 64 << 20))
+    def bare(text: str) -> Harness:
+        return FactoryHarness(lambda path, capacity: open_bare(text.format(capacity=capacity or 64 << 20)), text)
 
     first = "gpu:0" if accelerator else "gpu:cpu"
+    tiers = first + "?capacity={capacity} > pinned?capacity={capacity} > lmdb:{tmp}/lmdb?capacity={capacity}"
     subjects = {
         "pinned": bare("pinned?capacity={capacity}B"),
         first: bare(first + "?capacity={capacity}B"),
-        f"{first} > pinned > lmdb": tiers(
-            first + "?capacity={capacity}B > pinned?capacity={capacity}B > lmdb:{tmp}/lmdb?capacity={capacity}B"
-        ),
+        f"{first} > pinned > lmdb": DeviceHarness(tiers),
     }
     found = []
-    for name, factory in subjects.items():
-        report = run_properties(FactoryHarness(factory, name), profile=profile)
+    for name, harness in subjects.items():
+        report = run_properties(harness, profile=profile)
         failed = [r.id for r in report.results if r.red]
         found.append({"subject": name, "ok": report.ok, "badge": report.badge, "failed": failed})
         print(f"{name}: {report.badge}{' failed: ' + ' '.join(failed) if failed else ''}", flush=True)
