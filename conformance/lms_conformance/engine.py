@@ -100,7 +100,7 @@ class Engine:
                 violation = foreseen(error)
                 self._note(p, result, trial, violation)
                 with contextlib.suppress(Violation):  # the first violation is the one to tell
-                    trial.end()
+                    trial.end(patience=1)
                 raise violation from error
             trial.end()
         except Violation as violation:

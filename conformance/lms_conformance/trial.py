@@ -116,7 +116,7 @@ class Trial:
         if subject.path in self._directories:
             shutil.rmtree(subject.path, ignore_errors=True)
 
-    def end(self) -> None:
+    def end(self, patience: float = 8) -> None:
         """Close what is open and remove what was written.
 
         Raises
@@ -127,7 +127,7 @@ class Trial:
         problem: Exception | None = None
         for subject in reversed(self._opened):
             try:
-                self.within(8, subject.backend.close, "close")
+                self.within(patience, subject.backend.close, "close")
             except Exception as error:
                 problem = error
         self._opened.clear()

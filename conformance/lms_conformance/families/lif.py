@@ -17,7 +17,6 @@ from lms_conformance.subject import Subject
 from lms_conformance.trial import Trial
 from lms_conformance.violation import Violation, expect, violate
 from lms_tiers.errors import BackendClosedError, LmsTiersError
-from lms_tiers.interface import LMSBackendInterface
 
 #: Seconds a close may take on a busy machine before it counts as stuck.
 PATIENCE = 8.0
@@ -48,7 +47,7 @@ def _calls(subject: Subject) -> dict[str, Callable[[], Any]]:
     }
     if b.capabilities.remove:
         calls["remove"] = lambda: subject.remove("a")
-    if type(b).flush is not LMSBackendInterface.flush:
+    if b.capabilities.persistent:
         calls["flush"] = subject.flush
     return calls
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from lms_conformance.spec import SPEC_VERSION, properties
-from lms_conformance.zoo.hunt import Catch, hunt, hunt_named, references, run_reference, uncovered, zoo_profile
+from lms_conformance.zoo.hunt import Catch, glance, hunt, hunt_named, references, run_reference, uncovered, zoo_profile
 from lms_conformance.zoo.markdown import to_markdown
 from lms_conformance.zoo.mutant import mutants
 
@@ -42,10 +42,10 @@ def main() -> int:
         print(f"seed {seed}: {sum(not c.missed for c in catches)} of {len(catches)} mutants caught by name", flush=True)
     everything: list[Catch] = []
     if not arguments.named:
-        quick = zoo_profile("quick")
+        effort = glance()
         for m in mutants().values():
             if not only or m.name in only:
-                catch = hunt(m, properties(), quick, 20)
+                catch = hunt(m, properties(), effort, 20)
                 everything.append(catch)
                 print(f"{m.name:<40} {' '.join(m.kills)}  also {' '.join(catch.also) or 'none'}", flush=True)
     without = [] if only else uncovered(hunted := everything or catches)

@@ -54,6 +54,14 @@ def zoo_profile(name: str = "ci") -> Profile:
     return dataclasses.replace(profile(name), shrink_seconds=0.2)
 
 
+def glance() -> Profile:
+    """Little effort, for the whole matrix: who else catches a mutant is told, not required."""
+    return dataclasses.replace(
+        zoo_profile("quick"), examples=8, least=4, example_seconds=0.3, rounds=9, crashes=1, many_keys=1200,
+        hang_seconds=25,
+    )  # fmt: skip
+
+
 def engine_of(harness: Harness, effort: Profile, seed: int) -> Engine:
     """An engine for a harness of the zoo."""
     caps = introduce(harness).capabilities
