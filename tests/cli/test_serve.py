@@ -1,0 +1,102 @@
+"""`lms-tiers serve` as a process: what it prints, signals, reload, restart."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from lms_tiers import ChunkMeta, MemoryFormat, OpaqueKey
+from lms_tiers.client import Client
+
+pytestmark = pytest.mark.leaks_allowed
+
+
+def read(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None
+    return pipe
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """A server process, its address, and the lines it printed."""
+    command = [sys.executable, "-m", "lms_tiers", "serve", *options]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        lines: list[str] = []
+        for line in read(child.stdout):
+            lines.append(line.rstrip())
+            if line.startswith("point lms-tiers at it"):
+                break
+        else:
+            raise AssertionError(read(child.stderr).read())
+        yield child, lines[0].removeprefix("listening on "), lines
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def stop(child: subprocess.Popen[str]) -> tuple[int, str]:
+    child.send_signal(signal.SIGTERM)
+    _, errors = child.communicate(timeout=60)
+    return child.returncode, errors
+
+
+def test_it_announces_itself_and_a_restart_keeps_the_cache_warm(tmp_path: Path) -> None:
+    device = f"cpu?capacity=1MiB > lmdb:{tmp_path}/kv?capacity=32MiB"
+    meta = ChunkMeta(4, MemoryFormat.KV_2LTD, "uint8", (1, 4)).message(OpaqueKey("k"))
+    with serving("--port", "0", "--device", device) as (child, address, lines):
+        assert address.startswith("lm://127.0.0.1:")
+        assert any("cpu  1 MiB" in line for line in lines)
+        assert any(f'remote_url: "{address}"' in line for line in lines)
+        with Client(address) as client:
+            client.put(meta, bytearray(b"warm"))
+        assert stop(child)[0] == 0
+    with serving("--port", "0", "--device", device) as (child, address, _):
+        with Client(address) as client:
+            found = client.get(OpaqueKey("k"))
+        assert found is not None
+        assert found.data == b"warm"
+        assert stop(child)[0] == 0
+
+
+def test_sighup_reloads_capacities_and_a_wrong_file_changes_nothing(tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text('port = 0\nlog_format = "json"\ndevice = "cpu?capacity=1MiB"\n')
+    with serving("--config", str(config)) as (child, address, _):
+        errors = read(child.stderr)
+        for text, said in (('device = "cpu?capacity=2MiB"\n', "resized"), ("device = \n", "not reloaded")):
+            config.write_text(text)
+            child.send_signal(signal.SIGHUP)
+            logged = json.loads(errors.readline())
+            while logged["message"].startswith(("opened", "plugin")):
+                logged = json.loads(errors.readline())
+            assert logged["message"] == said, logged
+        with Client(address) as client:
+            assert client.get(OpaqueKey("k")) is None
+        assert stop(child)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--device", "nonsense"], "nonsense"),
+        (["--max-chunk", "12"], "no unit"),
+        (["--config", "absent.toml"], "absent.toml"),
+        (["--tls-cert", "x.pem"], "belong together"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_exit_2(options: list[str], said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lms_tiers", "serve", *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
