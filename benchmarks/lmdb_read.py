@@ -1,0 +1,91 @@
+"""Hot reads of raw 2 MiB chunks into a preallocated buffer, checksums verified, beside the machine's memcpy.
+
+    python -m benchmarks.lmdb_read [--chunks 256] [--rounds 7] [--json FILE]
+
+One reader, and two readers at once, each over all chunks in random order. memcpy: numpy over as many separate 2 MiB
+buffers, one thread, into one warm buffer, in rounds that alternate with the reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from lms_tiers.messages import ClientCommand, ClientMetaMessage, MemoryFormat, OpaqueKey
+from lms_tiers.plugins.lmdb.backend import open_backend
+from lms_tiers.plugins.lmdb.options import LmdbOptions
+
+SIZE = 2 << 20
+
+
+def timed(work: Callable[[int, bytearray], None], count: int, threads: int) -> float:
+    """GB/s of `threads` readers that share `count` chunks."""
+    order = random.Random(time.perf_counter_ns()).sample(range(count), count)
+    barrier = threading.Barrier(threads + 1)
+    targets = [bytearray(b"x" * SIZE) for _ in range(threads)]
+
+    def run(mine: int) -> None:
+        barrier.wait()
+        for number in order[mine::threads]:
+            work(number, targets[mine])
+
+    running = [threading.Thread(target=run, args=(n,)) for n in range(threads)]
+    for thread in running:
+        thread.start()
+    barrier.wait()
+    start = time.perf_counter()
+    for thread in running:
+        thread.join()
+    return count * SIZE / (time.perf_counter() - start) / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--chunks", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="lmdb-read-"))
+    count = given.chunks
+    sources = [bytearray(np.random.default_rng(n).bytes(SIZE)) for n in range(count)]
+    results: dict[str, list[float]] = {}
+    try:
+        options = LmdbOptions.model_validate({"sync": "none", "codec": "raw"})
+        with open_backend(str(folder / "s"), count * SIZE * 5 // 4 + (8 << 20), options) as backend:
+            keys = [OpaqueKey(f"chunk {n}") for n in range(count)]
+            for key, source in zip(keys, sources, strict=True):
+                backend.put(ClientMetaMessage(ClientCommand.PUT, key, SIZE, MemoryFormat.BINARY, None, (SIZE,)), source)  # type: ignore[arg-type]
+
+            def memcpy(number: int, target: bytearray) -> None:
+                np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(sources[number], np.uint8))
+
+            def read(number: int, target: bytearray) -> None:
+                assert backend.get_into(keys[number], target) is not None
+
+            for _ in range(given.rounds):
+                for name, work, threads in (
+                    ("memcpy", memcpy, 1), ("get_into", read, 1), ("memcpy, 2 threads", memcpy, 2),
+                    ("get_into, 2 readers", read, 2),
+                ):  # fmt: skip
+                    results.setdefault(name, []).append(timed(work, count, threads))
+    finally:
+        shutil.rmtree(folder)
+    medians = {name: statistics.median(values) for name, values in results.items()}
+    for name, value in medians.items():
+        print(f"{name:22s} {value:6.2f} GB/s   {value / medians['memcpy']:.2f} of memcpy")
+    if given.json:
+        given.json.write_text(json.dumps(medians, indent=2))
+
+
+if __name__ == "__main__":
+    main()
