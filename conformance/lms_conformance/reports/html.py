@@ -85,7 +85,7 @@ def _failure(r: Result) -> str:
     elif r.got:
         out.append(f"<dl><dt>got</dt><dd>{html.escape(r.got)}</dd></dl>")
     if r.program:
-        out.append(f"<p>The smallest program found; it runs as it stands:</p><pre>{html.escape(r.program)}</pre>")
+        out.append(f"<p>A program that shows it; it runs as it stands:</p><pre>{html.escape(r.program)}</pre>")
     if r.trace:
         out.append(f"<details><summary>stacks</summary><pre>{html.escape(r.trace)}</pre></details>")
     return "".join([*out, "</article>"])
