@@ -12,6 +12,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ class Worker:
         chunk = self.chunk(size) if job["op"] != "get" else None
         if chunk is not None:
             chunk.tensor.fill_(worker + 1)
-        calls = {
+        calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "put": lambda: self.put(server, worker, chunk, count),
             "get": lambda: self.get(server, worker, size, count),
             "small": lambda: self.small(server, worker, chunk, count),
