@@ -2,13 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers/bin
 TRACE ?=
 DEMO := .demo
 DEMO_DEVICE ?= cpu?capacity=256MiB > lmdb:$(DEMO)/lmdb?capacity=2GiB
+REAL_TRACE ?= ../shared/traces/conversation_trace.jsonl
+MINUTES ?= 60
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format conform
+.PHONY: help install demo test lint format docs devices-page zoo findings serve fuzz interop soak soak-server \
+  bench-lmdb bench-codecs bench-store bench-server bench-peers gpu-check policy-tables peers
 
 help: ## show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -40,3 +44,62 @@ lint: install ## check style and types
 format: install ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: install ## build the documentation strictly into ./site
+	$(BIN)/python -m mkdocs build --strict
+
+devices-page: install ## write docs/devices.md from the plugins' options models
+	$(BIN)/python -m scripts.devices_page
+
+zoo: install ## run the kit over its zoo of broken backends and write the matrix
+	$(BIN)/python -m lms_conformance.zoo
+
+findings: peers ## run the kit over stores that nobody here wrote
+	PYTHONPATH=conformance $(PEERS)/python -m findings --json findings.json
+
+serve: install ## serve lm:// on loopback with the embedded default
+	$(BIN)/lms-tiers serve
+
+fuzz: install ## fuzz the wire's parsers and sessions with atheris for MINUTES each
+	$(BIN)/python -m pip install -q atheris
+	$(BIN)/python -m fuzz.wire -max_total_time=$$(( $(MINUTES) * 60 ))
+	$(BIN)/python -m fuzz.session -max_total_time=$$(( $(MINUTES) * 60 ))
+
+interop: install ## run LMCache's own client and server against this project, in an environment of their own
+	$(BIN)/python interop/run.py
+
+soak: install ## put, get, restart and break a store for MINUTES and compare every byte
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
+
+soak-server: install ## kill and restart a server under load for MINUTES
+	$(BIN)/python benchmarks/server_soak.py --minutes $(MINUTES)
+
+bench-lmdb: install ## churn and hot reads of the LMDB tier, beside memcpy and disk
+	$(BIN)/python benchmarks/lmdb_churn.py
+	$(BIN)/python benchmarks/lmdb_read.py
+
+bench-codecs: peers ## codecs beside blosc2 and ZipNN
+	$(PEERS)/python benchmarks/codecs.py
+
+bench-store: install ## what the tiered store costs over its top tier
+	$(BIN)/python benchmarks/store.py
+
+bench-server: peers ## the server beside LMCache's, with LMCache's client
+	$(PEERS)/python benchmarks/server.py
+
+bench-peers: install peers ## this store beside its peers over the real trace
+	$(BIN)/python benchmarks/peers.py $(or $(TRACE),$(REAL_TRACE)) --python $(PEERS)/python --repeats 3
+
+gpu-check: ## conformance and copy rates of pinned and gpu tiers, against the machine's own ceilings
+	PYTHONPATH=.:conformance:benchmarks python3 benchmarks/accelerator.py
+
+policy-tables: install ## regenerate the tables of docs/policies.md from the real trace
+	$(BIN)/python benchmarks/policy_tables.py
+
+peers: .venv-peers/.installed
+
+.venv-peers/.installed: benchmarks/peers.txt constraints.txt
+	test -x $(PEERS)/python || $(PYTHON) -m venv .venv-peers
+	$(PEERS)/python -m pip install -q -c constraints.txt -e '.[conformance]' -r benchmarks/peers.txt
+	$(PEERS)/python -m pip install -q --no-deps lmcache==0.5.6 sglang==0.5.23
+	touch $@

@@ -214,8 +214,12 @@ class Registry:
             self.policies.add(source, policy.name, policy)
         for codec in codecs:
             self.codecs.add(source, codec.name, codec)
-        registered = {"backends": backends, "policies": policies, "codecs": codecs}
-        status.registers = {kind: [s.name for s in specs] for kind, specs in registered.items() if specs}
+        registered = {
+            "backends": [spec.name for spec in backends],
+            "policies": [spec.name for spec in policies],
+            "codecs": [spec.name for spec in codecs],
+        }
+        status.registers = {kind: names for kind, names in registered.items() if names}
         callers: list[pluggy.HookCaller] = self._host.get_hookcallers(plugin) or []
         if any(caller.name == "tier_events" for caller in callers):
             self._observers.append((status.name, plugin))
