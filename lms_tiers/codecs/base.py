@@ -133,6 +133,7 @@ class Codec(abc.ABC):
         *,
         out: memoryview | None = None,
         executor: Executor | None = None,
+        form: BlockFormat | None = None,
     ) -> EncodedChunk:
         """Encode a chunk.
 
@@ -147,6 +148,8 @@ class Codec(abc.ABC):
             more than encoding does. Without it each call allocates.
         executor : Executor, optional
             Encode blocks on its threads too, where that helps; without one the calling thread does it all.
+        form : BlockFormat, optional
+            What `plan` answered for this chunk, where the caller has asked already.
 
         Raises
         ------
@@ -156,7 +159,7 @@ class Codec(abc.ABC):
         from lms_tiers.codecs.blocks import encode_blocks
 
         data = flat(data)
-        form = self.plan(data, dtype)
+        form = self.plan(data, dtype) if form is None else form
         return EncodedChunk(form.layout, form.block_bytes, encode_blocks(form, data, out, executor))
 
 

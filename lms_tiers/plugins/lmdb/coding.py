@@ -82,7 +82,8 @@ class Coding:
             return None
         scratch = self.pool.take(encode_bound(len(data)))
         try:
-            encoded = self._codec.encode(data, dtype, out=memoryview(scratch), executor=self._helpers(len(data)))
+            helpers = self._helpers(len(data))
+            encoded = self._codec.encode(data, dtype, out=memoryview(scratch), executor=helpers, form=form)
             if encoded.layout.startswith("raw/") or encoded.nbytes >= len(data):
                 return None
             stream = memoryview(self.pool.take(encoded.nbytes))
