@@ -62,7 +62,9 @@ def _pattern(seed: int, size: int) -> bytes:
             out[1::2] = bytes(60 + (b & 3) for b in noise[: len(out[1::2])])
             return bytes(out)
         case _:
-            return rng.randbytes(size)
+            # randbytes counts bits in a C int: a quarter of a GiB at a time.
+            step = 1 << 27
+            return b"".join(rng.randbytes(min(step, size - at)) for at in range(0, size, step))
 
 
 @lru_cache(maxsize=512)

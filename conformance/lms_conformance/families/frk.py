@@ -40,8 +40,11 @@ def _in_child(trial: Trial, work: Callable[[], str], what: str) -> str:
             os.write(writer, json.dumps(answer).encode())
             os._exit(0)
     os.close(writer)
+    ready: list[tuple[int, int]] = []
     try:
-        ready, _, _ = select.select([reader], [], [], PATIENCE)
+        watch = select.poll()  # select() takes no descriptor above 1023
+        watch.register(reader, select.POLLIN)
+        ready = watch.poll(PATIENCE * 1000)
         blob = os.read(reader, 1 << 16) if ready else b""
     finally:
         os.close(reader)
