@@ -61,7 +61,7 @@ serve: install ## serve lm:// on loopback with the embedded default
 	$(BIN)/lms-tiers serve
 
 fuzz: install ## fuzz the wire's parsers and sessions with atheris for MINUTES each
-	$(BIN)/python -m pip install -q atheris
+	$(BIN)/python -m pip install -q -e ".[fuzz]"
 	$(BIN)/python -m fuzz.wire -max_total_time=$$(( $(MINUTES) * 60 ))
 	$(BIN)/python -m fuzz.session -max_total_time=$$(( $(MINUTES) * 60 ))
 
@@ -91,7 +91,7 @@ bench-peers: install peers ## this store beside its peers over the real trace
 	$(BIN)/python benchmarks/peers.py $(or $(TRACE),$(REAL_TRACE)) --python $(PEERS)/python --repeats 3
 
 gpu-check: ## conformance and copy rates of pinned and gpu tiers, against the machine's own ceilings
-	PYTHONPATH=.:conformance:benchmarks python3 benchmarks/accelerator.py
+	PYTHONPATH=.:conformance python3 -m benchmarks.accelerator
 
 policy-tables: install ## regenerate the tables of docs/policies.md from the real trace
 	$(BIN)/python benchmarks/policy_tables.py

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from accelerator_rates import Rate
+    from benchmarks.accelerator_rates import Rate
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 #: Import names, and the distributions that carry them.
@@ -91,9 +91,9 @@ def carried(wheels: Path | None) -> Iterator[None]:
 
 def run(given: argparse.Namespace) -> int:
     import torch
-    from accelerator_rates import SIZES, Device, beside_a_kernel, device_rates, host_rates, small_operations
+    from benchmarks.accelerator_rates import SIZES, Device, beside_a_kernel, device_rates, host_rates, small_operations
 
-    accelerator = torch.accelerator.current_accelerator() is not None
+    accelerator = torch.accelerator.is_available()
     result: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine()}
     rates: list[Rate] = []
     with open_bare("pinned?capacity=1GiB&prefault=true") as pinned:

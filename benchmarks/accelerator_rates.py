@@ -129,7 +129,7 @@ class Device:
 
     def __init__(self) -> None:
         accelerator = torch.accelerator.current_accelerator()
-        if accelerator is None:
+        if accelerator is None or not torch.accelerator.is_available():
             raise SystemExit("torch sees no accelerator on this machine")
         self.device = torch.device(accelerator.type, 0)
         self.module: Any = torch.get_device_module(self.device)

@@ -35,7 +35,7 @@ from lms_tiers.plugins.gpu.transfers import cut, pairs
 
 MIB = 1 << 20
 PAGE = 4096
-ACCELERATOR = torch.accelerator.current_accelerator() is not None
+ACCELERATOR = torch.accelerator.is_available()
 needs_accelerator = pytest.mark.skipif(not ACCELERATOR, reason="torch sees no accelerator on this machine")
 needs_none = pytest.mark.skipif(ACCELERATOR, reason="this machine has an accelerator")
 
