@@ -16,41 +16,35 @@ from lms_tiers.codecs.base import Buffer
 from lms_tiers.codecs.scratch import Bytes
 from lms_tiers.errors import CodecError
 
-#: Bytes that share one Huffman table, as a power of two: 64 KiB adapt best to a chunk's layers, and as many values as
-#: that are 32 KiB of pairs (the window bounds zstd's blocks).
-TABLE: Final = 16
-TABLE_OF_PAIRS: Final = 15
+#: Bytes that share one Huffman table: 64 KiB adapt best to a chunk's layers (the window bounds zstd's blocks).
+TABLE_BYTES: Final = 1 << 16
 
 
 class _Contexts(threading.local):
     """zstd objects are not thread-safe, and making one costs more than a block: each thread keeps its own."""
 
     def __init__(self) -> None:
-        self.entropy = {table: _entropy_coder(table) for table in (TABLE, TABLE_OF_PAIRS)}
+        self.entropy = zstandard.ZstdCompressor(
+            compression_params=zstandard.ZstdCompressionParameters(
+                strategy=zstandard.STRATEGY_FAST,
+                window_log=TABLE_BYTES.bit_length() - 1,
+                min_match=7,
+                hash_log=6,
+                chain_log=6,
+                search_log=1,
+                target_length=0,
+            )
+        )
         self.levels: dict[int, zstandard.ZstdCompressor] = {}
         self.reader = zstandard.ZstdDecompressor()
-
-
-def _entropy_coder(table: int) -> zstandard.ZstdCompressor:
-    return zstandard.ZstdCompressor(
-        compression_params=zstandard.ZstdCompressionParameters(
-            strategy=zstandard.STRATEGY_FAST,
-            window_log=table,
-            min_match=7,
-            hash_log=6,
-            chain_log=6,
-            search_log=1,
-            target_length=0,
-        )
-    )
 
 
 _contexts: Final = _Contexts()
 
 
-def shrink(data: memoryview, table: int = TABLE) -> bytes:
-    """One zstd frame of `data`, entropy coded, with a Huffman table for every ``2 ** table`` bytes."""
-    return _contexts.entropy[table].compress(data)
+def shrink(data: memoryview) -> bytes:
+    """One zstd frame of `data`, entropy coded."""
+    return _contexts.entropy.compress(data)
 
 
 def compress(data: memoryview, level: int) -> bytes:

@@ -13,18 +13,17 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lms_tiers.codecs.base import MIN_BLOCK, BlockFormat, Buffer, Codec, block_count
+from lms_tiers.codecs.base import BlockFormat, Buffer, Codec, block_count
 from lms_tiers.codecs.entropy import expand, expand_into, shrink
+from lms_tiers.codecs.pairs import pair, unpair
 from lms_tiers.codecs.scratch import Bytes, scratch
 from lms_tiers.codecs.split import RESIDUAL_MASK, Words, exponents, merge, put_lanes, residual, take_lane
-from lms_tiers.codecs.weave import BFLOAT16, E4M3, E5M2, FLOAT16, FLOAT32, Float
-from lms_tiers.codecs.woven import ROW, decode_woven, encode_woven, is_noise
 from lms_tiers.errors import CodecError
 
 LAYOUT: Final = "planes/1"
 
-#: The largest block: numpy's calls on it are long enough to hide what a call costs, and its arrays fit the L2 cache.
-MAX_BLOCK: Final = 1 << 19
+#: The largest block: its arrays stay in a core's L2 cache, and positions of exceptions fit 16 bits.
+MAX_BLOCK: Final = 1 << 18
 #: Blocks are cut on multiples of this.
 _GRAIN: Final = 4096
 #: Below this a block is stored: its header and table would eat the gain.
@@ -34,8 +33,8 @@ _TABLE: Final = 64
 #: Values are split in groups of this many, the rest is stored at the block's end.
 _GROUP: Final = 16
 
-_STORED, _BYTES, _PLANE, _WOVEN = range(4)
-_HEAD: Final = struct.Struct("<BBBBI")  # mode, width, shift, last byte, frame bytes
+_STORED, _BYTES, _PLANE, _PAIRS = range(4)
+_HEAD: Final = struct.Struct("<BBBBIHHB3x")  # mode, width, shift, base, frame bytes, exceptions low, high, last byte
 _SIZE: Final = struct.Struct("<I")
 _UNSIGNED: Final[dict[int, type[np.unsignedinteger[Any]]]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
@@ -45,11 +44,8 @@ _SHAPES: Final = {
     "float64": (8, 7), "complex128": (8, 7), "int16": (2, 8), "uint16": (2, 8), "int32": (4, 8), "uint32": (4, 8),
     "int64": (8, 8), "uint64": (8, 8),
 }  # fmt: skip
-#: Dtypes whose exponents are coded in pairs, where they allow it.
-_FLOATS: Final = {
-    "bfloat16": BFLOAT16, "float16": FLOAT16, "complex32": FLOAT16, "float32": FLOAT32, "complex64": FLOAT32,
-    "float8_e5m2": E5M2, "float8_e5m2fnuz": E5M2, "float8_e4m3fn": E4M3, "float8_e4m3fnuz": E4M3,
-}  # fmt: skip
+#: Dtypes whose exponent plane holds a whole exponent and nothing else: worth pairing.
+_PAIRED: Final = frozenset({"bfloat16", "float32", "complex64"})
 
 
 class PlanesFormat(BlockFormat):
@@ -57,24 +53,28 @@ class PlanesFormat(BlockFormat):
 
     layout = LAYOUT
 
-    def __init__(self, width: int = 1, shift: int = 7, kind: Float | None = None, block_bytes: int = MAX_BLOCK) -> None:
+    def __init__(self, width: int = 1, shift: int = 7, paired: bool = False, block_bytes: int = MAX_BLOCK) -> None:
         self.width = width
         self.shift = shift
-        self.kind = kind
+        self.paired = paired
         self.block_bytes = block_bytes
 
+    def threads_help(self, first: Buffer | None = None) -> bool:
+        """Not with pairs: there most of the work is numpy operations of a few microseconds.
+
+        Each gives the GIL up and wants it back; two threads sleep and wake each other for longer than they work.
+        """
+        return not self.paired if first is None else not len(first) or first[0] != _PAIRS
+
     def bound(self, nbytes: int) -> int:
-        """A stored block has one byte before the data; a multiple of 64 keeps the next block's planes aligned."""
-        return (nbytes + 128) & ~63
+        """A stored block has one byte before the data."""
+        return nbytes + 1
 
     def encode_block(self, data: memoryview, out: memoryview) -> memoryview:
         """Planes, or the data behind one byte where planes are no smaller."""
         size = 0
         if len(data) >= _SMALLEST:
-            if self.kind is not None:
-                size = encode_woven(self.kind, data, out)
-            if not size:
-                size = _encode_bytes(data, out) if self.width == 1 else self._encode_planes(data, out)
+            size = _encode_bytes(data, out) if self.width == 1 else self._encode_planes(data, out)
         if not size:
             size = len(data) + 1
             out[0] = _STORED
@@ -92,6 +92,7 @@ class PlanesFormat(BlockFormat):
         lanes = _lanes(source, self.width, count)
         plane = scratch("plane", count)
         exponents(lanes[0], self.shift, plane)
+        paired = pair(plane) if self.paired else None
         rest = target[at : at + count]
         last = residual(lanes[0], rest)
         sizes = []
@@ -104,10 +105,16 @@ class PlanesFormat(BlockFormat):
                 target[at:end] = packed
             at = end
             sizes.append(len(packed))
-        frame = shrink(plane.data)
-        head = _HEAD.pack(_PLANE, self.width, self.shift, last, len(frame)) + struct.pack(f"<{parts}I", *sizes)
+        frame = shrink((plane if paired is None else paired.pairs).data)
+
+        mode, base, low, high, exceptions = _PLANE, 0, 0, 0, b""
+        if paired is not None:
+            mode, base, low, high = _PAIRS, paired.base, paired.low, len(paired.positions) - paired.low
+            exceptions = paired.positions.tobytes() + paired.values.tobytes()
+        head = _HEAD.pack(mode, self.width, self.shift, base, len(frame), low, high, last)
+        head += struct.pack(f"<{parts}I", *sizes)
         out[: len(head)] = head
-        for piece in (frame, data[body:]):
+        for piece in (exceptions, frame, data[body:]):
             end = at + len(piece)
             if end >= room:
                 return 0
@@ -127,10 +134,8 @@ class PlanesFormat(BlockFormat):
             np.copyto(np.frombuffer(out, np.uint8), np.frombuffer(body, np.uint8))
         elif mode == _BYTES:
             expand_into(body, out, LAYOUT)
-        elif mode == _PLANE:
+        elif mode in (_PLANE, _PAIRS):
             _decode_planes(memoryview(block), np.frombuffer(out, np.uint8))
-        elif mode == _WOVEN:
-            decode_woven(memoryview(block), np.frombuffer(out, np.uint8), LAYOUT)
         else:
             raise CodecError(LAYOUT, f"a block of mode {mode}, which this version does not know.")
 
@@ -158,7 +163,9 @@ def _lanes(body: Bytes, width: int, count: int) -> list[Words]:
 
 def _shrink_noise(noise: Bytes) -> Bytes:
     """A plane as it is, or its frame where a sample says that it is no noise (zeros, values rounded to fewer bits)."""
-    if is_noise(noise):
+    begin = len(noise) // 3
+    sample = noise[begin : begin + 1024]
+    if 8 * len(shrink(sample.data)) > 7 * len(sample):
         return noise
     frame = np.frombuffer(shrink(noise.data), np.uint8)
     return frame if len(frame) < len(noise) else noise
@@ -167,7 +174,7 @@ def _shrink_noise(noise: Bytes) -> Bytes:
 def _decode_planes(block: memoryview, target: Bytes) -> None:
     if len(block) < _HEAD.size:
         raise CodecError(LAYOUT, "the block ends within its header.")
-    _, width, shift, last, frame_bytes = _HEAD.unpack_from(block)
+    mode, width, shift, base, frame_bytes, low, high, last = _HEAD.unpack_from(block)
     if width not in _UNSIGNED or shift not in RESIDUAL_MASK:
         raise CodecError(LAYOUT, f"values of {width} bytes shifted by {shift}, which this version does not know.")
     parts = width // 2
@@ -177,8 +184,9 @@ def _decode_planes(block: memoryview, target: Bytes) -> None:
     if not count or len(block) < start:
         raise CodecError(LAYOUT, "the block ends within its header.")
     sizes = struct.unpack_from(f"<{parts}I", block, _HEAD.size)
+    escapes = low + high
     tail = len(target) - body
-    if start + frame_bytes + sum(sizes) + tail != len(block):
+    if start + frame_bytes + 3 * escapes + sum(sizes) + tail != len(block):
         raise CodecError(LAYOUT, f"{len(block)} bytes where its header says otherwise.")
 
     at = start
@@ -187,7 +195,18 @@ def _decode_planes(block: memoryview, target: Bytes) -> None:
         piece = block[at : at + size]
         noise.append(np.frombuffer(piece, np.uint8) if size == full else expand(piece, full, LAYOUT))
         at += size
-    plane = expand(block[at : at + frame_bytes], count, LAYOUT)
+    positions = np.frombuffer(block, "<u2", escapes, at)
+    values = np.frombuffer(block, np.uint8, escapes, at + 2 * escapes)
+    at += 3 * escapes
+    frame = block[at : at + frame_bytes]
+    plane = expand(frame, count // 2 if mode == _PAIRS else count, LAYOUT)
+    if mode == _PLANE and escapes:
+        raise CodecError(LAYOUT, "exceptions to a plane that has none.")
+
+    if mode == _PAIRS:
+        pairs, plane = plane, scratch("plane", count)
+        if not unpair(pairs, base, low, positions, values, plane):
+            raise CodecError(LAYOUT, "an exception lies outside the block.")
     words = target[:body].view(np.uint16) if width == 2 else scratch("top", 2 * count).view(np.uint16)
     merge(plane, noise[0], last, shift, words)
     if width > 2:
@@ -201,12 +220,10 @@ def _decode_planes(block: memoryview, target: Bytes) -> None:
 def planes_format(dtype: str | None, nbytes: int) -> PlanesFormat:
     """The format for chunks of `nbytes` bytes of a dtype, cut into an even number of equal blocks (for two threads)."""
     width, shift = _SHAPES.get(dtype or "", (1, 7))
-    kind = _FLOATS.get(dtype or "")
-    grain = _GRAIN if kind is None else kind.rows * kind.width * ROW
     count = block_count(nbytes, MAX_BLOCK)
     count += count & 1 if count > 1 else 0
-    size = block_count(max(nbytes, 1), max(count, 1) * grain) * grain
-    return PlanesFormat(width, shift, kind, max(size, MIN_BLOCK + 2048 if grain < MIN_BLOCK else size))
+    size = block_count(max(nbytes, 1), max(count, 1) * _GRAIN) * _GRAIN
+    return PlanesFormat(width, shift, dtype in _PAIRED, size)
 
 
 def sample_gain(sample: Bytes, dtype: str | None) -> float:

@@ -34,12 +34,6 @@ def generate(kind: str, count: int, seed: int = 0) -> bytes:
             return words.tobytes()
         case "fp16":
             return normal.astype(np.float16).tobytes()
-        case "e5m2":
-            return (normal.astype(np.float16).view(np.uint16) >> 8).astype(np.uint8).tobytes()
-        case "e4m3":
-            word = normal.view(np.uint32)
-            coded: bytes = (word >> 24 & 0x80 | np.clip((word >> 20 & 0x7FF) - 952, 0, 127)).astype(np.uint8).tobytes()
-            return coded
         case "fp32":
             return normal.tobytes()
         case "fp32 rounded to bf16":

@@ -22,7 +22,7 @@ CASES = [
     ("raw", "bf16", None), ("zstd:1", "text", None), ("planes", "bf16", "int8"), ("planes", "noise", "int8"),
     ("planes", "bf16 with rare outliers", "bfloat16"), ("planes", "bf16 with many zeros", "bfloat16"),
     ("planes", "fp16", "float16"), ("planes", "fp32", "float32"), ("planes", "fp32 rounded to bf16", "float32"),
-    ("planes", "fp64", "float64"), ("planes", "e4m3", "float8_e4m3fn"), ("planes", "e5m2", "float8_e5m2"),
+    ("planes", "fp64", "float64"),
 ]  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def test_a_destination_of_another_length_is_an_error(params: Case, values: Value
 
 
 def test_missing_extra_and_swapped_blocks_never_change_the_length(values: Values) -> None:
-    data = values("bf16", 800_000)
+    data = values("bf16", 400_000)
     encoded = make_codec("planes").encode(memoryview(data), "bfloat16")
     blocks = list(encoded.blocks)
     assert len(blocks) > 2
@@ -91,7 +91,7 @@ def test_missing_extra_and_swapped_blocks_never_change_the_length(values: Values
 @settings(max_examples=200, deadline=None)
 @given(
     layout=st.sampled_from(["raw/1", "zstd/1", "planes/1"]),
-    head=st.sampled_from([b"", b"\x00", b"\x01", b"\x02\x02\x07", b"\x03\x01\x70", b"\x03\x05\x00", b"\x02\x08\x08"]),
+    head=st.sampled_from([b"", b"\x00", b"\x01", b"\x02\x02\x07", b"\x03\x02\x07", b"\x03\x04\x07", b"\x02\x08\x08"]),
     junk=st.binary(max_size=300),
     length=st.integers(0, 5000),
 )
@@ -109,42 +109,14 @@ def test_a_frame_that_claims_another_size_is_refused_before_memory_is_taken(clai
 
 def test_exceptions_outside_the_block_are_refused(values: Values) -> None:
     data, encoded = case(values, "planes", "bf16 with rare outliers", "bfloat16")
-    whole = bytes(encoded.blocks[0])
-    count, groups, row = struct.unpack_from("<IHH", whole, 8)
-    assert count
-    at = 16 + groups * 2 * row * 2
-    block = bytearray(whole)
-    struct.pack_into("<I", block, at, groups * 4 * row)
+    block = bytearray(encoded.blocks[0])
+    rest = int.from_bytes(block[16:20], "little")
+    low, high = struct.unpack_from("<HH", block, 8)
+    assert low + high
+    struct.pack_into("<H", block, 20 + rest, 0xFFFF)
     assert attempt(encoded, [block], len(data)) is None
-    for claim in (0, count - 1, count + 1, 0xFFFFFFFF):
-        block = bytearray(whole)
-        struct.pack_into("<I", block, 8, claim)
+    for counts in ((low + high + 1, 0), (low + high, 0), (0, 0), (0xFFFF, 0xFFFF)):
+        block = bytearray(encoded.blocks[0])
+        struct.pack_into("<HH", block, 8, *counts)
         got = attempt(encoded, [block], len(data))
         assert got is None or len(got) == len(data)
-
-
-def test_an_exponent_of_more_bits_than_the_kind_has_is_refused(values: Values) -> None:
-    words = values("fp16", 6000)
-    data = bytearray(words)
-    struct.pack_into("<e", data, 100, 65504.0)
-    encoded = make_codec("planes").encode(memoryview(data), "float16")
-    block = bytearray(encoded.blocks[0])
-    count, groups, row = struct.unpack_from("<IHH", block, 8)
-    assert (block[0], bool(count)) == (3, True)
-    assert attempt(encoded, [block], len(data)) == bytes(data)
-    block[16 + groups * 11 * row * 2 + 4 * count] = 32
-    assert attempt(encoded, [block], len(data)) is None
-
-
-def test_padding_that_is_not_zero_is_refused(values: Values) -> None:
-    for trim in range(1, 9):
-        data = values("bf16", 6000)[:-trim]
-        encoded = make_codec("planes").encode(memoryview(data), "bfloat16")
-        block = bytearray(encoded.blocks[0])
-        frame, count, groups, row = struct.unpack_from("<IIHH", block, 4)
-        end = 16 + groups * 2 * row * 2 + 5 * count + frame + len(data) - groups * 4 * row * 2
-        if end < len(block):
-            block[end] = 1
-            assert attempt(encoded, [block], len(data)) is None
-            return
-    raise AssertionError("no length left padding")
