@@ -62,7 +62,6 @@ NEEDS: Final[Mapping[str, str]] = {
     "!persistent": "the backend declares `persistent`",
     "!evicts": "the backend declares `evicts`",
     "!forkable": "the backend declares `forkable`",
-    "!key_limit": "the backend declares `max_key_bytes`",
 }
 
 #: Eviction policies whose order the kit can predict.

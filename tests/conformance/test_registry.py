@@ -30,7 +30,7 @@ def test_ids_have_no_gaps_so_that_none_is_ever_reused() -> None:
 
 def test_what_is_not_declared_is_verified_too() -> None:
     needs = {n for p in properties() for n in p.needs}
-    for capability in ("remove", "persistent", "evicts", "forkable", "key_limit"):
+    for capability in ("remove", "persistent", "evicts", "forkable"):
         assert capability in needs
         assert f"!{capability}" in needs
     assert needs <= set(NEEDS)
