@@ -75,8 +75,7 @@ soak-server: install ## kill and restart a server under load for MINUTES
 	$(BIN)/python benchmarks/server_soak.py --minutes $(MINUTES)
 
 bench-lmdb: install ## churn and hot reads of the LMDB tier, beside memcpy and disk
-	$(BIN)/python benchmarks/lmdb_churn.py
-	$(BIN)/python benchmarks/lmdb_read.py
+	$(BIN)/python -m benchmarks.lmdb_all
 
 bench-codecs: peers ## codecs beside blosc2 and ZipNN
 	$(PEERS)/python benchmarks/codecs.py

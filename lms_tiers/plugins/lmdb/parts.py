@@ -14,7 +14,7 @@ import xxhash
 
 #: LMDB puts this header before a value that has pages of its own.
 RUN_HEADER: Final = 16
-#: Pages of a part: full ones first, the rest of a value in ever smaller ones. Measured by benchmarks/lmdb_parts.py:
+#: Pages of a part: full ones first, the rest of a value in ever smaller ones. Chosen by measuring churn and reads:
 #: large parts read fast, and small ones fill the holes that a rest of any other size would leave.
 PART_PAGES: Final = (64, 16, 4, 1)
 #: Finer cuts, tried one after another for a file whose free pages lie scattered. The last needs no two together.
