@@ -51,7 +51,7 @@ def main() -> int:
     arguments.add_argument("--json", type=Path, help="write everything as JSON")
     given = arguments.parse_args()
     with carried(given.wheels):
-        sys.path[:0] = [str(ROOT), str(ROOT / "conformance"), str(ROOT / "benchmarks")]
+        sys.path[:0] = [str(ROOT), str(ROOT / "conformance")]
         return run(given)
 
 
@@ -91,6 +91,7 @@ def carried(wheels: Path | None) -> Iterator[None]:
 
 def run(given: argparse.Namespace) -> int:
     import torch
+
     from benchmarks.accelerator_rates import SIZES, Device, beside_a_kernel, device_rates, host_rates, small_operations
 
     accelerator = torch.accelerator.is_available()

@@ -6,6 +6,7 @@ It moves no bytes and knows no memory, so the same table serves host and device.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -167,6 +168,7 @@ class Arena:
         if pages > self._pages.total:
             raise ValueTooLargeError(key, meta.length, self.usable_bytes, self.name)
         deadline: float | None = None
+        collected = False
         with self._changed:
             while True:
                 self.check()
@@ -178,8 +180,13 @@ class Arena:
                 now = time.monotonic()
                 deadline = deadline if deadline is not None else now + self._patience
                 available = self._pages.free + self._fenced_pages
-                if available + self._leaving < pages or now >= deadline:
+                if available + self._leaving < pages or (now >= deadline and collected):
                     raise CapacityError(self.name, pages * self.page_bytes, available * self.page_bytes)
+                if now >= deadline - self._patience / 2 and not collected:
+                    # A view that a reader left in a reference cycle lives until somebody collects it.
+                    collected = True
+                    self._collect()
+                    continue
                 # Bounded steps: a lease dropped by a finaliser that could not take the lock notifies nobody.
                 self._changed.wait(min(deadline - now, 0.01))
 
@@ -267,6 +274,13 @@ class Arena:
             return pending + self._loose
 
     # -- under the lock --------------------------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        self._changed.release()
+        try:
+            gc.collect()
+        finally:
+            self._changed.acquire()
 
     def _take(self, key: str, meta: ChunkMeta, pages: int) -> Chunk | None:
         if pages > self._pages.free + self._fenced_pages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -178,6 +179,28 @@ def test_a_reservation_sees_a_lease_that_a_finaliser_ended_while_the_lock_was_he
         arena.drop(lease)
         assert arena.leaving_bytes == PAGE
     assert arena.reserve("new", meta(PAGE)).pages == 1
+
+
+def test_a_reservation_finds_a_lease_that_only_a_reference_cycle_keeps() -> None:
+    arena = Arena("a", PAGE, PAGE, patience=0.2)
+    store(arena, "old", PAGE)
+    lease = arena.lease("old")
+    assert lease is not None
+
+    class Reader:
+        me: object
+
+    reader = Reader()
+    reader.me = reader
+    weakref.finalize(reader, arena.drop, lease)
+    gc.disable()
+    try:
+        del reader
+        arena.remove("old")
+        assert arena.leaving_bytes == PAGE
+        assert arena.reserve("new", meta(PAGE)).pages == 1
+    finally:
+        gc.enable()
 
 
 def test_a_reservation_does_not_wait_where_no_reader_could_help() -> None:

@@ -282,6 +282,27 @@ def test_memory_is_taken_once_and_never_grows(pinned: PinnedBackend) -> None:
     assert pinned.list_keys() == []
 
 
+def test_a_tier_below_lets_go_of_the_pages_it_read_with_the_call(tmp_path: Path) -> None:
+    with open_text("pinned?capacity=1MiB&pin=off") as pinned, open_text(f"lmdb:{tmp_path}?capacity=64MiB") as disk:
+        gc.collect()
+        gc.disable()
+        try:
+            metas = [message(i, 200_000) for i in range(3)]
+            for i, meta in enumerate(metas):
+                pinned.put(meta, content(i, 200_000))
+            assert disk.put_from(metas, pinned) == [True] * 3
+            for meta in metas:
+                pinned.remove(meta.key)
+            poll = threading.Event()
+            for _ in range(200):
+                if not pinned.stats().bytes_used:
+                    break
+                poll.wait(0.01)
+            assert pinned.stats().bytes_used == 0, "only the collector would end the lease"
+        finally:
+            gc.enable()
+
+
 # -- threads --------------------------------------------------------------------------------------------------------
 
 

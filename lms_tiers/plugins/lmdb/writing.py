@@ -71,6 +71,8 @@ class Operation:
         """Let the waiting caller go on."""
         if self.error is not None and self.chain is not None:
             self.chain.failed = True
+        # Mostly a method of its own: a cycle would keep what the operation borrowed until the collector runs.
+        self.apply = None
         self._done.release()
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -90,6 +92,18 @@ class Operation:
 
 class Skipped(LmsTiersError):
     """An operation after a failed one of its chain; never leaves this package."""
+
+
+def _blame(batch: list[Operation], error: Exception) -> None:
+    for operation in batch:
+        operation.error = operation.error or error
+
+
+def _finish(batch: list[Operation]) -> None:
+    """End operations, and keep nothing of them: the thread's own variables live until the next batch comes."""
+    for operation in batch:
+        operation.finish()
+    batch.clear()
 
 
 @dataclass(slots=True)
@@ -176,10 +190,8 @@ class Writer:
             except Exception as error:
                 # An error nobody foresaw must not end the thread: callers would wait for ever.
                 _log.exception("the lmdb writer failed")
-                for operation in batch:
-                    operation.error = operation.error or error
-            for operation in batch:
-                operation.finish()
+                _blame(batch, error)
+            _finish(batch)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
