@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,17 +88,21 @@ def hunt_named(effort: Profile, seed: int, names: Iterable[str] = ()) -> list[Ca
     ]
 
 
-def run_reference(
-    name: str, effort: Profile, seed: int, on_result: Callable[[Result], None] | None = None
-) -> list[Result]:
-    """Every property that applies, on a correct backend."""
+def run_reference(name: str, effort: Profile, seed: int, *, spread: bool = False) -> list[Result]:
+    """The properties that apply to a correct backend, run on it.
+
+    Parameters
+    ----------
+    spread : bool
+        Leave out those that apply to a reference before it: the references together run each property once.
+    """
     engine = engine_of(ReferenceHarness(name), effort, seed)
+    before = references()[: references().index(name)] if spread else []
+    others = [engine_of(ReferenceHarness(other), effort, seed).have for other in before]
     results = []
     for p in properties():
-        if p.not_applicable(engine.have) is None:
+        if p.not_applicable(engine.have) is None and all(p.not_applicable(have) for have in others):
             results.append(engine.run(p))
-            if on_result is not None:
-                on_result(results[-1])
     return results
 
 
