@@ -36,7 +36,7 @@ _MAX_CLASSES: Final = 4096
 _SHRINK_USES: Final = 50.0
 _SHRINK_EFFECT: Final = 300.0
 #: Before anything is learned: the same small chance to return in every bin, so that older means worth less.
-_PRIOR: Final = 0.02
+_PRIOR: Final = 0.002
 _ROUNDS: Final = 3
 #: Effects are told apart in steps of this ratio.
 _STEP: Final = 0.12
