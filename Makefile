@@ -12,7 +12,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format docs devices-page zoo findings serve fuzz interop soak soak-server \
-  bench-lmdb bench-codecs bench-store bench-server bench-peers gpu-check policy-tables peers
+  bench-lmdb bench-codecs bench-store bench-server bench-peers gpu-check gpu-wheels policy-tables peers
 
 help: ## show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -90,10 +90,15 @@ bench-peers: install peers ## this store beside its peers over the real trace
 	$(BIN)/python benchmarks/peers.py $(or $(TRACE),$(REAL_TRACE)) --python $(PEERS)/python --repeats 3
 
 gpu-check: ## conformance and copy rates of pinned and gpu tiers, against the machine's own ceilings
-	PYTHONPATH=.:conformance python3 -m benchmarks.accelerator
+	$(PYTHON) benchmarks/accelerator.py --wheels .wheels --conform quick --json accelerator.json
+
+gpu-wheels: ## fetch what a bare Python 3.12 machine lacks, for gpu-check there
+	$(PYTHON) -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+	  --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+	  -d .wheels lmdb zstandard xxhash pydantic pydantic-core typing-inspection annotated-types
 
 policy-tables: install ## regenerate the tables of docs/policies.md from the real trace
-	$(BIN)/python benchmarks/policy_tables.py
+	$(BIN)/python -m benchmarks.policy_tables $(or $(TRACE),$(REAL_TRACE))
 
 peers: .venv-peers/.installed
 
