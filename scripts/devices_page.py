@@ -80,7 +80,8 @@ def page(registry: Registry) -> str:
 
 def _backend(spec: BackendSpec) -> str:
     names = ", ".join(f"`{name}`" for name in (spec.name, *spec.aliases))
-    lines = [f"## {names}", "", f"{spec.summary[:1].upper()}{spec.summary[1:]}. Example: `{spec.example}`", ""]
+    example = f" Example: `{spec.example}`" if spec.example else ""
+    lines = [f"## {names}", "", f"{spec.summary[:1].upper()}{spec.summary[1:]}.{example}", ""]
     model = load_attribute(spec.options)
     if model is None or not model.model_fields:
         return "\n".join([*lines, "No options of its own.", ""])
