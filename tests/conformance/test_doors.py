@@ -20,7 +20,9 @@ PLUGIN = ["-p", "lms_conformance.pytest_door"]
 
 
 def run_pytest(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'conformance'}", "PYTEST_ADDOPTS": ""}
+    # The suite under test runs in a process of its own, whatever runs this test.
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
+    environment = {**outside, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'conformance'}", "PYTEST_ADDOPTS": ""}
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)

@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run(*command: str | Path, cwd: Path, check: bool = True, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a directory of its own, with nothing of this repository on its path."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV", "LMS_TIERS", "COV"))}
+    clean = {
+        k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST", "VIRTUAL_ENV", "LMS_TIERS", "COV"))
+    }
     done = subprocess.run(
         [str(c) for c in command], cwd=cwd, env={**clean, **environ}, capture_output=True, text=True, check=False
     )
@@ -56,7 +58,21 @@ def build(source: Path, to: Path, *kinds: str) -> list[Path]:
     shutil.copytree(
         source,
         copy,
-        ignore=shutil.ignore_patterns(".*", "__pycache__", "dist", "build", "site", "*.egg-info", "lms-data"),
+        ignore=shutil.ignore_patterns(
+            ".git",
+            ".venv*",
+            ".demo",
+            ".ci",
+            ".*_cache",
+            ".hypothesis",
+            ".lms-conformance",
+            "__pycache__",
+            "dist",
+            "build",
+            "site",
+            "*.egg-info",
+            "lms-data",
+        ),
     )
     run(sys.executable, "-m", "build", *kinds, "--outdir", to / "dist", copy, cwd=to)
     return sorted((to / "dist").glob("*"))

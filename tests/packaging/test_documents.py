@@ -35,7 +35,9 @@ def play(block: Block, page: str, where: Path, environ: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_the_page_works(page: str, environment: Environment, wheel: Path, tmp_path: Path) -> None:
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV", "LMS_TIERS"))}
+    environ = {
+        k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST", "VIRTUAL_ENV", "LMS_TIERS"))
+    }
     environ |= {
         "PATH": f"{environment.path / 'bin'}:{os.environ['PATH']}",
         # The wheel under test stands in for the package index.

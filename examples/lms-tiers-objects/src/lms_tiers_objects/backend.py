@@ -122,8 +122,9 @@ class ObjectsBackend(LMSBackendInterface):
     def _lead(self, name: str) -> str | None:
         """The key that stands in an object of the right size."""
         try:
-            size = obstore.head(self._store, name)["size"]
-            lead = bytes(obstore.get_range(self._store, name, start=0, end=min(LEAD, size)))
+            # One request for size and bytes: two could see two versions of the object.
+            found = obstore.get(self._store, name, options={"range": (0, LEAD)})
+            size, lead = found.meta["size"], bytes(found.bytes())
             magic, meta_size, key_size, data_size, _ = HEAD.unpack_from(lead)
             start = HEAD.size + meta_size
             if magic != MAGIC or start + key_size + data_size != size:
@@ -156,6 +157,10 @@ class ObjectsBackend(LMSBackendInterface):
         names = [o["path"] for o in obstore.list(self._store, prefix=self._prefix).collect()]
         found = (self._lead(name) for name in names)
         return [CacheEngineKey.from_string(text) for text in found if text is not None]
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Every put was stored when it returned."""
+        self._check()
 
     def stats(self) -> BackendStats:
         """Objects and their bytes."""

@@ -222,6 +222,11 @@ class SqliteBackend(LMSBackendInterface):
                 raise StorageUnavailableError(str(self._path), f"cannot read: {error}.") from error
         return [CacheEngineKey.from_string(key.decode()) for (key,) in rows]
 
+    def flush(self, timeout: float | None = None) -> None:
+        """Every put was committed when it returned."""
+        with self._connection():
+            return
+
     def stats(self) -> BackendStats:
         """Rows, and the size of the database on disk."""
         with self._connection() as connection:
