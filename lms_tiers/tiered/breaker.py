@@ -36,7 +36,9 @@ class Breaker:
     (True, False, True, 'closed')
     """
 
-    __slots__ = ("_clock", "_cooldown", "_first", "_longest", "_threshold", "failures", "retry_at", "state")
+    __slots__ = (
+        "_clock", "_cooldown", "_first", "_longest", "_threshold", "changes", "failures", "retry_at", "state",
+    )  # fmt: skip
 
     def __init__(
         self, clock: Callable[[], float], *, threshold: int = 5, cooldown: float = 1.0, longest: float = 60.0
@@ -46,6 +48,8 @@ class Breaker:
         self._first = self._cooldown = cooldown
         self._longest = longest
         self.state = BreakerState.CLOSED
+        #: How often each state was entered.
+        self.changes = dict.fromkeys(BreakerState, 0)
         self.failures = 0
         self.retry_at = 0.0
 
@@ -63,7 +67,7 @@ class Breaker:
 
     def trip(self) -> None:
         """Open now, whatever was counted."""
-        self.state = BreakerState.OPEN
+        self._enter(BreakerState.OPEN)
         self.failures = max(self.failures, 1)
         self.retry_at = self._clock() + self._cooldown
 
@@ -72,7 +76,7 @@ class Breaker:
         self.failures = 0
         if self.state is BreakerState.CLOSED:
             return False
-        self.state = BreakerState.CLOSED
+        self._enter(BreakerState.CLOSED)
         self._cooldown = self._first
         return True
 
@@ -84,6 +88,10 @@ class Breaker:
         """Take the probe, if one is due."""
         if not self.due():
             return False
-        self.state = BreakerState.HALF_OPEN
+        self._enter(BreakerState.HALF_OPEN)
         self.retry_at = self._clock() + self._cooldown
         return True
+
+    def _enter(self, state: BreakerState) -> None:
+        self.state = state
+        self.changes[state] += 1

@@ -188,15 +188,20 @@ class Room:
         kind, reason = EventKind.EVICTED, EventReason.CAPACITY
         if entry.tiers & tier.below:
             reason = EventReason.CLEANED
+            tier.cleaned += 1
         elif entry.tiers & h.all == tier.bit:
             lower = [t for t in h.tiers[tier.position + 1 :] if not entry.tiers & t.unfit]
             if lower and all(text in t.refused for t in lower):
                 reason = EventReason.NOT_ADMITTED
+                tier.not_admitted += 1
             elif lower:
                 tier.drops += 1
                 kind = EventKind.DROPPED
-                up = any(h.up & t.bit for t in lower)
-                reason = EventReason.BACK_PRESSURE if up else EventReason.BREAKER_OPEN
+                if any(h.up & t.bit for t in lower):
+                    reason = EventReason.BACK_PRESSURE
+                else:
+                    reason = EventReason.BREAKER_OPEN
+                    tier.cut_off += 1
         for other in h.tiers:
             other.refused.discard(text)
         h.ungrant(tier, text, entry, RemoveReason.EVICTED)

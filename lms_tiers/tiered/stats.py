@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from lms_tiers.interface import BackendStats
 from lms_tiers.tiered.breaker import BreakerState
+from lms_tiers.tiered.events import EventReason
 
 #: Upper bounds of the latency buckets in seconds: powers of two from 1.024 µs; the last bucket has none.
 LATENCY_BOUNDS: Final = tuple((1 << (10 + i)) / 1e9 for i in range(26))
@@ -86,6 +87,9 @@ class TierStats:
         Chunks found damaged, here or by the backend; each was a miss.
     evictions : int
         Chunks that left to make room: dropped here with a copy below, or evicted from the store.
+    evictions_by_reason : mapping of EventReason to int
+        They sum up to `evictions`: cleaned (a copy lies below), capacity (nowhere to go), not-admitted (the tiers below
+        did not want it), back-pressure and breaker-open (the drops).
     drops : int
         Chunks lost to make room although a tier below should have taken them (it was too slow or switched off).
     promoted, demoted : int
@@ -97,6 +101,8 @@ class TierStats:
     queue_bytes, queue_peak_bytes, garbage_bytes : int
         Waiting to be moved into this tier; waiting to be deleted from it.
     breaker : BreakerState
+    breaker_changes : mapping of BreakerState to int
+        How often the breaker entered each state.
     """
 
     name: str
@@ -110,6 +116,7 @@ class TierStats:
     failures: int
     corrupt: int
     evictions: int
+    evictions_by_reason: Mapping[EventReason, int]
     drops: int
     promoted: int
     demoted: int
@@ -120,6 +127,7 @@ class TierStats:
     queue_peak_bytes: int
     garbage_bytes: int
     breaker: BreakerState
+    breaker_changes: Mapping[BreakerState, int]
     read_latency: Latency
     write_latency: Latency
     backend: BackendStats | None = None

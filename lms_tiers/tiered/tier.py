@@ -17,6 +17,7 @@ from lms_tiers.messages import OpaqueKey
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
 from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.breaker import Breaker
+from lms_tiers.tiered.events import EventReason
 from lms_tiers.tiered.index import Entry
 from lms_tiers.tiered.stats import LatencyCounter, TierStats
 
@@ -142,6 +143,8 @@ class Tier:
         self.queue_peak = 0
 
         self.hits = self.misses = self.failures = self.corrupt = self.evictions = self.drops = 0
+        #: Of the evictions: clean ones, ones no tier below took in, drops with all tiers below switched off.
+        self.cleaned = self.not_admitted = self.cut_off = 0
         self.promoted = self.demoted = self.skipped = self.bytes_written = self.bytes_read = 0
         self.read_latency: Final = LatencyCounter()
         self.write_latency: Final = LatencyCounter()
@@ -254,12 +257,22 @@ class Tier:
         return TierStats(
             name=self.name, policy=self.policy.name, capacity_bytes=self.capacity, bytes_used=self.used,
             peak_bytes=self.peak, keys=self.keys, hits=self.hits, misses=self.misses, failures=self.failures,
-            corrupt=self.corrupt, evictions=self.evictions, drops=self.drops, promoted=self.promoted,
-            demoted=self.demoted, promotions_skipped=self.skipped, bytes_written=self.bytes_written,
-            bytes_read=self.bytes_read, queue_bytes=self.queue_bytes, queue_peak_bytes=self.queue_peak,
-            garbage_bytes=sum(self.garbage.values()), breaker=self.breaker.state,
+            corrupt=self.corrupt, evictions=self.evictions, evictions_by_reason=self._reasons(), drops=self.drops,
+            promoted=self.promoted, demoted=self.demoted, promotions_skipped=self.skipped,
+            bytes_written=self.bytes_written, bytes_read=self.bytes_read, queue_bytes=self.queue_bytes,
+            queue_peak_bytes=self.queue_peak, garbage_bytes=sum(self.garbage.values()), breaker=self.breaker.state,
+            breaker_changes=dict(self.breaker.changes),
             read_latency=self.read_latency.snapshot(), write_latency=self.write_latency.snapshot(),
         )  # fmt: skip
+
+    def _reasons(self) -> dict[EventReason, int]:
+        return {
+            EventReason.CLEANED: self.cleaned,
+            EventReason.CAPACITY: self.evictions - self.cleaned - self.not_admitted - self.drops,
+            EventReason.NOT_ADMITTED: self.not_admitted,
+            EventReason.BACK_PRESSURE: self.drops - self.cut_off,
+            EventReason.BREAKER_OPEN: self.cut_off,
+        }
 
 
 def keys_of(texts: list[str]) -> list[Any]:

@@ -12,6 +12,7 @@ import pytest
 from lms_tiers.errors import BackendClosedError, CapacityError, DeadlineExceededError, StorageUnavailableError
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
 from lms_tiers.tiered.breaker import BreakerState
+from lms_tiers.tiered.events import EventReason
 
 
 class Odd(BaseException):
@@ -42,7 +43,12 @@ def test_a_store_whose_disk_died_is_a_ram_store(bench: Any, error: Callable[[], 
     stats = store.stats()
     assert stats.tiers[1].failures > 0
     assert stats.tiers[1].breaker is not BreakerState.CLOSED
+    assert stats.tiers[1].breaker_changes[BreakerState.OPEN] >= 1
     assert stats.tiers[0].drops > 0
+    reasons = stats.tiers[0].evictions_by_reason
+    assert sum(reasons.values()) == stats.tiers[0].evictions
+    assert reasons[EventReason.BREAKER_OPEN] + reasons[EventReason.BACK_PRESSURE] == stats.tiers[0].drops
+    assert reasons[EventReason.BREAKER_OPEN] > 0
 
 
 def test_a_tier_that_recovers_is_probed_and_used_again(bench: Any, clock: Any) -> None:
@@ -302,6 +308,7 @@ def test_puts_that_outrun_a_slow_tier_wait_and_then_drop_counted(bench: Any) -> 
     for i in range(20):
         bench.put(store, i, i)
     drops = store.stats().tiers[0].drops
+    assert store.stats().tiers[0].evictions_by_reason[EventReason.BACK_PRESSURE] == drops
     faulty.heal()
     assert drops >= 10
     store.drain(10)
