@@ -17,6 +17,7 @@ ROOMS = [
     ["__main__"],
     ["cli"],
     ["server"],
+    ["metrics"],
     ["replay"],
     ["factory"],
     ["registry"],

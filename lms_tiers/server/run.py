@@ -15,8 +15,9 @@ from lms_tiers.device import DeviceSpec, parse_device
 from lms_tiers.errors import LmsTiersError
 from lms_tiers.factory import CreateStorageBackend
 from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.metrics.port import MetricsPort
+from lms_tiers.server.collector import metrics_port
 from lms_tiers.server.memory import keep_chunk_buffers
-from lms_tiers.server.observe import ObservePort
 from lms_tiers.server.server import Server
 from lms_tiers.server.settings import ServerSettings
 from lms_tiers.sizes import format_size
@@ -49,10 +50,10 @@ def serve(settings: ServerSettings, reload: Callable[[], ServerSettings], say: C
         backend = CreateStorageBackend(settings.device)
         opened.callback(backend.close)
         server = opened.enter_context(Server(backend, settings))
-        observe = None
+        metrics = None
         if settings.metrics_port is not None:
-            observe = opened.enter_context(ObservePort(server, settings.metrics_host, settings.metrics_port))
-        for line in announcement(server, observe):
+            metrics = opened.enter_context(metrics_port(server, settings.metrics_host, settings.metrics_port))
+        for line in announcement(server, metrics):
             say(line)
         device = parse_device(settings.device)
         while (number := received.get()) == signal.SIGHUP:
@@ -76,7 +77,7 @@ def _signals() -> Iterator[queue.SimpleQueue[int]]:
             signal.signal(number, handler)
 
 
-def announcement(server: Server, observe: ObservePort | None) -> Iterator[str]:
+def announcement(server: Server, metrics: MetricsPort | None) -> Iterator[str]:
     """What an operator wants to know at start."""
     settings = server.settings
     yield f"listening on {server.address}{' (TLS)' if settings.tls_cert else ''}"
@@ -84,8 +85,8 @@ def announcement(server: Server, observe: ObservePort | None) -> Iterator[str]:
     for tier in parse_device(settings.device).tiers:
         capacity = "no limit" if tier.capacity is None else format_size(tier.capacity)
         yield f"  {tier.name}{':' + tier.location if tier.location else ''}  {capacity}"
-    if observe is not None:
-        yield f"metrics on http://{observe.host}:{observe.port}/metrics (also /healthz, /readyz)"
+    if metrics is not None:
+        yield f"metrics on http://{metrics.host}:{metrics.port}/metrics (also /healthz, /readyz)"
     if not settings.unix:
         host = "<this machine's address>" if settings.host in ("0.0.0.0", "::") else settings.host
         yield f'point LMCache at it:  remote_url: "lm://{host}:{server.port}"'

@@ -12,8 +12,9 @@ import urllib.request
 import pytest
 
 from lms_tiers import LMSLocalBackend
+from lms_tiers.metrics.port import MetricsPort
+from lms_tiers.server.collector import metrics_port
 from lms_tiers.server.logs import JsonFormatter, TextFormatter
-from lms_tiers.server.observe import ObservePort
 from lms_tiers.server.server import Server
 from tests.server.conftest import Serve
 from tests.server.peer import GET, PUT, Peer, header, wait_until
@@ -60,7 +61,7 @@ def test_draining_gives_up_after_its_time_and_closing_cuts(serve: Serve) -> None
     assert server.budget.used == 0
 
 
-def fetch(port: ObservePort, path: str) -> tuple[int, str]:
+def fetch(port: MetricsPort, path: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port.port}{path}", timeout=10) as answer:
             return answer.status, answer.read().decode()
@@ -74,7 +75,7 @@ _SAMPLE = re.compile(r'[a-z_:][a-z0-9_:]*(\{([a-z_]+="([^"\\\n]|\\.)*",?)+\})? -
 
 def test_metrics_are_prometheus_text_and_tell_what_happened(serve: Serve) -> None:
     server = serve()
-    with ObservePort(server, "127.0.0.1", 0) as port, Peer(server) as peer:
+    with metrics_port(server, "127.0.0.1", 0) as port, Peer(server) as peer:
         peer.put("k", b"value")
         assert peer.get("k") == b"value"
         assert peer.get("absent") is None
@@ -84,17 +85,17 @@ def test_metrics_are_prometheus_text_and_tell_what_happened(serve: Serve) -> Non
     samples = [line for line in text.splitlines() if not line.startswith("#")]
     assert all(_SAMPLE.fullmatch(line) for line in samples), samples
     values = dict(line.rsplit(" ", 1) for line in samples)
-    assert values["lms_tiers_server_connections"] == "1"
-    assert values['lms_tiers_server_events_total{event="hits"}'] == "1"
-    assert values['lms_tiers_server_request_seconds_count{command="get"}'] == "2"
-    assert values["lms_tiers_backend_keys"] == "1"
+    assert values["lms_tiers_server_connections"] == "1.0"
+    assert values['lms_tiers_server_events_total{event="hits"}'] == "1.0"
+    assert values['lms_tiers_server_request_seconds_count{command="get"}'] == "2.0"
+    assert values["lms_tiers_store_keys"] == "1.0"
     kinds = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(kinds) == len(set(kinds))
 
 
 def test_readiness_ends_with_the_drain_and_liveness_does_not(serve: Serve) -> None:
     server = serve()
-    with ObservePort(server, "127.0.0.1", 0) as port:
+    with metrics_port(server, "127.0.0.1", 0) as port:
         assert fetch(port, "/readyz")[0] == fetch(port, "/healthz")[0] == 200
         assert fetch(port, "/other")[0] == 404
         server.drain(1)

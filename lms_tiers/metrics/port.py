@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from lms_tiers.errors import StorageUnavailableError
-from lms_tiers.server.exposition import CONTENT_TYPE, exposition
-from lms_tiers.server.server import Server
+from lms_tiers.metrics.collector import require_prometheus
 
 _log = logging.getLogger(__name__)
 
@@ -22,23 +22,24 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _SECONDS
     server_version = "lms-tiers"
     sys_version = ""
-    lm_server: Server
+    metrics: ClassVar[Callable[[], bytes]]
+    content_type: ClassVar[str]
+    ready: ClassVar[Callable[[], bool]]
 
     def do_GET(self) -> None:
         """Answer one of the three paths."""
         path = self.path.partition("?")[0]
         if path == "/metrics":
-            self._answer(200, exposition(self.lm_server), CONTENT_TYPE)
+            self._answer(200, type(self).metrics(), self.content_type)
         elif path == "/healthz":
-            self._answer(200, "alive\n")
+            self._answer(200, b"alive\n")
         elif path == "/readyz":
-            ready = self.lm_server.accepting
-            self._answer(200 if ready else 503, "ready\n" if ready else "draining\n")
+            ready = type(self).ready()
+            self._answer(200 if ready else 503, b"ready\n" if ready else b"draining\n")
         else:
-            self._answer(404, "there are /metrics, /healthz and /readyz\n")
+            self._answer(404, b"there are /metrics, /healthz and /readyz\n")
 
-    def _answer(self, status: int, text: str, kind: str = "text/plain; charset=utf-8") -> None:
-        body = text.encode()
+    def _answer(self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -46,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log like the rest of the server."""
+        """Log like the rest of the process."""
         _log.debug(format, *args, extra={"peer": self.client_address[0]})
 
 
@@ -74,31 +75,50 @@ class _BoundedServer(ThreadingHTTPServer):
         _log.debug("a metrics request failed", exc_info=True)
 
 
-class ObservePort:
-    """An HTTP port beside an lm:// server.
+class MetricsPort:
+    """An HTTP port beside a store or a server, for Prometheus and for `lms-tiers stats`.
 
     Parameters
     ----------
-    server : Server
+    collectors : iterable
+        Prometheus collectors: a `StoreCollector` for each store.
     host, port : str, int
         Port 0 takes a free one.
+    ready : callable
+        Whether requests are taken, for `/readyz`.
 
     Raises
     ------
     StorageUnavailableError
         The address cannot be listened on.
+    ConfigError
+        `prometheus-client` is not installed.
     """
 
-    def __init__(self, server: Server, host: str, port: int) -> None:
-        handler = type("Handler", (_Handler,), {"lm_server": server})
+    def __init__(
+        self,
+        collectors: Iterable[Any],
+        host: str = "127.0.0.1",
+        port: int = 0,
+        ready: Callable[[], bool] = lambda: True,
+    ) -> None:
+        prometheus = require_prometheus()
+        registry = prometheus.CollectorRegistry()
+        for collector in collectors:
+            registry.register(collector)
+        members = {
+            "metrics": staticmethod(lambda: prometheus.generate_latest(registry)),
+            "content_type": prometheus.CONTENT_TYPE_LATEST,
+            "ready": staticmethod(ready),
+        }
         try:
-            self._http: Final = _BoundedServer((host, port), handler)
+            self._http: Final = _BoundedServer((host, port), type("Handler", (_Handler,), members))
         except OSError as error:
             raise StorageUnavailableError(f"{host}:{port}", f"cannot be listened on: {error.strerror}.") from error
         self.port: Final = int(self._http.server_address[1])
         self.host: Final = host
         self._thread: Final = threading.Thread(
-            target=self._http.serve_forever, kwargs={"poll_interval": 0.2}, name="lm-server-observe", daemon=True
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.2}, name="lms-tiers-metrics", daemon=True
         )
         self._thread.start()
 

@@ -1,0 +1,181 @@
+"""A store's counters as Prometheus metrics: register a `StoreCollector` where your process keeps its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final
+
+from lms_tiers.errors import ConfigError, LmsTiersError
+from lms_tiers.interface import BackendStats, LMSBackendInterface
+from lms_tiers.tiered.breaker import BreakerState
+from lms_tiers.tiered.stats import LATENCY_BOUNDS, Latency, StoreStats, TierStats
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+#: Metric name, help text and field of `TierStats`. Names are a promise: dashboards and alerts stand on them.
+_TIER_GAUGES: Final = (
+    ("bytes", "Physical bytes held now, in-flight writes included.", "bytes_used"),
+    ("capacity_bytes", "Physical bytes the tier may hold.", "capacity_bytes"),
+    ("peak_bytes", "Most physical bytes ever held.", "peak_bytes"),
+    ("keys", "Chunks held.", "keys"),
+    ("queue_bytes", "Bytes waiting to be moved into the tier.", "queue_bytes"),
+    ("queue_peak_bytes", "Most of them ever.", "queue_peak_bytes"),
+    ("garbage_bytes", "Bytes waiting to be deleted from the tier.", "garbage_bytes"),
+)
+_TIER_COUNTERS: Final = (
+    ("hits", "Gets this tier answered.", "hits"),
+    ("misses", "Gets that looked for a chunk which this tier did not hold.", "misses"),
+    ("failures", "Backend calls that failed or answered nonsense.", "failures"),
+    ("corrupt", "Chunks found damaged; each was a miss.", "corrupt"),
+    ("drops", "Chunks lost because a tier below should have taken them and could not.", "drops"),
+    ("promoted", "Chunks moved in from below.", "promoted"),
+    ("demoted", "Chunks moved in from above.", "demoted"),
+    ("promotions_skipped", "Hits not promoted: no room, or a full queue.", "promotions_skipped"),
+    ("written_bytes", "Chunk bytes given to the backend.", "bytes_written"),
+    ("read_bytes", "Chunk bytes taken from the backend.", "bytes_read"),
+)
+_STORE_GAUGES: Final = (
+    ("keys", "Chunks held, each counted once.", "keys"),
+    ("bytes", "Physical bytes held now, all tiers together.", "bytes_used"),
+    ("peak_bytes", "Most physical bytes ever held.", "bytes_peak"),
+)
+_STORE_COUNTERS: Final = (
+    ("written_bytes", "Chunk bytes given to the media.", "bytes_written"),
+    ("read_bytes", "Chunk bytes taken from the media.", "bytes_read"),
+    ("failures", "Operations a medium failed.", "failures"),
+    ("corrupt", "Chunks found damaged; each was a miss.", "corrupt"),
+    ("hits", "Gets answered with a chunk.", "hits"),
+    ("misses", "Gets answered with none.", "misses"),
+    ("puts", "Chunks put.", "puts"),
+    ("events_lost", "Events dropped because the observer was too slow.", "events_lost"),
+)
+
+
+class StoreCollector:
+    """Collects one backend's `stats()` whenever it is scraped; nothing is counted twice and nothing on the data path.
+
+    Parameters
+    ----------
+    backend : LMSBackendInterface
+        A tiered store gives a series per tier, any other backend its own figures.
+    labels : mapping of str to str, optional
+        Added to every sample, to tell several stores of one process apart.
+
+    Raises
+    ------
+    ConfigError
+        `prometheus-client` is not installed.
+
+    Examples
+    --------
+    >>> from lms_tiers.factory import CreateStorageBackend
+    >>> from prometheus_client import CollectorRegistry, generate_latest
+    >>> registry = CollectorRegistry()
+    >>> with CreateStorageBackend("cpu?capacity=1MiB") as store:
+    ...     registry.register(StoreCollector(store, {"store": "prompts"}))
+    ...     b'lms_tiers_tier_capacity_bytes{store="prompts",tier="cpu"} 1.048576e+06' in generate_latest(registry)
+    True
+    """
+
+    def __init__(self, backend: LMSBackendInterface, labels: Mapping[str, str] | None = None) -> None:
+        require_prometheus()
+        self._backend: Final = backend
+        self._labels: Final = dict(labels or {})
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric now; none of a backend that is closed."""
+        try:
+            stats = self._backend.stats()
+        except LmsTiersError:
+            return
+        yield from self._store(stats)
+        if isinstance(stats, StoreStats):
+            yield from self._tiers(stats.tiers)
+
+    def _store(self, stats: BackendStats) -> Iterator[Metric]:
+        for name, text, field in _STORE_GAUGES:
+            yield self._family("gauge", f"store_{name}", text, [({}, getattr(stats, field))])
+        for name, text, field in _STORE_COUNTERS:
+            yield self._family("counter", f"store_{name}", text, [({}, getattr(stats, field, None))])
+        yield from self._detail("store", [({}, stats)])
+
+    def _tiers(self, tiers: Sequence[TierStats]) -> Iterator[Metric]:
+        named = [({"tier": tier.name}, tier) for tier in tiers]
+        for name, text, field in _TIER_GAUGES:
+            yield self._family("gauge", f"tier_{name}", text, [(at, getattr(tier, field)) for at, tier in named])
+        for name, text, field in _TIER_COUNTERS:
+            yield self._family("counter", f"tier_{name}", text, [(at, getattr(tier, field)) for at, tier in named])
+        yield self._family(
+            "gauge",
+            "tier_info",
+            "1, with the policy in force.",
+            [({**at, "policy": tier.policy}, 1) for at, tier in named],
+        )
+        yield self._family(
+            "counter", "tier_evictions", "Chunks that left to make room, by reason.",
+            [
+                ({**at, "reason": reason.value}, count)
+                for at, tier in named
+                for reason, count in tier.evictions_by_reason.items()
+            ],
+        )  # fmt: skip
+        yield self._family(
+            "gauge", "tier_breaker", "1 for the state the tier's circuit breaker is in, 0 for the others.",
+            [({**at, "state": state.value}, tier.breaker is state) for at, tier in named for state in BreakerState],
+        )  # fmt: skip
+        yield self._family(
+            "counter", "tier_breaker_changes", "How often the breaker entered each state.",
+            [({**at, "state": state.value}, n) for at, tier in named for state, n in tier.breaker_changes.items()],
+        )  # fmt: skip
+        for verb in ("read", "write"):
+            yield self._histogram(
+                f"tier_{verb}_seconds", f"Seconds inside the backend per {verb}.",
+                [(at, getattr(tier, f"{verb}_latency")) for at, tier in named],
+            )  # fmt: skip
+        yield from self._detail("tier", [(at, tier.backend) for at, tier in named if tier.backend is not None])
+
+    def _detail(self, prefix: str, parts: Sequence[tuple[Mapping[str, str], BackendStats]]) -> Iterator[Metric]:
+        """What a backend counts beyond the contract's own figures, under its own names."""
+        for name in sorted({name for _, stats in parts for name in stats.detail}):
+            samples = [(at, stats.detail[name]) for at, stats in parts if name in stats.detail]
+            yield self._family("gauge", f"{prefix}_backend_{_safe(name)}", "As the backend reports it.", samples)
+
+    def _family(
+        self, kind: str, name: str, text: str, samples: Sequence[tuple[Mapping[str, str], float | None]]
+    ) -> Metric:
+        """One metric; what is not known (None) has no sample."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        labels = [*self._labels, *(samples[0][0] if samples else ())]
+        family = (CounterMetricFamily if kind == "counter" else GaugeMetricFamily)(
+            f"lms_tiers_{name}", text, labels=labels
+        )
+        for at, value in samples:
+            if value is not None:
+                family.add_metric([*self._labels.values(), *at.values()], float(value))
+        return family
+
+    def _histogram(self, name: str, text: str, samples: Sequence[tuple[Mapping[str, str], Latency]]) -> Metric:
+        from prometheus_client.core import HistogramMetricFamily
+
+        family = HistogramMetricFamily(f"lms_tiers_{name}", text, labels=[*self._labels, "tier"])
+        bounds = (*(f"{bound:g}" for bound in LATENCY_BOUNDS), "+Inf")
+        for at, latency in samples:
+            buckets = list(zip(bounds, accumulate(latency.counts), strict=True))
+            family.add_metric([*self._labels.values(), *at.values()], buckets, latency.seconds)
+        return family
+
+
+def require_prometheus() -> Any:
+    """The module `prometheus_client`, or a `ConfigError` that says how to get it."""
+    try:
+        import prometheus_client
+    except ImportError:
+        raise ConfigError("metrics need prometheus-client: pip install 'lms-tiers[metrics]'.") from None
+    return prometheus_client
+
+
+def _safe(text: str) -> str:
+    return "".join(c if c.isascii() and c.isalnum() else "_" for c in text)
