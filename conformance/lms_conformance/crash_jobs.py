@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from lms_conformance.chunks import Chunk, difference, key
 from lms_conformance.damage import files_below
+from lms_conformance.servers import serve_here
 from lms_conformance.zygote import Line, load_harness
 from lms_tiers.errors import LmsTiersError
 from lms_tiers.interface import LMSBackendInterface
@@ -28,6 +29,7 @@ def child(job: dict[str, Any], path: str) -> None:
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
     line = Line(connection)
+    serve_here()
     try:
         line.say({"pid": os.getpid()})
         JOBS[job["name"]](job, line)

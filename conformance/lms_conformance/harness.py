@@ -12,7 +12,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from lms_conformance.damage import flip_stored, truncate_files
 from lms_conformance.waivers import Waiver
@@ -21,6 +21,9 @@ from lms_tiers.interface import LMSBackendInterface
 
 #: Capacity where a device text asks for one and a property does not care.
 DEFAULT_CAPACITY = 64 * 1024 * 1024
+
+#: What the server behind ``{server}`` keeps its chunks in.
+SERVED: Final = "lmdb:{tmp}/served?capacity={capacity}"
 
 
 class Harness(abc.ABC):
@@ -56,6 +59,9 @@ class Harness(abc.ABC):
     def reopen(self, path: Path, capacity: int | None) -> LMSBackendInterface:
         """Open again what was closed, or whose process was killed."""
         return self.open(path, capacity)
+
+    def stop(self, path: Path) -> None:
+        """End what still holds `path` when every backend there is closed, as a server does; by default nothing."""
 
     def raw_peek(self, path: Path, key: str) -> bytes | None:
         """A chunk's bytes, read past the backend; None where it is not stored."""
@@ -150,8 +156,9 @@ class DeviceHarness(Harness):
     Parameters
     ----------
     device : str
-        May hold ``{tmp}`` (a fresh directory) and ``{capacity}``. A location that is a path must hold ``{tmp}``: the
-        kit writes, damages and destroys what it opens.
+        May hold ``{tmp}`` (a fresh directory), ``{capacity}``, and ``{server}`` (the address of an lm:// server that
+        the kit starts over `SERVED`). A location that is a path must hold ``{tmp}``: the kit writes, damages and
+        destroys what it opens.
 
     Raises
     ------
@@ -164,9 +171,11 @@ class DeviceHarness(Harness):
 
         self.device = device
         self.name = device
-        self.capacity_scale = max(1, device.count("{capacity}"))
-        self.takes_capacity = "{capacity}" in device
-        for tier in parse_device(self._text(Path("tmp-of-conformance"), DEFAULT_CAPACITY)).tiers:
+        self.served = "{server}" in device
+        self.capacity_scale = max(1, device.count("{capacity}") + self.served)
+        self.takes_capacity = self.served or "{capacity}" in device
+        example = _filled(device, Path("tmp-of-conformance"), DEFAULT_CAPACITY, "unix:tmp-of-conformance/socket")
+        for tier in parse_device(example).tiers:
             if "tmp-of-conformance" not in tier.location and _is_path(tier.location):
                 raise ConfigError(
                     f"the kit would write to and damage {tier.location}: write {{tmp}} for the location, "
@@ -174,9 +183,32 @@ class DeviceHarness(Harness):
                 )
 
     def _text(self, path: Path, capacity: int | None) -> str:
-        size = f"{DEFAULT_CAPACITY if capacity is None else capacity}B"
-        text = self.device.replace("{capacity}B", "{capacity}").replace("{capacity}", size)
-        return text.replace("{tmp}", str(path))
+        from lms_conformance.servers import servers
+
+        address = servers().start(path, _filled(SERVED, path, capacity, "")) if self.served else ""
+        return _filled(self.device, path, capacity, address)
+
+    def reopen(self, path: Path, capacity: int | None) -> LMSBackendInterface:
+        """Open it again; a server is started again, too."""
+        self.stop(path)
+        return self.open(path, capacity)
+
+    def stop(self, path: Path) -> None:
+        """End the server of this place."""
+        from lms_conformance.servers import servers
+
+        if self.served:
+            servers().stop(path)
+
+    def corrupt(self, path: Path, data: bytes) -> bool:
+        """Damage what the server's store, or the backend's own, wrote."""
+        self.stop(path)
+        return super().corrupt(path, data)
+
+    def truncate(self, path: Path) -> bool:
+        """Cut the files of the server's store, or of the backend's own, short."""
+        self.stop(path)
+        return super().truncate(path)
 
     def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
         """Open the device with its placeholders filled in."""
@@ -185,7 +217,9 @@ class DeviceHarness(Harness):
         return CreateStorageBackend(self._text(path, capacity))
 
     def source(self) -> str:
-        """A call of the factory."""
+        """A call of the factory, or of this harness where it starts a server."""
+        if self.served:
+            return _source_of(self.device)
         return (
             "from lms_tiers import CreateStorageBackend\n\n"
             "def open_backend(path, capacity=None):\n"
@@ -214,7 +248,9 @@ class NameHarness(DeviceHarness):
         return open_backend(parse_tier(self._text(path, capacity)))
 
     def source(self) -> str:
-        """A call of the registry."""
+        """A call of the registry, or of this harness where it starts a server."""
+        if self.served:
+            return _source_of(self.name)
         return (
             "from lms_tiers.device import parse_tier\nfrom lms_tiers.factory import open_backend as open_bare\n\n"
             "def open_backend(path, capacity=None):\n"
@@ -222,6 +258,19 @@ class NameHarness(DeviceHarness):
             f"    text = text.replace('{{capacity}}', f'{{capacity or {DEFAULT_CAPACITY}}}B')\n"
             "    return open_bare(parse_tier(text))\n"
         )
+
+
+def _source_of(subject: str) -> str:
+    return (
+        "from lms_conformance.harness import harness_for\n\n"
+        f"def open_backend(path, capacity=None):\n    return harness_for({subject!r}).open(path, capacity)\n"
+    )
+
+
+def _filled(device: str, path: Path, capacity: int | None, server: str) -> str:
+    size = f"{DEFAULT_CAPACITY if capacity is None else capacity}B"
+    text = device.replace("{capacity}B", "{capacity}").replace("{capacity}", size)
+    return text.replace("{tmp}", str(path)).replace("{server}", server)
 
 
 def _is_path(location: str) -> bool:

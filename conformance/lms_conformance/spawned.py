@@ -1,4 +1,4 @@
-"""The parent's side of `zygote`: start jobs in processes of their own, listen to them, kill them."""
+"""The processes beside a run: the fork server `zygote`, whose children crash properties kill, and `servers`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lms_conformance.harness import Harness
+from lms_conformance.servers import ServersBeside
 from lms_conformance.violation import violate
 from lms_conformance.zygote import Line
 
@@ -61,11 +62,16 @@ class Job:
         self._zygote.ended()
 
 
-class Zygote:
-    """The fork server; one serves a whole run, for any harness that can be described."""
+class Companion:
+    """A process beside this one that runs a module of the kit, and a line to it.
 
-    def __init__(self) -> None:
-        self._directory = tempfile.mkdtemp(prefix="lms-conformance-zygote-")
+    Parameters
+    ----------
+    module : str
+    """
+
+    def __init__(self, module: str) -> None:
+        self._directory = tempfile.mkdtemp(prefix="lms-conformance-beside-")
         path = str(Path(self._directory) / "socket")
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
@@ -73,12 +79,11 @@ class Zygote:
         self._listener.settimeout(SILENCE)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "lms_conformance.zygote", path],
+            [sys.executable, "-W", "ignore", "-m", module, path],
             env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        self._control = self._accept()
-        self._control.hear()
-        self.status: int | None = None
+        self.line = self._accept()
+        self.line.hear()
 
     def _accept(self) -> Line:
         connection, _ = self._listener.accept()
@@ -86,6 +91,22 @@ class Zygote:
         line = Line(connection)
         connection.close()  # the file made from it keeps it open
         return line
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        self.line.close()
+        self._listener.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class Zygote(Companion):
+    """The fork server; one serves a whole run, for any harness that can be described."""
+
+    def __init__(self) -> None:
+        super().__init__("lms_conformance.zygote")
+        self.status: int | None = None
 
     def job(self, name: str, harness: Harness, path: Path, capacity: int | None, **arguments: Any) -> Job:
         """Start a job of `crash_jobs`; use it as a context manager.
@@ -102,8 +123,8 @@ class Zygote:
                 "(module level, not a lambda or closure, not in __main__)."
             )
         self.status = None
-        self._control.say({"name": name, "recipe": recipe, "path": str(path), "capacity": capacity, **arguments})
-        answer = self._control.hear() or {"error": "the process that starts children died"}
+        self.line.say({"name": name, "recipe": recipe, "path": str(path), "capacity": capacity, **arguments})
+        answer = self.line.hear() or {"error": "the process that starts children died"}
         if "error" in answer:
             raise NotSpawnable(f"{harness.name} cannot be opened in another process:\n{answer['error']}")
         line = self._accept()
@@ -112,23 +133,17 @@ class Zygote:
 
     def ended(self) -> None:
         """Wait for the child's end, and note its status."""
-        answer = self._control.hear() or {}
+        answer = self.line.hear() or {}
         self.status = int(answer.get("status", 0))
-
-    def close(self) -> None:
-        """End the server."""
-        self._process.kill()
-        self._process.wait()
-        self._listener.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
 
 
 _lock = threading.Lock()
 _zygote: Zygote | None = None
+_servers: tuple[Companion, ServersBeside] | None = None
 
 
 def zygote() -> Zygote:
-    """The server of this process, started on first use, ended at exit."""
+    """The fork server of this process, started on first use, ended at exit."""
     global _zygote
     with _lock:
         if _zygote is None:
@@ -137,10 +152,24 @@ def zygote() -> Zygote:
         return _zygote
 
 
+def servers_beside() -> ServersBeside:
+    """The lm:// servers of this process, in one beside it that is started on first use and ended at exit."""
+    global _servers
+    with _lock:
+        if _servers is None:
+            beside = Companion("lms_conformance.servers")
+            _servers = beside, ServersBeside(beside.line)
+            atexit.register(end)
+        return _servers[1]
+
+
 def end() -> None:
-    """End the server of this process, if there is one."""
-    global _zygote
+    """End the processes beside this one."""
+    global _zygote, _servers
     with _lock:
         if _zygote is not None:
             _zygote.close()
             _zygote = None
+        if _servers is not None:
+            _servers[0].close()
+            _servers = None

@@ -113,6 +113,7 @@ class Trial:
         """Close a backend before the trial ends, in a thread that may be left behind."""
         self._opened.remove(subject)
         self.within(30, subject.backend.close, "close after all calls returned")
+        self.harness.stop(subject.path)
         if subject.path in self._directories:
             shutil.rmtree(subject.path, ignore_errors=True)
 
@@ -125,12 +126,15 @@ class Trial:
             A `close` raised.
         """
         problem: Exception | None = None
-        for subject in reversed(self._opened):
+        opened = list(self._opened)
+        for subject in reversed(opened):
             try:
                 self.within(patience, subject.backend.close, "close")
             except Exception as error:
                 problem = error
         self._opened.clear()
+        for path in {subject.path for subject in opened} | set(self._directories):
+            self.harness.stop(path)
         for path in self._directories:
             shutil.rmtree(path, ignore_errors=True)
         if isinstance(problem, Violation):

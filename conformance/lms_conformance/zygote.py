@@ -7,9 +7,11 @@ opened, so that killing a child costs milliseconds instead of an interpreter's s
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import pickle
 import socket
@@ -59,9 +61,16 @@ class Line:
         text = self._file.readline()
         return json.loads(text) if text.endswith("\n") else None
 
+    def close(self) -> None:
+        """Hang up."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+
 
 def main(path: str) -> None:
     """Serve jobs until the parent hangs up."""
+    # What is damaged here on purpose is told by the property, not by the log.
+    logging.getLogger().addHandler(logging.NullHandler())
     import torch  # noqa: F401  # before any fork: it costs seconds
 
     import lms_tiers.factory

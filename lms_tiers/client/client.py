@@ -8,6 +8,7 @@ import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Final, List, Optional, TypeVar
 
@@ -68,6 +69,9 @@ class Client(LMSBackendInterface):
         The server cannot be reached, unless `lazy`.
     """
 
+    #: What this project's server offers. The place of a client is its server: what was flushed is there again after
+    #: connecting again, also after this process crashed (`persistent`), unless the server let it go (`evicts`); whether
+    #: it outlives the server's own end is for the server's device to say. An open client declares the server's limits.
     capabilities: ClassVar[Capabilities] = Capabilities(
         remove=True, persistent=True, evicts=True, max_key_bytes=MAX_KEY_BYTES, max_value_bytes=MAX_LENGTH
     )
@@ -82,17 +86,20 @@ class Client(LMSBackendInterface):
         self._batches: Final = itertools.count(1)
         self._counts: Final[Counter[str]] = Counter()
         self._counts_lock: Final = threading.Lock()
+        offered = type(self).capabilities
         if not lazy:
             try:
                 with self._pool.lend() as connection:
-                    extension = connection.dialect.extended
+                    takes = connection.dialect
+                    extension = takes.extended
+                    offered = replace(offered, max_key_bytes=takes.max_key, max_value_bytes=takes.max_chunk)
             except BaseException:
                 self._pool.close()
                 raise
         if not extension:
-            # What a server offers is known only now; the class's value says what this project's server offers.
-            plain = Capabilities(evicts=True, max_key_bytes=KEY_BYTES, max_value_bytes=MAX_LENGTH)
-            object.__setattr__(self, "capabilities", plain)
+            offered = Capabilities(evicts=True, max_key_bytes=KEY_BYTES, max_value_bytes=MAX_LENGTH)
+        # What a server offers is known only now.
+        object.__setattr__(self, "capabilities", offered)
 
     # -- the five methods ----------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import select
 import socket
 import ssl
 import struct
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -45,6 +46,8 @@ class Connection:
     ) -> None:
         self.address: Final = address
         self._sock: Final = address.connect(connect_timeout, tls)
+        # A client that is forgotten without a close goes quietly: a socket that nobody closed would warn.
+        weakref.finalize(self, self._sock.close).atexit = False
         self._tcp: Final = not address.path
         self._recv_flags = 0
         if tls is None:

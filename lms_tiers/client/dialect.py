@@ -35,12 +35,18 @@ class Dialect(abc.ABC):
 
     A reader leaves the connection at the next answer, or raises `OSError` or `ProtocolError`: then nothing more can
     be read from it. Errors of the taxonomy that the server tells are returned by `read_put`, and raised by the others.
+
+    Parameters
+    ----------
+    max_chunk, max_key : int
+        Bytes that the server takes at most.
     """
 
     extended: ClassVar[bool]
 
-    def __init__(self, max_chunk: int) -> None:
+    def __init__(self, max_chunk: int, max_key: int) -> None:
         self.max_chunk: Final = max_chunk
+        self.max_key: Final = max_key
 
     @abc.abstractmethod
     def put(self, key: str, meta: ChunkMeta, data: memoryview, batch: int) -> list[Buffer]:

@@ -18,6 +18,7 @@ from lms_tiers.client.plain import PlainDialect
 from lms_tiers.errors import BackendClosedError, ProtocolError, StorageUnavailableError
 from lms_tiers.messages import ServerReturnCode
 from lms_tiers.wire import plain
+from lms_tiers.wire.extension import MAX_KEY_BYTES
 
 _FIRST_DELAY: Final = 0.05
 _LAST_DELAY: Final = 5.0
@@ -124,7 +125,7 @@ class Pool:
     def _open(self) -> Connection:
         connection = Connection(self.address, self._connect_timeout, self._timeout, self._tls)
         if not self._extension:
-            connection.dialect = PlainDialect(plain.MAX_LENGTH)
+            connection.dialect = PlainDialect(plain.MAX_LENGTH, plain.KEY_BYTES)
             return connection
         try:
             connection.dialect = greet(connection)
@@ -132,7 +133,7 @@ class Pool:
             # A server that cannot even answer HEALTH on this key may still serve puts and gets.
             connection.close()
             connection = Connection(self.address, self._connect_timeout, self._timeout, self._tls)
-            connection.dialect = PlainDialect(plain.MAX_LENGTH)
+            connection.dialect = PlainDialect(plain.MAX_LENGTH, plain.KEY_BYTES)
         except BaseException:
             connection.close()
             raise
@@ -175,5 +176,5 @@ def greet(connection: Connection) -> Dialect:
     connection.send([plain.encode_greeting()])
     reply = plain.decode_reply(connection.read(plain.SERVER_HEADER.size))
     if reply.code == ServerReturnCode.SUCCESS and reply.c == plain.GREETING and reply.d >= plain.EXTENSION:
-        return ExtendedDialect(reply.e)
-    return PlainDialect(plain.MAX_LENGTH)
+        return ExtendedDialect(reply.e, reply.f or MAX_KEY_BYTES)
+    return PlainDialect(plain.MAX_LENGTH, plain.KEY_BYTES)

@@ -11,6 +11,7 @@ from lms_tiers.interface import ChunkView
 from lms_tiers.messages import ChunkMeta, ClientCommand, OpaqueKey, ServerReturnCode
 from lms_tiers.server.session import Session, Steps
 from lms_tiers.sizes import format_size
+from lms_tiers.wire.extension import MAX_KEY_BYTES
 from lms_tiers.wire.plain import (
     MAX_LENGTH,
     Request,
@@ -38,7 +39,13 @@ def answer(session: Session, header: bytearray) -> Steps:
     elif request.command is ClientCommand.LIST:
         yield from _list(session)
     elif request.greeting:
-        yield from session.send(encode_greeting_reply(session.settings.max_chunk))
+        takes = session.backend.capabilities
+        yield from session.send(
+            encode_greeting_reply(
+                min(session.settings.max_chunk, takes.max_value_bytes or MAX_LENGTH),
+                min(takes.max_key_bytes or MAX_KEY_BYTES, MAX_KEY_BYTES),
+            )
+        )
     else:
         yield from session.send(encode_reply(ServerReturnCode.SUCCESS))
 

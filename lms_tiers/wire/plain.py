@@ -204,9 +204,12 @@ def encode_list_reply(length: int) -> bytes:
     return SERVER_HEADER.pack(ServerReturnCode.SUCCESS, length, 1, 2, 0, 0, 0, 0, 0)
 
 
-def encode_greeting_reply(max_chunk: int) -> bytes:
-    """The HEALTH answer that offers the extension and tells the largest chunk the server takes."""
-    return SERVER_HEADER.pack(ServerReturnCode.SUCCESS, 0, 1, 2, GREETING, EXTENSION, max_chunk, 0, 0)
+def encode_greeting_reply(max_chunk: int, max_key: int = 0) -> bytes:
+    """The HEALTH answer that offers the extension and tells the longest chunk and key the server takes, in bytes.
+
+    A `max_key` of 0 tells nothing, as servers did before they told it.
+    """
+    return SERVER_HEADER.pack(ServerReturnCode.SUCCESS, 0, 1, 2, GREETING, EXTENSION, max_chunk, max_key, 0)
 
 
 def decode_reply(header: bytes | bytearray | memoryview) -> Reply:

@@ -1,6 +1,6 @@
 """Every built-in backend, and the tiered store over them, keeps the contract: spec 1.0, no waivers.
 
-`pinned`, the arena and the client of a server have files of their own in tests/plugins and tests/client.
+`gpu`, `pinned` and the arena have files of their own in tests/plugins. The kit starts a server for `lm`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ SUBJECTS = [
     "lmdb:{tmp}/kv?capacity={capacity}&sync=commit",
     "pinned?capacity={capacity} > lmdb:{tmp}/kv?capacity={capacity}",
     "faulty",
+    "lm",
 ]
 
 

@@ -175,6 +175,7 @@ def _stored(trial: Trial, chunks: dict[str, Chunk]) -> Subject:
         backend.put(k, chunk)
     backend.flush()
     backend.close()
+    trial.harness.stop(backend.path)  # what holds the place would not see the damage, or write over it
     return backend
 
 

@@ -154,6 +154,7 @@ def _moved(trial: Trial) -> None:
     backend.put("a", Chunk(3, 5000))
     backend.flush()
     backend.close()
+    trial.harness.stop(backend.path)
     elsewhere = trial.directory()
     target = elsewhere / "moved"
     backend.path.rename(target)

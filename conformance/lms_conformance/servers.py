@@ -1,0 +1,154 @@
+"""lm:// servers for the conformance of their client: one for a place, in this process or in one beside it.
+
+Run as ``python -m lms_conformance.servers SOCKET`` it is that process: its threads, descriptors and memory are not
+those of the client under test. In a process that crash properties kill, the servers are inside, so that the kill, the
+full disk and the missing rights meet the store as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, Protocol
+
+from lms_conformance.zygote import Line
+from lms_tiers.errors import LmsTiersError
+
+#: Chunks a server takes: the least a backend must, and little enough that one over the limit costs nothing.
+MAX_CHUNK: Final = 48 * 1024 * 1024
+
+
+class Servers(Protocol):
+    """Where the servers run."""
+
+    def start(self, place: Path, device: str) -> str:
+        """The address of the server of `place`, started where none runs."""
+
+    def stop(self, place: Path) -> None:
+        """End the server of `place` in an orderly way, if one runs."""
+
+
+class ServersHere:
+    """Servers in this process.
+
+    Parameters
+    ----------
+    directory : pathlib.Path
+        For their sockets.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._running: dict[Path, tuple[str, ExitStack]] = {}
+        self._started = 0
+
+    def start(self, place: Path, device: str) -> str:
+        """See `Servers`; where the store cannot be opened nobody listens at the address."""
+        from lms_tiers.factory import CreateStorageBackend
+        from lms_tiers.server.server import Server
+        from lms_tiers.server.settings import make_settings
+
+        if place in self._running:
+            return self._running[place][0]
+        self._started += 1
+        path = self._directory / f"{os.getpid()}-{self._started}"
+        address = f"unix:{path}"
+        with ExitStack() as stack:
+            try:
+                backend = CreateStorageBackend(device)
+            except LmsTiersError:
+                return address
+            stack.callback(backend.close)
+            settings = make_settings(
+                None, {"unix": str(path), "threads": 4, "max_chunk": MAX_CHUNK, "receive_budget": 4 * MAX_CHUNK}
+            )
+            stack.enter_context(Server(backend, settings))
+            self._running[place] = address, stack.pop_all()
+        return address
+
+    def stop(self, place: Path) -> None:
+        """See `Servers`."""
+        running = self._running.pop(place, None)
+        if running is not None:
+            running[1].close()
+
+
+class ServersBeside:
+    """Servers in a process of their own.
+
+    Parameters
+    ----------
+    line : Line
+        To that process.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._lock = threading.Lock()
+
+    def _ask(self, question: dict[str, str]) -> str:
+        with self._lock:
+            self._line.say(question)
+            answer = self._line.hear()
+        if answer is None:
+            raise RuntimeError("the process of the lm:// servers died")
+        return str(answer["address"])
+
+    def start(self, place: Path, device: str) -> str:
+        """See `Servers`."""
+        return self._ask({"start": str(place), "device": device})
+
+    def stop(self, place: Path) -> None:
+        """See `Servers`."""
+        self._ask({"stop": str(place)})
+
+
+_here: ServersHere | None = None
+
+
+def serve_here() -> None:
+    """From now on the servers of this process run inside it."""
+    global _here
+    _here = ServersHere(Path(tempfile.mkdtemp(prefix="lms-conformance-servers-")))
+
+
+def servers() -> Servers:
+    """Those of this process."""
+    if _here is not None:
+        return _here
+    from lms_conformance.spawned import servers_beside
+
+    return servers_beside()
+
+
+def main(path: str) -> None:
+    """Serve until the parent hangs up."""
+    # What is damaged here on purpose is told by the property, not by the log.
+    logging.getLogger().addHandler(logging.NullHandler())
+    import torch  # noqa: F401  # now, so that no request waits for it
+
+    control = socket.socket(socket.AF_UNIX)
+    control.connect(path)
+    line = Line(control)
+    directory = Path(path).parent
+    here = ServersHere(directory)
+    line.say({"pid": os.getpid()})
+    while (question := line.hear()) is not None:
+        if "start" in question:
+            line.say({"address": here.start(Path(question["start"]), question["device"])})
+        else:
+            here.stop(Path(question["stop"]))
+            line.say({"address": ""})
+    shutil.rmtree(directory, ignore_errors=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
