@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lms_conformance.run import run_properties
     from lms_conformance.spec import SPEC_VERSION
     from lms_conformance.suite import conformance_suite
+    from lms_conformance.supervise import run_supervised
     from lms_conformance.violation import ConformanceError, Violation
     from lms_conformance.waivers import Waiver
 
@@ -22,7 +23,7 @@ _HOME = {
     "check_backend": "check",
     "DeviceHarness": "harness", "FactoryHarness": "harness", "Harness": "harness", "NameHarness": "harness",
     "Report": "outcome", "Result": "outcome",
-    "run_properties": "run",
+    "run_properties": "run", "run_supervised": "supervise",
     "SPEC_VERSION": "spec",
     "conformance_suite": "suite",
     "ConformanceError": "violation", "Violation": "violation",
@@ -43,6 +44,7 @@ __all__ = [
     "check_backend",
     "conformance_suite",
     "run_properties",
+    "run_supervised",
 ]
 
 

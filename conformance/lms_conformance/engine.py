@@ -10,7 +10,7 @@ import time
 import traceback
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import hypothesis
 from hypothesis.database import DirectoryBasedExampleDatabase
@@ -37,6 +37,8 @@ class Engine:
     seed : int
     examples : pathlib.Path, optional
         Where failing examples are remembered between runs, in a randomised profile.
+    journal : file, optional
+        Takes each line of a program before its call: what is left of it when the call kills the process.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Engine:
         profile: Profile,
         seed: int,
         examples: Path | None = None,
+        journal: IO[str] | None = None,
     ) -> None:
         self.harness = harness
         self.caps = caps
@@ -54,6 +57,7 @@ class Engine:
         self.profile = profile
         self.seed = seed
         self.examples = examples
+        self.journal = journal
 
     def run(self, p: Property) -> Result:
         """The result of one property; a hang of its check is a result, too."""
@@ -91,7 +95,7 @@ class Engine:
 
     def _attempt(self, p: Property, result: Result, drawn: tuple[Any, ...]) -> None:
         rng = random.Random(f"{self.seed}:{p.id}")
-        trial = Trial(self.harness, self.caps, self.have, self.profile, rng)
+        trial = Trial(self.harness, self.caps, self.have, self.profile, rng, self.journal)
         result.examples += 1
         try:
             try:

@@ -152,6 +152,15 @@ class Report:
         partial = "" if self.complete else " · partial"
         return f"spec {self.spec} · {passed}/{self.required} · {self.count(Status.WAIVED)} waived{partial}"
 
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {**dataclasses.asdict(self), "results": [r.to_json() for r in self.results]}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Report:
+        """The inverse of `to_json`."""
+        return cls(**{**data, "results": [Result.from_json(r) for r in data["results"]]})
+
     def failures(self) -> list[Result]:
         """The red results."""
         return [r for r in self.results if r.red]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lms_conformance.engine import Engine
 from lms_conformance.harness import DEFAULT_CAPACITY, Harness
@@ -112,13 +112,63 @@ def run_properties(
     ConformanceError
         The backend cannot be opened at all.
     """
+    run = prepare(harness, profile=profile, seed=seed, only=only, spec=spec, waivers=waivers, examples=examples)
+    began = time.monotonic()
+    for p in run.chosen:
+        result = run.result(p, today)
+        if on_result is not None:
+            on_result(result)
+    run.report.seconds += time.monotonic() - began
+    return run.report
+
+
+@dataclasses.dataclass(slots=True)
+class Run:
+    """A run that is about to begin.
+
+    Attributes
+    ----------
+    report : Report
+        Without results yet.
+    chosen : list of Property
+    engine : Engine
+    waivers : dict
+        By property.
+    """
+
+    report: Report
+    chosen: list[Property]
+    engine: Engine
+    waivers: dict[str, Waiver]
+
+    def result(self, p: Property, today: datetime.date | None = None) -> Result:
+        """Run one property and note its result."""
+        result = judge(
+            p, self.engine, self.engine.have, self.report.spec, self.waivers.get(p.id), today or datetime.date.today()
+        )
+        self.report.results.append(result)
+        return result
+
+
+def prepare(
+    harness: Harness,
+    *,
+    profile: str,
+    seed: int | None,
+    only: Iterable[str],
+    spec: str,
+    waivers: Sequence[Waiver],
+    examples: Path | None,
+    journal: IO[str] | None = None,
+) -> Run:
+    """Check what was asked for and open the backend once; see `run_properties`."""
+    began = time.monotonic()
     effort = profile_named(profile)
     parse_version(spec)
     chosen = select(only)
     if seed is None:
         seed = random.SystemRandom().randrange(1 << 32) if effort.randomised else DEFAULT_SEED
     granted = by_property([*harness.waivers, *waivers], (p.id for p in properties()))
-    began = time.monotonic()
     who = introduce(harness)
     have = features(who.capabilities, harness)
     report = Report(
@@ -133,15 +183,9 @@ def run_properties(
         environment=environment(),
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         complete=len(chosen) == len(properties()),
+        seconds=time.monotonic() - began,
     )
-    engine = Engine(harness, who.capabilities, have, effort, seed, examples)
-    for p in chosen:
-        result = judge(p, engine, have, spec, granted.get(p.id), today or datetime.date.today())
-        report.results.append(result)
-        if on_result is not None:
-            on_result(result)
-    report.seconds = time.monotonic() - began
-    return report
+    return Run(report, chosen, Engine(harness, who.capabilities, have, effort, seed, examples, journal), granted)
 
 
 def judge(
@@ -153,7 +197,11 @@ def judge(
         if waiver is not None:
             return Result(p.id, p.sentence, Status.STALE_WAIVER, reason=f"waived, but not applicable: {reason}")
         return Result(p.id, p.sentence, Status.NOT_APPLICABLE, reason=reason)
-    result = engine.run(p)
+    return weigh(engine.run(p), p, spec, waiver, today)
+
+
+def weigh(result: Result, p: Property, spec: str, waiver: Waiver | None, today: datetime.date) -> Result:
+    """What an outcome counts, by the spec version and the property's waiver."""
     if waiver is not None:
         if result.status is Status.PASSED:
             result.status = Status.STALE_WAIVER

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lms_conformance.harness import Harness
 from lms_conformance.profiles import Profile
@@ -44,7 +44,13 @@ class Trial:
     """
 
     def __init__(
-        self, harness: Harness, caps: Capabilities, have: frozenset[str], profile: Profile, rng: random.Random
+        self,
+        harness: Harness,
+        caps: Capabilities,
+        have: frozenset[str],
+        profile: Profile,
+        rng: random.Random,
+        journal: IO[str] | None = None,
     ) -> None:
         self.harness = harness
         self.caps = caps
@@ -60,6 +66,8 @@ class Trial:
         self._directories: list[Path] = []
         self._named: list[Path] = []
         self._number = 0
+        self._journal = journal
+        self._begin_journal()
 
     # -- backends ----------------------------------------------------------------------------------------------------
 
@@ -150,11 +158,20 @@ class Trial:
         self.calls += 1
         if not self._quiet:
             self.lines.append(line)
+            if self._journal is not None:
+                self._journal.write(code + "\n")
+                self._journal.flush()
         return line
+
+    def _begin_journal(self) -> None:
+        if self._journal is not None:
+            self._journal.seek(0)
+            self._journal.truncate()
 
     def anew(self) -> None:
         """What follows does not depend on what was done before: a failure prints only what follows."""
         self.lines.clear()
+        self._begin_journal()
         self._named.clear()
         self._number = 0
 
@@ -182,9 +199,7 @@ class Trial:
         for line in self.lines if not self._told else ():
             comment = f"  # {line.comment}" if line.comment else ""
             body.append(line.code + (comment if "\n" not in line.code else ""))
-        paths = [
-            f"path{i + 1} = pathlib.Path(tempfile.mkdtemp())" for i in range(1 if self._told else len(self._named))
-        ]
+        paths = 1 if self._told else len(self._named)
         tail = []
         if violation is not None:
             tail = [violation.code] if violation.code else []
@@ -192,8 +207,7 @@ class Trial:
                 f"# expected: {violation.expected}".replace("\n", "\n# "),
                 f"# got: {violation.got}".replace("\n", "\n# "),
             ]
-        head = ["import pathlib", "import tempfile", "from lms_conformance.chunks import Chunk, DuckKey, key, same"]
-        return "\n".join([f"# {header}", *head, self.harness.source(), *paths, *body, *tail])
+        return program(header, self.harness, paths, [*body, *tail])
 
     # -- time and threads --------------------------------------------------------------------------------------------
 
@@ -225,6 +239,13 @@ class Trial:
         for error in errors:
             raise error
         return answers
+
+
+def program(header: str, harness: Harness, paths: int, body: Sequence[str]) -> str:
+    """Lines of a program as Python that runs, with what they need before them."""
+    head = ["import pathlib", "import tempfile", "from lms_conformance.chunks import Chunk, DuckKey, key, same"]
+    places = [f"path{i + 1} = pathlib.Path(tempfile.mkdtemp())" for i in range(paths)]
+    return "\n".join([f"# {header}", *head, harness.source(), *places, *body])
 
 
 def _stack_of(thread: threading.Thread) -> str:

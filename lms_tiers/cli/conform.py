@@ -43,7 +43,7 @@ def conform(
     quiet = json == "-"
     view = _Progress(quiet)
     try:
-        report = kit.run_properties(
+        report = kit.run_supervised(
             harness, profile=profile, seed=seed, only=only, spec=spec, waivers=granted, on_result=view.show,
             examples=Path(".lms-conformance") / "examples",
         )  # fmt: skip

@@ -1,0 +1,66 @@
+"""The child of `supervise`: runs the kit and tells what it does, so that nothing is lost when it dies.
+
+Run as ``python -m lms_conformance.supervised DESCRIPTOR DIRECTORY``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import faulthandler
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from lms_conformance import spawned
+from lms_conformance.outcome import Status
+from lms_conformance.run import Run, prepare
+from lms_conformance.violation import ConformanceError
+from lms_conformance.waivers import Waiver
+from lms_conformance.zygote import Line, load_harness
+from lms_tiers.errors import ConfigError
+
+
+def main(descriptor: int, directory: Path) -> None:
+    """Hear what to run, run it, tell each result."""
+    line = Line(socket.socket(fileno=descriptor))
+    job = line.hear()
+    assert job is not None
+    with (directory / "stacks").open("w") as stacks, (directory / "journal").open("w", encoding="utf-8") as journal:
+        faulthandler.enable(stacks)
+        try:
+            run = prepare(
+                load_harness(job["recipe"]), profile=job["profile"], seed=job["seed"], only=job["only"],
+                spec=job["spec"], waivers=_waivers(job["waivers"]), examples=_path(job["examples"]), journal=journal,
+            )  # fmt: skip
+        except (ConfigError, ConformanceError) as error:
+            line.say({"refused": type(error).__name__, "message": str(error)})
+        else:
+            _run(run, line)
+        spawned.end()
+        # What a backend does when the interpreter ends is no promise of the contract.
+        os._exit(0)
+
+
+def _run(run: Run, line: Line) -> None:
+    line.say({"report": run.report.to_json()})
+    for p in run.chosen:
+        line.say({"began": p.id, "patience": run.engine.profile.hang_seconds})
+        result = run.result(p)
+        line.say({"result": result.to_json()})
+        if result.status is Status.HUNG:
+            return  # its threads are still about: the rest runs in another process
+    line.say({"done": True})
+
+
+def _waivers(told: list[dict[str, Any]]) -> list[Waiver]:
+    return [Waiver(w["property"], w["reason"], datetime.date.fromisoformat(w["expires"])) for w in told]
+
+
+def _path(told: str | None) -> Path | None:
+    return None if told is None else Path(told)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
