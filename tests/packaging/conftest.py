@@ -24,5 +24,5 @@ def environment(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Enviro
     venv.create(home / "venv", with_pip=True)
     (home / "work").mkdir()
     fresh = Environment(home / "venv", home / "work")
-    fresh.pip(f"lms-tiers[conformance] @ {wheel.as_uri()}")
+    fresh.pip(f"lms-tiers[conformance,metrics] @ {wheel.as_uri()}")
     return fresh

@@ -1,0 +1,137 @@
+"""`lms-tiers stats`: what the tiers of a running server or store are doing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Group
+    from rich.table import Table
+
+    from lms_tiers.metrics.scrape import Reading, TierReading
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command("stats")
+    def stats(
+        target: str = typer.Argument(..., help="A metrics port: HOST:PORT, or http://HOST:PORT/metrics."),
+        watch: bool = typer.Option(False, "--watch", "-w", help="Go on, with rates, until interrupted."),
+        interval: float = typer.Option(2.0, min=0.05, help="Seconds between readings."),
+        count: Optional[int] = typer.Option(None, min=1, help="With --watch: stop after this many readings."),
+        as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table, a document a line."),
+    ) -> None:
+        """Show usage, hits, evictions, queues and latencies of each tier.
+
+        A server listens for this with --metrics-port, a program's own store with `lms_tiers.metrics.port.MetricsPort`.
+        Exit 0 when all tiers work within their capacity, 1 when one is switched off or over it, 2 when nobody
+        answers.
+        """
+        import json
+
+        readings = _readings(target, interval, count if watch else 1)
+        last: Reading | None = None
+        try:
+            for last in readings if as_json else _shown(readings, watch):
+                if as_json:
+                    typer.echo(json.dumps(last.document()))
+        except KeyboardInterrupt:
+            pass  # how a watch ends
+        raise typer.Exit(0 if last is None or last.healthy else 1)
+
+
+def _readings(target: str, interval: float, count: int | None) -> Iterator[Reading]:
+    import itertools
+    import time
+
+    from lms_tiers.metrics.scrape import scrape
+
+    for i in itertools.count() if count is None else range(count):
+        if i:
+            time.sleep(interval)
+        yield scrape(target)
+
+
+def _shown(readings: Iterator[Reading], watch: bool) -> Iterator[Reading]:
+    """Show each reading, in place of the one before where it is watched."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    before: Reading | None = None
+    if not watch:
+        for reading in readings:
+            console.print(_view(reading, None))
+            yield reading
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for reading in readings:
+            live.update(_view(reading, before), refresh=True)
+            before = reading
+            yield reading
+
+
+def _view(now: Reading, before: Reading | None) -> Group:
+    from rich.console import Group
+
+    parts: list[Table | str] = []
+    for store, tiers in now.tiers.items():
+        earlier = {tier.name: tier for tier in before.tiers.get(store, ())} if before else {}
+        seconds = now.time - before.time if before else None
+        parts.append(_tiers(store, tiers, earlier, seconds))
+    for store, figures in now.stores.items():
+        asked = figures.get("hits", 0) + figures.get("misses", 0)
+        ratio = f", {figures['hits'] / asked:.1%} of {asked:,.0f} gets hit" if asked else ""
+        parts.append(f"{store or 'store'}: {figures.get('keys', 0):,.0f} chunks{ratio}")
+    if now.server:
+        events = ", ".join(
+            f"{name.removeprefix('events.')} {value:,.0f}" for name, value in now.server.items()
+            if name.startswith("events.") and value and not name.startswith("events.bytes")
+        )  # fmt: skip
+        parts.append(f"server: {now.server.get('connections', 0):.0f} connections; {events or 'no requests yet'}")
+    return Group(*parts)
+
+
+def _tiers(store: str, tiers: list[TierReading], earlier: dict[str, TierReading], seconds: float | None) -> Table:
+    """Totals since the store was opened or, from the second reading on, what happens per second."""
+    from rich.table import Table
+
+    from lms_tiers.metrics.scrape import between, quantile
+    from lms_tiers.sizes import format_size
+
+    rates = bool(earlier and seconds)
+    per = "/s" if rates else ""
+    table = Table(
+        "tier", "policy", "used", "of", "chunks", f"hits{per}", f"misses{per}", f"read{per}", f"written{per}",
+        f"evicted{per}", f"dropped{per}", "failures", "queue", "read p50 / p99", "breaker", title=store or None,
+    )  # fmt: skip
+    for tier in tiers:
+        shown = between(earlier[tier.name], tier) if rates and tier.name in earlier else tier
+        by = seconds if rates and seconds and tier.name in earlier else 1.0
+        f = shown.figures
+        capacity = f.get("capacity_bytes")
+        table.add_row(
+            tier.name, tier.policy, format_size(int(f.get("bytes", 0))),
+            "no limit" if capacity is None else format_size(int(capacity)), f"{f.get('keys', 0):,.0f}",
+            f"{f.get('hits', 0) / by:,.0f}", f"{f.get('misses', 0) / by:,.0f}",
+            format_size(int(f.get("read_bytes", 0) / by)), format_size(int(f.get("written_bytes", 0) / by)),
+            f"{sum(shown.evictions.values()) / by:,.0f}", f"{f.get('drops', 0) / by:,.0f}",
+            f"{tier.figures.get('failures', 0):,.0f}", format_size(int(f.get("queue_bytes", 0))),
+            f"{_duration(quantile(shown.read_buckets, 0.5))} / {_duration(quantile(shown.read_buckets, 0.99))}",
+            tier.breaker if tier.breaker == "closed" else f"[bold red]{tier.breaker}[/]",
+        )  # fmt: skip
+    return table
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    for factor, unit in ((1, "s"), (1e3, "ms")):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"

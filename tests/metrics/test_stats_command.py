@@ -1,0 +1,95 @@
+"""`lms-tiers stats` against a store that runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lms_tiers.cli import app
+from lms_tiers.errors import ConfigError, StorageUnavailableError
+from lms_tiers.metrics.collector import StoreCollector
+from lms_tiers.metrics.port import MetricsPort
+from lms_tiers.metrics.scrape import between, quantile, scrape
+from lms_tiers.plugins.faulty.backend import Fault
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["stats", *arguments], env={"COLUMNS": "220"})
+
+
+def test_one_reading_shows_each_tier_fastest_first(bench: Any) -> None:
+    bench.put(*range(30))
+    bench.store.flush(10)
+    with MetricsPort([StoreCollector(bench.store)]) as port:
+        shown = run(f"127.0.0.1:{port.port}")
+        document = json.loads(run(f"127.0.0.1:{port.port}", "--json").stdout)
+    assert shown.exit_code == 0, shown.output
+    lines = shown.output.splitlines()
+    assert [n for n, line in enumerate(lines) if " ram " in line] < [
+        n for n, line in enumerate(lines) if " disk " in line
+    ]
+    assert "1000 B" in shown.output
+    ram, disk = document["tiers"][""]
+    assert (ram["name"], disk["name"]) == ("ram", "disk")
+    assert ram["capacity_bytes"] == 1000
+    assert ram["evictions"]["cleaned"] == bench.store.stats().tiers[0].evictions
+    assert document["stores"][""]["keys"] == 30
+    assert document["healthy"] is True
+
+
+def test_watching_prints_a_document_per_reading_that_tells_what_changed(bench: Any) -> None:
+    with MetricsPort([StoreCollector(bench.store)]) as port:
+        shown = run(f"127.0.0.1:{port.port}", "--watch", "--interval", "0.05", "--count", "3", "--json")
+        table = run(f"127.0.0.1:{port.port}", "--watch", "--interval", "0.05", "--count", "2")
+    assert [json.loads(line)["healthy"] for line in shown.stdout.splitlines()] == [True] * 3
+    assert table.exit_code == 0
+    assert "hits/s" in table.output
+
+
+def test_a_switched_off_tier_is_exit_status_1(bench: Any) -> None:
+    bench.lower.inject("*", Fault.FAIL)
+    bench.put(*range(60))
+    with MetricsPort([StoreCollector(bench.store)]) as port:
+        shown = run(f"127.0.0.1:{port.port}")
+    assert shown.exit_code == 1
+    assert "open" in shown.output
+
+
+def test_rates_are_what_happened_between_two_readings(bench: Any) -> None:
+    bench.put(*range(5))
+    with MetricsPort([StoreCollector(bench.store)]) as port:
+        first = scrape(f"127.0.0.1:{port.port}")
+        for _ in range(7):
+            bench.store.get(bench.key(0))
+        second = scrape(f"http://127.0.0.1:{port.port}/metrics")
+    change = between(first.tiers[""][0], second.tiers[""][0])
+    assert change.figures["hits"] == 7
+    assert change.figures["bytes"] == 500
+    assert sum(change.evictions.values()) == 0
+    assert change.read_buckets[float("inf")] == 7
+
+
+def test_quantiles_are_upper_bounds_of_cumulative_buckets() -> None:
+    buckets = {0.001: 50.0, 0.01: 99.0, float("inf"): 100.0}
+    assert quantile(buckets, 0.5) == 0.001
+    assert quantile(buckets, 0.99) == 0.01
+    assert quantile(buckets, 1.0) == float("inf")
+    assert quantile({}, 0.5) is None
+
+
+def test_a_port_where_nobody_listens_is_a_typed_error(bench: Any) -> None:
+    with MetricsPort([StoreCollector(bench.store)]) as port:
+        address = f"127.0.0.1:{port.port}"
+    with pytest.raises(StorageUnavailableError, match=address):
+        scrape(address)
+    assert isinstance(run(address).exception, StorageUnavailableError)
+    with pytest.raises(ConfigError, match="HOST:PORT"):
+        scrape("lm://127.0.0.1:1")
+
+
+def test_metrics_of_something_else_are_refused() -> None:
+    with MetricsPort([]) as port, pytest.raises(StorageUnavailableError, match="no metrics of a store"):
+        scrape(f"127.0.0.1:{port.port}")
