@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import random
 import threading
 import time
 from collections.abc import Sequence
@@ -154,13 +153,13 @@ class KeepsSecondList(Wrapper):
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """And then into the set."""
         self.inner.put(client_meta, kv_chunk_bytes)
-        time.sleep(random.random() * 5 * GAP)
+        time.sleep(GAP)
         self._keys.add(text_of(client_meta.key))
 
     def remove(self, key: CacheEngineKey) -> None:
         """And then out of the set."""
         self.inner.remove(key)
-        time.sleep(random.random() * 5 * GAP)
+        time.sleep(GAP)
         self._keys.discard(text_of(key))
 
     def list_keys(self) -> List[CacheEngineKey]:
