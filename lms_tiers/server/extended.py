@@ -64,13 +64,13 @@ def answer(session: Session, header: bytearray) -> Steps:
             bytes_out = yield from _get(session, key)
         elif request.command is XCommand.EXIST:
             held = session.backend.contains(OpaqueKey(key))
-            yield from session.send(_OK if held else _MISS)
+            yield from session.answer(_OK if held else _MISS)
         elif request.command is XCommand.REMOVE:
             session.backend.remove(OpaqueKey(key))
-            yield from session.send(_OK)
+            yield from session.answer(_OK)
         elif request.command is XCommand.FLUSH:
             session.backend.flush(request.argument / 1000 if request.argument >= 0 else None)
-            yield from session.send(_OK)
+            yield from session.answer(_OK)
         else:
             bytes_out = yield from _list(session, with_meta=request.command is XCommand.SCAN)
     except BackendClosedError:
@@ -78,7 +78,7 @@ def answer(session: Session, header: bytearray) -> Steps:
     except LmsTiersError as error:
         if request.command is not XCommand.PUT:
             trouble(session, request.command.name.lower(), None, error)
-        yield from session.send(*_failure(error))
+        yield from session.answer(*_failure(error))
     session.counters.request(f"x{request.command.name.lower()}", time.perf_counter() - started, bytes_in, bytes_out)
 
 
@@ -109,16 +109,17 @@ def _put(session: Session, request: XRequest, key: str, meta: ChunkMeta) -> Step
     batch = request.argument
     if batch and batch == session.failed_batch:
         yield from session.skip(request.length)
-        yield from session.send(extension.encode_xreply(ServerReturnCode.FAIL, error=XError.SKIPPED))
+        yield from session.answer(extension.encode_xreply(ServerReturnCode.FAIL, error=XError.SKIPPED))
         return
-    yield from session.admit(request.length)
+    if not session.budget.acquire(request.length, session):
+        yield from session.admit(request.length)
     try:
         session.stream.acknowledge()
         body = yield from session.receive(request.length)
         if xxhash.xxh3_64_intdigest(body) != request.checksum:
             session.counters.add("damaged")
             session.failed_batch = batch
-            yield from session.send(extension.encode_xreply(ServerReturnCode.FAIL, error=XError.DAMAGED))
+            yield from session.answer(extension.encode_xreply(ServerReturnCode.FAIL, error=XError.DAMAGED))
             return
         store(session, key, meta, body)
     except LmsTiersError as error:
@@ -127,7 +128,7 @@ def _put(session: Session, request: XRequest, key: str, meta: ChunkMeta) -> Step
         raise
     finally:
         session.budget.release(request.length)
-    yield from session.send(_OK)
+    yield from session.answer(_OK)
 
 
 def _get(session: Session, key: str) -> Generator[Wait, None, int]:
@@ -152,10 +153,10 @@ def _get(session: Session, key: str) -> Generator[Wait, None, int]:
         if found:
             raise
         trouble(session, "xget", key, error)
-    if found:
+    if not found:
+        rest = session.send_borrowed([_MISS])
+    if rest is not None:
         yield from session.send_rest(rest)
-    else:
-        yield from session.send(_MISS)
     session.counters.add("hits" if found else "misses")
     return length
 
@@ -169,5 +170,5 @@ def _list(session: Session, *, with_meta: bool) -> Generator[Wait, None, int]:
         body = extension.encode_entries((key.to_string(), b"", 0) for key in session.backend.list_keys())
     if len(body) > MAX_LENGTH:
         raise UnsupportedError("the lm:// wire", f"a list of {len(body)} bytes")
-    yield from session.send(extension.encode_xreply(ServerReturnCode.SUCCESS, len(body)), body)
+    yield from session.answer(extension.encode_xreply(ServerReturnCode.SUCCESS, len(body)), body)
     return len(body)

@@ -24,30 +24,30 @@ from lms_tiers.wire.plain import (
 _log = logging.getLogger(__name__)
 
 
-def answer(session: Session, header: bytearray) -> Steps:
-    """Serve one request; raises `ProtocolError` where the connection cannot go on."""
+def answer(session: Session, header: bytearray) -> Steps | None:
+    """Serve one request, or return the steps that are left; raises `ProtocolError` where the connection cannot go on.
+
+    A GET whose peer takes the chunk at once, an EXIST and a HEALTH are over when this returns: a generator and what
+    it costs are for those who wait.
+    """
     request = decode_request(header)
     if request.fault:
         session.counters.add("bad_fields")
         _log.info("a request that makes no sense", extra={"peer": session.peer, "fault": request.fault})
-    if request.command is ClientCommand.PUT:
-        yield from _put(session, request)
-    elif request.command is ClientCommand.GET:
-        yield from _get(session, request.key)
-    elif request.command is ClientCommand.EXIST:
-        yield from _exist(session, request.key)
-    elif request.command is ClientCommand.LIST:
-        yield from _list(session)
-    elif request.greeting:
+    command = request.command
+    if command is ClientCommand.GET:
+        return _get(session, request.key)
+    if command is ClientCommand.PUT:
+        return _put(session, request)
+    if command is ClientCommand.EXIST:
+        return _exist(session, request.key)
+    if command is ClientCommand.LIST:
+        return _list(session)
+    if request.greeting:
         takes = session.backend.capabilities
-        yield from session.send(
-            encode_greeting_reply(
-                min(session.settings.max_chunk, takes.max_value_bytes or MAX_LENGTH),
-                min(takes.max_key_bytes or MAX_KEY_BYTES, MAX_KEY_BYTES),
-            )
-        )
-    else:
-        yield from session.send(encode_reply(ServerReturnCode.SUCCESS))
+        longest = min(session.settings.max_chunk, takes.max_value_bytes or MAX_LENGTH)
+        return session.send(encode_greeting_reply(longest, min(takes.max_key_bytes or MAX_KEY_BYTES, MAX_KEY_BYTES)))
+    return session.send(encode_reply(ServerReturnCode.SUCCESS))
 
 
 def check_length(session: Session, length: int) -> None:
@@ -65,11 +65,14 @@ def _put(session: Session, request: Request) -> Steps:
         yield from session.skip(request.length)
         session.stream.acknowledge()
         return
-    yield from session.admit(request.length)
+    if not session.budget.acquire(request.length, session):
+        yield from session.admit(request.length)
     try:
         # A PUT is never answered: acknowledge at once, or the client's Nagle and our delayed ACK wait for each other.
         session.stream.acknowledge()
-        body = yield from session.receive(request.length)
+        body, got = session.receive_some(request.length)
+        if got < request.length:
+            yield from session.receive_rest(body, got)
         session.stream.acknowledge()
         store(session, request.key, request.meta, body)
     except LmsTiersError as error:
@@ -98,7 +101,7 @@ def refused(session: Session, key: str, error: LmsTiersError) -> None:
     _log.warning("a chunk was not stored", extra={"peer": session.peer, "key": key, "fault": str(error)})
 
 
-def _get(session: Session, key: str | None) -> Steps:
+def _get(session: Session, key: str | None) -> Steps | None:
     started = time.perf_counter()
     sent = 0
     rest: bytearray | None = None
@@ -117,11 +120,17 @@ def _get(session: Session, key: str | None) -> Steps:
         if found:
             raise
         trouble(session, "get", key, error)
-    if found:
-        yield from session.send_rest(rest)
-    else:
-        yield from session.send(encode_reply(ServerReturnCode.FAIL))
+    if not found:
+        rest = session.send_borrowed([encode_reply(ServerReturnCode.FAIL)])
+    if rest is not None:
+        return _finish(session, "get", started, rest, sent, "hits" if found else "misses")
     session.counters.request("get", time.perf_counter() - started, 0, sent, "hits" if found else "misses")
+    return None
+
+
+def _finish(session: Session, command: str, started: float, rest: bytearray, sent: int, event: str | None) -> Steps:
+    yield from session.send_rest(rest)
+    session.counters.request(command, time.perf_counter() - started, 0, sent, event)
 
 
 def view_of(session: Session, key: str | None) -> AbstractContextManager[ChunkView | None]:
@@ -140,7 +149,7 @@ def trouble(session: Session, command: str, key: str | None, error: Exception) -
     )  # fmt: skip
 
 
-def _exist(session: Session, key: str | None) -> Steps:
+def _exist(session: Session, key: str | None) -> Steps | None:
     started = time.perf_counter()
     held = False
     if key is not None:
@@ -150,17 +159,22 @@ def _exist(session: Session, key: str | None) -> Steps:
             raise
         except Exception as error:
             trouble(session, "exist", key, error)
-    yield from session.send(encode_reply(ServerReturnCode.SUCCESS if held else ServerReturnCode.FAIL))
+    rest = session.send_borrowed([encode_reply(ServerReturnCode.SUCCESS if held else ServerReturnCode.FAIL)])
+    if rest is not None:
+        return _finish(session, "exist", started, rest, 0, None)
     session.counters.request("exist", time.perf_counter() - started, 0, 0)
+    return None
 
 
-def _list(session: Session) -> Steps:
+def _list(session: Session) -> Steps | None:
     started = time.perf_counter()
     texts = (key.to_string() for key in session.backend.list_keys())
     # A key with a line break in it cannot stand in a list of lines.
     body = "\n".join(text for text in texts if "\n" not in text).encode()
     if len(body) > MAX_LENGTH:
-        yield from session.send(encode_reply(ServerReturnCode.FAIL))
-        return
-    yield from session.send(encode_list_reply(len(body)), body)
+        return session.send(encode_reply(ServerReturnCode.FAIL))
+    rest = session.send_borrowed([encode_list_reply(len(body)), body])
+    if rest is not None:
+        return _finish(session, "list", started, rest, len(body), None)
     session.counters.request("list", time.perf_counter() - started, 0, len(body))
+    return None

@@ -17,7 +17,7 @@ from lms_tiers.factory import CreateStorageBackend
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.metrics.port import MetricsPort
 from lms_tiers.server.collector import metrics_port
-from lms_tiers.server.memory import keep_chunk_buffers
+from lms_tiers.server.memory import ChunkMemory
 from lms_tiers.server.server import Server
 from lms_tiers.server.settings import ServerSettings
 from lms_tiers.sizes import format_size
@@ -43,13 +43,14 @@ def serve(settings: ServerSettings, reload: Callable[[], ServerSettings], say: C
     int
         0 when everything was drained and flushed, 1 when something had to be cut.
     """
-    keep_chunk_buffers(settings.receive_budget)
+    memory = ChunkMemory()
+    memory.keep(settings.receive_budget)
     import torch  # noqa: F401 - a request must not wait for this import
 
     with _signals() as received, contextlib.ExitStack() as opened:
         backend = CreateStorageBackend(settings.device)
         opened.callback(backend.close)
-        server = opened.enter_context(Server(backend, settings))
+        server = opened.enter_context(Server(backend, settings, memory.buffer))
         metrics = None
         if settings.metrics_port is not None:
             metrics = opened.enter_context(metrics_port(server, settings.metrics_host, settings.metrics_port))

@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
 
@@ -19,6 +20,7 @@ from lms_tiers.server.reactor import Reactor
 from lms_tiers.server.session import Session
 from lms_tiers.server.settings import ServerSettings
 from lms_tiers.server.stream import PlainStream, Stream, TlsStream
+from lms_tiers.wire.buffers import receive_buffer
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ class Server:
     ----------
     backend : LMSBackendInterface
     settings : ServerSettings, optional
+    allocate : callable
+        Makes the buffer a chunk is received into.
 
     Raises
     ------
@@ -52,8 +56,12 @@ class Server:
     True
     """
 
-    def __init__(self, backend: LMSBackendInterface, settings: ServerSettings | None = None) -> None:
+    def __init__(
+        self, backend: LMSBackendInterface, settings: ServerSettings | None = None,
+        allocate: Callable[[int], bytearray] = receive_buffer,
+    ) -> None:  # fmt: skip
         self.backend: Final = backend
+        self._allocate: Final = allocate
         self.settings: Final = settings or ServerSettings()
         self.counters: Final = Counters()
         self.budget: Final = ReceiveBudget(self.settings.receive_budget)
@@ -129,7 +137,7 @@ class Server:
             return
         session = Session(
             stream, self.backend, self.settings, self.budget, self.counters, peer,
-            self._reactor.spare, lambda _: self._reactor.wake(descriptor),
+            self._reactor.spare, lambda _: self._reactor.wake(descriptor), self._allocate,
         )  # fmt: skip
         self._reactor.adopt(descriptor, session)
 

@@ -62,11 +62,14 @@ class Session:
         Whether a thread is free to wait for this peer a moment.
     wake : callable
         Tells the reactor that the session, parked for the budget, can go on.
+    allocate : callable
+        Makes the buffer a chunk is received into.
     """
 
     def __init__(
         self, stream: Stream, backend: LMSBackendInterface, settings: ServerSettings, budget: ReceiveBudget,
         counters: Counters, peer: str, spare: Callable[[], bool], wake: Callable[[Session], None],
+        allocate: Callable[[int], bytearray] = receive_buffer,
     ) -> None:  # fmt: skip
         self.stream: Final = stream
         self.backend: Final = backend
@@ -76,6 +79,7 @@ class Session:
         self.peer: Final = peer
         self.spare: Final = spare
         self._wake: Final = wake
+        self.allocate: Final = allocate
         self.granted = False
         self.idle = True
         self.draining = False
@@ -120,14 +124,28 @@ class Session:
         from lms_tiers.server import extended, plain
 
         yield from self._handshake()
+        self.deadline = self._idle_deadline()
         header = bytearray(CLIENT_HEADER.size)
         with memoryview(header) as view:
-            while (yield from self._header(view)):
-                if extended.speaks(header):
-                    yield from extended.answer(self, header)
-                else:
-                    yield from plain.answer(self, header)
+            while True:
+                got = self._first_bytes(view)
+                while got is None:
+                    if self.draining:
+                        return
+                    yield Wait.READ
+                    got = self._first_bytes(view)
+                if got == 0:
+                    return
+                self.idle = False
+                if got < len(view):
+                    self.deadline = self._transfer_end = time.monotonic() + self.settings.header_timeout
+                    yield from self._fill(view[got:])
+                # What can be done at once is, without a generator: most requests end here.
+                rest = extended.answer(self, header) if extended.speaks(header) else plain.answer(self, header)
+                if rest is not None:
+                    yield from rest
                 self.idle = True
+                self.deadline = self._idle_deadline()
 
     def _handshake(self) -> Steps:
         while True:
@@ -137,26 +155,16 @@ class Session:
             except BlockingIOError:
                 yield Wait.READ
 
-    def _header(self, view: memoryview) -> Generator[Wait, None, bool]:
-        """Read one header; False where the peer has closed, or the server drains, between two frames."""
+    def _idle_deadline(self) -> float:
         idle_timeout = self.settings.idle_timeout
-        self.deadline = math.inf if idle_timeout is None else time.monotonic() + idle_timeout
-        while True:
-            try:
-                got = self.stream.recv_into(view, self.spare() and not self.draining)
-            except BlockingIOError:
-                if self.draining:
-                    return False
-                yield Wait.READ
-                continue
-            break
-        if got == 0:
-            return False
-        self.idle = False
-        if got < len(view):
-            self.deadline = self._transfer_end = time.monotonic() + self.settings.header_timeout
-            yield from self._fill(view[got:])
-        return True
+        return math.inf if idle_timeout is None else time.monotonic() + idle_timeout
+
+    def _first_bytes(self, view: memoryview) -> int | None:
+        """Bytes of the next header; 0 where the peer has closed between two frames, None where it is silent."""
+        try:
+            return self.stream.recv_into(view, self.spare() and not self.draining)
+        except BlockingIOError:
+            return None
 
     # -- moving bytes --------------------------------------------------------------------------------------------
 
@@ -168,9 +176,8 @@ class Session:
         self.deadline = min(self._transfer_end, time.monotonic() + self.settings.stall_timeout)
         yield wait
 
-    def _fill(self, view: memoryview) -> Steps:
+    def _fill(self, view: memoryview, patient: bool = True) -> Steps:
         got = 0
-        patient = True
         while got < len(view):
             try:
                 now = self.stream.recv_into(view[got:], patient and self.spare())
@@ -186,18 +193,41 @@ class Session:
             patient = patient and now >= _TRICKLE
         self.stream.low_water(1)
 
+    def receive_some(self, nbytes: int) -> tuple[bytearray, int]:
+        """A buffer for the next `nbytes` bytes, for which the caller has taken a share of the budget.
+
+        Returns
+        -------
+        bytearray, int
+            And how many bytes are in it already: all when the peer keeps up, else `receive_rest` brings the others.
+        """
+        body = self.allocate(nbytes)
+        self.start_transfer(nbytes)
+        if not nbytes:
+            return body, 0
+        try:
+            with memoryview(body) as view:
+                got = self.stream.recv_into(view, self.spare())
+        except BlockingIOError:
+            return body, 0
+        if got == 0:
+            raise PeerGone
+        return body, got
+
+    def receive_rest(self, body: bytearray, got: int) -> Steps:
+        """Fill `body` from byte `got` on."""
+        with memoryview(body) as view:
+            yield from self._fill(view[got:], patient=got >= _TRICKLE)
+
     def receive(self, nbytes: int) -> Generator[Wait, None, bytearray]:
         """The next `nbytes` bytes, for which the caller has taken a share of the budget."""
-        body = receive_buffer(nbytes)
-        self.start_transfer(nbytes)
-        with memoryview(body) as view:
-            yield from self._fill(view)
+        body, got = self.receive_some(nbytes)
+        if got < nbytes:
+            yield from self.receive_rest(body, got)
         return body
 
     def admit(self, nbytes: int) -> Steps:
-        """Take a share of the receive budget, waiting for it if need be."""
-        if self.budget.acquire(nbytes, self):
-            return
+        """Wait for the share of the receive budget that `budget.acquire` could not give at once."""
         self.counters.add("budget_waits")
         try:
             while not self.granted:
@@ -229,29 +259,34 @@ class Session:
         PeerGone
             The budget has no room for the rest.
         """
+        try:
+            sent = self.stream.send(buffers, self.spare())
+        except BlockingIOError:
+            sent = 0
+        if sent == sum(b.nbytes if isinstance(b, memoryview) else len(b) for b in buffers):
+            return None
         pending = [memoryview(b).cast("B") for b in buffers if len(b)]
         try:
-            while pending:
-                try:
-                    sent = self.stream.send(pending, self.spare())
-                except BlockingIOError:
-                    sent = 0
+            while True:
                 _drop_sent(pending, sent)
-                if pending and sent < _FAST_READER:
+                if not pending:
+                    return None
+                if sent < _FAST_READER:
                     rest = sum(map(len, pending))
                     if not self.budget.try_acquire(rest):
                         self.counters.add("slow_readers_cut")
                         raise PeerGone
                     return bytearray().join(pending)
+                try:
+                    sent = self.stream.send(pending, self.spare())
+                except BlockingIOError:
+                    sent = 0
         finally:
             # An error's traceback would keep these alive while the backend takes its buffers back.
             pending.clear()
-        return None
 
-    def send_rest(self, rest: bytearray | None) -> Steps:
+    def send_rest(self, rest: bytearray) -> Steps:
         """Send what `send_borrowed` left, at the peer's pace."""
-        if rest is None:
-            return
         self.counters.add("slow_readers")
         self.start_transfer(len(rest))
         try:
@@ -265,9 +300,16 @@ class Session:
         finally:
             self.budget.release(len(rest))
 
-    def send(self, *buffers: Buffer) -> Steps:
-        """Send an answer."""
-        yield from self.send_rest(self.send_borrowed(buffers))
+    def send(self, *buffers: Buffer) -> Steps | None:
+        """Send an answer; what the peer does not take at once is left to the steps returned."""
+        rest = self.send_borrowed(buffers)
+        return None if rest is None else self.send_rest(rest)
+
+    def answer(self, *buffers: Buffer) -> Steps:
+        """Send an answer, all of it."""
+        rest = self.send_borrowed(buffers)
+        if rest is not None:
+            yield from self.send_rest(rest)
 
 
 def _drop_sent(pending: list[memoryview], sent: int) -> None:
