@@ -1,109 +1,66 @@
-"""A whole server session over bytes in memory: what the fuzzers and the tests feed it comes in pieces of any size."""
+"""Coverage-guided fuzzing of whole server sessions: `make fuzz`, after the parsers of wire.py.
 
-# ruff: noqa: D102 - the methods are those of Stream and of the contract
+Whatever comes in, in pieces of any size, a session ends without an exception of its own and gives its budget back.
+Seeds are frames that are valid, so that the search starts behind the header's gates.
+
+    python -m fuzz.session [CORPUS_DIR] -max_total_time=600
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
-from lms_tiers.interface import Capabilities, LMSBackendInterface
-from lms_tiers.messages import (
-    CacheEngineKey,
-    ChunkMeta,
-    ClientMetaMessage,
-    LMSMemoryObj,
-    OpaqueKey,
-    key_text,
-)
-from lms_tiers.server.budget import ReceiveBudget
-from lms_tiers.server.counters import Counters
-from lms_tiers.server.session import Session, Wait
-from lms_tiers.server.settings import ServerSettings
-from lms_tiers.server.stream import Buffer
+import atheris
+import torch  # noqa: F401 - its import must not count as a slow input
+import xxhash
 
-MAX_CHUNK = 4096
+with atheris.instrument_imports():
+    from fuzz.memory import run_session
+    from lms_tiers.messages import ChunkMeta, ClientCommand, MemoryFormat
+    from lms_tiers.wire import extension, plain
+    from lms_tiers.wire.extension import XCommand
 
 
-class MemoryStream:
-    """Bytes to read, in pieces, with a pause before each; what is sent is kept."""
-
-    def __init__(self, pieces: Sequence[bytes]) -> None:
-        self._pieces: Iterator[bytes] = iter(pieces)
-        self._rest = b""
-        self._paused = False
-        self.sent = bytearray()
-
-    def fileno(self) -> int:
-        return -1
-
-    def handshake(self) -> None:
-        pass
-
-    def recv_into(self, view: memoryview, patient: bool) -> int:
-        if not self._rest:
-            self._paused = not self._paused
-            if self._paused:
-                raise BlockingIOError
-            self._rest = next(self._pieces, b"")
-        part, self._rest = self._rest[: len(view)], self._rest[len(view) :]
-        view[: len(part)] = part
-        return len(part)
-
-    def send(self, buffers: Sequence[Buffer], patient: bool) -> int:
-        part = bytes(buffers[0])[:1000]
-        self.sent += part
-        return len(part)
-
-    def acknowledge(self) -> None:
-        pass
-
-    def low_water(self, nbytes: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+def one_input(data: bytes) -> None:
+    """The first byte chooses the size of the pieces."""
+    if data:
+        run_session(data[1:], 1 + data[0] * 4)
 
 
-class DictBackend(LMSBackendInterface):
-    """Chunks in a dictionary, without torch."""
-
-    capabilities = Capabilities(remove=True)
-
-    def __init__(self) -> None:
-        self.chunks: dict[str, tuple[bytes, ChunkMeta]] = {}
-
-    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
-        meta = ChunkMeta.of(client_meta, len(kv_chunk_bytes))
-        self.chunks[key_text(client_meta.key)] = bytes(kv_chunk_bytes), meta
-
-    def contains(self, key: CacheEngineKey) -> bool:
-        return key_text(key) in self.chunks
-
-    def get(self, key: CacheEngineKey) -> LMSMemoryObj | None:
-        found = self.chunks.get(key_text(key))
-        return None if found is None else found[1].memory_obj(bytearray(found[0]))
-
-    def list_keys(self) -> list[CacheEngineKey]:
-        return [OpaqueKey(key) for key in self.chunks]
-
-    def remove(self, key: CacheEngineKey) -> None:
-        self.chunks.pop(key_text(key), None)
-
-    def close(self) -> None:
-        pass
+def seeds() -> Iterator[bytes]:
+    """Sessions of valid frames: each command of both protocols, chunks found, and a key longer than its field."""
+    meta = ChunkMeta(64, MemoryFormat.KV_2LTD, "bfloat16", (2, 1, 4, 4))
+    body = bytes(range(64))
+    digest = xxhash.xxh3_64_intdigest(body)
+    asked = (ClientCommand.GET, ClientCommand.EXIST, ClientCommand.LIST, ClientCommand.HEALTH)
+    put = plain.encode_request(ClientCommand.PUT, "a", meta) + body
+    yield put + b"".join(plain.encode_request(command, "a") for command in asked)
+    for key in ("a", "k" * 400):
+        yield plain.encode_greeting() + b"".join(
+            (
+                extension.encode_xrequest(XCommand.PUT, key, meta, argument=1, checksum=digest) + body,
+                extension.encode_xrequest(XCommand.PUT, key, meta, argument=1, checksum=digest + 1) + body,
+                *(extension.encode_xrequest(c, key) for c in XCommand if c not in (XCommand.PUT, XCommand.FLUSH)),
+                extension.encode_xrequest(XCommand.FLUSH, argument=100),
+            )
+        )
 
 
-def run_session(data: bytes, piece: int = 97, backend: LMSBackendInterface | None = None) -> MemoryStream:
-    """Feed `data` to a session until it ends, and check that it took nothing with it."""
-    stream = MemoryStream([data[i : i + piece] for i in range(0, len(data), piece)])
-    budget = ReceiveBudget(2 * MAX_CHUNK)
-    counters = Counters()
-    session = Session(
-        stream, backend or DictBackend(), ServerSettings(max_chunk=MAX_CHUNK, receive_budget=2 * MAX_CHUNK),
-        budget, counters, "fuzz", lambda: True, lambda _: None,
-    )  # fmt: skip
-    for wait in session.steps:
-        assert wait is not Wait.BUDGET
-    assert budget.used == 0, "a session ended without giving its budget back"
-    assert counters["internal_errors"] == 0, "a session ended by an unexpected exception"
-    return stream
+def main() -> None:
+    """Run until the time given on the command line is over; what was found is kept in the corpus folder."""
+    logging.disable(logging.CRITICAL)
+    given = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    corpus = Path(given or "corpus/session")
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(seeds()):
+        for piece in (0, 255):
+            (corpus / f"seed-{number}-{piece}").write_bytes(bytes([piece]) + seed)
+    atheris.Setup([*sys.argv, *([] if given else [str(corpus)])], one_input)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzz.session import DictBackend, run_session
+from fuzz.memory import DictBackend, run_session
 from tests.server.peer import FAIL, GET, PUT, SUCCESS, header
 
 KEYS = st.sampled_from(["a", "b", "c@d"])
