@@ -35,7 +35,7 @@ from lms_tiers.plugins.lmdb.parts import cut, scatter
 from lms_tiers.plugins.lmdb.preparing import Preparing
 from lms_tiers.plugins.lmdb.recency import Uses
 from lms_tiers.plugins.lmdb.repair import clear_away
-from lms_tiers.plugins.lmdb.sidecar import DATA_FILE, Left, boot_id
+from lms_tiers.plugins.lmdb.sidecar import Left, boot_id
 from lms_tiers.plugins.lmdb.space import Budget
 from lms_tiers.plugins.lmdb.storing import Storing
 from lms_tiers.plugins.lmdb.writing import Operation, Writer
@@ -263,6 +263,7 @@ class LmdbBackend(LMSBackendInterface):
                 self._writer.submit(Operation()).wait()
             self._writer.stop()
             try:
+                tables.check_file()
                 if self._checkpoints is not None:
                     self._checkpoints.wait(self._checkpoints.mark())
                 # Also where the option `sync` is none: a closed store survives a power loss.
@@ -359,7 +360,7 @@ class LmdbBackend(LMSBackendInterface):
         """Counters since open; bytes used are those of data.mdb on disk."""
         with self._tables.calling():
             counters, writer = self._writer.counters, self._writer.stats
-            size = (self._path / DATA_FILE).stat().st_size
+            size = self._tables.file_bytes()
             return BackendStats(
                 keys=counters.chunks, bytes_used=size, bytes_peak=size, bytes_written=writer.bytes_written,
                 bytes_read=self._bytes_read, failures=writer.failures, corrupt=self._corrupt,

@@ -26,8 +26,11 @@ from lms_tiers.plugins.lmdb.tables import Tables
 
 _log = logging.getLogger(__name__)
 
-_MAGIC: Final = b"lms_tiers/ckpt1\n"
+_MAGIC: Final = b"lms_tiers/ckpt2\n"
+_NUMBER: Final = struct.Struct("<Q")
 _SUM: Final = struct.Struct("<Q")
+#: The file has two slots, written in turn over blocks it already has: a full disk cannot stop a checkpoint.
+_SLOT: Final = 8192
 _HEADER: Final = 16  # of a page; its first eight bytes are the page's number
 _TRANSACTION: Final = struct.Struct("<Q")
 
@@ -58,10 +61,19 @@ class Checkpoints:
         self._kept: _Mark | None = None
         self._working = False
         self._stopping = False
+        self._failed = False
         self.failures = 0
         self.seconds = 0.0
         self.made = 0
-        self._data = os.open(directory / DATA_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        path = directory / CHECKPOINT_FILE
+        if not path.exists() or path.stat().st_size != 2 * _SLOT:
+            replace_file(path, bytes(2 * _SLOT))
+        self._number = _newest(path.read_bytes())[0]
+        with contextlib.ExitStack() as undo:
+            self._data = os.open(directory / DATA_FILE, os.O_RDONLY | os.O_CLOEXEC)
+            undo.callback(os.close, self._data)
+            self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            undo.pop_all()
         self._thread = threading.Thread(target=self._run, name="lms-tiers-lmdb-checkpoint", daemon=True)
         self._thread.start()
 
@@ -79,6 +91,7 @@ class Checkpoints:
         meta = os.pread(self._data, page, (transaction & 1) * page)
         with self._wake:
             unused, self._wanted = self._wanted, _Mark(transaction, meta, pin)
+            self._failed = False
             self._wake.notify_all()
         if unused is not None:
             unused.pin.abort()
@@ -92,17 +105,21 @@ class Checkpoints:
         OSError
             The medium failed.
         """
-        failures = self.failures
+
+        def made() -> bool:
+            return self._kept is not None and self._kept.transaction >= transaction
+
         with self._wake:
-
-            def settled() -> bool:
-                made = self._kept is not None and self._kept.transaction >= transaction
-                return made or self._stopping or self.failures != failures
-
-            done = self._wake.wait_for(settled, timeout)
-        if self.failures != failures:
-            raise OSError(f"{self._directory}: a checkpoint failed")
+            self._wake.wait_for(lambda: made() or self._stopping or self._failed, timeout)
+            done, failed = made(), self._failed
+        if failed and not done:
+            raise OSError("a checkpoint failed")
         return done
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last one wanted could not be made: it is to be asked for again."""
+        return self._failed
 
     @property
     def busy(self) -> bool:
@@ -122,6 +139,7 @@ class Checkpoints:
                 mark.pin.abort()
         self._wanted = self._kept = None
         os.close(self._data)
+        os.close(self._file)
 
     def _run(self) -> None:
         while True:
@@ -136,8 +154,7 @@ class Checkpoints:
             failed = False
             try:
                 self._tables.env.sync(True)
-                body = _MAGIC + mark.meta
-                replace_file(self._directory / CHECKPOINT_FILE, body + _SUM.pack(xxhash.xxh3_64_intdigest(body)))
+                self._keep(mark.meta)
             except Exception as error:
                 _log.warning("lmdb store %s: a checkpoint failed: %s", self._directory, error)
                 failed = True
@@ -146,6 +163,8 @@ class Checkpoints:
                 self.seconds += time.monotonic() - began
                 if failed:
                     self.failures += 1
+                    # One asked for meanwhile has its own turn.
+                    self._failed = self._wanted is None
                     unused: _Mark | None = mark
                 else:
                     self.made += 1
@@ -155,24 +174,40 @@ class Checkpoints:
                     unused.pin.abort()
                 self._wake.notify_all()
 
+    def _keep(self, meta: bytes) -> None:
+        body = _MAGIC + _NUMBER.pack(self._number + 1) + meta
+        slot = (self._number + 1) % 2 * _SLOT  # the other one stays whole meanwhile
+        record = body + _SUM.pack(xxhash.xxh3_64_intdigest(body))
+        if os.pwrite(self._file, record, slot) != len(record):
+            raise OSError("a write was cut short")
+        os.fdatasync(self._file)
+        self._number += 1
+
+
+def _newest(kept: bytes) -> tuple[int, bytes]:
+    """Number and meta page of the newest whole slot; 0 and nothing where none is."""
+    newest = 0, b""
+    head = len(_MAGIC) + _NUMBER.size
+    for slot in (kept[:_SLOT], kept[_SLOT:]):
+        if not slot.startswith(_MAGIC):
+            continue
+        with contextlib.suppress(NotLmdb, struct.error):
+            end = head + read_meta(slot[head:]).page
+            if len(slot) < end + _SUM.size or _SUM.unpack_from(slot, end)[0] != xxhash.xxh3_64_intdigest(slot[:end]):
+                continue
+            newest = max(newest, (_NUMBER.unpack_from(slot, len(_MAGIC))[0], slot[head:end]))
+    return newest
+
 
 def restore(directory: Path) -> bool:
     """After a power loss: make the checkpoint the file's last commit. Whether there was one that is whole."""
-    path = directory / CHECKPOINT_FILE
     try:
-        kept = path.read_bytes()
+        page = _newest((directory / CHECKPOINT_FILE).read_bytes())[1]
     except OSError:
         return False
-    body, end = kept[: -_SUM.size], kept[-_SUM.size :]
-    if not body.startswith(_MAGIC) or end != _SUM.pack(xxhash.xxh3_64_intdigest(body)):
+    if not page:
         return False
-    page = body[len(_MAGIC) :]
-    try:
-        meta = read_meta(page)
-    except (NotLmdb, struct.error):
-        return False
-    if len(page) != meta.page:
-        return False
+    meta = read_meta(page)
     fd = os.open(directory / DATA_FILE, os.O_RDWR | os.O_CLOEXEC)
     try:
         for slot in range(2):

@@ -22,7 +22,7 @@ from lms_tiers.plugins.lmdb.checkpoint import discard
 from lms_tiers.plugins.lmdb.layout import COUNTERS_KEY, FORMAT_KEY, STAMP, Counters, Manifest, part_key
 from lms_tiers.plugins.lmdb.parts import sizes
 from lms_tiers.plugins.lmdb.repair import clear_away, look
-from lms_tiers.plugins.lmdb.sidecar import DATA_FILE, LOCK_FILE, Left, Ownership, boot_id, move_aside
+from lms_tiers.plugins.lmdb.sidecar import DATA_FILE, Left, Ownership, boot_id, fresh_lock_file, move_aside
 from lms_tiers.plugins.lmdb.space import Budget
 from lms_tiers.plugins.lmdb.tables import Tables
 from lms_tiers.plugins.lmdb.verify import Verdict, verify
@@ -76,8 +76,7 @@ def _owned(directory: Path) -> Iterator[Path]:
 
 @contextmanager
 def _opened(directory: Path, verdict: Verdict) -> Iterator[tuple[Tables, Counters]]:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(directory / LOCK_FILE)
+    fresh_lock_file(directory)
     size = max((directory / DATA_FILE).stat().st_size * 2, 64 << 20)
     tables = Tables(str(directory), size, sync=True)
     try:

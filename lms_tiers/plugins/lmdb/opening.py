@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from lms_tiers.errors import ConfigError, FormatError, StorageUnavailableError
 from lms_tiers.plugins.lmdb import layout
 from lms_tiers.plugins.lmdb.checkpoint import restore
 from lms_tiers.plugins.lmdb.layout import Counters
-from lms_tiers.plugins.lmdb.sidecar import DATA_FILE, LOCK_FILE, Left, Ownership, boot_id, move_aside
+from lms_tiers.plugins.lmdb.sidecar import DATA_FILE, Left, Ownership, boot_id, fresh_lock_file, move_aside
 from lms_tiers.plugins.lmdb.tables import Tables
 from lms_tiers.plugins.lmdb.verify import Verdict, verify
 from lms_tiers.sizes import format_size
@@ -52,9 +50,7 @@ def open_directory(directory: Path, map_size: int, *, sync: bool) -> Opened:
         verdict = _check(directory, map_size, left is not None, torn)
         try:
             Left(False, boot_id()).write(directory)
-            # We are the only process here: whoever the lock file remembers is dead.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(directory / LOCK_FILE)
+            fresh_lock_file(directory)
             tables = Tables(str(directory), map_size, sync=sync, closed=ownership.release)
         except (OSError, lmdb.Error) as error:
             raise StorageUnavailableError(str(directory), f"cannot be opened: {error}.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -22,6 +23,10 @@ LOCK_FILE: Final = "lock.mdb"
 OWNER_FILE: Final = "owner"
 STATE_FILE: Final = "state.json"
 CHECKPOINT_FILE: Final = "checkpoint"
+_STATE_BYTES: Final = 256
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+#: LMDB's reader table for `MAX_READERS` readers: 64 bytes each, header included.
+_LOCK_BYTES: Final = 32 << 10
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -34,9 +39,9 @@ class Ownership:
     """
 
     def __init__(self, directory: Path, create: bool = True) -> None:
-        if directory.is_file():
-            raise FormatError(str(directory), "a plain file", "a directory of lms_tiers")
         try:
+            if directory.is_file():
+                raise FormatError(str(directory), "a plain file", "a directory of lms_tiers")
             if create:
                 directory.mkdir(parents=True, exist_ok=True)
             fd = os.open(directory / OWNER_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -91,9 +96,20 @@ class Left:
     boot: str
 
     def write(self, directory: Path) -> None:
-        """Keep this, on the medium, in one step."""
+        """Keep this, on the medium, in one step; also where the disk is full and it was kept before."""
         told = {"format": MAGIC.decode(), "version": VERSION, "clean": self.clean, "boot": self.boot}
-        replace_file(directory / STATE_FILE, json.dumps(told).encode())
+        data = json.dumps(told).encode().ljust(_STATE_BYTES)
+        path = directory / STATE_FILE
+        try:
+            replace_file(path, data)
+        except OSError as error:
+            if error.errno not in _FULL or not path.exists() or path.stat().st_size != len(data):
+                raise
+            # Less than a sector, over one: the medium writes it whole or not at all.
+            with open(path, "r+b") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
 
     @staticmethod
     def read(directory: Path) -> Left | None:
@@ -121,16 +137,35 @@ class Left:
 def replace_file(path: Path, data: bytes) -> None:
     """Put `data` where a reader, also one after a power loss, finds the old bytes or the new ones."""
     scratch = path.with_name(path.name + ".new")
-    with open(scratch, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
+    try:
+        with open(scratch, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(scratch)
+        raise
     fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def fresh_lock_file(directory: Path) -> None:
+    """Replace LMDB's reader table by an empty one that has all its blocks.
+
+    LMDB makes it sparse and writes to it through a mapping: on a full disk the first reader in a hole would be a
+    SIGBUS. Whoever the old one remembers is dead: only the owner of the directory calls this.
+    """
+    path = directory / LOCK_FILE
+    if path.exists() and path.stat().st_size != _LOCK_BYTES:
+        os.unlink(path)
+    # Over the old one where there is one: a store on a full disk opens.
+    with open(path, "r+b" if path.exists() else "wb") as file:
+        file.write(bytes(_LOCK_BYTES))
 
 
 def move_aside(directory: Path, reason: str) -> Path:

@@ -6,16 +6,19 @@ outlive `close` on purpose; the environment then closes when the last view ends.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import lmdb
 
 from lms_tiers.errors import BackendClosedError, ForkedProcessError
 from lms_tiers.plugins.lmdb import layout
+from lms_tiers.plugins.lmdb.sidecar import DATA_FILE
 
 MAX_READERS: Final = 510
 
@@ -52,6 +55,8 @@ class Tables:
             self.env.close()
             raise
         self.chunks, self.parts, self.recency, self.meta = opened
+        self._data: Final = Path(path) / DATA_FILE
+        self._identity: Final = _identity(self._data)
         self._closed = closed
         self._changed = threading.Condition()
         self._calls = 0
@@ -77,6 +82,27 @@ class Tables:
             raise ForkedProcessError("lmdb")
         if self._closing:
             raise BackendClosedError("lmdb")
+
+    def check_file(self) -> None:
+        """Raise where the file has lost its name: what is written to it would be gone with the last descriptor.
+
+        Raises
+        ------
+        OSError
+        """
+        try:
+            same = _identity(self._data) == self._identity
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise FileNotFoundError(errno.ENOENT, "the file was deleted or replaced under the store", str(self._data))
+
+    def file_bytes(self) -> int:
+        """Size of data.mdb on disk."""
+        try:
+            return self._data.stat().st_size
+        except OSError:  # it lost its name and keeps its blocks
+            return int((self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"])
 
     def enter(self, readers: int = 0) -> None:
         """Begin a call."""
@@ -158,6 +184,11 @@ class Tables:
         self.env.close()
         if self._closed is not None:
             self._closed()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 _TABLES: Final = (layout.CHUNKS, layout.PARTS, layout.RECENCY, layout.META)

@@ -197,9 +197,15 @@ class Writer:
 
     def _patience(self) -> float | None:
         """Seconds until a checkpoint is due; None where none will be."""
-        if self._checkpoints is None or self._marked == self.counters.transaction:
+        if self._checkpoints is None or not self._unmarked:
             return None
         return max(0.0, self._due - time.monotonic())
+
+    @property
+    def _unmarked(self) -> bool:
+        """Whether no checkpoint of the last commit was asked for, or it failed."""
+        lost = self._checkpoints is not None and self._checkpoints.failed
+        return lost or self._marked != self.counters.transaction
 
     def mark(self) -> int:
         """Let the last commit become a checkpoint. In the writer thread."""
@@ -217,7 +223,7 @@ class Writer:
 
     def _unpin(self) -> None:
         """Let the pages that the last checkpoint pins go, by making another one."""
-        if self._checkpoints is not None and self._marked != self.counters.transaction:
+        if self._checkpoints is not None and self._unmarked:
             self._checkpoints.wait(self.mark())
 
     def _take(self) -> list[Operation]:
@@ -233,11 +239,12 @@ class Writer:
 
     def _commit(self, batch: list[Operation]) -> None:
         try:
+            self._tables.check_file()
             barriers = [operation for operation in batch if operation.apply is None]
             if len(barriers) < len(batch) or self._uses:
                 self._attempt(batch)
             if barriers:
-                transaction = self.mark() if self._marked != self.counters.transaction else self._marked
+                transaction = self.mark() if self._unmarked else self._marked
                 for operation in barriers:
                     operation.result = transaction
         except lmdb.MapFullError:
@@ -245,12 +252,25 @@ class Writer:
             if len(batch) == 1:
                 self._squeeze(batch[0])
             else:
-                for operation in batch:
-                    self._commit([operation])
-                    if operation.error is not None and operation.chain is not None:
-                        operation.chain.failed = True
+                self._singly(batch)
         except (lmdb.Error, OSError) as error:
-            self._fail(batch, error)
+            if len(batch) == 1:
+                self._fail(batch, error)
+            else:
+                self._singly(batch)
+
+    def _singly(self, batch: list[Operation]) -> None:
+        """Each in a commit of its own: on a full disk some fit. What a sick disk refuses once it is asked no more."""
+        refused: BaseException | None = None
+        for operation in batch:
+            if refused is not None and operation.weight:
+                operation.error = refused
+            else:
+                self._commit([operation])
+            if isinstance(operation.error, StorageUnavailableError):
+                refused = operation.error
+            if operation.error is not None and operation.chain is not None:
+                operation.chain.failed = True
 
     def _fail(self, batch: list[Operation], error: Exception) -> None:
         self.stats.failures += 1
