@@ -1,6 +1,6 @@
 """A load of 8 connections while the server is killed and restarted: wrong bytes, and memory over time.
 
-    python benchmarks/server_soak.py [--seconds 600] [--json FILE]
+    python benchmarks/server_soak.py [--minutes 10] [--json FILE]
 
 Every second restart is by SIGKILL, the others by SIGTERM. Each worker owns its keys, so it knows what a get may
 answer: the newest put it got an answer for, a put whose answer was lost, an older flushed one after a SIGKILL, or
@@ -145,12 +145,13 @@ def soak(seconds: float, every: float, folder: str) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seconds", type=float, help="instead of --minutes")
     parser.add_argument("--every", type=float, default=30, help="seconds between restarts")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = soak(options.seconds, options.every, folder)
+        result = soak(options.seconds or options.minutes * 60, options.every, folder)
     print(json.dumps(result, indent=2))
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
