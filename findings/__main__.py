@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from lms_conformance import FactoryHarness, run_properties
-from lms_conformance.outcome import Status
+from lms_conformance import FactoryHarness, run_supervised
+from lms_conformance.outcome import Result, Status
 
 from findings.adapters import STORES
 
@@ -18,6 +18,12 @@ from findings.adapters import STORES
 def _line(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 160 else line[:157] + "..."
+
+
+def _tell(result: Result) -> None:
+    if result.red:
+        print(f"  {result.id} {result.status.value}: {result.sentence}")
+        print(f"    expected: {_line(result.expected)}\n    got:      {_line(result.got or result.reason)}", flush=True)
 
 
 def main() -> int:
@@ -37,12 +43,13 @@ def main() -> int:
         except importlib.metadata.PackageNotFoundError:
             print(f"{name}: {distribution} is not installed")
             continue
-        report = run_properties(FactoryHarness(factory, name), profile=given.profile, only=given.family)
+        print(f"\n{name} ({distribution} {version})", flush=True)
+        # A store may end the process: each property's result is told as it is known, and the rest still runs.
+        report = run_supervised(
+            FactoryHarness(factory, name), profile=given.profile, only=given.family, on_result=_tell
+        )
         failed = [result for result in report.results if result.red]
-        print(f"\n{name} ({distribution} {version}): {len(failed)} properties fail")
-        for result in failed:
-            print(f"  {result.id} {result.status.value}: {result.sentence}")
-            print(f"    expected: {_line(result.expected)}\n    got:      {_line(result.got or result.reason)}")
+        print(f"  {len(failed)} properties fail")
         document[name] = {
             "distribution": distribution,
             "version": version,

@@ -194,6 +194,11 @@ class ObstoreMemory(Foreign):
         return [entry["path"] for entry in obstore.list(self._store).collect()]
 
 
+def obstore_memory(path: str) -> Foreign:
+    """obstore's store in memory, which needs no place."""
+    return ObstoreMemory()
+
+
 class ObstoreLocal(Foreign):
     """obstore's store over a directory."""
 
@@ -292,7 +297,7 @@ class LMCacheDisk(Foreign):
 
         super().__init__()
         folder = Path(path) / "lmcache"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         config = LMCacheEngineConfig.from_defaults(
             chunk_size=256, local_cpu=False, max_local_cpu_size=0.25, local_disk=f"file://{folder}/",
             max_local_disk_size=4.0,
@@ -330,7 +335,7 @@ class LMCacheDisk(Foreign):
         self._metas[text] = meta
         if not self._disk.contains(key):
             self._disk.submit_put_task(key, obj, on_complete_callback=lambda _: written.set())
-            written.wait(5)
+            written.wait(1)  # a write that fails never calls back
         else:
             self._disk.submit_put_task(key, obj)
         obj.ref_count_down()
@@ -367,7 +372,7 @@ STORES: dict[str, tuple[str, Callable[[str], LMSBackendInterface]]] = {
     "zict over File": ("zict", zict_file),
     "zict over LMDB": ("zict", zict_lmdb),
     "diskcache": ("diskcache", DiskCache),
-    "obstore MemoryStore": ("obstore", lambda path: ObstoreMemory()),
+    "obstore MemoryStore": ("obstore", obstore_memory),
     "obstore LocalStore": ("obstore", ObstoreLocal),
     "SGLang HiCacheFile": ("sglang", SGLangFile),
     "LMCache LocalDiskBackend": ("lmcache", LMCacheDisk),

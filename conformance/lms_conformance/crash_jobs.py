@@ -29,7 +29,7 @@ def child(job: dict[str, Any], path: str) -> None:
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
     line = Line(connection)
-    serve_here()
+    serve_here(Path(path).parent)
     try:
         line.say({"pid": os.getpid()})
         JOBS[job["name"]](job, line)

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+from lms_conformance import spawned
 from lms_conformance.engine import Engine
 from lms_conformance.harness import DEFAULT_CAPACITY, Harness
 from lms_conformance.outcome import RED, Report, Result, Status
@@ -171,6 +172,8 @@ def prepare(
     granted = by_property([*harness.waivers, *waivers], (p.id for p in properties()))
     who = introduce(harness)
     have = features(who.capabilities, harness)
+    if who.capabilities.persistent and any(p.family == "CRA" for p in chosen):
+        spawned.zygote()  # it takes a second to start, and the other families come first
     report = Report(
         subject=harness.name,
         backend=who.backend,

@@ -12,7 +12,6 @@ import os
 import shutil
 import socket
 import sys
-import tempfile
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -113,10 +112,10 @@ class ServersBeside:
 _here: ServersHere | None = None
 
 
-def serve_here() -> None:
-    """From now on the servers of this process run inside it."""
+def serve_here(directory: Path) -> None:
+    """From now on the servers of this process run inside it, with their sockets in `directory`."""
     global _here
-    _here = ServersHere(Path(tempfile.mkdtemp(prefix="lms-conformance-servers-")))
+    _here = ServersHere(directory)
 
 
 def servers() -> Servers:

@@ -63,7 +63,7 @@ class Job:
 
 
 class Companion:
-    """A process beside this one that runs a module of the kit, and a line to it.
+    """A process beside this one that runs a module of the kit, and a line to it; it starts while this one goes on.
 
     Parameters
     ----------
@@ -82,8 +82,15 @@ class Companion:
             [sys.executable, "-W", "ignore", "-m", module, path],
             env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        self.line = self._accept()
-        self.line.hear()
+        self._line: Line | None = None
+
+    @property
+    def line(self) -> Line:
+        """To the process, once it is ready."""
+        if self._line is None:
+            self._line = self._accept()
+            self._line.hear()
+        return self._line
 
     def _accept(self) -> Line:
         connection, _ = self._listener.accept()
@@ -96,7 +103,8 @@ class Companion:
         """End the process."""
         self._process.kill()
         self._process.wait()
-        self.line.close()
+        if self._line is not None:
+            self._line.close()
         self._listener.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 

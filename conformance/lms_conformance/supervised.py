@@ -5,11 +5,15 @@ Run as ``python -m lms_conformance.supervised DESCRIPTOR DIRECTORY``.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import faulthandler
 import os
+import shutil
+import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +28,10 @@ from lms_tiers.errors import ConfigError
 
 def main(descriptor: int, directory: Path) -> None:
     """Hear what to run, run it, tell each result."""
-    line = Line(socket.socket(fileno=descriptor))
+    connection = socket.socket(fileno=descriptor)
+    line = Line(connection)
     job = line.hear()
+    threading.Thread(target=_outlive_nobody, args=(connection, directory), daemon=True, name="conformance-end").start()
     assert job is not None
     with (directory / "stacks").open("w") as stacks, (directory / "journal").open("w", encoding="utf-8") as journal:
         faulthandler.enable(stacks)
@@ -41,6 +47,14 @@ def main(descriptor: int, directory: Path) -> None:
         spawned.end()
         # What a backend does when the interpreter ends is no promise of the contract.
         os._exit(0)
+
+
+def _outlive_nobody(connection: socket.socket, directory: Path) -> None:
+    """End this process and its own, and what they left, when the parent has gone."""
+    with contextlib.suppress(OSError):
+        connection.recv(1, socket.MSG_PEEK)
+    shutil.rmtree(directory, ignore_errors=True)
+    os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def _run(run: Run, line: Line) -> None:

@@ -9,6 +9,6 @@ from lms_conformance import spawned
 @pytest.fixture(scope="session", autouse=True)
 def zygote_of_the_session() -> Iterator[None]:
     """One fork server for all tests, started before any of them looks at descriptors."""
-    spawned.zygote()
+    assert spawned.zygote().line  # it is ready, not only started
     yield
     spawned.end()

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from lms_conformance.chunks import Chunk, key, same
 from lms_conformance.damage import allocated_bytes, flip_stored, truncate_files
 from lms_conformance.harness import DeviceHarness, FactoryHarness, NameHarness, harness_for
 from lms_conformance.zoo.files import FileReference
@@ -11,7 +12,7 @@ from lms_conformance.zoo.memory import BareReference
 from lms_conformance.zygote import load_harness
 
 from lms_tiers import LMSLocalBackend
-from lms_tiers.errors import ConfigError
+from lms_tiers.errors import ConfigError, StorageUnavailableError
 
 
 def test_a_name_is_opened_bare_and_a_device_through_the_factory(tmp_path: Path) -> None:
@@ -23,6 +24,29 @@ def test_a_name_is_opened_bare_and_a_device_through_the_factory(tmp_path: Path) 
     assert device.takes_capacity
     with device.open(tmp_path, 1 << 20) as backend:
         assert backend.capabilities.evicts
+
+
+@pytest.mark.leaks_allowed
+def test_a_server_is_started_for_a_place_and_again_at_reopening(tmp_path: Path) -> None:
+    harness = harness_for("lm:{server}")
+    assert harness.takes_capacity
+    chunk = Chunk(3, 5000)
+    with harness.open(tmp_path, 1 << 24) as first, harness.open(tmp_path, 1 << 24) as second:
+        first.put(chunk.message(key("a")), chunk.data())
+        assert same(second.get(key("a")), chunk)
+    assert harness.corrupt(tmp_path, b"no such bytes are stored there")
+    with harness.reopen(tmp_path, 1 << 24) as again:
+        assert again.get(key("b")) is None
+    harness.stop(tmp_path)
+    assert "harness_for('lm:{server}')" in harness.source()
+
+
+@pytest.mark.leaks_allowed
+def test_a_server_whose_store_cannot_be_opened_is_not_there(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"in the way")
+    with pytest.raises(StorageUnavailableError):
+        harness_for("lm:{server}").open(blocked, 1 << 24)
 
 
 @pytest.mark.parametrize("device", ["lmdb:/data/kv?capacity=1GiB", "cpu?capacity=1MiB > lmdb:./kv", "lmdb:~/kv"])

@@ -5,7 +5,12 @@ from __future__ import annotations
 import datetime
 import os
 import signal
+import subprocess
+import sys
 import tempfile
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,7 @@ from lms_conformance import ConformanceError, FactoryHarness, Waiver, run_superv
 from lms_conformance.outcome import Status
 from lms_conformance.zoo.memory import MemoryReference
 
-from lms_tiers import CacheEngineKey, ChunkMeta
+from lms_tiers import CacheEngineKey, ChunkMeta, ClientMetaMessage
 from lms_tiers.errors import ConfigError
 
 
@@ -36,6 +41,14 @@ class LeavesInFlush(MemoryReference):
 
     def flush(self, timeout: float | None = None) -> None:
         os._exit(3)
+
+
+class Waits(MemoryReference):
+    """As a driver does that never answers."""
+
+    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
+        Path(os.environ["WAITS_PID"]).write_text(str(os.getpid()))
+        threading.Event().wait()
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +92,28 @@ def test_a_backend_that_dies_at_opening_cannot_be_tried() -> None:
 def test_a_wrong_request_is_told_as_without_supervision() -> None:
     with pytest.raises(ConfigError, match="there is no property"):
         run_supervised(FactoryHarness(MemoryReference), only=["XXX-01"])
+
+
+def test_a_run_whose_parent_is_killed_ends_and_leaves_nothing(tmp_path: Path) -> None:
+    told = tmp_path.parent / "waits.pid"
+    code = (
+        "import tempfile; from lms_conformance import FactoryHarness, run_supervised; import test_supervise as t;"
+        f"tempfile.tempdir = {str(tmp_path)!r}; run_supervised(FactoryHarness(t.Waits), only=['GET-01', 'OVR-01'])"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
+    environment["WAITS_PID"] = str(told)
+    with subprocess.Popen([sys.executable, "-c", code], env=environment) as parent:
+        _until(lambda: told.exists() and told.read_text())
+        parent.kill()
+    child = int(told.read_text())
+    _until(lambda: not Path(f"/proc/{child}").exists() and not list(tmp_path.iterdir()))
+
+
+def _until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.02)
 
 
 def test_a_closure_runs_in_this_process() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from lms_conformance.harness import FactoryHarness
 from lms_conformance.prove import plant
 from lms_conformance.run import run_properties
 from lms_conformance.spec import properties
-from lms_conformance.zoo.hunt import hunt, references, run_reference, zoo_profile
+from lms_conformance.zoo.hunt import caught, hunt, references, run_reference, zoo_profile
+from lms_conformance.zoo.markdown import to_markdown
 from lms_conformance.zoo.memory import MemoryReference
 from lms_conformance.zoo.mutant import mutants
+from lms_conformance.zoo.notes import Notes
 
 
 @pytest.mark.parametrize("name", references())
@@ -30,6 +34,18 @@ def test_a_broken_backend_is_caught_by_name(name: str) -> None:
 def test_every_property_has_a_mutant_of_its_own() -> None:
     named = {k for m in mutants().values() for k in m.kills}
     assert named == {p.id for p in properties()}
+
+
+def test_a_hunt_that_is_noted_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant, state = mutants()["folds-case"], tmp_path / "state"
+    first = Notes(state).hunt(mutant, ["KEY-02", "KEY-06"], zoo_profile("quick"), 20)
+    assert caught(first.results["KEY-02"])
+    monkeypatch.setattr("lms_conformance.zoo.notes.hunt", None)
+    again = Notes(state).hunt(mutant, ["KEY-02", "KEY-06"], zoo_profile("quick"), 20)
+    assert again.results == first.results
+    page = to_markdown([again], {20: [again]}, "ci", "1.0")
+    assert "| 20 | 1 of 1 |" in page
+    assert "| KEY-02 | Keys that differ only in case are different keys. | **folds-case** | none |" in page
 
 
 def test_planted_bugs_are_caught_in_a_users_own_backend() -> None:

@@ -217,7 +217,7 @@ def _concurrent(trial: Trial) -> None:
                 continue
 
     def watch() -> None:
-        while not stop.is_set():
+        while not stop.wait(1e-4):  # a watcher that spins would keep the interpreter from those it watches
             used = backend.backend.stats().bytes_used
             expect(used is None or used <= limit, f"at most {limit} bytes beside running puts", used)
 

@@ -237,7 +237,9 @@ def _source(program: Threads, mix: _Mix) -> str:
     names = ", ".join(f"thread{t}" for t in range(len(program)))
     lines.append(f"threads = [threading.Thread(target=t) for t in ({names},)]")
     lines += ["for t in threads: t.start()", "for t in threads: t.join()"]
-    lines.append("# Between opcodes of the backend's frames the kit gives way at random: lms_conformance.preempt.")
+    lines.append(
+        "# In the kit the threads take turns between opcodes of the backend's frames: lms_conformance.preempt."
+    )
     return "\n".join(lines)
 
 

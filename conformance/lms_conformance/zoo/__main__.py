@@ -6,11 +6,17 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Final
 
+from lms_conformance.profiles import Profile
 from lms_conformance.spec import SPEC_VERSION, properties
-from lms_conformance.zoo.hunt import Catch, glance, hunt, hunt_named, references, run_reference, uncovered, zoo_profile
+from lms_conformance.zoo.hunt import Catch, glance, references, run_reference, uncovered, zoo_profile
 from lms_conformance.zoo.markdown import to_markdown
 from lms_conformance.zoo.mutant import mutants
+from lms_conformance.zoo.notes import Notes
+
+#: Seed of the references and of the whole matrix.
+MATRIX_SEED: Final = 20
 
 
 def main() -> int:
@@ -21,42 +27,50 @@ def main() -> int:
     parser.add_argument("--named", action="store_true", help="only the named catches, without the whole matrix")
     parser.add_argument("--only", default="", help="comma-separated mutants")
     parser.add_argument("--output", type=Path, help="write the matrix as Markdown")
+    parser.add_argument("--state", type=Path, help="note each hunt here, and skip those that are noted")
     arguments = parser.parse_args()
     began = time.monotonic()
     effort = zoo_profile(arguments.profile)
-    only = [name for name in arguments.only.split(",") if name]
-    bad = 0
-    if not only:
-        for name in references():
-            failed = [r for r in run_reference(name, effort, 20) if r.red]
-            bad += len(failed)
-            print(f"reference {name}: {'all pass' if not failed else ', '.join(r.id for r in failed)}", flush=True)
-            for r in failed:
-                print(r.message())
-    for seed in map(int, arguments.seeds.split(",")):
-        catches = hunt_named(effort, seed, only)
-        for catch in catches:
-            for k in catch.missed:
-                bad += 1
-                print(f"MISSED {catch.mutant.name} by {k}, seed {seed}: {catch.results[k].status.value}")
-        print(f"seed {seed}: {sum(not c.missed for c in catches)} of {len(catches)} mutants caught by name", flush=True)
+    only = {name for name in arguments.only.split(",") if name}
+    chosen = [m for m in mutants().values() if not only or m.name in only]
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    notes = Notes(arguments.state)
+    bad = 0 if only else _references(effort)
+    named: dict[int, list[Catch]] = {}
+    for seed in seeds:
+        named[seed] = [notes.hunt(m, m.kills, effort, seed) for m in chosen]
+        bad += sum(map(_missed, named[seed], [seed] * len(chosen)))
+        caught = sum(not c.missed for c in named[seed])
+        print(f"seed {seed}: {caught} of {len(chosen)} mutants caught by name", flush=True)
     everything: list[Catch] = []
-    if not arguments.named:
-        effort = glance()
-        for m in mutants().values():
-            if not only or m.name in only:
-                catch = hunt(m, properties(), effort, 20)
-                everything.append(catch)
-                print(f"{m.name:<40} {' '.join(m.kills)}  also {' '.join(catch.also) or 'none'}", flush=True)
-    without = [] if only else uncovered(hunted := everything or catches)
-    for k in without:
+    for m in chosen if not arguments.named else ():
+        everything.append(notes.hunt(m, [p.id for p in properties()], glance(), MATRIX_SEED))
+        also = " ".join(everything[-1].also) or "none"
+        print(f"{m.name:<40} {' '.join(m.kills)}  also {also}", flush=True)
+    for k in () if only else uncovered(named[seeds[0]]):
         bad += 1
         print(f"{k} has no mutant")
     if arguments.output and everything:
-        arguments.output.write_text(to_markdown(everything, SPEC_VERSION), encoding="utf-8")
-    count = len(hunted) if not only else len(only)
-    print(f"{count} mutants, {len(properties())} properties, {time.monotonic() - began:.0f} s")
+        arguments.output.write_text(to_markdown(everything, named, arguments.profile, SPEC_VERSION), encoding="utf-8")
+    print(f"{len(chosen)} mutants, {len(properties())} properties, {time.monotonic() - began:.0f} s")
     return 1 if bad else 0
+
+
+def _references(effort: Profile) -> int:
+    bad = 0
+    for name in references():
+        failed = [r for r in run_reference(name, effort, MATRIX_SEED) if r.red]
+        bad += len(failed)
+        print(f"reference {name}: {'all pass' if not failed else ', '.join(r.id for r in failed)}", flush=True)
+        for r in failed:
+            print(r.message())
+    return bad
+
+
+def _missed(catch: Catch, seed: int) -> int:
+    for k in catch.missed:
+        print(f"MISSED {catch.mutant.name} by {k}, seed {seed}: {catch.results[k].status.value}", flush=True)
+    return len(catch.missed)
 
 
 if __name__ == "__main__":

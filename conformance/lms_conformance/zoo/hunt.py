@@ -16,7 +16,7 @@ from lms_conformance.profiles import Profile, profile
 from lms_conformance.run import introduce
 from lms_conformance.spec import Property, features, properties
 from lms_conformance.zoo.harnesses import REFERENCES, MutantHarness, ReferenceHarness
-from lms_conformance.zoo.mutant import Mutant, mutants
+from lms_conformance.zoo.mutant import Mutant
 
 
 @dataclass(slots=True)
@@ -77,15 +77,6 @@ def hunt(mutant: Mutant, chosen: Iterable[Property], effort: Profile, seed: int)
             catch.results[p.id] = engine.run(p)
     _sweep()
     return catch
-
-
-def hunt_named(effort: Profile, seed: int, names: Iterable[str] = ()) -> list[Catch]:
-    """Each mutant against the properties that must catch it."""
-    known = {p.id: p for p in properties()}
-    wanted = set(names)
-    return [
-        hunt(m, [known[k] for k in m.kills], effort, seed) for m in mutants().values() if not wanted or m.name in wanted
-    ]
 
 
 def run_reference(name: str, effort: Profile, seed: int, *, spread: bool = False) -> list[Result]:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lms_conformance.spec import FAMILIES, properties
 from lms_conformance.zoo.hunt import Catch, matrix
 
 
-def to_markdown(catches: Sequence[Catch], spec: str) -> str:
-    """The whole page."""
+def to_markdown(catches: Sequence[Catch], named: Mapping[int, Sequence[Catch]], profile: str, spec: str) -> str:
+    """The whole page.
+
+    Parameters
+    ----------
+    catches : sequence of Catch
+        Every mutant against every property.
+    named : mapping of int to sequence of Catch
+        By seed, every mutant against the properties it names, in `profile`.
+    profile, spec : str
+    """
     found = matrix(catches)
+    by_name = {catch.mutant.name: catch for catch in catches}
     out = [
         "# The zoo: proof that the kit catches",
         "",
@@ -18,7 +28,15 @@ def to_markdown(catches: Sequence[Catch], spec: str) -> str:
         "correct backend with one promise broken; each must be caught, by the assertion of the property it names (a",
         "crash or a time-out of the suite does not count). Written by `make zoo`.",
         "",
-        "In the first table, **bold** mutants are the ones a property must catch; the others it caught as well.",
+        f"Every mutant against the properties it names, with the effort of the profile `{profile}`:",
+        "",
+        "| seed | caught by each property it names |",
+        "|---|---|",
+        *(f"| {seed} | {sum(not c.missed for c in hunted)} of {len(hunted)} |" for seed, hunted in named.items()),
+        "",
+        "The rest of this page is every mutant against every property, with little effort (8 examples) and one seed.",
+        "In the first table, **bold** mutants are those that a property must catch, the others it caught as well; the",
+        "last column takes the bold mutant that is the property's own the most, and says who else catches it.",
         "",
         "## Properties, and who they catch",
         "",
@@ -27,20 +45,31 @@ def to_markdown(catches: Sequence[Catch], spec: str) -> str:
         rows = [p for p in properties() if p.family == family]
         if not rows:
             continue
-        out += [f"### {family}: {what}", "", "| property | promise | catches |", "|---|---|---|"]
+        out += [
+            f"### {family}: {what}",
+            "",
+            "| property | promise | catches | its own mutant is caught besides by |",
+            "|---|---|---|---|",
+        ]
         for p in rows:
-            named = [f"**{name}**" for name in found[p.id]["named"]]
+            bold = [f"**{name}**" for name in found[p.id]["named"]]
             also = sorted(found[p.id]["also"])
-            shown = ", ".join([*named, *also[:6]]) + (f" and {len(also) - 6} more" if len(also) > 6 else "")
-            out.append(f"| {p.id} | {_cell(p.sentence)} | {shown} |")
+            shown = ", ".join([*bold, *also[:6]]) + (f" and {len(also) - 6} more" if len(also) > 6 else "")
+            own = min((_besides(by_name[name], p.id) for name in found[p.id]["named"]), key=len, default=[])
+            out.append(f"| {p.id} | {_cell(p.sentence)} | {shown} | {', '.join(own) or 'none'} |")
         out.append("")
     out += ["## Mutants", "", "| mutant | what is broken | of | caught by | and by |", "|---|---|---|---|---|"]
     for catch in catches:
         m = catch.mutant
-        also = catch.also
-        shown = ", ".join(also[:8]) + (f" and {len(also) - 8} more" if len(also) > 8 else "")
-        out.append(f"| {m.name} | {_cell(m.sentence)} | {m.base} | {', '.join(m.kills)} | {shown} |")
+        out.append(
+            f"| {m.name} | {_cell(m.sentence)} | {m.base} | {', '.join(m.kills)} | {', '.join(catch.also) or 'none'} |"
+        )
     return "\n".join([*out, ""])
+
+
+def _besides(catch: Catch, k: str) -> list[str]:
+    """The other properties that catch the mutant."""
+    return [other for other in (*catch.mutant.kills, *catch.also) if other != k]
 
 
 def _cell(text: str) -> str:
