@@ -79,6 +79,7 @@ class LmdbBackend(LMSBackendInterface):
         self._lock = threading.Lock()
         self._bytes_read = 0
         self._corrupt = 0
+        self._unreadable = 0
 
     def _start(self, opened: Opened, undo: contextlib.ExitStack) -> None:
         budget, counters = self._budget, opened.counters
@@ -148,7 +149,8 @@ class LmdbBackend(LMSBackendInterface):
 
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether the chunk is there, by its manifest."""
-        return self._find(key) is not None
+        manifest = self._find(key)
+        return manifest is not None and self._coding.reads(manifest.layout)
 
     def _find(self, key: CacheEngineKey) -> Manifest | None:
         text = key_text(key, MAX_KEY_BYTES).encode()
@@ -182,6 +184,9 @@ class LmdbBackend(LMSBackendInterface):
             with self._tables.reading() as txn:
                 manifest = reading.find(txn, self._tables, text, hashed, self._seed)
                 if manifest is None:
+                    return None
+                if not self._coding.reads(manifest.layout):
+                    self._unreadable += 1  # kept for when its codec is back
                     return None
                 out = target(manifest.meta)
                 # This thread's scratch; raw bytes go straight to where they are wanted.
@@ -247,9 +252,8 @@ class LmdbBackend(LMSBackendInterface):
             yield found
 
     def list_keys(self) -> List[CacheEngineKey]:
-        """Every key."""
-        with self._tables.reading() as txn:
-            return list(keys(txn, self._tables, self._seed))
+        """Every key, read in batches: no transaction stays open for long."""
+        return list(keys(self._tables, self._seed, self._coding.reads))
 
     def close(self) -> None:
         """Commit and sync what is under way, then close."""
@@ -296,9 +300,7 @@ class LmdbBackend(LMSBackendInterface):
         """Every chunk, least recently put or used first."""
         with self._tables.calling():
             self._barrier()
-        with self._tables.reading() as txn:
-            found = chunks_by_use(txn, self._tables, self._seed)
-        yield from found
+        yield from chunks_by_use(self._tables, self._seed, self._coding.reads)
 
     def touch(self, keys: Sequence[CacheEngineKey]) -> None:
         """Note uses; they reach the file with the next commit, flush or close."""
@@ -364,7 +366,10 @@ class LmdbBackend(LMSBackendInterface):
             return BackendStats(
                 keys=counters.chunks, bytes_used=size, bytes_peak=size, bytes_written=writer.bytes_written,
                 bytes_read=self._bytes_read, failures=writer.failures, corrupt=self._corrupt,
-                detail={"stored_bytes": counters.stored, "commits": writer.commits, "map_full": writer.map_full},
+                detail={
+                    "stored_bytes": counters.stored, "commits": writer.commits, "map_full": writer.map_full,
+                    "unreadable": self._unreadable,
+                },
             )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -15,6 +16,8 @@ from lms_tiers.codecs.catalog import Catalog, current
 from lms_tiers.errors import CodecError
 from lms_tiers.plugins.lmdb.layout import Manifest
 from lms_tiers.plugins.lmdb.reading import Damaged
+
+_log = logging.getLogger(__name__)
 
 #: Below this a second thread costs more than it saves.
 _PARALLEL_BYTES: Final = 1 << 20
@@ -67,7 +70,7 @@ class Coding:
     def __init__(self, codec: str, threads: int) -> None:
         self._catalog: Final[Catalog] = current()
         self._codec: Final[Codec] = self._catalog.make(codec)
-        self._readers: Final[dict[str, Codec]] = {}
+        self._readers: Final[dict[str, Codec | None]] = {}
         self._threads = threads or min(os.cpu_count() or 1, 4)
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
@@ -97,8 +100,29 @@ class Coding:
         finally:
             self.pool.give(scratch)
 
+    def reads(self, layout: str) -> bool:
+        """Whether a codec that is installed reads this layout; raw is no layout."""
+        if not layout:
+            return True
+        try:
+            return self._readers[layout] is not None
+        except KeyError:
+            pass  # the first chunk of its layout
+        codec: Codec | None = None
+        try:
+            codec = self._catalog.reader(layout)
+            codec.open(layout)
+        except CodecError as error:
+            codec = None
+            _log.warning(
+                "chunks of the layout %s cannot be read and are misses (%s); they are kept for when their codec is "
+                "back, until they are overwritten or removed", layout, error,
+            )  # fmt: skip
+        self._readers[layout] = codec
+        return codec is not None
+
     def decode(self, manifest: Manifest, stream: memoryview, out: memoryview) -> None:
-        """Decode the blocks that lie one after another in `stream`.
+        """Decode the blocks that lie one after another in `stream`, of a layout that `reads` answers for.
 
         Raises
         ------
@@ -110,10 +134,8 @@ class Coding:
             blocks.append(stream[at : at + size])
             at += size
         try:
-            codec = self._readers.get(manifest.layout)
-            if codec is None:
-                codec = self._readers[manifest.layout] = self._catalog.reader(manifest.layout)
             helpers = self._helpers(len(out))
+            codec = self._readers.get(manifest.layout)
             decode_into(manifest.layout, manifest.block_bytes, blocks, out, codec=codec, executor=helpers)
         except CodecError as error:
             raise Damaged(str(error), manifest.sequence) from error

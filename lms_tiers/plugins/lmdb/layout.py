@@ -36,6 +36,9 @@ _HEAD: Final = struct.Struct("<BBHHHIIQQQ")
 #: Where a manifest has its sequence number, with the stored bytes behind it.
 CHARGES_AT: Final = 16
 _SUM: Final = struct.Struct("<Q")
+#: Of chunk metadata: bytes without dimensions, and where it has their number.
+_META_BYTES: Final = 12
+_DIMENSIONS_AT: Final = 3
 
 #: Longest key text in UTF-8: a manifest stays far below a page for every usual chunk.
 MAX_KEY_BYTES: Final = 1024
@@ -194,6 +197,25 @@ class Manifest:
             struct.pack(f"<{len(self.checksums)}Q", *self.checksums),
         ))  # fmt: skip
         return body + _SUM.pack(xxhash.xxh3_64_intdigest(body, seed))
+
+    @staticmethod
+    def peek(data: bytes | memoryview, seed: int) -> tuple[bytes, str]:
+        """Key and layout only, for listing: a third of the work of `unpack`.
+
+        Raises
+        ------
+        FormatError
+            Damaged, or of another version.
+        """
+        end = len(data) - _SUM.size
+        try:
+            version, _, nkey, nlayout = _HEAD.unpack_from(data)[:4]
+            if version != VERSION or _SUM.unpack_from(data, end)[0] != xxhash.xxh3_64_intdigest(data[:end], seed):
+                raise FormatError("chunk manifest", "damaged bytes", f"version {VERSION}")
+            at = _HEAD.size + _META_BYTES + 8 * data[_HEAD.size + _DIMENSIONS_AT]
+            return bytes(data[at : at + nkey]), bytes(data[at + nkey : at + nkey + nlayout]).decode()
+        except (struct.error, IndexError, UnicodeDecodeError) as error:
+            raise FormatError("chunk manifest", f"damaged bytes ({error})", f"version {VERSION}") from None
 
     @staticmethod
     def unpack(data: bytes | memoryview, seed: int) -> Manifest:

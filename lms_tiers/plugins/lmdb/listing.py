@@ -1,37 +1,116 @@
-"""Listing the file: keys as a stream, and every chunk in the order of use."""
+"""Listing the file, however large: keys as a stream, and every chunk in the order of use.
+
+Both read in short transactions, a batch each: a long one would hold back every page freed meanwhile. What changes
+between two batches may or may not be listed; no key is listed twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from lms_tiers.errors import FormatError
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey
-from lms_tiers.plugins.lmdb.layout import STAMP, Manifest
+from lms_tiers.plugins.lmdb.layout import CHARGES_AT, HASH_BYTES, STAMP, Manifest
 from lms_tiers.plugins.lmdb.tables import Tables
 
+#: Records read in one transaction.
+_BATCH: Final = 4096
 
-def keys(txn: Any, tables: Tables, seed: int) -> Iterator[CacheEngineKey]:
-    """Every key whose manifest can be trusted."""
-    for record in txn.cursor(tables.chunks).iternext(keys=False):
-        try:
-            yield CacheEngineKey.from_string(Manifest.unpack(record, seed).key.decode())
-        except FormatError:
-            continue
+#: Whether chunks of a layout can be read.
+Reads: TypeAlias = Callable[[str], bool]
+Reading: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
 
-def chunks_by_use(txn: Any, tables: Tables, seed: int) -> list[ChunkInfo]:
-    """Every chunk whose manifest can be trusted, least recently put or used first."""
-    uses = {bytes(hashed): STAMP.unpack(stamp)[0] for hashed, stamp in txn.cursor(tables.recency)}
-    found: list[tuple[int, ChunkInfo]] = []
-    for hashed, record in txn.cursor(tables.chunks):
-        try:
-            manifest = Manifest.unpack(record, seed)
-        except FormatError:
-            continue
-        last = max(manifest.sequence, uses.get(bytes(hashed), 0))
-        key = CacheEngineKey.from_string(manifest.key.decode())
-        found.append((last, ChunkInfo(key, manifest.meta, manifest.stored)))
-    found.sort(key=lambda entry: entry[0])
-    return [info for _, info in found]
+def keys(tables: Tables, seed: int, reads: Reads) -> Iterator[CacheEngineKey]:
+    """Every key whose manifest can be trusted and whose layout can be read."""
+    for found in _batches(tables.reading, tables.chunks, lambda hashed, record: _key(record, seed, reads)):
+        yield from (CacheEngineKey.from_string(key.decode()) for key in found if key is not None)
+
+
+def _key(record: memoryview, seed: int, reads: Reads) -> bytes | None:
+    try:
+        key, layout = Manifest.peek(record, seed)
+    except FormatError:
+        return None
+    return key if reads(layout) else None
+
+
+def _batches(reading: Reading, table: object, take: Callable[[memoryview, memoryview], Any]) -> Iterator[list[Any]]:
+    """What `take` makes of each (key, value), in key order, a transaction for each batch."""
+    after: bytes | None = None
+    while True:
+        with reading() as txn:
+            cursor = txn.cursor(table)
+            if not (cursor.first() if after is None else cursor.set_range(after)):
+                return
+            if after is not None and bytes(cursor.key()) == after and not cursor.next():
+                return
+            found: list[Any] = []
+            for key, value in cursor:
+                found.append(take(key, value))
+                if len(found) == _BATCH:
+                    after = bytes(key)
+                    break
+            else:
+                after = None
+        yield found
+        if after is None:
+            return
+
+
+def chunks_by_use(tables: Tables, seed: int, reads: Reads) -> Iterator[ChunkInfo]:
+    """Every chunk that can be trusted and read, least recently put or used first; 24 bytes each are held for that."""
+    for some in _by_use(tables):
+        found: list[ChunkInfo] = []
+        with tables.reading() as txn:
+            for hashed in some:
+                record = txn.get(hashed, db=tables.chunks)
+                if record is None:
+                    continue  # removed meanwhile
+                try:
+                    manifest = Manifest.unpack(record, seed)
+                except FormatError:
+                    continue
+                if reads(manifest.layout):
+                    key = CacheEngineKey.from_string(manifest.key.decode())
+                    found.append(ChunkInfo(key, manifest.meta, manifest.stored))
+        yield from found
+
+
+def _by_use(tables: Tables) -> Iterator[list[bytes]]:
+    """Key hashes, a batch at a time, least recently put or used first."""
+    names, last = _pairs(tables, tables.chunks, CHARGES_AT)
+    used, stamps = _pairs(tables, tables.recency, 0)
+    if len(used) and len(names):
+        # Both are in key order. A chunk removed between the two reads has a stamp without a name. Half of a hash
+        # tells them apart: of two that share it one might be thought used later, which harms nothing.
+        heads, used_heads = _heads(names), _heads(used)
+        at = np.minimum(np.searchsorted(heads, used_heads), len(names) - 1)
+        same = heads[at] == used_heads
+        np.maximum.at(last, at[same], stamps[same])
+    order = np.argsort(last, kind="stable")
+    del last, used, stamps
+    for begin in range(0, len(order), _BATCH):
+        yield [name.tobytes() for name in names[order[begin : begin + _BATCH]]]
+
+
+def _heads(names: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    return np.ascontiguousarray(names[:, :8]).view(">u8")[:, 0].astype(np.uint64)
+
+
+def _pairs(tables: Tables, table: object, at: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
+    """Key hash, and the number at `at` in the value, of each record."""
+    words = slice(at, at + STAMP.size)
+    names, numbers = bytearray(), bytearray()
+    for found in _batches(tables.reading, table, lambda hashed, record: (bytes(hashed), bytes(record[words]))):
+        for name, number in found:
+            if len(name) == HASH_BYTES and len(number) == STAMP.size:
+                names += name
+                numbers += number
+    return np.frombuffer(names, np.uint8).reshape(-1, HASH_BYTES), np.frombuffer(numbers, "<u8").astype(np.uint64)

@@ -62,16 +62,20 @@ def copy(txn: Any, tables: Tables, manifest: Manifest, out: Any) -> None:
     The copy is checked, not the original: what is handed out is what was verified, and it is warm in the cache.
     """
     target: Final = memoryview(out)
+    whole = np.frombuffer(target, np.uint8)
     sequence = manifest.sequence
-    table = tables.parts
+    # Parts of a chunk are neighbours in the table: one descent of the tree, then steps.
+    cursor = txn.cursor(tables.parts)
     at = 0
     for number, (size, expected) in enumerate(zip(sizes(manifest.groups), manifest.checksums, strict=True)):
-        part = txn.get(part_key(sequence, number), db=table)
-        if part is None or len(part) != size:
+        name = part_key(sequence, number)
+        there = cursor.next() if number else cursor.set_key(name)
+        part = cursor.value()
+        if not there or cursor.key() != name or len(part) != size:
             raise Damaged(f"part {number} is missing", sequence)
-        piece = target[at : at + size]
+        end = at + size
         # numpy copies without the GIL.
-        np.copyto(np.frombuffer(piece, np.uint8), np.frombuffer(part, np.uint8))
-        if xxhash.xxh3_64_intdigest(piece) != expected:
+        np.copyto(whole[at:end], np.frombuffer(part, np.uint8))
+        if xxhash.xxh3_64_intdigest(target[at:end]) != expected:
             raise Damaged(f"part {number} is damaged", sequence)
-        at += size
+        at = end

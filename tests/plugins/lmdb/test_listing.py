@@ -1,0 +1,74 @@
+"""Listing a store: in batches, each key once, in the order of use, whatever happens between two batches."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from lms_tiers.messages import OpaqueKey
+from lms_tiers.plugins.lmdb import listing
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "_BATCH", 7)
+
+
+@pytest.mark.parametrize("count", [0, 1, 6, 7, 8, 14, 100])
+def test_every_key_is_listed_once_and_scanned_in_the_order_of_use(
+    opening: Callable[..., Any], message: Any, content: Any, count: int
+) -> None:
+    with opening() as backend:
+        backend.put_many([(message(n, 100), content(n, 100)) for n in range(count)])
+        order = list(range(count))
+        draw = random.Random(count)
+        for _ in range(3):
+            used = draw.sample(order, len(order) // 3)
+            backend.touch([OpaqueKey(str(n)) for n in used])
+            order = [n for n in order if n not in set(used)] + used
+    with opening() as backend:
+        assert sorted(int(k.to_string()) for k in backend.list_keys()) == list(range(count))
+        assert [int(info.key.to_string()) for info in backend.scan()] == order
+
+
+def test_a_list_holds_no_transaction_open_for_longer_than_a_batch(
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opening() as backend:
+        backend.put_many([(message(n, 100), content(n, 100)) for n in range(50)])
+        reading, began = backend._tables.reading, []
+
+        @contextmanager
+        def counted() -> Iterator[Any]:
+            began.append(1)
+            with reading() as txn:
+                yield txn
+
+        monkeypatch.setattr(backend._tables, "reading", counted)
+        stream = listing.keys(backend._tables, backend._seed, backend._coding.reads)
+        next(stream)
+        assert len(began) == 1
+        assert not backend._tables.read
+        assert len(list(stream)) == 49
+        assert len(began) >= 8
+
+
+def test_what_is_removed_and_put_while_a_list_is_read_spoils_nothing(
+    opening: Callable[..., Any], message: Any, content: Any
+) -> None:
+    with opening() as backend:
+        backend.put_many([(message(n, 100), content(n, 100)) for n in range(60)])
+        stream = backend.scan()
+        seen = [next(stream).key.to_string() for _ in range(10)]
+        backend.remove_many([OpaqueKey(str(n)) for n in range(20, 40)])
+        backend.put(message("new", 100), content(1, 100))
+        seen += [info.key.to_string() for info in stream]
+        assert len(seen) == len(set(seen))
+        assert set(seen) >= {str(n) for n in (*range(20), *range(40, 60))}
+        assert sorted(k.to_string() for k in backend.list_keys()) == sorted(
+            ["new", *(str(n) for n in (*range(20), *range(40, 60)))]
+        )
