@@ -23,6 +23,7 @@ from typing import Any
 import lmdb
 import numpy as np
 
+from lms_tiers.errors import CapacityError
 from lms_tiers.messages import ClientCommand, ClientMetaMessage, MemoryFormat, OpaqueKey
 from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
@@ -115,7 +116,7 @@ def churn(make: Callable[..., Any], path: Path, capacity: int, live: float, time
             held.append((number, size))
             used += size
             written += size
-        except lmdb.MapFullError:
+        except (lmdb.MapFullError, CapacityError):
             lost += 1
             limit -= size  # what the layout cannot use it does without
             if lost > 5000:

@@ -49,14 +49,9 @@ def timed(work: Callable[[int, bytearray], None], count: int, threads: int) -> f
     return count * SIZE / (time.perf_counter() - start) / 1e9
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--chunks", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="lmdb-read-"))
-    count = given.chunks
+def measure(count: int, rounds: int, path: Path | None = None) -> dict[str, float]:
+    """GB/s, medians of the rounds."""
+    folder = Path(tempfile.mkdtemp(prefix="lmdb-read-", dir=path))
     sources = [bytearray(np.random.default_rng(n).bytes(SIZE)) for n in range(count)]
     results: dict[str, list[float]] = {}
     try:
@@ -72,7 +67,7 @@ def main() -> None:
             def read(number: int, target: bytearray) -> None:
                 assert backend.get_into(keys[number], target) is not None
 
-            for _ in range(given.rounds):
+            for _ in range(rounds):
                 for name, work, threads in (
                     ("memcpy", memcpy, 1), ("get_into", read, 1), ("memcpy, 2 threads", memcpy, 2),
                     ("get_into, 2 readers", read, 2),
@@ -80,7 +75,17 @@ def main() -> None:
                     results.setdefault(name, []).append(timed(work, count, threads))
     finally:
         shutil.rmtree(folder)
-    medians = {name: statistics.median(values) for name, values in results.items()}
+    return {name: statistics.median(values) for name, values in results.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--chunks", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--path", type=Path)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    medians = measure(given.chunks, given.rounds, given.path)
     for name, value in medians.items():
         print(f"{name:22s} {value:6.2f} GB/s   {value / medians['memcpy']:.2f} of memcpy")
     if given.json:
