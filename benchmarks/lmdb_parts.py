@@ -14,14 +14,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.lmdb_churn import Parts, ceilings, churn
 from benchmarks.lmdb_read import measure
 from lms_tiers.plugins.lmdb import preparing
-from lms_tiers.plugins.lmdb.parts import cut
+from lms_tiers.plugins.lmdb.parts import Groups, cut
 from lms_tiers.sizes import format_size, parse_size
 
 PAGE = 4096
@@ -38,7 +37,12 @@ def pages(size: int) -> tuple[int, ...]:
 @contextmanager
 def cutting(size: int) -> Iterator[None]:
     before = vars(preparing)["cut"]
-    vars(preparing)["cut"] = partial(cut, pages=pages(size))
+    chosen = pages(size)
+
+    def cut_so(length: int, page: int, finer: tuple[int, ...] = chosen) -> Groups:
+        return cut(length, page, finer)
+
+    vars(preparing)["cut"] = cut_so
     try:
         yield
     finally:

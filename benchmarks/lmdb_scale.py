@@ -80,7 +80,7 @@ def in_order(found: list[int], expected: list[int]) -> float:
 def opened(kind: str, path: str, capacity: int) -> LMSBackendInterface:
     if kind == "backend":
         return open_backend(path, capacity, OPTIONS)
-    return CreateStorageBackend(f"lmdb:{path}?capacity={capacity}&sync=none&codec=raw")
+    return CreateStorageBackend(f"lmdb:{path}?capacity={capacity}B&sync=none&codec=raw")
 
 
 def child(kind: str, path: str, capacity: int, count: int, size: int) -> None:
@@ -146,7 +146,10 @@ def main() -> None:
                 str(given.size),
             ]
             run = subprocess.run(
-                [*told, "--child", kind, str(folder / "s"), str(capacity)], capture_output=True, text=True, check=True
+                [*told, "--child", kind, str(folder / "s"), str(capacity)],
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
             )
             rows.append(json.loads(run.stdout))
         order = json.loads((folder / "order.json").read_text())
