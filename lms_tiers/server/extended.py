@@ -90,7 +90,16 @@ def _failure(error: LmsTiersError) -> tuple[bytes, bytes]:
 
 
 def _names(session: Session, request: XRequest) -> Generator[Wait, None, tuple[str, ChunkMeta | None]]:
-    tail = yield from session.receive(request.tail_bytes) if request.tail_bytes else _nothing()
+    tail = bytearray()
+    if request.tail_bytes:
+        # A long key is a body like any other: thousands of peers must not make thousands of buffers.
+        share = min(request.tail_bytes, session.budget.limit)
+        if not session.budget.acquire(share, session):
+            yield from session.admit(share)
+        try:
+            tail = yield from session.receive(request.tail_bytes)
+        finally:
+            session.budget.release(share)
     try:
         return extension.decode_xnames(request, tail)
     except (InvalidKeyError, InvalidChunkError) as error:
@@ -98,11 +107,6 @@ def _names(session: Session, request: XRequest) -> Generator[Wait, None, tuple[s
         _log.info("a request that makes no sense", extra={"peer": session.peer, "fault": str(error)})
         yield from session.skip(request.length)
         raise
-
-
-def _nothing() -> Generator[Wait, None, bytearray]:
-    yield from ()
-    return bytearray()
 
 
 def _put(session: Session, request: XRequest, key: str, meta: ChunkMeta) -> Steps:

@@ -8,11 +8,12 @@ import queue
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import FrameType
 from typing import Final
 
 from lms_tiers.device import DeviceSpec, parse_device
-from lms_tiers.errors import LmsTiersError
+from lms_tiers.errors import ConfigError, LmsTiersError
 from lms_tiers.factory import CreateStorageBackend
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.metrics.port import MetricsPort
@@ -56,9 +57,9 @@ def serve(settings: ServerSettings, reload: Callable[[], ServerSettings], say: C
             metrics = opened.enter_context(metrics_port(server, settings.metrics_host, settings.metrics_port))
         for line in announcement(server, metrics):
             say(line)
-        device = parse_device(settings.device)
+        current = settings
         while (number := received.get()) == signal.SIGHUP:
-            device = _reload(backend, device, reload)
+            current = _reload(backend, current, reload)
         _log.info("draining", extra={"signal": signal.Signals(number).name, "seconds": settings.drain_timeout})
         return _finish(server, backend, settings.drain_timeout, received)
 
@@ -88,10 +89,17 @@ def announcement(server: Server, metrics: MetricsPort | None) -> Iterator[str]:
         yield f"  {tier.name}{':' + tier.location if tier.location else ''}  {capacity}"
     if metrics is not None:
         yield f"metrics on http://{metrics.host}:{metrics.port}/metrics (also /healthz, /readyz)"
-    if not settings.unix:
-        host = "<this machine's address>" if settings.host in ("0.0.0.0", "::") else settings.host
-        yield f'point LMCache at it:  remote_url: "lm://{host}:{server.port}"'
-    yield f"point lms-tiers at it:  lm:{server.address.removeprefix('lm://').replace('lm+unix://', 'unix:')}"
+    address = server.address
+    if settings.host in ("0.0.0.0", "::"):
+        address = f"lm://<this machine's address>:{server.port}"
+    if settings.tls_cert:
+        yield "LMCache's own clients speak no TLS: they need a proxy beside them that does"
+    elif not settings.unix:
+        yield f'point LMCache at it:  remote_url: "{address}"'
+    tls = "?tls_ca=<the CA's PEM file>" if settings.tls_cert else ""
+    mutual = "&tls_cert=<PEM>&tls_key=<PEM>" if settings.tls_client_ca else ""
+    place = address.removeprefix("lm://").replace("lm+unix://", "unix:")
+    yield f"point lms-tiers at it:  lm:{place}{tls}{mutual}"
     if settings.exposed:
         yield (
             f"warning: anybody who reaches {settings.host}:{server.port} can read and write this cache: "
@@ -99,25 +107,33 @@ def announcement(server: Server, metrics: MetricsPort | None) -> Iterator[str]:
         )
 
 
-def _reload(backend: LMSBackendInterface, device: DeviceSpec, reload: Callable[[], ServerSettings]) -> DeviceSpec:
-    """Take new capacities over; whatever is wrong with them, the server goes on as it was."""
+def _reload(
+    backend: LMSBackendInterface, current: ServerSettings, reload: Callable[[], ServerSettings]
+) -> ServerSettings:
+    """Take new capacities over; whatever is wrong with the settings, the server goes on as it was."""
     try:
-        new = parse_device(reload().device)
-        resize = getattr(backend, "resize", None)
-        if [t.name for t in new.tiers] != [t.name for t in device.tiers]:
-            _log.error("not reloaded: the tiers are others; restart to change them")
-        elif resize is None:
-            _log.error("not reloaded: this storage cannot be resized; restart to change it")
-        else:
-            names = _tier_names(new)
-            for name, old_tier, tier in zip(names, device.tiers, new.tiers, strict=True):
-                if tier.capacity is not None and tier.capacity != old_tier.capacity:
-                    resize(name, tier.capacity)
-                    _log.info("resized", extra={"tier": name, "capacity": tier.capacity})
-            return new
+        settings = reload()
+        _resize(backend, parse_device(current.device), parse_device(settings.device))
     except LmsTiersError as error:
         _log.error("not reloaded", extra={"fault": str(error)})
-    return device
+        return current
+    for name in ServerSettings.model_fields:
+        if name != "device" and getattr(settings, name) != getattr(current, name):
+            _log.error("not reloaded: restart to change it", extra={"setting": name})
+    return current.model_copy(update={"device": settings.device})
+
+
+def _resize(backend: LMSBackendInterface, device: DeviceSpec, new: DeviceSpec) -> None:
+    if [replace(t, capacity=None) for t in new.tiers] != [replace(t, capacity=None) for t in device.tiers]:
+        raise ConfigError("the tiers are others, or their options: restart to change them.")
+    resize = getattr(backend, "resize", None)
+    for name, old, tier in zip(_tier_names(new), device.tiers, new.tiers, strict=True):
+        if tier.capacity == old.capacity:
+            continue
+        if tier.capacity is None or resize is None:
+            raise ConfigError(f"the tier {name!r} cannot be resized so: restart to change it.")
+        resize(name, tier.capacity)
+        _log.info("resized", extra={"tier": name, "capacity": tier.capacity})
 
 
 def _tier_names(device: DeviceSpec) -> list[str]:

@@ -7,7 +7,8 @@ import select
 import socket
 import ssl
 import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 Buffer = bytes | bytearray | memoryview
@@ -18,6 +19,9 @@ MAX_BUFFERS: Final = 1000
 _LOW_WATER: Final = 65536
 #: Bytes of one TLS write; OpenSSL tells of progress only when a write is whole.
 _RECORDS: Final = 65536
+#: What is smaller is copied in front of up to so many bytes of what follows, which makes one record.
+_SMALL: Final = 4096
+_RECORD: Final = 12000
 
 
 class Stream(Protocol):
@@ -100,7 +104,7 @@ class TlsStream:
             tune_tcp(sock)
         sock.setblocking(False)
         self._sock: Final = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        self._linger_ms: Final = max(1, int(linger * 1000))
+        self._linger: Final = linger
         self._poll = select.poll()
 
     def fileno(self) -> int:
@@ -122,32 +126,38 @@ class TlsStream:
             try:
                 return self._sock.recv_into(view)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                if not patient or not self._ready(select.POLLIN):
+                if not patient or not self._ready(select.POLLIN, self._linger):
                     raise BlockingIOError from None
             except ssl.SSLZeroReturnError:
                 return 0
 
     def send(self, buffers: Sequence[Buffer], patient: bool) -> int:
-        """See `Stream`; small parts leave as one record."""
-        first = buffers[0]
-        if len(first) < 4096 and len(buffers) > 1:
-            first = bytes(first) + memoryview(buffers[1]).cast("B")[:16000]
+        """See `Stream`; a small first part leaves in one record with what follows it."""
         sent = 0
-        view = memoryview(first).cast("B")
-        while sent < len(view):
-            try:
-                sent += self._sock.send(view[sent : sent + _RECORDS])
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                # OpenSSL was told to accept a moving buffer: the retry may bring the same bytes from elsewhere.
-                if not patient or not self._ready(select.POLLOUT):
-                    if sent:
-                        break
-                    raise BlockingIOError from None
+        until = time.monotonic() + self._linger
+        view = memoryview(b"")
+        try:
+            for view in _records(buffers):
+                while view:
+                    try:
+                        now = self._sock.send(view)
+                    except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                        # OpenSSL was told to accept a moving buffer: the retry may bring the same bytes from elsewhere.
+                        if not patient or not self._ready(select.POLLOUT, until - time.monotonic()):
+                            if sent:
+                                return sent
+                            raise BlockingIOError from None
+                        continue
+                    sent += now
+                    view = view[now:]
+        finally:
+            # An error's traceback would keep the bytes borrowed while the backend takes its buffers back.
+            view.release()
         return sent
 
-    def _ready(self, event: int) -> bool:
+    def _ready(self, event: int, seconds: float) -> bool:
         self._poll.register(self._sock.fileno(), event)
-        return bool(self._poll.poll(self._linger_ms))
+        return seconds > 0 and bool(self._poll.poll(max(1, int(seconds * 1000))))
 
     def acknowledge(self) -> None:
         """See `Stream`."""
@@ -160,6 +170,20 @@ class TlsStream:
     def close(self) -> None:
         """See `Stream`; no farewell record, which could block."""
         self._sock.close()
+
+
+def _records(buffers: Sequence[Buffer]) -> Iterator[memoryview]:
+    """The bytes of `buffers` in parts for one TLS write each.
+
+    From any byte on the first part is at least as long as it would have been from the start: what OpenSSL could not
+    write is to be offered again, and no less of it.
+    """
+    views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
+    if len(views) > 1 and len(views[0]) < _SMALL:
+        views[:2] = [memoryview(bytes(views[0]) + views[1][:_RECORD]), views[1][_RECORD:]]
+    for view in views:
+        for at in range(0, len(view), _RECORDS):
+            yield view[at : at + _RECORDS]
 
 
 def tune_tcp(sock: socket.socket) -> None:

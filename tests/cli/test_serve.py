@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ from typing import IO
 
 import pytest
 
-from lms_tiers import ChunkMeta, MemoryFormat, OpaqueKey
+from lms_tiers import ChunkMeta, CreateStorageBackend, MemoryFormat, OpaqueKey
 from lms_tiers.client import Client
+from lms_tiers.messages import ClientCommand
+from lms_tiers.wire.plain import encode_request
 
 pytestmark = pytest.mark.leaks_allowed
 
@@ -72,7 +75,12 @@ def test_sighup_reloads_capacities_and_a_wrong_file_changes_nothing(tmp_path: Pa
     config.write_text('port = 0\nlog_format = "json"\ndevice = "cpu?capacity=1MiB"\n')
     with serving("--config", str(config)) as (child, address, _):
         errors = read(child.stderr)
-        for text, said in (('device = "cpu?capacity=2MiB"\n', "resized"), ("device = \n", "not reloaded")):
+        for text, said in (
+            ('port = 0\nlog_format = "json"\ndevice = "cpu?capacity=2MiB"\n', "resized"),
+            ("device = \n", "not reloaded"),
+            ('log_format = "json"\ndevice = "cpu?capacity=2MiB&policy=fifo"\n', "not reloaded"),
+            ('port = 1\nlog_format = "json"\ndevice = "cpu?capacity=2MiB"\n', "not reloaded: restart to change it"),
+        ):
             config.write_text(text)
             child.send_signal(signal.SIGHUP)
             logged = json.loads(errors.readline())
@@ -100,3 +108,25 @@ def test_a_wrong_setting_is_one_line_and_exit_2(options: list[str], said: str) -
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("finishes", "status"), [(True, 0), (False, 1)])
+def test_sigterm_waits_for_a_body_under_way_and_no_longer_than_it_may(
+    tmp_path: Path, finishes: bool, status: int
+) -> None:
+    device = f"lmdb:{tmp_path}/kv?capacity=32MiB"
+    frame = encode_request(ClientCommand.PUT, "k", ChunkMeta(4000, MemoryFormat.KV_2LTD, "uint8", (1, 4000)))
+    seconds = "30" if finishes else "0.3"
+    with serving("--port", "0", "--device", device, "--drain-timeout", seconds) as (child, address, _):
+        host, _, port = address.removeprefix("lm://").rpartition(":")
+        with socket.create_connection((host, int(port))) as peer:
+            peer.sendall(frame + bytes(2000))
+            child.send_signal(signal.SIGTERM)
+            assert "draining" in read(child.stderr).readline() or "draining" in read(child.stderr).readline()
+            if finishes:
+                peer.sendall(bytes(2000))
+            _, errors = child.communicate(timeout=60)
+        assert child.returncode == status, errors
+        assert ("connections were cut" in errors) != finishes
+    with CreateStorageBackend(device) as backend:
+        assert backend.contains(OpaqueKey("k")) == finishes

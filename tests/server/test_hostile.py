@@ -15,8 +15,9 @@ from lms_tiers import LMSLocalBackend, OpaqueKey
 from lms_tiers.errors import CapacityError, StorageUnavailableError
 from lms_tiers.interface import ChunkView
 from lms_tiers.messages import CacheEngineKey, ClientMetaMessage
+from lms_tiers.wire.extension import XCommand, encode_xrequest
 from tests.server.conftest import Serve
-from tests.server.peer import EXIST, FOUND, GET, MISS, PUT, Peer, header, healthy, wait_until
+from tests.server.peer import EXIST, FAIL, FOUND, GET, MISS, PUT, Peer, header, healthy, wait_until
 
 MIB = 2**20
 
@@ -215,8 +216,23 @@ def test_receive_buffers_are_admitted_against_the_budget(serve: Serve) -> None:
         assert server.budget.peak == 2 * MIB
 
 
+def test_long_keys_are_admitted_against_the_budget_too(serve: Serve) -> None:
+    server = serve(max_chunk="64KiB", receive_budget="128KiB", stall_timeout=5)
+    request = encode_xrequest(XCommand.EXIST, "k" * 60_000)
+    with ExitStack() as stack:
+        holders = [stack.enter_context(Peer(server)) for _ in range(3)]
+        for peer in holders:
+            peer.send(request[:1000])
+        wait_until(lambda: server.budget.waiting == 1)
+        assert server.budget.used <= server.budget.limit
+        for peer in holders:
+            peer.send(request[1000:])
+        assert [peer.read(36)[:4] for peer in holders] == [struct.pack("<i", FAIL)] * 3
+    wait_until(lambda: server.budget.used == 0)
+
+
 def test_one_waiting_for_the_budget_may_leave(serve: Serve) -> None:
-    server = serve(receive_budget="1MiB", stall_timeout=0.4, min_rate="1GiB")
+    server = serve(receive_budget="1MiB", stall_timeout=1, min_rate="1GiB")
     with Peer(server) as holder, Peer(server) as waiter:
         holder.send(header(PUT, "held", MIB) + bytes(1000))
         wait_until(lambda: server.budget.used == MIB)

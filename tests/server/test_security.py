@@ -14,8 +14,9 @@ from lms_tiers.errors import ConfigError, StorageUnavailableError
 from lms_tiers.server.run import announcement
 from lms_tiers.server.server import Server
 from lms_tiers.server.settings import make_settings
+from lms_tiers.server.stream import TlsStream
 from tests.server.conftest import Serve
-from tests.server.peer import GET, Peer, header, healthy, wait_until
+from tests.server.peer import GET, PUT, Peer, header, healthy, wait_until
 
 PEM = Path(__file__).parent / "certificates"
 TLS = {"tls_cert": str(PEM / "server.pem"), "tls_key": str(PEM / "server.key")}
@@ -37,6 +38,32 @@ def test_tls_carries_small_and_large_chunks(serve: Serve) -> None:
         peer.put("small", b"abc")
         assert peer.get("small") == b"abc"
         assert peer.get("large") == body
+
+
+def test_a_reader_that_keeps_up_over_tls_is_served_from_the_stored_chunk(serve: Serve) -> None:
+    server = serve(**TLS, linger=1)
+    body = bytes(range(256)) * 4000
+    with Peer(server, tls=client_context(certificate=False)) as peer:
+        peer.send(header(PUT, "k", len(body), 1, 6, (len(body), 0, 0, 0)) + body)
+        peer.send(header(GET, "k"))
+        assert peer.read(36 + len(body))[36:] == body
+    assert server.counters["slow_readers"] == 0
+    # The budget was only ever taken for the chunk that came in.
+    assert server.budget.peak == len(body)
+
+
+def test_a_tls_peer_that_is_lost_leaves_no_chunk_borrowed() -> None:
+    mine, other = socket.socketpair()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    data = bytearray(200_000)
+    with other:
+        stream = TlsStream(mine, context, 0.01)
+        with memoryview(data) as chunk, pytest.raises(OSError) as lost:
+            stream.send([chunk], True)
+        stream.close()
+    # The error and its traceback still live, and the chunk's memory can be taken back nevertheless.
+    assert lost.tb is not None
+    data.clear()
 
 
 def test_a_reader_that_is_only_slow_gets_every_byte_over_tls(serve: Serve) -> None:
@@ -141,7 +168,9 @@ def test_tls_files_that_cannot_be_used_are_a_typed_error(serve: Serve, tmp_path:
 def test_an_open_door_is_announced_with_a_warning(serve: Serve, given: dict[str, object], warned: bool) -> None:
     lines = list(announcement(serve(**given), None))
     assert any("warning" in line for line in lines) == warned
-    assert any("remote_url" in line for line in lines)
+    # LMCache's clients speak no TLS, and nobody connects to 0.0.0.0.
+    assert any("remote_url" in line for line in lines) == ("tls_cert" not in given)
+    assert not any("0.0.0.0" in line for line in lines if line.startswith("point"))
 
 
 def test_the_default_is_loopback() -> None:
