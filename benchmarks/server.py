@@ -1,8 +1,9 @@
-"""LMCache's real client against this server, LMCache's own, and a bare loop: one run, the same clients, interleaved.
+"""LMCache's real client against this server, LMCache's own, and bare loops: one run, the same clients, interleaved.
 
-    python benchmarks/server.py --lmcache-python PATH/bin/python [--rounds 5] [--json FILE]
+    python benchmarks/server.py [--lmcache-python PATH/bin/python] [--rounds 7] [--json FILE]
+        [--markdown docs/bench/server.md]
 
-`make interop` makes the environment with LMCache in it. Medians over the rounds.
+`make peers` or `make interop` makes the environment with LMCache in it. Medians over the rounds; about four minutes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import mmap
 import os
 import platform
 import socket
@@ -25,10 +27,12 @@ from typing import IO, Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import server_page
+
 HERE: Final = Path(__file__).resolve().parent
 SIZES: Final = {"256 KiB": (2**18, 256), "2 MiB": (2**21, 48), "16 MiB": (2**24, 8)}
 SMALL: Final = 8192
-OURS, PEER, BARE, DISK = "lms-tiers", "LMCache", "bare loop", "lms-tiers, lmdb"
+OURS, PEER, BARE, SELECTOR, DISK = "lms-tiers", "LMCache", "bare loop", "bare selector", "lms-tiers, lmdb"
 
 
 def free_port() -> int:
@@ -59,17 +63,59 @@ def wait_for(port: int) -> None:
     raise SystemExit(f"no server on port {port}")
 
 
-def servers(lmcache: str, folder: str, disk: bool) -> dict[str, list[str]]:
-    """Command of each server; the port is appended."""
-    found = {
-        OURS: [sys.executable, "-m", "lms_tiers", "serve", "--device", "cpu", "--port"],
-        PEER: [lmcache, "-m", "lmcache.v1.server", "127.0.0.1"],
-        BARE: [sys.executable, str(HERE / "server_bare.py")],
+def servers(lmcache: str, folder: str) -> dict[str, list[str]]:
+    """Command of each server; PORT stands for its port."""
+    ours = [sys.executable, "-m", "lms_tiers", "serve", "--port", "PORT", "--device"]
+    bare = [sys.executable, str(HERE / "server_bare.py"), "PORT"]
+    return {
+        OURS: [*ours, "cpu"],
+        PEER: [lmcache, "-m", "lmcache.v1.server", "127.0.0.1", "PORT", "cpu"],
+        BARE: [*bare, "threads"],
+        SELECTOR: [*bare, "selector"],
+        DISK: [*ours, f"lmdb:{folder}/lmdb?capacity=2GiB&codec=raw"],
     }
-    if disk:
-        device = f"lmdb:{folder}/lmdb?capacity=2GiB&codec=raw"
-        found[DISK] = [sys.executable, "-m", "lms_tiers", "serve", "--device", device, "--port"]
-    return found
+
+
+def lmcache_python(given: str | None) -> str:
+    """An interpreter that has LMCache."""
+    if given:
+        return given
+    candidates = [os.environ.get("LMCACHE_PYTHON"), ".venv-peers/bin/python", ".interop/bin/python"]
+    for path in filter(None, candidates):
+        if (HERE.parent / path).exists():
+            return str(HERE.parent / path)
+    raise SystemExit("no environment with LMCache: `make peers` makes one, or give --lmcache-python")
+
+
+def memcpy_rates() -> tuple[float, float]:
+    """MB/s of a copy of 2 MiB into a kept and into a fresh buffer."""
+    size = 2**21
+    source, kept = os.urandom(size), bytearray(size)
+    times: tuple[list[float], list[float]] = [], []
+    for _ in range(50):
+        start = time.perf_counter()
+        kept[:] = source
+        middle = time.perf_counter()
+        with mmap.mmap(-1, size) as fresh:
+            fresh[:] = source
+            times[1].append(time.perf_counter() - middle)
+        times[0].append(middle - start)
+    first, second = (size / statistics.median(t) / 1e6 for t in times)
+    return first, second
+
+
+def machine(lmcache: str, rounds: int) -> dict[str, Any]:
+    """Where and when this was measured, and what the machine can do at best."""
+    ask = [lmcache, "-c", "import importlib.metadata as m; print(m.version('lmcache'))"]
+    info = Path("/proc/cpuinfo").read_text()
+    kept, fresh = memcpy_rates()
+    return {
+        "date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "python": platform.python_version(),
+        "cpu": next((x.partition(":")[2].strip() for x in info.splitlines() if x.startswith("model name")), "unknown"),
+        "kernel": platform.release().partition("-")[0], "rounds": rounds, "load": os.getloadavg()[0],
+        "lmcache": subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip(),
+        "memcpy": kept, "memcpy_fresh": fresh,
+    }  # fmt: skip
 
 
 class Clients:
@@ -140,30 +186,31 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lmcache-python", default=os.environ.get("LMCACHE_PYTHON", ".interop/bin/python"))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--disk", action="store_true", help="also serve from lmdb, stored raw")
+    parser.add_argument("--lmcache-python", help="an interpreter that has LMCache")
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path, metavar="docs/bench/server.md", help="write the tables into that page")
     options = parser.parse_args()
-    if not Path(options.lmcache_python).exists():
-        raise SystemExit(f"{options.lmcache_python} does not exist: `make interop` makes it, or give --lmcache-python")
+    lmcache = lmcache_python(options.lmcache_python)
+    about = machine(lmcache, options.rounds)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        commands = servers(options.lmcache_python, folder, options.disk)
+        commands = servers(lmcache, folder)
         ports = [free_port() for _ in commands]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         for command, port in zip(commands.values(), ports, strict=True):
-            tail = [str(port), "cpu"] if "lmcache.v1.server" in command else [str(port)]
-            stack.enter_context(process([*command, *tail], **quiet))
+            stack.enter_context(process([str(port) if word == "PORT" else word for word in command], **quiet))
         for port in ports:
             wait_for(port)
-        client = [options.lmcache_python, str(HERE / "server_lmcache_client.py"), *map(str, ports)]
+        client = [lmcache, str(HERE / "server_lmcache_client.py"), *map(str, ports)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         workers = [stack.enter_context(process(client, **pipes)) for _ in range(4)]
         result = measure(Clients(workers), list(commands), options.rounds)
-    result["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release()}
+    result["machine"] = about
     show(result, Console())
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
+    if options.markdown:
+        server_page.write(options.markdown, result, OURS, PEER, BARE, DISK)
 
 
 if __name__ == "__main__":
