@@ -7,15 +7,26 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from lms_tiers.replay.generate import TraceShape, generate_trace
 from lms_tiers.replay.simulate import Result, Stream, policy_spec, prepare, simulate
+from lms_tiers.replay.simulate_live import replay_live
 from lms_tiers.replay.simulate_plot import plot_simulation
 from lms_tiers.replay.simulate_tiers import Composition, simulate_tiers
-from lms_tiers.replay.trace import read_trace
+from lms_tiers.replay.trace import Request, read_trace
 
 POLICIES = (
     "fifo", "lru", "leaf_lru", "lfu", "sieve", "arc", "s3fifo", "gdsf", "twoq", "wtinylfu", "hazard", "opt",
 )  # fmt: skip
 SHARES = (1, 2, 5, 10, 20, 50)
+#: Generated traces: what they are called, and their shapes.
+GENERATED = {
+    "as drawn": TraceShape(requests=3000, seed=11),
+    "long talks": TraceShape(requests=3000, seed=12, conversations=500),
+    "slow, 2 prompts": TraceShape(requests=3000, seed=13, system_prompts=2, rate=1.0),
+    "fast": TraceShape(requests=3000, seed=14, rate=20.0),
+}
+GENERATED_SHARES = (1, 5, 20)
+LIVE_SHARES = (1, 5)
 
 
 def table(results: dict[tuple[str, int], Result]) -> str:
@@ -47,17 +58,49 @@ def run(stream: Stream, policies: Sequence[str], warm: int) -> dict[tuple[str, i
     }
 
 
+def generated() -> str:
+    """Prefix hits of all policies on generated traces; the policy that is ahead of the others in bold."""
+    columns = []
+    for shape in GENERATED.values():
+        stream = prepare(generate_trace(shape))
+        for share in GENERATED_SHARES:
+            blocks = int(stream.unique * share / 100)
+            columns.append([100 * simulate(policy_spec(p), stream, blocks).prefix_hit_ratio for p in POLICIES])
+    heads = [f"{name}, {share} %" for name in GENERATED for share in GENERATED_SHARES]
+    lines = ["| policy | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for row, policy in enumerate(POLICIES):
+        cells = [
+            f"**{column[row]:.2f}**" if column[row] == max(column[:-1]) else f"{column[row]:.2f}" for column in columns
+        ]
+        lines.append(f"| {policy} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def live(requests: Sequence[Request], stream: Stream) -> str:
+    """Blocks hit by a live tier in memory, with real bytes, and by the simulation."""
+    lines = ["| policy | capacity | simulated | live | wrong bytes |", "|---|---|---|---|---|"]
+    for name in ("lru", "hazard"):
+        for share in LIVE_SHARES:
+            blocks = int(stream.unique * share / 100)
+            simulated = simulate(policy_spec(name), stream, blocks).prefix_hits
+            result = replay_live(policy_spec(name), requests, blocks)
+            lines.append(f"| {name} | {share} % | {simulated:,} | {result.prefix_hits:,} | {result.wrong} |")
+    return "\n".join(lines)
+
+
 def tiers(stream: Stream) -> str:
     lines = ["| policy | composition | hot % | total % | writes | reads |", "|---|---|---|---|---|---|"]
-    for name in ("leaf_lru", "hazard"):
-        specs = [(policy_spec(name), int(stream.unique * share / 100)) for share in (2, 20)]
+    for name in ("leaf_lru", "hazard", "hazard > leaf_lru"):
+        hot, _, low = name.partition(" > ")
+        pairs = ((hot, 2), (low or hot, 20))
+        specs = [(policy_spec(policy), int(stream.unique * share / 100)) for policy, share in pairs]
         for composition in Composition:
             r = simulate_tiers(specs, stream, composition)
-            hot, low = r.tiers
+            upper, lower = r.tiers
             lines.append(
-                f"| {name} | {composition} | {100 * hot.hits / r.references:.2f} | "
+                f"| {name} | {composition} | {100 * upper.hits / r.references:.2f} | "
                 f"{100 * r.prefix_hits / r.references:.2f} | "
-                f"{low.writes / r.requests:.1f} | {low.reads / r.requests:.1f} |"
+                f"{lower.writes / r.requests:.1f} | {lower.reads / r.requests:.1f} |"
             )
     return "\n".join(lines)
 
@@ -67,12 +110,15 @@ def main() -> None:
     parser.add_argument("trace", type=Path)
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     options = parser.parse_args()
-    stream = prepare(read_trace(options.trace))
+    requests = read_trace(options.trace)
+    stream = prepare(requests)
     whole = run(stream, POLICIES, 0)
     sections = {
         "whole": table(whole),
         "second-half": gap(run(stream, ("lru", "hazard", "opt"), len(stream.keys) // 2)),
         "tiers": tiers(stream),
+        "generated": generated(),
+        "live": live(requests, stream),
     }
     page = options.docs / "policies.md"
     text = page.read_text(encoding="utf-8")

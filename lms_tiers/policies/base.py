@@ -31,6 +31,8 @@ class AccessContext:
         Whether this is a request's partly filled last chunk (almost never reused); None where unknown.
     length : int
         Chunks of the request's chain as far as the caller knows it, −1 where unknown.
+    demoted : bool
+        Whether the chunk comes down from a tier above; then nobody has used it now.
     """
 
     now: float
@@ -39,6 +41,7 @@ class AccessContext:
     position: int = -1
     partial: bool | None = None
     length: int = -1
+    demoted: bool = False
 
 
 class RemoveReason(enum.Enum):

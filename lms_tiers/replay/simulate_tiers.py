@@ -116,7 +116,7 @@ class _Stack:
         if level == len(self.tiers) or any(key in tier.held for tier in self.tiers[level:]):
             return
         place = self._places[key]
-        context = AccessContext(now, None, place.parent, place.position, place.partial)
+        context = AccessContext(now, None, place.parent, place.position, place.partial, demoted=True)
         if not self._insert(level, key, context):
             self._demote(level + 1, key, now)
 

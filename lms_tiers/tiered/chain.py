@@ -118,7 +118,7 @@ class Chains:
                 partial = True
             elif lengths is not None and i > start:
                 partial = lengths[i - start] < lengths[i - start - 1]
-            found.append(AccessContext(now, request, parent, i, partial))
+            found.append(AccessContext(now, request, parent, i, partial, len(chain)))
             parent = text
         return found
 

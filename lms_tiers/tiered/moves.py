@@ -98,9 +98,9 @@ class Moves:
             granted = entry.tiers & h.up
             if not self._wanted(text, entry) or not granted:
                 return None
-            context = AccessContext(h.clock(), None, entry.parent, entry.position, self._partial(entry))
             source = h.tiers[(granted & -granted).bit_length() - 1]
             upward = source.position > tier.position
+            context = self._context(entry, h.clock(), upward)
             if not h.admits(tier, text, entry.meta.length, context):
                 tier.skipped += upward
                 if not upward:
@@ -133,6 +133,9 @@ class Moves:
         """Whether the chunk is the newest generation, not held here, and nobody else is at it here."""
         tier = self.tier
         return self._h.index.get(text) is entry and not entry.tiers & tier.bit and text not in tier.busy
+
+    def _context(self, entry: Entry, now: float, upward: bool) -> AccessContext:
+        return AccessContext(now, None, entry.parent, entry.position, self._partial(entry), demoted=not upward)
 
     def _partial(self, entry: Entry) -> bool | None:
         parent = self._h.index.get(entry.parent) if entry.parent is not None else None
@@ -217,7 +220,7 @@ class Moves:
     def _published(self, text: str, entry: Entry, charge: int, now: float) -> None:
         h, tier = self._h, self.tier
         upward = bool(entry.tiers & tier.below)
-        h.grant(tier, text, entry, charge, AccessContext(now, None, entry.parent, entry.position, self._partial(entry)))
+        h.grant(tier, text, entry, charge, self._context(entry, now, upward))
         for arrived in tier.watchers:
             arrived.add(text)
         if upward:

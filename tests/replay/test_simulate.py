@@ -165,7 +165,7 @@ def test_hazard_is_above_all_others_in_a_small_tier_of_the_real_trace(real: list
         name: simulate(policy_spec(name), stream, blocks).prefix_hits for name in ("lru", "s3fifo", "arc", "hazard")
     }
     assert max(hits, key=hits.__getitem__) == "hazard"
-    assert hits["hazard"] / stream.references > 0.105
+    assert hits["hazard"] / stream.references > 0.11
 
 
 REFEREE = {
