@@ -152,6 +152,8 @@ def main() -> None:
                 check=True,
             )
             rows.append(json.loads(run.stdout))
+            row = rows[-1].items()
+            print("  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row), flush=True)
         order = json.loads((folder / "order.json").read_text())
     finally:
         shutil.rmtree(folder)
@@ -160,8 +162,6 @@ def main() -> None:
         "pairs_in_order": in_order(order, expected), "rows": rows,
     }  # fmt: skip
     print("  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in result.items() if k != "rows"))
-    for row in rows:
-        print("  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()))
     if given.json:
         given.json.write_text(json.dumps(result, indent=2))
 
