@@ -229,13 +229,18 @@ class Session:
     def admit(self, nbytes: int) -> Steps:
         """Wait for the share of the receive budget that `budget.acquire` could not give at once."""
         self.counters.add("budget_waits")
+        if self.granted:
+            return
+        self.deadline = time.monotonic() + self.settings.stall_timeout + nbytes / self.settings.min_rate
         try:
-            while not self.granted:
-                self.deadline = time.monotonic() + self.settings.stall_timeout + nbytes / self.settings.min_rate
-                yield Wait.BUDGET
+            yield Wait.BUDGET
         except GeneratorExit:
             self.budget.withdraw(nbytes, self)
             raise
+        if not self.granted:
+            # Nothing else wakes one that waits for the budget: the peer has hung up.
+            self.budget.withdraw(nbytes, self)
+            raise PeerGone
 
     def skip(self, nbytes: int) -> Steps:
         """Read and forget the body of a chunk that cannot be stored."""
