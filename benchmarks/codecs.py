@@ -1,6 +1,6 @@
 """Codecs on real KV bytes beside blosc2 and ZipNN: one run, one thread (CPU time), in turn, medians; then two threads.
 
-    python benchmarks/codecs.py [--rounds 15] [--json FILE] [--only bf16,fp16]
+    python benchmarks/codecs.py [--rounds 15] [--json FILE] [--markdown FILE] [--only bf16,fp16]
 
 The KV tensors are found through LMS_TIERS_SHARED or ../shared; fp16, fp8 and int8 are made from the fp32 file. Peers
 that are not installed are shown as such (`pip install blosc2 zipnn`, ZipNN wants torch). MB/s of uncompressed bytes.
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,11 +34,12 @@ from lms_tiers.codecs.base import decode_into, encode_bound  # noqa: E402  # run
 from lms_tiers.codecs.builtin import make_codec  # noqa: E402
 
 CHUNK: Final = 2_359_296  # [2, 6, 256, 384] of two bytes
-#: Name, dtype, bytes per value, the least ratio.
+#: Name, dtype, bytes per value, the least ratio. Floors beside blosc2: encoding, decoding; a second thread; noise.
 KINDS: Final = {
     "bf16": ("bfloat16", 2, 1.49), "fp16": ("float16", 2, 1.17), "fp32": ("float32", 4, 1.19),
     "e5m2": ("float8_e5m2", 1, 1.41), "e4m3": ("float8_e4m3fn", 1, 1.21), "int8": ("int8", 1, None),
 }  # fmt: skip
+ENCODE, DECODE, TWO, NOISE = 2.0, 1.2, 1.8, 0.9
 OURS: Final = ("auto", "planes", "zstd:1", "raw")
 
 
@@ -189,38 +190,41 @@ def one_thread(kind: str, data: bytes, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def rate(name: str, dtype: str, data: bytes, direction: str, threads: int, seconds: float) -> float:
-    """Chunks a second in this process."""
-    executor = ThreadPoolExecutor(threads - 1) if threads > 1 else None
-    run = ours(name, dtype, executor)
+def calls(dtype: str, data: bytes, direction: str, executor: ThreadPoolExecutor | None = None) -> Callable[[], float]:
+    """One call of the codec that answers its seconds."""
+    run = ours("planes", dtype, executor)
     coded = run.encode(memoryview(data))
-    spent: list[float] = []
+    call, value = (run.encode, memoryview(data)) if direction == "encode" else (run.decode, coded)
+    return lambda: timed(call, value, time.perf_counter)[0]
+
+
+def rate(dtype: str, data: bytes, direction: str, seconds: float) -> float:
+    """Calls a second in this process."""
+    call = calls(dtype, data, direction)
     end = time.perf_counter() + seconds
+    spent = [call()]
     while time.perf_counter() < end:
-        call, value = (run.encode, memoryview(data)) if direction == "encode" else (run.decode, coded)
-        spent.append(timed(call, value, time.perf_counter)[0])
-    if executor is not None:
-        executor.shutdown()
+        spent.append(call())
     return 1 / statistics.median(spent)
 
 
-def scaling(kind: str, data: bytes, seconds: float = 0.6) -> list[dict[str, Any]]:
-    """What a second thread brings, beside what a second process brings on this machine at the same time."""
+def scaling(kind: str, data: bytes, seconds: float = 0.5) -> list[dict[str, Any]]:
+    """What a second thread brings, call by call in turn, beside what a second process brings at about the same time."""
     dtype = KINDS[kind][0]
     chunk = data[:CHUNK]
     rows = []
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with multiprocessing.get_context("fork").Pool(2) as pool, ThreadPoolExecutor(1) as executor:
         for direction in ("encode", "decode"):
-            one, two, apart = [], [], []
+            one, two = calls(dtype, chunk, direction), calls(dtype, chunk, direction, executor)
+            gains, apart = [], []
             for _ in range(3):
-                one.append(rate("planes", dtype, chunk, direction, 1, seconds))
-                two.append(rate("planes", dtype, chunk, direction, 2, seconds))
-                both = pool.starmap(rate, [("planes", dtype, chunk, direction, 1, seconds)] * 2)
-                apart.append(sum(both))
-            base = statistics.median(one)
+                gains += [one() / two() for _ in range(60)]
+                alone = pool.apply(rate, (dtype, chunk, direction, seconds))
+                apart.append(sum(pool.starmap(rate, [(dtype, chunk, direction, seconds)] * 2)) / alone)
+            gains = statistics.quantiles(gains, n=10)
             rows.append(
-                {"dtype": kind, "direction": direction, "two_threads": statistics.median(two) / base,
-                 "two_processes": statistics.median(apart) / base}
+                {"dtype": kind, "direction": direction, "two_threads": gains[4], "two_threads_p90": gains[8],
+                 "two_processes": statistics.median(apart)}
             )  # fmt: skip
     return rows
 
@@ -231,10 +235,11 @@ def incompressible(rounds: int) -> dict[str, float]:
     kept = np.empty(CHUNK, np.uint8)
     scratch = memoryview(bytearray(encode_bound(CHUNK)))
     spent: dict[str, list[float]] = {"auto": [], "raw": []}
+    codecs = {name: make_codec(name) for name in spent}
 
     def store(name: str) -> None:
         at = 0
-        for block in make_codec(name).encode(noise, "bfloat16", out=scratch).blocks:
+        for block in codecs[name].encode(noise, "bfloat16", out=scratch).blocks:
             np.copyto(kept[at : at + len(block)], np.frombuffer(block, np.uint8))
             at += len(block)
 
@@ -267,10 +272,90 @@ def show(result: dict[str, Any], console: Console) -> None:
     for column in ("dtype", "direction", "two threads", "two processes (what the machine gives)"):
         table.add_column(column)
     for row in result["two"]:
-        table.add_row(row["dtype"], row["direction"], f"{row['two_threads']:.2f}", f"{row['two_processes']:.2f}")
+        threads = f"{row['two_threads']:.2f} (9th decile {row['two_threads_p90']:.2f})"
+        table.add_row(row["dtype"], row["direction"], threads, f"{row['two_processes']:.2f}")
     console.print(table)
     noise = result["incompressible"]
     console.print(f"noise through auto: {noise['auto_of_raw']:.3f} of raw ({noise['raw_mb_s']:,.0f} MB/s)")
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The fragment of docs/benchmarks.md; what misses its floor is bold."""
+
+    def floor(value: float, least: float | None, digits: int = 2) -> str:
+        text = f"{value:.{digits}f}"
+        return text if least is None or value >= least else f"**{text}**"
+
+    rows = {(row["dtype"], row["codec"]): row for row in result["one_thread"]}
+    copies = [row["encode_mb_s"] for row in result["one_thread"] if row["codec"] == "memcpy"]
+    machine, versions = result["machine"], result["versions"]
+    noise = result["incompressible"]
+    lines = [
+        "## Codecs",
+        "",
+        "`python benchmarks/codecs.py --markdown docs/bench/codecs.md`: real KV bytes, peers beside us in the same",
+        f"run, in turn, one thread, medians of {result['rounds']} by CPU time, split and merge included.",
+        f"{result['date']}, {machine['cores']} cores of {machine['cpu']}, Python {versions['python']},",
+        f"numpy {versions['numpy']}, zstandard {versions['zstandard']}, blosc2 {versions['blosc2']} (zstd 1,",
+        f"byte shuffle), ZipNN {versions['zipnn']}. The memcpy",
+        f"ceiling of the run, warm buffers: {min(copies):,.0f} to {max(copies):,.0f} MB/s. Bold: below the floor.",
+        "",
+        f"| dtype | ratio (least) | blosc2 | ZipNN | `auto` encode / decode, MB/s | encode of blosc2 (≥ {ENCODE:.0f}) |"
+        f" decode of blosc2 (≥ {DECODE}) | encode / decode of ZipNN |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for kind, (_, _, least) in KINDS.items():
+        mine, peer, other = (rows.get((kind, name), {}) for name in ("auto", "blosc2", "ZipNN"))
+        if "ratio" not in mine or "ratio" not in peer:
+            continue
+        encode, decode = (mine[k] / peer[k] for k in ("encode_mb_s", "decode_mb_s"))
+        asked = least is not None  # a ratio is asked of the floats, and speed with it
+        zipnn = ["refuses", "–"]
+        if "ratio" in other:
+            speeds = [mine[k] / other[k] for k in ("encode_mb_s", "decode_mb_s")]
+            zipnn = [f"{other['ratio']:.4f}", f"{floor(speeds[0], 1)} / {speeds[1]:.2f}"]
+        lines.append(
+            f"| {kind} | {floor(mine['ratio'], least, 4)} ({least or '–'}) | {peer['ratio']:.4f} "
+            f"| {zipnn[0]} | {mine['encode_mb_s']:,.0f} / {mine['decode_mb_s']:,.0f} "
+            f"| {floor(encode, ENCODE if asked else None)} | {floor(decode, DECODE if asked else None)} | {zipnn[1]} |"
+        )
+    lines += [
+        "",
+        f"A second thread on one chunk of {CHUNK / 1e6:.1f} MB, against one (≥ {TWO}), calls in turn, wall time,",
+        "median and 9th decile; beside it what a second process brings, which is what the machine had to give:",
+        "",
+        "| dtype | encode | two processes | decode | two processes |",
+        "|---|---|---|---|---|",
+    ]
+    two = {(row["dtype"], row["direction"]): row for row in result["two"]}
+    for kind in KINDS:
+        if (kind, "encode") in two:
+            cells = [
+                f"{floor(row['two_threads'], TWO)} ({row['two_threads_p90']:.2f}) | {row['two_processes']:.2f}"
+                for row in (two[kind, "encode"], two[kind, "decode"])
+            ]
+            lines.append(f"| {kind} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Noise through `auto`: {floor(noise['auto_of_raw'], NOISE, 3)} of the speed of copying it raw"
+        f" ({noise['raw_mb_s']:,.0f} MB/s; floor {NOISE}).",
+        "",
+        "What was tried for the figures in bold: [Codecs](codecs.md).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def main() -> None:
@@ -278,6 +363,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", default=",".join(KINDS))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     shared = Path(os.environ.get("LMS_TIERS_SHARED", HERE.parents[1] / "shared"))
     if not (shared / "kv").is_dir():
@@ -286,8 +372,10 @@ def main() -> None:
     kinds = options.only.split(",")
     result = {
         "date": time.strftime("%Y-%m-%d"),
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), "numpy": version("numpy"), "zstandard": version("zstandard")},
+        "rounds": options.rounds,
+        "machine": {"cpu": processor(), "cores": os.cpu_count()},
+        "versions": {"python": platform.python_version()}
+        | {name: installed(name) for name in ("numpy", "zstandard", "blosc2", "zipnn")},
         "one_thread": [row for kind in kinds for row in one_thread(kind, data[kind], options.rounds)],
         "two": [row for kind in kinds for row in scaling(kind, data[kind])],
         "incompressible": incompressible(options.rounds),
@@ -295,6 +383,8 @@ def main() -> None:
     show(result, Console(width=110))
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
+    if options.markdown:
+        options.markdown.write_text(markdown(result))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
-
 from lms_tiers.codecs.base import BlockFormat, Codec
 from lms_tiers.codecs.builtin import open_layout
 from lms_tiers.codecs.entropy import compress
@@ -39,10 +37,12 @@ class AutoCodec(Codec):
         """What a sample of the first block gains most by; incompressible chunks are stored raw."""
         if len(data) < _SMALLEST:
             return RAW
-        sample = np.frombuffer(data, np.uint8, min(_SAMPLE, len(data)))
-        kinds = (dtype, "bfloat16") if dtype in _ANY else (dtype,)
-        gains = [(sample_gain(sample, kind), kind) for kind in kinds]
-        gain, kind = max(gains, key=lambda pair: pair[0])
+        sample = data[:_SAMPLE]
+        kind, gain = dtype, sample_gain(sample, dtype)
+        if dtype in _ANY:
+            other = sample_gain(sample, "bfloat16")
+            if other > gain:
+                kind, gain = "bfloat16", other
         if gain < LEAST_GAIN:
             return RAW
         if dtype not in _FLOATS and not str(dtype).startswith("float8"):

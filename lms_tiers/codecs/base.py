@@ -63,10 +63,6 @@ class BlockFormat(abc.ABC):
     layout: str
     block_bytes: int
 
-    def threads_help(self, first: Buffer | None = None) -> bool:
-        """Whether blocks gain by being coded on several threads: encoded, or decoded where their first is given."""
-        return True
-
     @abc.abstractmethod
     def bound(self, nbytes: int) -> int:
         """The most bytes of `out` that a block of `nbytes` bytes can take: at most ``nbytes * 9 / 8 + 256``."""
@@ -147,7 +143,7 @@ class Codec(abc.ABC):
             Writable scratch for the blocks, at least ``encode_bound(len(data))`` bytes. Reuse it: fresh memory costs
             more than encoding does. Without it each call allocates.
         executor : Executor, optional
-            Encode blocks on its threads too, where that helps; without one the calling thread does it all.
+            Encode blocks on its threads too, beside the calling one; without it the calling thread does it all.
         form : BlockFormat, optional
             What `plan` answered for this chunk, where the caller has asked already.
 
@@ -207,7 +203,7 @@ def decode_into(
     codec : Codec, optional
         Whose layout it is, for codecs of plugins (look it up by ``codec_of(layout)``); default: the built-in ones.
     executor : Executor, optional
-        Decode blocks on its threads too, beside the calling one, where that helps.
+        Decode blocks on its threads too, beside the calling one.
 
     Raises
     ------

@@ -36,7 +36,7 @@ def encode_blocks(
     def encode(i: int) -> None:
         blocks[i] = form.encode_block(data[i * size : (i + 1) * size], target[i * slot : (i + 1) * slot])
 
-    _each(count, encode, executor if executor is not None and form.threads_help() else None)
+    _each(count, encode, executor)
     return blocks
 
 
@@ -49,8 +49,7 @@ def decode_blocks(
         form.decode_block(blocks[i], out[i * block_bytes : (i + 1) * block_bytes])
 
     try:
-        threads = executor if executor is not None and blocks and form.threads_help(blocks[0]) else None
-        _each(len(blocks), decode, threads)
+        _each(len(blocks), decode, executor)
     except (ValueError, TypeError, BufferError) as error:
         raise CodecError(form.layout, f"damaged block: {error}") from error
 

@@ -14,16 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lms_tiers.codecs.base import BlockFormat, Buffer, Codec, block_count
-from lms_tiers.codecs.entropy import expand, expand_into, shrink
-from lms_tiers.codecs.pairs import pair, unpair
+from lms_tiers.codecs.entropy import expand_into, shrink
 from lms_tiers.codecs.scratch import Bytes, scratch
-from lms_tiers.codecs.split import RESIDUAL_MASK, Words, exponents, merge, put_lanes, residual, take_lane
+from lms_tiers.codecs.split import SHIFTS, merge, put_lanes, split, take_lane
 from lms_tiers.errors import CodecError
 
-LAYOUT: Final = "planes/1"
+LAYOUT: Final = "planes/2"
 
-#: The largest block: its arrays stay in a core's L2 cache, and positions of exceptions fit 16 bits.
-MAX_BLOCK: Final = 1 << 18
+#: The most bytes in a block: larger ones outgrow a core's L2 cache, smaller ones pay more for each call into numpy.
+MAX_BLOCK: Final = 3 << 18
+#: A chunk of this many bytes has at least two blocks, for two threads.
+_TWO: Final = 1 << 19
 #: Blocks are cut on multiples of this.
 _GRAIN: Final = 4096
 #: Below this a block is stored: its header and table would eat the gain.
@@ -32,20 +33,21 @@ _SMALLEST: Final = 512
 _TABLE: Final = 64
 #: Values are split in groups of this many, the rest is stored at the block's end.
 _GROUP: Final = 16
+#: Blocks are padded to this, so that blocks one after another stay aligned.
+_WORD: Final = 8
 
-_STORED, _BYTES, _PLANE, _PAIRS = range(4)
-_HEAD: Final = struct.Struct("<BBBBIHHB3x")  # mode, width, shift, base, frame bytes, exceptions low, high, last byte
-_SIZE: Final = struct.Struct("<I")
+_STORED, _CODED = range(2)
+# mode, padding, width, shift, last byte, frame bytes, stored bytes of the residual plane and of each lower lane
+_HEAD: Final = struct.Struct("<5B3x5I4x")
 _UNSIGNED: Final[dict[int, type[np.unsignedinteger[Any]]]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
-#: Bytes per value and where its exponent plane begins in the top 16 bits, by dtype; others are coded as bytes.
+#: Bytes per value, and where in its top 16 bits the plane begins that is coded, by dtype; others are coded as bytes.
 _SHAPES: Final = {
-    "bfloat16": (2, 7), "float16": (2, 7), "complex32": (2, 7), "float32": (4, 7), "complex64": (4, 7),
-    "float64": (8, 7), "complex128": (8, 7), "int16": (2, 8), "uint16": (2, 8), "int32": (4, 8), "uint32": (4, 8),
+    "bfloat16": (2, 7), "float32": (4, 7), "complex64": (4, 7), "float64": (8, 7), "complex128": (8, 7),
+    "float16": (2, 8), "complex32": (2, 8), "int16": (2, 8), "uint16": (2, 8), "int32": (4, 8), "uint32": (4, 8),
     "int64": (8, 8), "uint64": (8, 8),
 }  # fmt: skip
-#: Dtypes whose exponent plane holds a whole exponent and nothing else: worth pairing.
-_PAIRED: Final = frozenset({"bfloat16", "float32", "complex64"})
+_BYTES: Final = (1, 0)
 
 
 class PlanesFormat(BlockFormat):
@@ -53,188 +55,155 @@ class PlanesFormat(BlockFormat):
 
     layout = LAYOUT
 
-    def __init__(self, width: int = 1, shift: int = 7, paired: bool = False, block_bytes: int = MAX_BLOCK) -> None:
+    def __init__(self, width: int, shift: int, block_bytes: int) -> None:
         self.width = width
         self.shift = shift
-        self.paired = paired
         self.block_bytes = block_bytes
 
-    def threads_help(self, first: Buffer | None = None) -> bool:
-        """Not with pairs: there most of the work is numpy operations of a few microseconds.
-
-        Each gives the GIL up and wants it back; two threads sleep and wake each other for longer than they work.
-        """
-        return not self.paired if first is None else not len(first) or first[0] != _PAIRS
-
     def bound(self, nbytes: int) -> int:
-        """A stored block has one byte before the data."""
-        return nbytes + 1
+        """A stored block and its padding, in steps that keep blocks aligned."""
+        return (nbytes + _WORD) // 64 * 64 + 64
 
     def encode_block(self, data: memoryview, out: memoryview) -> memoryview:
-        """Planes, or the data behind one byte where planes are no smaller."""
-        size = 0
-        if len(data) >= _SMALLEST:
-            size = _encode_bytes(data, out) if self.width == 1 else self._encode_planes(data, out)
+        """Planes, or the data behind one word where planes are no smaller."""
+        size = _encode(data, out, self.width, self.shift) if len(data) >= _SMALLEST else 0
         if not size:
-            size = len(data) + 1
-            out[0] = _STORED
-            np.copyto(np.frombuffer(out, np.uint8, len(data), 1), np.frombuffer(data, np.uint8))
-        return out[:size]
-
-    def _encode_planes(self, data: memoryview, out: memoryview) -> int:
-        room = len(data)  # a block that takes as much is stored
-        count = room // (self.width * _GROUP) * _GROUP
-        body = count * self.width
-        parts = self.width // 2
-        at = _HEAD.size + _SIZE.size * parts
-        source = np.frombuffer(data, np.uint8, body)
-        target = np.frombuffer(out, np.uint8, room)
-        lanes = _lanes(source, self.width, count)
-        plane = scratch("plane", count)
-        exponents(lanes[0], self.shift, plane)
-        paired = pair(plane) if self.paired else None
-        rest = target[at : at + count]
-        last = residual(lanes[0], rest)
-        sizes = []
-        for noise in (rest, *(lane.view(np.uint8) for lane in lanes[1:])):
-            packed = _shrink_noise(noise)
-            end = at + len(packed)
-            if end > room:
-                return 0
-            if packed is not rest:
-                target[at:end] = packed
-            at = end
-            sizes.append(len(packed))
-        frame = shrink((plane if paired is None else paired.pairs).data)
-
-        mode, base, low, high, exceptions = _PLANE, 0, 0, 0, b""
-        if paired is not None:
-            mode, base, low, high = _PAIRS, paired.base, paired.low, len(paired.positions) - paired.low
-            exceptions = paired.positions.tobytes() + paired.values.tobytes()
-        head = _HEAD.pack(mode, self.width, self.shift, base, len(frame), low, high, last)
-        head += struct.pack(f"<{parts}I", *sizes)
-        out[: len(head)] = head
-        for piece in (exceptions, frame, data[body:]):
-            end = at + len(piece)
-            if end >= room:
-                return 0
-            out[at:end] = piece
-            at = end
-        return at
+            size = _WORD + len(data)
+            out[:_WORD] = bytes(_WORD)
+            np.copyto(np.frombuffer(out, np.uint8, len(data), _WORD), np.frombuffer(data, np.uint8))
+        padding = -size % _WORD
+        out[1] = padding
+        out[size : size + padding] = bytes(padding)
+        return out[: size + padding]
 
     def decode_block(self, block: Buffer, out: memoryview) -> None:
-        """Whatever the block says it is; `width` and the rest of this object do not matter."""
-        if not len(block):
-            raise CodecError(LAYOUT, "an empty block.")
-        mode = block[0]
-        body = memoryview(block)[1:]
-        if mode == _STORED:
-            if len(body) != len(out):
-                raise CodecError(LAYOUT, f"{len(body)} bytes where {len(out)} were stored.")
-            np.copyto(np.frombuffer(out, np.uint8), np.frombuffer(body, np.uint8))
-        elif mode == _BYTES:
-            expand_into(body, out, LAYOUT)
-        elif mode in (_PLANE, _PAIRS):
-            _decode_planes(memoryview(block), np.frombuffer(out, np.uint8))
+        """Whatever the block says it is; the shape of this object does not matter."""
+        if len(block) < _WORD:
+            raise CodecError(LAYOUT, "the block ends within its header.")
+        block = memoryview(block)
+        if block[0] == _STORED:
+            end = _WORD + len(out)
+            _check_end(block, end)
+            np.copyto(np.frombuffer(out, np.uint8), np.frombuffer(block, np.uint8, len(out), _WORD))
+        elif block[0] == _CODED:
+            _decode(block, np.frombuffer(out, np.uint8))
         else:
-            raise CodecError(LAYOUT, f"a block of mode {mode}, which this version does not know.")
+            raise CodecError(LAYOUT, f"a block of mode {block[0]}, which this version does not know.")
 
 
-def _encode_bytes(data: memoryview, out: memoryview) -> int:
-    frame = shrink(data)
-    if len(frame) >= len(data):
+def _encode(data: memoryview, out: memoryview, width: int, shift: int) -> int:
+    """The bytes of a coded block, or 0 where it would be no smaller than the data."""
+    room = len(data)
+    count = room // (width * _GROUP) * _GROUP
+    body = count * width
+    plane = source = np.frombuffer(data, np.uint8, body)
+    target = np.frombuffer(out, np.uint8, room)
+    end = _HEAD.size
+    sizes = [0, 0, 0, 0]
+    last = 0
+    if width > 1:
+        values = source.view(_UNSIGNED[width])
+        top, plane = values, scratch("plane", count)
+        if width > 2:
+            top = scratch("top", 2 * count).view(np.uint16)
+            take_lane(values, width // 2 - 1, top)
+        for i in range(width // 2):
+            noise = target[end : end + (2 * count if i else count)]
+            if i:
+                take_lane(values, width // 2 - 1 - i, noise.view(np.uint16))
+            else:
+                last = split(top, shift, plane, noise)
+            sizes[i] = _shrink_noise(noise)
+            end += sizes[i]
+    frame = shrink(plane.data)
+    if end + len(frame) + room - body + _WORD > room:
         return 0
-    out[0] = _BYTES
-    out[1 : 1 + len(frame)] = frame
-    return 1 + len(frame)
+    out[: _HEAD.size] = _HEAD.pack(_CODED, 0, width, shift, last, len(frame), *sizes)
+    target[end : end + len(frame)] = np.frombuffer(frame, np.uint8)  # unlike memoryview, without the GIL
+    end += len(frame)
+    out[end : end + room - body] = data[body:]
+    return end + room - body
 
 
-def _lanes(body: Bytes, width: int, count: int) -> list[Words]:
-    """The 16-bit lanes of the values, the highest first."""
-    values = body.view(_UNSIGNED[width])
-    if width == 2:
-        return [values]
-    parts = width // 2
-    room = scratch("split", parts * 2 * count).view(np.uint16).reshape(parts, count)
-    for row, index in enumerate(reversed(range(parts))):
-        take_lane(values, index, room[row])
-    return list(room)
-
-
-def _shrink_noise(noise: Bytes) -> Bytes:
-    """A plane as it is, or its frame where a sample says that it is no noise (zeros, values rounded to fewer bits)."""
+def _shrink_noise(noise: Bytes) -> int:
+    """Replace a plane by its frame where a sample says that it is no noise (zeros, values rounded to fewer bits)."""
     begin = len(noise) // 3
     sample = noise[begin : begin + 1024]
     if 8 * len(shrink(sample.data)) > 7 * len(sample):
-        return noise
+        return len(noise)
     frame = np.frombuffer(shrink(noise.data), np.uint8)
-    return frame if len(frame) < len(noise) else noise
+    if len(frame) >= len(noise):
+        return len(noise)
+    noise[: len(frame)] = frame
+    return len(frame)
 
 
-def _decode_planes(block: memoryview, target: Bytes) -> None:
+def _decode(block: memoryview, target: Bytes) -> None:
     if len(block) < _HEAD.size:
         raise CodecError(LAYOUT, "the block ends within its header.")
-    mode, width, shift, base, frame_bytes, low, high, last = _HEAD.unpack_from(block)
-    if width not in _UNSIGNED or shift not in RESIDUAL_MASK:
+    _, _, width, shift, last, frame_bytes, *sizes = _HEAD.unpack_from(block)
+    lanes = width // 2
+    known = shift in SHIFTS if width in _UNSIGNED else (width, shift) == _BYTES
+    if not known or any(sizes[lanes:]):
         raise CodecError(LAYOUT, f"values of {width} bytes shifted by {shift}, which this version does not know.")
-    parts = width // 2
     count = len(target) // (width * _GROUP) * _GROUP
+    if not count:
+        raise CodecError(LAYOUT, f"{len(target)} bytes in a block for more.")
     body = count * width
-    start = _HEAD.size + _SIZE.size * parts
-    if not count or len(block) < start:
-        raise CodecError(LAYOUT, "the block ends within its header.")
-    sizes = struct.unpack_from(f"<{parts}I", block, _HEAD.size)
-    escapes = low + high
+    start = _HEAD.size + sum(sizes)
+    end = start + frame_bytes
     tail = len(target) - body
-    if start + frame_bytes + 3 * escapes + sum(sizes) + tail != len(block):
-        raise CodecError(LAYOUT, f"{len(block)} bytes where its header says otherwise.")
-
-    at = start
-    noise: list[Bytes] = []
-    for size, full in zip(sizes, (count, *(2 * count,) * (parts - 1)), strict=True):
-        piece = block[at : at + size]
-        noise.append(np.frombuffer(piece, np.uint8) if size == full else expand(piece, full, LAYOUT))
-        at += size
-    positions = np.frombuffer(block, "<u2", escapes, at)
-    values = np.frombuffer(block, np.uint8, escapes, at + 2 * escapes)
-    at += 3 * escapes
-    frame = block[at : at + frame_bytes]
-    plane = expand(frame, count // 2 if mode == _PAIRS else count, LAYOUT)
-    if mode == _PLANE and escapes:
-        raise CodecError(LAYOUT, "exceptions to a plane that has none.")
-
-    if mode == _PAIRS:
-        pairs, plane = plane, scratch("plane", count)
-        if not unpair(pairs, base, low, positions, values, plane):
-            raise CodecError(LAYOUT, "an exception lies outside the block.")
-    words = target[:body].view(np.uint16) if width == 2 else scratch("top", 2 * count).view(np.uint16)
-    merge(plane, noise[0], last, shift, words)
-    if width > 2:
-        wide: npt.NDArray[Any] = target[:body].view(_UNSIGNED[width])
-        put_lanes([words, *(lane.view(np.uint16) for lane in noise[1:])], wide)
+    _check_end(block, end + tail)
+    plane = target[:body] if width == 1 else scratch("plane", count)
+    expand_into(block[start:end], plane.data, LAYOUT)
     if tail:
-        target[body:] = np.frombuffer(block, np.uint8, tail, at + frame_bytes)
+        target[body:] = np.frombuffer(block, np.uint8, tail, end)
+    if width == 1:
+        return
+    noise = []
+    at = _HEAD.size
+    for i, size in enumerate(sizes[:lanes]):
+        noise.append(_noise(block[at : at + size], 2 * count if i else count, i))
+        at += size
+    values: npt.NDArray[Any] = target[:body].view(_UNSIGNED[width])
+    top = values if width == 2 else scratch("top", 2 * count).view(np.uint16)
+    merge(plane, noise[0], last, shift, top)
+    if width > 2:
+        put_lanes([top, *(lane.view(np.uint16) for lane in noise[1:])], values)
+
+
+def _noise(stored: memoryview, size: int, index: int) -> Bytes:
+    if len(stored) == size:
+        return np.frombuffer(stored, np.uint8)
+    plane = scratch(f"noise {index}", size)
+    expand_into(stored, plane.data, LAYOUT)
+    return plane
+
+
+def _check_end(block: memoryview, end: int) -> None:
+    padding = -end % _WORD
+    if len(block) != end + padding or block[1] != padding or any(block[end:]):
+        raise CodecError(LAYOUT, f"{len(block)} bytes, {block[1]} of them padding, where {end} were stored.")
 
 
 @lru_cache(maxsize=256)
 def planes_format(dtype: str | None, nbytes: int) -> PlanesFormat:
     """The format for chunks of `nbytes` bytes of a dtype, cut into an even number of equal blocks (for two threads)."""
-    width, shift = _SHAPES.get(dtype or "", (1, 7))
-    count = block_count(nbytes, MAX_BLOCK)
+    count = max(block_count(nbytes, MAX_BLOCK), 1 + (nbytes >= _TWO))
     count += count & 1 if count > 1 else 0
-    size = block_count(max(nbytes, 1), max(count, 1) * _GRAIN) * _GRAIN
-    return PlanesFormat(width, shift, dtype in _PAIRED, size)
+    size = block_count(max(nbytes, 1), count * _GRAIN) * _GRAIN
+    return PlanesFormat(*_SHAPES.get(dtype or "", _BYTES), size)
 
 
-def sample_gain(sample: Bytes, dtype: str | None) -> float:
+def sample_gain(sample: memoryview, dtype: str | None) -> float:
     """The share of its bytes that a sample of 1 KiB to a few saves as planes of a dtype, headers apart."""
-    width, shift = _SHAPES.get(dtype or "", (1, 7))
+    width, shift = _SHAPES.get(dtype or "", _BYTES)
     plane = sample
     if width > 1:
-        values = sample[: len(sample) // width * width].view(_UNSIGNED[width])
-        plane = (values >> values.dtype.type(8 * width - 16 + shift)).astype(np.uint8)
+        values = np.frombuffer(sample, _UNSIGNED[width], len(sample) // width)
+        plane = (values >> values.dtype.type(8 * width - 16 + shift)).astype(np.uint8).data
     # The table of a small frame weighs more than a large one's: judged by the rest it would be too pessimistic.
-    return max(len(plane) + _TABLE - len(shrink(plane.data)), 0) / len(sample)
+    return max(len(plane) + _TABLE - len(shrink(plane)), 0) / len(sample)
 
 
 class PlanesCodec(Codec):
@@ -253,4 +222,4 @@ class PlanesCodec(Codec):
         return _READER
 
 
-_READER: Final = PlanesFormat()
+_READER: Final = PlanesFormat(*_BYTES, MAX_BLOCK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,13 +69,20 @@ def test_any_bytes_come_back(name: str, dtype: str | None, data: Any, values: Va
     assert all(len(block) for block in encoded.blocks)
 
 
-@pytest.mark.parametrize(
-    "length", [0, 1, 511, 512, 513, 4096, MAX_BLOCK - 1, MAX_BLOCK, MAX_BLOCK + 1, 3 * MAX_BLOCK + 7]
-)
+@pytest.mark.parametrize("length", [0, 1, 511, 512, 513, 4096, 2**19 - 1, 2**19, 2**19 + 1])
 def test_sizes_at_the_edges_come_back(codec: Codec, length: int, values: Values) -> None:
     data = values("bf16 with rare outliers", length // 2 + 1)[:length]
     for dtype in ("bfloat16", "float32", "float64", "int8", None):
         assert decoded(codec.encode(memoryview(data), dtype), length) == data
+
+
+@pytest.mark.parametrize("length", [MAX_BLOCK - 1, MAX_BLOCK, MAX_BLOCK + 1, 3 * MAX_BLOCK + 7])
+def test_sizes_at_the_edges_of_blocks_of_planes_come_back(length: int, values: Values) -> None:
+    data = values("bf16 with rare outliers", length // 2 + 1)[:length]
+    for dtype in DTYPE_NAMES:
+        encoded = make_codec("planes").encode(memoryview(data), dtype)
+        assert encoded.block_bytes <= MAX_BLOCK
+        assert decoded(encoded, length) == data, dtype
 
 
 def test_data_and_destination_may_lie_at_any_address(codec: Codec, values: Values) -> None:
@@ -142,33 +150,33 @@ def test_stock_zstd_reads_what_zstd_wrote_and_the_frames_of_planes(values: Value
     stock = zstandard.ZstdDecompressor()
     encoded = make_codec("zstd:3").encode(memoryview(data), None)
     assert b"".join(stock.decompress(block) for block in encoded.blocks) == data
-    encoded = make_codec("planes").encode(memoryview(data), "int8")
-    assert b"".join(stock.decompress(block[1:]) for block in encoded.blocks) == data
+    (block,) = make_codec("planes").encode(memoryview(data), "int8").blocks
+    frame = int.from_bytes(block[8:12], "little")
+    assert stock.decompress(block[32 : 32 + frame]) == data
 
 
-def test_a_planes_block_is_what_the_documentation_says(values: Values) -> None:
-    words = np.frombuffer(values("bf16 with rare outliers", 4096), np.uint16)
-    (block,) = make_codec("planes").encode(memoryview(words.tobytes()), "bfloat16").blocks
-    block = bytes(block)
-    mode, width, shift, base = block[:4]
-    frame = int.from_bytes(block[4:8], "little")
-    low, high = int.from_bytes(block[8:10], "little"), int.from_bytes(block[10:12], "little")
-    rest = int.from_bytes(block[16:20], "little")
-    assert (mode, width, shift) == (3, 2, 7)
-    assert low + high
-    assert rest == 4096
-    assert len(block) == 20 + rest + 3 * (low + high) + frame
-    at = 20 + rest
-    positions = np.frombuffer(block, "<u2", low + high, at).astype(int)
-    positions[low:] += 2048
-    exceptions = np.frombuffer(block, np.uint8, low + high, at + 2 * (low + high))
-    pairs = np.frombuffer(zstandard.ZstdDecompressor().decompress(block[-frame:]), np.uint8)
-    plane = base + np.concatenate([pairs & 15, pairs >> 4]).astype(int)
-    plane[positions] = exceptions
-    assert (plane == (words >> 7) & 255).all()
-    source = words.view(np.uint8)
-    assert block[20 : 20 + rest] == (source[:4096] ^ source[4095:-1]).tobytes()
-    assert block[12] == source[-1]
+@pytest.mark.parametrize(
+    ("kind", "dtype", "shift"), [("bf16 with rare outliers", "bfloat16", 7), ("fp16", "float16", 8)]
+)
+def test_a_planes_block_is_what_the_documentation_says(kind: str, dtype: str, shift: int, values: Values) -> None:
+    words = np.frombuffer(values(kind, 4099), np.uint16)
+    (encoded,) = make_codec("planes").encode(memoryview(words.tobytes()), dtype).blocks
+    block = bytes(encoded)
+    mode, padding, width, at, last = struct.unpack_from("<5B", block)
+    assert (mode, width, at) == (1, 2, shift)
+    frame, rest, *lanes = struct.unpack_from("<5I", block, 8)
+    assert (rest, lanes) == (4096, [0, 0, 0])
+    end = 32 + rest + frame
+    plane = np.frombuffer(zstandard.ZstdDecompressor().decompress(block[32 + rest : end]), np.uint8)
+    assert (plane == (words[:4096] >> shift).astype(np.uint8)).all()
+    source = words[:4096].view(np.uint8)
+    residual = source[:4096] ^ source[4095:-1] if shift == 7 else source[::2]
+    assert block[32 : 32 + rest] == residual.tobytes()
+    assert last == (source[-1] if shift == 7 else 0)
+    assert block[end : end + 6] == words[4096:].tobytes()
+    assert len(block) == end + 6 + padding
+    assert not len(block) % 8
+    assert not any(block[end + 6 :])
 
 
 def test_noise_is_stored_raw_without_a_copy(values: Values) -> None:
@@ -182,9 +190,9 @@ def test_noise_is_stored_raw_without_a_copy(values: Values) -> None:
 @pytest.mark.parametrize(
     ("kind", "dtype", "layout"),
     [
-        ("bf16", "bfloat16", "planes/1"), ("bf16", None, "planes/1"), ("bf16", "uint8", "planes/1"),
-        ("fp16", "float16", "planes/1"), ("fp32", "float32", "planes/1"), ("text", None, "zstd/1"),
-        ("text", "uint8", "zstd/1"), ("noise", "bfloat16", "raw/1"), ("zeros", "bfloat16", "planes/1"),
+        ("bf16", "bfloat16", "planes/2"), ("bf16", None, "planes/2"), ("bf16", "uint8", "planes/2"),
+        ("fp16", "float16", "planes/2"), ("fp32", "float32", "planes/2"), ("text", None, "zstd/1"),
+        ("text", "uint8", "zstd/1"), ("noise", "bfloat16", "raw/1"), ("zeros", "bfloat16", "planes/2"),
     ],
 )  # fmt: skip
 def test_auto_chooses_by_what_a_sample_gains(kind: str, dtype: str | None, layout: str, values: Values) -> None:
@@ -207,7 +215,7 @@ def test_unknown_names_and_arguments_are_told() -> None:
 
 
 def test_layouts_of_other_versions_are_refused() -> None:
-    for layout in ("planes/2", "zstd/9", "raw/0", "lz4/1", "", "planes"):
+    for layout in ("planes/1", "planes/3", "zstd/9", "raw/0", "lz4/1", "", "planes"):
         with pytest.raises(CodecError):
             decode_into(layout, 4096, [b"x"], memoryview(bytearray(1)))
     for name in ("raw", "zstd", "planes", "auto"):
