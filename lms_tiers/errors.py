@@ -186,6 +186,13 @@ class StorageUnavailableError(LmsTiersError, OSError):
         super().__init__(f"{where}: {reason}")
 
 
+class StorageFullError(StorageUnavailableError):
+    """The medium has no room left, whoever took it: nothing can be written, what is stored can be read.
+
+    `CapacityError` is about the backend's own limit.
+    """
+
+
 class StorageLockedError(StorageUnavailableError):
     """Another process, or another backend of this process, holds the storage."""
 

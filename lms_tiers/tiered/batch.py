@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from lms_tiers.errors import CapacityError, LmsTiersError
+from lms_tiers.errors import CapacityError, LmsTiersError, StorageFullError
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.events import EventKind, EventReason
@@ -126,7 +126,7 @@ class BatchWriter:
                     if h.log.on:
                         h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charges[i])
                 return len(run)
-            if error is not None and not isinstance(error, CapacityError):
+            if error is not None and not isinstance(error, (CapacityError, StorageFullError)):
                 h.failed(tier, run[0], error)
             for text, need in zip(run, needs, strict=True):
                 h.doubt(tier, text, need)  # nobody knows how far the backend got

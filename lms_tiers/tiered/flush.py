@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from lms_tiers.errors import DeadlineExceededError, StorageUnavailableError
+from lms_tiers.errors import DeadlineExceededError, StorageFullError, StorageUnavailableError
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry
 from lms_tiers.tiered.mover import Mover
@@ -120,6 +120,8 @@ class Flusher:
                             tries[text, entry] = tried + 1
                         else:
                             break  # the queue is full
+                    if tries and h.rests(lowest):
+                        raise StorageFullError(lowest.name, f"{len(tries)} chunks could not be written.")
                     if not h.up & lowest.bit and tries:
                         raise StorageUnavailableError(lowest.name, f"{len(tries)} chunks could not be written.")
                     if tries:

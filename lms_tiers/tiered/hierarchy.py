@@ -25,6 +25,9 @@ _log = logging.getLogger(__name__)
 #: Lengths whose reservations are remembered.
 _KNOWN_LENGTHS: Final = 4096
 
+#: Seconds until a full medium is tried again.
+_REST: Final = 0.5
+
 
 class SuspendedPolicy(EvictionPolicy):
     """Stands in for a policy that raised, until victims are asked for and LRU takes over from a consistent state."""
@@ -355,6 +358,20 @@ class Hierarchy:
             _log.warning("tier %r failed: %r", tier.name, error)
         if tier.breaker.failure():
             self._switched_off(tier)
+
+    def rest(self, tier: Tier) -> None:
+        """The medium of `tier` is full: write nothing to it for a while. It is not sick, so reads go on."""
+        if not tier.rests_until:
+            _log.warning("the medium of tier %r is full: it takes nothing until there is room", tier.name)
+        tier.rests_until = self.clock() + _REST
+        tier.failures += 1
+        if self.log.on:
+            self.log.add(EventKind.FAILED, EventReason.IO_ERROR, tier.name, "", 0)
+        self.wake()
+
+    def rests(self, tier: Tier) -> bool:
+        """Whether `tier` is left alone because its medium was full a moment ago."""
+        return bool(tier.rests_until) and self.clock() < tier.rests_until
 
     def worked(self, tier: Tier) -> None:
         """A backend call worked. Cheap where nothing was wrong before."""

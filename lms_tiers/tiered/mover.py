@@ -148,8 +148,9 @@ class Mover:
         """What to do next, prepared under the lock."""
         h, tier = self._h, self.tier
         probing = not h.up & tier.bit
-        if probing:
+        if probing or h.rests(tier):
             self._drop_queue()
+        if probing:
             if not tier.breaker.due() or not (tier.garbage or self._candidates(probing)):
                 return None
             tier.breaker.probe()

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Final, NamedTuple
 
-from lms_tiers.errors import CapacityError, LmsTiersError
+from lms_tiers.errors import CapacityError, LmsTiersError, StorageFullError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, LMSMemoryObj, OpaqueKey
 from lms_tiers.policies.base import AccessContext
@@ -182,11 +182,12 @@ class Moves:
         with h.lock:
             again = 0 if error is None else self._failed(ready, error)
         if error is not None:
-            if isinstance(error, CapacityError):
+            if isinstance(error, CapacityError) or (isinstance(error, StorageFullError) and len(ready) == 1):
                 self._room.spare(tier, sum(item.need for item in ready))
             return again
         with h.lock:
             h.worked(tier)
+            tier.rests_until = 0.0
             tier.write_latency.add(took)
             now = h.clock()
             for item, charge in zip(ready, charges, strict=True):
@@ -235,7 +236,7 @@ class Moves:
         """A write failed, of one chunk or of a batch of which nobody knows how much was stored."""
         h, tier = self._h, self.tier
         direct = ready[0].obj is None
-        full = isinstance(error, CapacityError)
+        full = isinstance(error, (CapacityError, StorageFullError))
         if not direct and not full:  # otherwise nobody knows whose fault it is: the next try goes step by step
             h.failed(tier, ready[0].text, error)
         for item in ready:
@@ -248,4 +249,9 @@ class Moves:
                 # This very chunk is the trouble, or the next failures will switch the tier off.
                 tier.refuse(text)
             h.release(tier, text)
-        return len(ready) if direct or len(ready) > 1 else 0
+        if direct or len(ready) > 1:
+            return len(ready)
+        if isinstance(error, StorageFullError):
+            h.rest(tier)
+            return 1  # one by one as well when it is tried again
+        return 0

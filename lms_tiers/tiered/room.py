@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from lms_tiers.errors import StorageFullError
 from lms_tiers.policies.base import RemoveReason
 from lms_tiers.tiered.events import EventKind, EventReason
 from lms_tiers.tiered.hierarchy import Hierarchy
@@ -107,14 +108,21 @@ class Room:
                 with h.lock:
                     tier.wanted -= wanted
 
-    def spare(self, tier: Tier, need: int) -> None:
-        """Let chunks of `need` bytes leave: the backend had less room than the bytes reserved in it. Takes the lock."""
+    def spare(self, tier: Tier, need: int) -> bool:
+        """Let chunks of `need` bytes leave: the backend had less room than the bytes reserved in it. Takes the lock.
+
+        False where nothing left. What a full medium refuses to delete makes no room, so no more leaves for it.
+        """
         with self._h.lock:
+            if tier.garbage and self._h.rests(tier):
+                return False
             # What is free by our books is not there: it takes that much more.
             need = min(need + max(0, tier.budget - tier.used), tier.budget)
-        if self.make_room(tier, need, "", 0.0, moving=True):
-            with self._h.lock:
-                self.give_back(tier, need)
+        if not self.make_room(tier, need, "", 0.0, moving=True):
+            return False
+        with self._h.lock:
+            self.give_back(tier, need)
+        return True
 
     def give_back(self, tier: Tier, need: int) -> None:
         """Undo a reservation. The lock is held."""
@@ -139,6 +147,9 @@ class Room:
                     tier.used -= tier.garbage.pop(text, 0)
                 if tier.breaker.failures:
                     h.worked(tier)
+            elif isinstance(error, StorageFullError):
+                h.rest(tier)
+                h.poke(tier)
             else:
                 h.failed(tier, texts[0], error)
                 h.poke(tier)  # its mover tries again later
@@ -150,7 +161,8 @@ class Room:
         """The tier below that should take the chunk when it grows cold, None where there is none. The lock is held."""
         h = self._h
         for lower in h.tiers[tier.position + 1 :]:
-            if h.up & lower.bit and not entry.tiers & lower.unfit and text not in lower.refused:
+            fits = h.up & lower.bit and not entry.tiers & lower.unfit
+            if fits and text not in lower.refused and not h.rests(lower):
                 return lower
         return None
 

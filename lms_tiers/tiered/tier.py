@@ -141,6 +141,8 @@ class Tier:
         self.watchers: Final[list[set[str]]] = []
         self.queue_bytes = 0
         self.queue_peak = 0
+        #: Until when nothing is written to a medium that is full (`Hierarchy.clock`). Reads go on.
+        self.rests_until = 0.0
 
         self.hits = self.misses = self.failures = self.corrupt = self.evictions = self.drops = 0
         #: Of the evictions: clean ones, ones no tier below took in, drops with all tiers below switched off.

@@ -16,6 +16,7 @@ from lms_tiers.errors import (
     InvalidChunkError,
     InvalidKeyError,
     LmsTiersError,
+    StorageFullError,
     StorageUnavailableError,
     ValueTooLargeError,
 )
@@ -31,7 +32,7 @@ from lms_tiers.tiered.tier import Tier, stored_bytes
 _clock_ns = time.perf_counter_ns
 
 #: What a write may raise in a tier that is well.
-_NOT_SICK: Final = (KeyboardInterrupt, SystemExit, InvalidKeyError, InvalidChunkError, CapacityError)
+_NOT_SICK: Final = (KeyboardInterrupt, SystemExit, InvalidKeyError, InvalidChunkError, CapacityError, StorageFullError)
 
 #: How often more chunks leave for a backend that is fuller than its reservations say.
 _FULLER: Final = 4
@@ -213,8 +214,9 @@ class Writer:
             try:
                 put(client_meta, data)
                 return
-            except CapacityError:
-                self.room.spare(tier, need << more)
+            except (CapacityError, StorageFullError):
+                if not self.room.spare(tier, need << more):
+                    break
         put(client_meta, data)
 
     def _undo(self, tier: Tier, text: str, need: int, error: BaseException) -> None:

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from lms_tiers.errors import BackendClosedError, CapacityError, DeadlineExceededError, StorageUnavailableError
+from lms_tiers.errors import (
+    BackendClosedError,
+    CapacityError,
+    DeadlineExceededError,
+    StorageFullError,
+    StorageUnavailableError,
+)
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
 from lms_tiers.tiered.breaker import BreakerState
 from lms_tiers.tiered.events import EventReason
@@ -395,3 +401,29 @@ def test_a_backend_fuller_than_its_reservations_gets_more_room(bench: Any) -> No
     store.drain(10)
     assert store.stats().tiers[1].breaker is BreakerState.CLOSED
     assert store.stats().tiers[1].keys >= 5
+
+
+def test_a_full_medium_takes_nothing_answers_gets_and_is_tried_again(bench: Any, clock: Any) -> None:
+    store, faulty = sick_below(bench, clock=clock)
+    for i in range(20):
+        bench.put(store, i, i)
+    store.drain(10)
+    held = [i for i in range(20) if store._h.index[bench.key(i).to_string()].tiers & 2]
+    assert held
+    for operation in ("put", "put_many", "put_from", "remove", "remove_many"):
+        faulty.inject(operation, Fault.FAIL, error=lambda: StorageFullError("disk", "no space left"))
+    for i in range(100, 160):
+        bench.put(store, i, i)
+    stats = store.stats()
+    assert stats.tiers[1].failures > 0
+    assert stats.tiers[1].breaker is BreakerState.CLOSED
+    assert stats.tiers[0].drops > 0
+    kept = [i for i in held if bench.get(store, i) == i]
+    assert len(kept) >= len(held) - 2  # one leaves to make room, and then no more until that is deleted
+    faulty.heal()
+    clock.now += 1.0
+    for i in range(200, 230):
+        bench.put(store, i, i)
+    store.drain(10)
+    assert [i for i in range(200, 230) if bench.get(store, i) == i] == list(range(200, 230))
+    assert store.stats().tiers[1].garbage_bytes == 0

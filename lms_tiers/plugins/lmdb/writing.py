@@ -6,7 +6,9 @@ pin old pages are waited for; only then an operation fails, and nothing of it is
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -16,7 +18,13 @@ from typing import Any, Final
 
 import lmdb
 
-from lms_tiers.errors import BackendClosedError, CapacityError, LmsTiersError, StorageUnavailableError
+from lms_tiers.errors import (
+    BackendClosedError,
+    CapacityError,
+    LmsTiersError,
+    StorageFullError,
+    StorageUnavailableError,
+)
 from lms_tiers.plugins.lmdb.changes import Transaction, note_uses
 from lms_tiers.plugins.lmdb.checkpoint import Checkpoints
 from lms_tiers.plugins.lmdb.layout import COUNTERS_KEY, Counters
@@ -24,6 +32,11 @@ from lms_tiers.plugins.lmdb.recency import Uses
 from lms_tiers.plugins.lmdb.tables import Tables
 
 _log = logging.getLogger(__name__)
+
+#: What a system call says where a disk or a quota is used up.
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+#: More than the pages of its trees that a small commit writes.
+_TREE: Final = 1 << 18
 
 #: A commit takes no more operations once it holds this many bytes.
 BATCH_BYTES: Final = 32 << 20
@@ -275,8 +288,19 @@ class Writer:
     def _fail(self, batch: list[Operation], error: Exception) -> None:
         self.stats.failures += 1
         _log.warning("lmdb store %s: a commit failed: %s", self._tables.path, error)
+        kind = StorageFullError if self._is_full(batch, error) else StorageUnavailableError
         for operation in batch:
-            operation.error = StorageUnavailableError(self._tables.path, f"write failed: {error}.")
+            operation.error = kind(self._tables.path, f"write failed: {error}.")
+
+    def _is_full(self, batch: list[Operation], error: Exception) -> bool:
+        """Whether a commit failed for want of room. LMDB calls a write that was cut short an I/O error."""
+        if isinstance(error, lmdb.DiskError) or getattr(error, "errno", None) in _FULL:
+            return True
+        try:
+            disk = os.statvfs(self._tables.path)
+        except OSError:
+            return False
+        return disk.f_bavail * disk.f_frsize < sum(operation.weight for operation in batch) + _TREE
 
     def _attempt(self, batch: list[Operation]) -> None:
         """All of `batch` in one transaction; operations that refuse by themselves are noted, the others committed."""
