@@ -53,7 +53,7 @@ devices-page: install ## write docs/devices.md from the plugins' options models
 	$(BIN)/python -m scripts.devices_page
 
 zoo: install ## run the kit over its zoo of broken backends and write the matrix
-	$(BIN)/python -m lms_conformance.zoo
+	$(BIN)/python -m lms_conformance.zoo --seeds 1,2,3,4,5 --output docs/zoo.md
 
 findings: peers ## run the kit over stores that nobody here wrote
 	PYTHONPATH=conformance $(PEERS)/python -m findings --json findings.json
@@ -75,17 +75,17 @@ soak: install ## put, get, restart and break a store for MINUTES and compare eve
 soak-server: install ## kill and restart a server under load for MINUTES
 	$(BIN)/python benchmarks/server_soak.py --minutes $(MINUTES)
 
-bench-lmdb: install ## churn and hot reads of the LMDB tier, beside memcpy and disk
-	$(BIN)/python -m benchmarks.lmdb_all
+bench-lmdb: install ## churn, hot reads, part sizes and a million chunks of the LMDB tier, beside memcpy and disk
+	$(BIN)/python -m benchmarks.lmdb_all --markdown docs/bench/lmdb.md --plot docs/img/lmdb-parts.png
 
 bench-codecs: peers ## codecs beside blosc2 and ZipNN
-	$(PEERS)/python benchmarks/codecs.py
+	$(PEERS)/python benchmarks/codecs.py --markdown docs/bench/codecs.md
 
 bench-store: install ## what the tiered store costs over its top tier
 	$(BIN)/python benchmarks/store.py
 
 bench-server: peers ## the server beside LMCache's, with LMCache's client
-	$(PEERS)/python benchmarks/server.py
+	$(PEERS)/python benchmarks/server.py --markdown docs/bench/server.md
 
 bench-peers: install peers ## this store beside its peers over the real trace
 	$(BIN)/python benchmarks/peers.py $(or $(TRACE),$(REAL_TRACE)) --python $(PEERS)/python --repeats 3
