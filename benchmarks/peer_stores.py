@@ -287,9 +287,7 @@ class _Ours:
         self._meta = (block, MemoryFormat.KV_2LTD, torch.bfloat16, torch.Size((2, 1, 512, block // 2048)))
 
     def in_ram(self, key: str) -> bool:
-        # `stats()` around every get would cost the store's threads more than the gets do.
-        entry = self._store._h.index.get(key)
-        return entry is not None and bool(entry.tiers & 1)
+        return "cpu" in self._store.tiers_of(self._key_type(key))
 
     def get(self, key: str) -> Any:
         found = self._store.get(self._key_type(key))

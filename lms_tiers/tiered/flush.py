@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from lms_tiers.errors import DeadlineExceededError, StorageFullError, StorageUnavailableError
@@ -65,6 +66,10 @@ class Flusher:
             A persistent tier is switched off or failed.
         """
         deadline = Deadline("flush", timeout)
+        with self._hurry():
+            self._flush(deadline)
+
+    def _flush(self, deadline: Deadline) -> None:
         lowest = next((tier for tier in reversed(self._h.tiers) if tier.persistent), None)
         if lowest is not None and lowest.position:
             self._clean(lowest, deadline)
@@ -84,11 +89,23 @@ class Flusher:
         """
         h = self._h
         deadline = Deadline("drain", timeout)
-        with h.lock:
+        with self._hurry(), h.lock:
             for mover in self._movers:
                 mover.poke()
             while any(m.pending() and h.up & m.tier.bit for m in self._movers):
                 h.wait(deadline.tick())
+
+    @contextmanager
+    def _hurry(self) -> Iterator[None]:
+        """Movers do not wait for readers meanwhile."""
+        h = self._h
+        with h.lock:
+            h.hurry += 1
+        try:
+            yield
+        finally:
+            with h.lock:
+                h.hurry -= 1
 
     def collect(self, deadline: Deadline) -> None:
         """Delete the stale bytes there are now."""

@@ -10,14 +10,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from lms_tiers.errors import PolicyError
-from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
+from lms_tiers.policies.base import AccessContext, RemoveReason
 from lms_tiers.tiered.breaker import Breaker
 from lms_tiers.tiered.events import EventKind, EventReason
 from lms_tiers.tiered.index import Charges, Entry
 from lms_tiers.tiered.notify import EventLog
+from lms_tiers.tiered.suspended import SuspendedPolicy
 from lms_tiers.tiered.tier import RECENT_BATCH, Protected, Tier, TierConfig
 
 _log = logging.getLogger(__name__)
@@ -27,31 +28,6 @@ _KNOWN_LENGTHS: Final = 4096
 
 #: Seconds until a full medium is tried again.
 _REST: Final = 0.5
-
-
-class SuspendedPolicy(EvictionPolicy):
-    """Stands in for a policy that raised, until victims are asked for and LRU takes over from a consistent state."""
-
-    def __init__(self, failed: EvictionPolicy, error: Exception) -> None:
-        super().__init__(failed.capacity, failed.clock)
-        self.name = failed.name  # type: ignore[misc]  # the culprit's
-        self._error = error
-
-    def on_insert(self, key: str, size: int, context: AccessContext) -> None:  # noqa: D102
-        pass
-
-    def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
-        pass
-
-    def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
-        pass
-
-    def victims(self, bytes_needed: int, protected: Any) -> Iterator[str]:  # noqa: D102
-        error = self._error
-        raise PolicyError(self.name, f"raised {type(error).__name__}: {error}.") from error
-
-    def __len__(self) -> int:
-        return 0
 
 
 class Fit(NamedTuple):
@@ -99,6 +75,10 @@ class Hierarchy:
         self.nowhere: Final = self.charges.nowhere
         self.pins: Final[dict[str, float]] = {}
         self.closing = False
+        #: When a chunk was last read from a tier below the top (`time.perf_counter_ns`): movers let readers go first.
+        self.read_at = 0
+        #: Calls that wait for the movers to have nothing left to do.
+        self.hurry = 0
         self._fits: dict[int, Fit] = {}
         #: Wakes the mover of a tier; set by the store.
         self.poke: Callable[[Tier], None] = lambda tier: None
@@ -172,6 +152,8 @@ class Hierarchy:
         else:
             entry.charges = self.charges.changed(entry.charges, tier.position, charge)
         tier.keys += 1
+        if tier.below and not entry.tiers & tier.below:
+            tier.note_dirty(text, charge)
         if tier.refused:
             tier.refused.discard(text)
         try:

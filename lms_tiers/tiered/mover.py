@@ -28,6 +28,16 @@ _log = logging.getLogger(__name__)
 BATCH_CHUNKS: Final = 64
 BATCH_BYTES: Final = 32 << 20
 
+#: Bytes moved by one call where readers may come at any time.
+_QUIET_BYTES: Final = 8 << 20
+
+#: Records of dirty chunks looked at in one go, most of which may be outdated: it takes the lock.
+_DIRTY_LOOKS: Final = 256
+
+#: Nanoseconds without a read below the top after which the readers count as gone, and the most a mover waits for that.
+_QUIET: Final = 2_000_000
+_RESTED: Final = 50_000_000
+
 #: Keys deleted by one call.
 _DELETE_BATCH: Final = 256
 
@@ -54,6 +64,9 @@ class Mover:
         self._wake: Final = threading.Condition(hierarchy.lock)
         self._thread: threading.Thread | None = None
         self._queued: set[str] = set()
+        self._soon = False  # whether the queue holds what somebody waits for
+        self._later = False  # whether there is work that waits until the readers are gone
+        self._resting_since = 0
         self._delete_after = 0.0
         self._moves: Final = Moves(hierarchy, room, tier, back_pressure)
         self._singly = 0  # so many chunks are moved one by one, to find the one that makes a batch fail
@@ -73,8 +86,11 @@ class Mover:
             else:
                 self._wake.notify()
 
-    def offer(self, text: str, entry: Entry, obj: LMSMemoryObj | None) -> bool:
-        """Queue a chunk to be moved into the tier, if it is not; False where the queue is full."""
+    def offer(self, text: str, entry: Entry, obj: LMSMemoryObj | None, soon: bool = True) -> bool:
+        """Queue a chunk to be moved into the tier, if it is not; False where the queue is full.
+
+        Where it is not wanted `soon`, the mover gathers such chunks while chunks are read.
+        """
         tier = self.tier
         if text in self._queued:
             return True
@@ -86,6 +102,7 @@ class Mover:
         tier.queue_bytes += nbytes
         if tier.queue_bytes > tier.queue_peak:
             tier.queue_peak = tier.queue_bytes
+        self._soon |= soon
         self.poke()
         return True
 
@@ -124,6 +141,9 @@ class Mover:
                     job = self._next()
                     if job is not None:
                         break
+                    if self._later:
+                        self._wake.wait(_QUIET / 1e9)
+                        continue
                     self.idle = True
                     h.wake()
                     self._wake.wait(self._timeout())
@@ -147,6 +167,7 @@ class Mover:
     def _next(self) -> Callable[[], None] | None:
         """What to do next, prepared under the lock."""
         h, tier = self._h, self.tier
+        self._later = False
         probing = not h.up & tier.bit
         if probing or h.rests(tier):
             self._drop_queue()
@@ -161,9 +182,15 @@ class Mover:
             if stale:
                 tier.busy.update(stale)
                 return partial(self._delete, stale)
-        picks = self._batch_of_queue() or self._candidates(probing)
+        self._later = False
+        rest = self._rests()
+        waits = rest and not self._soon and tier.queue_bytes < self._limit >> 1
+        picks = (not waits and self._batch_of_queue()) or self._candidates(probing)
+        if not picks and not rest and not probing:
+            picks = self._dirty()
         if picks:
             return partial(self._move, picks)
+        self._later = (rest and bool(tier.queue)) or self._dirty_source() is not None
         if tier.touched and (len(tier.touched) >= RECENT_BATCH or self.eager):
             touched, tier.touched = list(tier.touched), {}
             return partial(self._touch, touched)
@@ -176,6 +203,19 @@ class Mover:
         self._queued.clear()
         tier.queue_bytes = 0
 
+    def _rests(self) -> bool:
+        """Whether chunks are being read: then what nobody waits for can wait, for a mover slows readers down."""
+        now = time.perf_counter_ns()
+        if self._h.hurry or now - self._h.read_at > _QUIET:
+            self._resting_since = 0
+            return False
+        if not self._resting_since:
+            self._resting_since = now
+        elif now - self._resting_since > _RESTED:
+            self._resting_since = 0
+            return False
+        return True
+
     def _batch_of_queue(self) -> list[Pick]:
         tier = self.tier
         picks: list[Pick] = []
@@ -186,6 +226,7 @@ class Mover:
             tier.queue_bytes -= pick[3]
             nbytes += pick[3]
             picks.append(pick)
+        self._soon &= bool(tier.queue)
         return picks
 
     def _batch_limits(self, probing: bool = False) -> tuple[int, int]:
@@ -216,6 +257,40 @@ class Mover:
             source.ahead = cold
             if picks:
                 return picks
+        return picks
+
+    def _dirty_source(self) -> Tier | None:
+        """A tier above that has more dirty chunks than need be, and whose chunks come here next."""
+        h = self._h
+        if h.rests(self.tier):
+            return None
+        for source in reversed(h.tiers[: self.tier.position]):
+            # A smaller tier would lose what it was given to what it is given next, long before that is needed.
+            if source.dirty_bytes > source.dirty_most and self.tier.budget > source.budget:
+                lower = next((t for t in h.tiers[source.position + 1 :] if h.up & t.bit), None)
+                if lower is self.tier:
+                    return source
+        return None
+
+    def _dirty(self) -> list[Pick]:
+        """Dirty chunks of a tier above, oldest first: bursts of puts then find it clean."""
+        h, tier = self._h, self.tier
+        source = self._dirty_source()
+        picks: list[Pick] = []
+        nbytes = 0
+        limit, most = self._batch_limits()
+        most = min(most, _QUIET_BYTES)
+        for _ in range(_DIRTY_LOOKS):
+            if source is None or source.dirty_bytes <= source.dirty_most or len(picks) >= limit or nbytes >= most:
+                break
+            text = source.oldest_dirty()
+            entry = h.index.get(text)
+            if entry is None or not entry.tiers & source.bit or entry.tiers & source.below or text in tier.busy:
+                continue
+            # One that is refused now may be wanted when it has grown cold: it is asked for again then.
+            if self._room.target(source, text, entry) is tier and self._moves.admitted(text, entry):
+                picks.append((text, entry, None, entry.meta.length))
+                nbytes += entry.meta.length
         return picks
 
     # -- jobs, without the lock --------------------------------------------------------------------------------------

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 from lms_tiers.errors import CapacityError, LmsTiersError, StorageFullError
 from lms_tiers.interface import LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, LMSMemoryObj, OpaqueKey
+from lms_tiers.messages import CacheEngineKey, ClientMetaMessage, LMSMemoryObj, OpaqueKey
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.events import EventKind, EventReason
 from lms_tiers.tiered.hierarchy import Hierarchy
@@ -23,8 +24,28 @@ from lms_tiers.tiered.tier import Tier, stored_bytes
 #: Key, generation, its bytes where at hand, length.
 Pick = tuple[str, Entry, LMSMemoryObj | None, int]
 
+#: Chunks looked at or published in one go: readers need the lock, and the interpreter's, in between.
+_STEP: Final = 16
+
+#: Nanoseconds since the last read of a lower tier within which a mover lets readers go first, and seconds it does so.
+_QUIET: Final = 500_000
+_BREATH: Final = 250e-6
+
+#: How often it does so for one batch.
+_BREATHS: Final = 20
+
 #: Seconds that a promotion waits for clean chunks to leave.
 _PROMOTION_PATIENCE: Final = 0.02
+
+
+class _Worth(NamedTuple):
+    """A chunk that is worth moving, and where from."""
+
+    text: str
+    entry: Entry
+    source: Tier
+    epoch: int
+    upward: bool
 
 
 class _Ready(NamedTuple):
@@ -37,6 +58,25 @@ class _Ready(NamedTuple):
     obj: LMSMemoryObj | None  # None: the backend takes it from the source itself
     need: int
     key: CacheEngineKey
+
+
+class _Paced(Sequence[ClientMetaMessage]):
+    """The chunks of a batch; whoever takes them one by one lets readers go first in between."""
+
+    def __init__(self, metas: list[ClientMetaMessage], breathe: Callable[[], None]) -> None:
+        self._metas = metas
+        self._breathe = breathe
+
+    def __len__(self) -> int:
+        return len(self._metas)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._metas[index]
+
+    def __iter__(self) -> Iterator[ClientMetaMessage]:
+        for meta in self._metas:
+            self._breathe()
+            yield meta
 
 
 class Moves:
@@ -53,6 +93,7 @@ class Moves:
         self._room: Final = room
         self.tier: Final = tier
         self._back_pressure: Final = back_pressure
+        self._breath = 0
         self._direct: Final = type(tier.backend).put_from is not LMSBackendInterface.put_from
 
     def move(self, picks: list[Pick], singly: bool) -> tuple[list[Pick], int]:
@@ -65,9 +106,68 @@ class Moves:
         int
             How many of a batch that failed are to be moved one by one, to find the one that makes it fail.
         """
+        self._breath = _BREATHS
+        direct = self._direct and not singly and all(obj is None for _, _, obj, _ in picks)
+        together, rest = (None, picks) if len(picks) == 1 else self._together(picks, direct)
+        ready, rest = self._one_by_one(rest, direct) if together is None else (together, rest)
+        return rest, self._write(ready) if ready else 0
+
+    def _together(self, picks: list[Pick], direct: bool) -> tuple[list[_Ready] | None, list[Pick]]:
+        """Make chunks ready with one reservation, and those for another batch.
+
+        None, and all of them, where there is no room for them together as things are.
+        """
+        h, tier = self._h, self.tier
+        worth: list[tuple[_Worth, LMSMemoryObj | None, int]] = []
+        rest: list[Pick] = []
+        total = 0
+        needs = [h.fit(entry.meta.length).needs[tier.position] for _, entry, _, _ in picks]
+        for at in range(0, len(picks), _STEP):
+            with h.lock:
+                for pick, need in zip(picks[at : at + _STEP], needs[at : at + _STEP], strict=True):
+                    found = None if need is None else self._worth(pick[0], pick[1])
+                    if found is None or need is None:
+                        continue
+                    if direct and worth and found.source is not worth[0][0].source:
+                        rest.append(pick)
+                        continue
+                    worth.append((found, pick[2], need))
+            self._breathe()
+        if not direct:
+            held = [(it, obj or self._fetch(it.source, it.text, it.entry), need) for it, obj, need in worth]
+            worth = [item for item in held if item[1] is not None]
+        total = sum(need for _, _, need in worth)
+        if not worth:
+            return [], rest
+        keys = [CacheEngineKey.from_string(found.text) for found, _, _ in worth]
+        if not self._room.make_room(tier, total, "", 0.0, force=False, moving=True):
+            return None, [(it.text, it.entry, obj, it.entry.meta.length) for it, obj, _ in worth] + rest
+        ready: list[_Ready] = []
+        with h.lock:
+            for (found, obj, need), key in zip(worth, keys, strict=True):
+                if self._wanted(found.text, found.entry):
+                    tier.busy.add(found.text)
+                    ready.append(_Ready(found.text, found.entry, found.source, found.epoch, obj, need, key))
+                else:
+                    self._room.give_back(tier, need)
+        return ready, rest
+
+    def _breathe(self) -> None:
+        """Let readers go first: one that gave the interpreter's lock away for a copy waits long to get it back.
+
+        Not for long, and not while a put waits for room.
+        """
+        h = self._h
+        while time.perf_counter_ns() - h.read_at < _QUIET and self._breath > 0 and not h.hurry:
+            if any(tier.wanted for tier in h.tiers):
+                return
+            self._breath -= 1
+            time.sleep(_BREATH)
+
+    def _one_by_one(self, picks: list[Pick], direct: bool) -> tuple[list[_Ready], list[Pick]]:
+        """Make chunks ready one after the other, as far as there is room."""
         ready: list[_Ready] = []
         rest: list[Pick] = []
-        direct = self._direct and not singly and all(obj is None for _, _, obj, _ in picks)
         try:
             for i, (text, entry, obj, _) in enumerate(picks):
                 item = self._prepare(text, entry, obj, not ready, direct)
@@ -84,7 +184,7 @@ class Moves:
             for item in ready:
                 self._release(item)
             raise
-        return rest, self._write(ready) if ready else 0
+        return ready, rest
 
     def _release(self, item: _Ready) -> None:
         with self._h.lock:
@@ -95,18 +195,10 @@ class Moves:
         """Read a chunk that is still worth moving, reserve its room, become its mutator here."""
         h, tier = self._h, self.tier
         with h.lock:
-            granted = entry.tiers & h.up
-            if not self._wanted(text, entry) or not granted:
-                return None
-            source = h.tiers[(granted & -granted).bit_length() - 1]
-            upward = source.position > tier.position
-            context = self._context(entry, h.clock(), upward)
-            if not h.admits(tier, text, entry.meta.length, context):
-                tier.skipped += upward
-                if not upward:
-                    tier.refuse(text)
-                return None
-            epoch = source.epoch
+            worth = self._worth(text, entry)
+        if worth is None:
+            return None
+        _, _, source, epoch, upward = worth
         need = h.fit(entry.meta.length).needs[tier.position]
         if not direct:
             obj = obj or self._fetch(source, text, entry)
@@ -128,6 +220,27 @@ class Moves:
                 return None
             tier.busy.add(text)
         return _Ready(text, entry, source, epoch, obj, need, CacheEngineKey.from_string(text))
+
+    def _worth(self, text: str, entry: Entry) -> _Worth | None:
+        """Whether a chunk is worth moving, and wanted here. The lock is held."""
+        h, tier = self._h, self.tier
+        granted = entry.tiers & h.up
+        if not self._wanted(text, entry) or not granted:
+            return None
+        source = h.tiers[(granted & -granted).bit_length() - 1]
+        upward = source.position > tier.position
+        if not self.admitted(text, entry, upward):
+            tier.skipped += upward
+            if not upward:
+                tier.refuse(text)
+            return None
+        return _Worth(text, entry, source, source.epoch, upward)
+
+    def admitted(self, text: str, entry: Entry, upward: bool = False) -> bool:
+        """Whether the tier's policy wants the chunk now. The lock is held."""
+        h = self._h
+        context = self._context(entry, h.clock(), upward)
+        return h.admits(self.tier, text, entry.meta.length, context)
 
     def _wanted(self, text: str, entry: Entry) -> bool:
         """Whether the chunk is the newest generation, not held here, and nobody else is at it here."""
@@ -189,29 +302,37 @@ class Moves:
             h.worked(tier)
             tier.rests_until = 0.0
             tier.write_latency.add(took)
-            now = h.clock()
-            for item, charge in zip(ready, charges, strict=True):
-                text, entry = item.text, item.entry
-                tier.used -= item.need - charge
-                tier.bytes_written += entry.meta.length
-                tier.used -= tier.garbage.pop(text, 0)  # overwritten
-                if item.obj is None:
-                    item.source.bytes_read += entry.meta.length
-                # What was handed over was checked when it was read.
-                stands = item.obj is not None or h.stands(item.source, text, entry, item.epoch)
-                if stands and h.index.get(text) is entry:
-                    self._published(text, entry, charge, now)
-                else:
-                    tier.garbage[text] = charge
-                h.release(tier, text)
+        for at in range(0, len(ready), _STEP):
+            if at:
+                self._breathe()
+            with h.lock:
+                now = h.clock()
+                for item, charge in zip(ready[at : at + _STEP], charges[at : at + _STEP], strict=True):
+                    self._settle(item, charge, now)
         return 0
+
+    def _settle(self, item: _Ready, charge: int, now: float) -> None:
+        """Publish a chunk that was written, if it is still the newest generation. The lock is held."""
+        h, tier, text, entry = self._h, self.tier, item.text, item.entry
+        tier.used -= item.need - charge
+        tier.bytes_written += entry.meta.length
+        tier.used -= tier.garbage.pop(text, 0)  # overwritten
+        if item.obj is None:
+            item.source.bytes_read += entry.meta.length
+        # What was handed over was checked when it was read.
+        stands = item.obj is not None or h.stands(item.source, text, entry, item.epoch)
+        if stands and h.index.get(text) is entry:
+            self._published(text, entry, charge, now)
+        else:
+            tier.garbage[text] = charge
+        h.release(tier, text)
 
     def _store(self, ready: list[_Ready]) -> None:
         """Write to the backend by one call."""
         backend = self.tier.backend
         metas = [item.entry.meta.message(item.key) for item in ready]
         if ready[0].obj is None:
-            if not all(backend.put_from(metas, ready[0].source.backend)):
+            if not all(backend.put_from(_Paced(metas, self._breathe), ready[0].source.backend)):
                 raise DamagedChunkError
         elif len(ready) == 1:
             backend.put(metas[0], ready[0].obj.data)

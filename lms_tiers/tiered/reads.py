@@ -209,6 +209,8 @@ class Reader:
         h = self.h
         epoch = tier.epoch
         started = _clock_ns()
+        if tier.position:
+            h.read_at = started
         error: BaseException | None = None
         found: T | None = None
         try:
@@ -222,9 +224,11 @@ class Reader:
             raise
         except BaseException as caught:
             error = caught
-        took = _clock_ns() - started
+        ended = _clock_ns()
+        if tier.position:
+            h.read_at = ended
         with h.lock:
-            tier.read_latency.add(took)
+            tier.read_latency.add(ended - started)
             if found is None:
                 return None, self._blame(tier, text, entry, epoch, error)
             if tier.breaker.failures:

@@ -50,7 +50,7 @@ class Room:
         excess = tier.used + need - tier.budget
         if excess <= 0:
             tier.charge(need)
-            if tier.budget - tier.used + tier.ahead < tier.window >> 1:
+            if tier.budget - tier.used + tier.ahead < tier.window >> 1 or tier.dirty_bytes > tier.dirty_most:
                 self._clean_ahead(tier)
             return None
         going: list[str] = []
@@ -221,7 +221,7 @@ class Room:
             h.log.add(kind, reason, tier.name, text, charge)
 
     def _clean_ahead(self, tier: Tier) -> None:
-        """The clean window of `tier` runs low: wake the movers below."""
+        """Too much of `tier` is not clean: wake the movers below."""
         for lower in self._h.tiers[tier.position + 1 :]:
             if self._h.up & lower.bit or lower.breaker.due():
                 self._h.poke(lower)

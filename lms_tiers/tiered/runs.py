@@ -80,6 +80,7 @@ class RunReader:
         epoch = tier.epoch
         thread = threading.get_ident() if tier.position else 0
         if thread:
+            h.read_at = _clock_ns()
             tier.calls[thread] = time.monotonic()
         objs: Sequence[LMSMemoryObj | None] = ()
         started = _clock_ns()
@@ -92,6 +93,7 @@ class RunReader:
             finally:
                 if thread:
                     tier.calls.pop(thread, None)
+                    h.read_at = _clock_ns()
             took = _clock_ns() - started
             with h.lock:
                 tier.read_latency.add(took)

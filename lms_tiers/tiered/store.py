@@ -130,6 +130,12 @@ class TieredStore(LMSBackendInterface):
         self._check_open()
         return self._contains(known_text(self._h.index, key))
 
+    def tiers_of(self, key: CacheEngineKey) -> tuple[str, ...]:
+        """Names of the tiers that hold `key` now, fastest first; none where it is absent. Asks no backend."""
+        self._check_open()
+        entry = self._h.index.get(known_text(self._h.index, key))
+        return () if entry is None else tuple(tier.name for tier in self._h.tiers if entry.tiers & tier.bit)
+
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
         """The newest chunk put under `key`, or None."""
         if self._h.closing or getpid() != self._pid:
@@ -371,7 +377,7 @@ class TieredStore(LMSBackendInterface):
             if entry.tiers & above.bit:
                 return
             if h.up & above.bit and not entry.tiers & above.unfit:
-                if not self._movers[above.position].offer(text, entry, obj):
+                if not self._movers[above.position].offer(text, entry, obj, soon=False):
                     above.skipped += 1
                 return
 

@@ -24,6 +24,12 @@ from lms_tiers.tiered.stats import LatencyCounter, TierStats
 #: The cold end that is kept clean: a tenth of the capacity, and no more than this (walking it takes the lock).
 _MAX_WINDOW: Final = 256 << 20
 
+#: One part in so many of a tier may be dirty while its movers have nothing better to do.
+_DIRTY_SHARE: Final = 4
+
+#: Dirty chunks remembered, and no older ones: those are found as they grow cold.
+_MAX_DIRTY: Final = 1 << 16
+
 #: Refused keys remembered.
 _MAX_REFUSED: Final = 1 << 16
 
@@ -108,6 +114,7 @@ class Tier:
         self.capacity: int | None = None
         self.budget = sys.maxsize
         self.window = 0
+        self.dirty_most = 0
         self.set_capacity(config.capacity)
 
         #: Bytes held, in-flight writes and stale bytes not yet deleted included. Never above `budget`.
@@ -128,6 +135,9 @@ class Tier:
         self.touched: dict[str, None] = {}
         #: Keys this tier's policy refused to take from above.
         self.refused: Final[set[str]] = set()
+        #: Chunks that came without a copy below, oldest first, as a hint: some have one by now, or are gone.
+        self.dirty: Final[deque[tuple[str, int]]] = deque()
+        self.dirty_bytes = 0
         #: Bytes at the cold end known to be clean (an estimate: hits take from it unseen).
         self.ahead = 0
         #: Bytes that putters wait for.
@@ -168,6 +178,7 @@ class Tier:
         self.capacity = capacity
         self.budget = budget
         self.window = 0 if capacity is None else min(budget // 10, _MAX_WINDOW)
+        self.dirty_most = budget // _DIRTY_SHARE
 
     def need(self, length: int) -> int | None:
         """Bytes to reserve for a chunk, None where this tier can never hold it. Calls the backend: no lock held."""
@@ -196,6 +207,19 @@ class Tier:
                 self.policy.on_hit(text, context)
                 if self.touches:
                     self.touch(text)
+
+    def note_dirty(self, text: str, nbytes: int) -> None:
+        """A chunk of `nbytes` came that no tier below holds."""
+        self.dirty.append((text, nbytes))
+        self.dirty_bytes += nbytes
+        if len(self.dirty) > _MAX_DIRTY:
+            self.dirty_bytes -= self.dirty.popleft()[1]
+
+    def oldest_dirty(self) -> str:
+        """Take one off the record."""
+        text, nbytes = self.dirty.popleft()
+        self.dirty_bytes -= nbytes
+        return text
 
     def refuse(self, text: str) -> None:
         """Do not offer `text` to this tier again; it may leave the tiers above."""
