@@ -113,6 +113,7 @@ class LMSMemoryObj:
 
 
 _META: Final = struct.Struct("<BBBBQ")  # version, fmt, dtype, dimensions, length
+_DIMENSIONS_AT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +181,23 @@ class ChunkMeta:
             The bytes are not metadata of this version.
         """
         try:
-            version, fmt, dtype, ndim, length = _META.unpack_from(data)
-            shape = struct.unpack_from(f"<{ndim}q", data, _META.size)
-            if version != 1:
-                raise FormatError("chunk metadata", f"version {version}", "version 1")
-            return ChunkMeta(length, MemoryFormat(fmt), DTYPE_NAMES[dtype], shape), _META.size + 8 * ndim
-        except (struct.error, ValueError, IndexError):
+            size = _META.size + 8 * data[_DIMENSIONS_AT]
+        except IndexError:
             raise FormatError("chunk metadata", "damaged bytes", "version 1") from None
+        return _unpacked(bytes(data[:size])), size
+
+
+@lru_cache(maxsize=4096)  # see `_intern`: a store that starts warm reads the same few a million times
+def _unpacked(data: bytes) -> ChunkMeta:
+    try:
+        version, fmt, dtype, ndim, length = _META.unpack_from(data)
+        if version != 1:
+            raise FormatError("chunk metadata", f"version {version}", "version 1")
+        return ChunkMeta(
+            length, MemoryFormat(fmt), DTYPE_NAMES[dtype], struct.unpack_from(f"<{ndim}q", data, _META.size)
+        )
+    except (struct.error, ValueError, IndexError):
+        raise FormatError("chunk metadata", "damaged bytes", "version 1") from None
 
 
 @lru_cache(maxsize=4096)

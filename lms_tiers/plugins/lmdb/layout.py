@@ -199,8 +199,8 @@ class Manifest:
         return body + _SUM.pack(xxhash.xxh3_64_intdigest(body, seed))
 
     @staticmethod
-    def peek(data: bytes | memoryview, seed: int) -> tuple[bytes, str]:
-        """Key and layout only, for listing: a third of the work of `unpack`.
+    def peek(data: bytes | memoryview, seed: int) -> tuple[bytes, str, bytes, int]:
+        """Key, layout, packed metadata and charge only, for listing: a third of the work of `unpack`.
 
         Raises
         ------
@@ -209,11 +209,12 @@ class Manifest:
         """
         end = len(data) - _SUM.size
         try:
-            version, _, nkey, nlayout = _HEAD.unpack_from(data)[:4]
+            version, _, nkey, nlayout, _, _, _, _, stored, _ = _HEAD.unpack_from(data)
             if version != VERSION or _SUM.unpack_from(data, end)[0] != xxhash.xxh3_64_intdigest(data[:end], seed):
                 raise FormatError("chunk manifest", "damaged bytes", f"version {VERSION}")
             at = _HEAD.size + _META_BYTES + 8 * data[_HEAD.size + _DIMENSIONS_AT]
-            return bytes(data[at : at + nkey]), bytes(data[at + nkey : at + nkey + nlayout]).decode()
+            layout = bytes(data[at + nkey : at + nkey + nlayout]).decode()
+            return bytes(data[at : at + nkey]), layout, bytes(data[_HEAD.size : at]), stored
         except (struct.error, IndexError, UnicodeDecodeError) as error:
             raise FormatError("chunk manifest", f"damaged bytes ({error})", f"version {VERSION}") from None
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lms_tiers.errors import FormatError
 from lms_tiers.interface import ChunkInfo
-from lms_tiers.messages import CacheEngineKey
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, OpaqueKey
 from lms_tiers.plugins.lmdb.layout import CHARGES_AT, HASH_BYTES, STAMP, Manifest
 from lms_tiers.plugins.lmdb.tables import Tables
 
@@ -35,7 +35,7 @@ def keys(tables: Tables, seed: int, reads: Reads) -> Iterator[CacheEngineKey]:
 
 def _key(record: memoryview, seed: int, reads: Reads) -> bytes | None:
     try:
-        key, layout = Manifest.peek(record, seed)
+        key, layout, _, _ = Manifest.peek(record, seed)
     except FormatError:
         return None
     return key if reads(layout) else None
@@ -74,12 +74,12 @@ def chunks_by_use(tables: Tables, seed: int, reads: Reads) -> Iterator[ChunkInfo
                 if record is None:
                     continue  # removed meanwhile
                 try:
-                    manifest = Manifest.unpack(record, seed)
+                    key, layout, meta, stored = Manifest.peek(record, seed)
+                    if reads(layout):
+                        # Opaque: parsing the texts of a million keys takes seconds, and whoever scans compares texts.
+                        found.append(ChunkInfo(OpaqueKey(key.decode()), ChunkMeta.unpack(meta)[0], stored))
                 except FormatError:
                     continue
-                if reads(manifest.layout):
-                    key = CacheEngineKey.from_string(manifest.key.decode())
-                    found.append(ChunkInfo(key, manifest.meta, manifest.stored))
         yield from found
 
 
