@@ -38,7 +38,6 @@ from lms_tiers.plugins.lmdb.repair import clear_away
 from lms_tiers.plugins.lmdb.sidecar import Left, boot_id
 from lms_tiers.plugins.lmdb.space import Budget
 from lms_tiers.plugins.lmdb.storing import Storing
-from lms_tiers.plugins.lmdb.writeback import Writeback
 from lms_tiers.plugins.lmdb.writing import Operation, Writer
 
 _log = logging.getLogger(__name__)
@@ -94,12 +93,11 @@ class LmdbBackend(LMSBackendInterface):
                 discard(self._path)
             if not opened.consistent:
                 counters = clear_away(opened.tables, counters, opened.seed)
-            writeback = Writeback(self._path) if self._options.sync == "none" else None
         except (OSError, lmdb.Error) as error:
             raise StorageUnavailableError(str(self._path), f"cannot be opened: {error}.") from error
         self._uses = Uses()
         self._preparing = Preparing(budget, self._coding, opened.seed, str(self._path))
-        self._writer = Writer(opened.tables, counters, self._uses, self._checkpoints, budget.pinned_most, writeback)
+        self._writer = Writer(opened.tables, counters, self._uses, self._checkpoints, budget.pinned_most)
         self._storing = Storing(self._preparing, self._writer)
 
     # -- in --------------------------------------------------------------------------------------------------------

@@ -30,7 +30,6 @@ from lms_tiers.plugins.lmdb.checkpoint import Checkpoints
 from lms_tiers.plugins.lmdb.layout import COUNTERS_KEY, Counters
 from lms_tiers.plugins.lmdb.recency import Uses
 from lms_tiers.plugins.lmdb.tables import Tables
-from lms_tiers.plugins.lmdb.writeback import Writeback
 
 _log = logging.getLogger(__name__)
 
@@ -144,8 +143,6 @@ class Writer:
         Asked for a checkpoint when one is due.
     pinned_most : int
         Bytes whose pages the checkpoint may hold back before another one is made.
-    writeback : Writeback or None
-        Told what commits write; stopped with the writer.
     """
 
     def __init__(
@@ -155,7 +152,6 @@ class Writer:
         uses: Uses,
         checkpoints: Checkpoints | None = None,
         pinned_most: int = 0,
-        writeback: Writeback | None = None,
     ) -> None:
         self.stats = WriterStats()
         self.counters = counters
@@ -164,7 +160,6 @@ class Writer:
         self._page = int(tables.env.stat()["psize"])
         self._checkpoints = checkpoints
         self._pinned_most = pinned_most
-        self._writeback = writeback
         self._freed = 0  # bytes deleted since the last mark: the checkpoint pins their pages
         self._marked = counters.transaction
         self._due = 0.0
@@ -190,8 +185,6 @@ class Writer:
             self._wake.notify()
         if self._thread is not threading.current_thread():
             self._thread.join()
-            if self._writeback is not None:
-                self._writeback.stop()
 
     def _run(self) -> None:
         while True:
@@ -313,7 +306,6 @@ class Writer:
         """All of `batch` in one transaction; operations that refuse by themselves are noted, the others committed."""
         counters = replace(self.counters)
         uses = self._uses.take()
-        began = time.monotonic()
         try:
             with self._tables.env.begin(write=True, buffers=True) as txn:
                 written = self._apply(batch, Transaction(txn, self._tables, counters), uses)
@@ -326,8 +318,6 @@ class Writer:
         self.counters = counters
         self.stats.commits += 1
         self.stats.bytes_written += written
-        if self._writeback is not None:
-            self._writeback.wrote(written, time.monotonic() - began)
         self._mark_if_due()
 
     def _apply(self, batch: list[Operation], transaction: Transaction, uses: dict[bytes, None]) -> int:
