@@ -23,6 +23,7 @@ SAMPLES: dict[str, tuple[object, ...]] = {
     "ValueTooLargeError": ("key", 5, 4, "the store"),
     "CapacityError": ("cpu", 5, 4),
     "StorageUnavailableError": ("/x", "not writable"),
+    "StorageFullError": ("/x", "no space left"),
     "StorageLockedError": ("/x", "process 7"),
     "FormatError": ("/x", "version 2", "version 1"),
     "DeadlineExceededError": ("flush", 0.5),
