@@ -27,6 +27,9 @@ _log = logging.getLogger(__name__)
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+#: Seconds after which the main thread looks for signals that other threads were given.
+_WAKE: Final = 0.25
+
 
 def serve(settings: ServerSettings, reload: Callable[[], ServerSettings], say: Callable[[str], None]) -> int:
     """Serve until SIGTERM or SIGINT.
@@ -58,7 +61,7 @@ def serve(settings: ServerSettings, reload: Callable[[], ServerSettings], say: C
         for line in announcement(server, metrics):
             say(line)
         current = settings
-        while (number := received.get()) == signal.SIGHUP:
+        while (number := _wait(received)) == signal.SIGHUP:
             current = _reload(backend, current, reload)
         _log.info("draining", extra={"signal": signal.Signals(number).name, "seconds": settings.drain_timeout})
         return _finish(server, backend, settings.drain_timeout, received)
@@ -161,6 +164,13 @@ def _finish(server: Server, backend: LMSBackendInterface, seconds: float, receiv
         return 1
     _log.info("stopped")
     return 1 if cut else 0
+
+
+def _wait(received: queue.SimpleQueue[int]) -> int:
+    """The next signal. The kernel may give one to any thread, but only the main thread handles it, once it wakes up."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return received.get(timeout=_WAKE)
 
 
 def _again(received: queue.SimpleQueue[int]) -> int | None:

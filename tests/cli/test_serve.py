@@ -130,3 +130,29 @@ def test_sigterm_waits_for_a_body_under_way_and_no_longer_than_it_may(
         assert ("connections were cut" in errors) != finishes
     with CreateStorageBackend(device) as backend:
         assert backend.contains(OpaqueKey("k")) == finishes
+
+
+_SIGNALLED_ELSEWHERE = """
+import signal, sys, threading
+from lms_tiers.server.run import serve
+from lms_tiers.server.settings import ServerSettings
+
+def kill():
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+def say(line):
+    if line.startswith("point lms-tiers"):
+        threading.Timer(0.5, kill).start()  # when the main thread waits
+
+settings = ServerSettings(port=0, device="cpu?capacity=1MiB")
+sys.exit(serve(settings, lambda: settings, say))
+"""
+
+
+def test_a_signal_that_the_kernel_gives_to_another_thread_ends_the_server_too() -> None:
+    child = subprocess.Popen([sys.executable, "-c", _SIGNALLED_ELSEWHERE])
+    try:
+        assert child.wait(60) == 0
+    finally:
+        child.kill()
+        child.wait()
