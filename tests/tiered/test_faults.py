@@ -11,9 +11,7 @@ import pytest
 
 from lms_tiers.errors import (
     BackendClosedError,
-    CapacityError,
     DeadlineExceededError,
-    StorageFullError,
     StorageUnavailableError,
 )
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
@@ -380,50 +378,3 @@ def test_a_switched_off_tier_costs_an_idle_store_nothing(bench: Any) -> None:
     assert len(woken) <= 3
     faulty.heal()
     assert bench.get(store, 0) == 0, "the next read is the probe"
-
-
-def test_a_backend_fuller_than_its_reservations_gets_more_room(bench: Any) -> None:
-    class Full(type(bench.weighed())):  # type: ignore[misc]  # the class of weighed memory
-        def put(self, client_meta: Any, kv_chunk_bytes: Any) -> None:
-            if self.weight + client_meta.length > 700:
-                raise CapacityError("it", client_meta.length, 700 - self.weight)
-            super().put(client_meta, kv_chunk_bytes)
-
-    store = bench.store(1000, backends=[Full()])
-    for i in range(40):
-        bench.put(store, i, i)
-        assert bench.get(store, i) == i
-    assert store.stats().tiers[0].breaker is BreakerState.CLOSED
-
-    store = bench.store(500, 1000, backends=[bench.weighed(), Full()])
-    for i in range(60):
-        bench.put(store, i, i)
-    store.drain(10)
-    assert store.stats().tiers[1].breaker is BreakerState.CLOSED
-    assert store.stats().tiers[1].keys >= 5
-
-
-def test_a_full_medium_takes_nothing_answers_gets_and_is_tried_again(bench: Any, clock: Any) -> None:
-    store, faulty = sick_below(bench, clock=clock)
-    for i in range(20):
-        bench.put(store, i, i)
-    store.drain(10)
-    held = [i for i in range(20) if store._h.index[bench.key(i).to_string()].tiers & 2]
-    assert held
-    for operation in ("put", "put_many", "put_from", "remove", "remove_many"):
-        faulty.inject(operation, Fault.FAIL, error=lambda: StorageFullError("disk", "no space left"))
-    for i in range(100, 160):
-        bench.put(store, i, i)
-    stats = store.stats()
-    assert stats.tiers[1].failures > 0
-    assert stats.tiers[1].breaker is BreakerState.CLOSED
-    assert stats.tiers[0].drops > 0
-    kept = [i for i in held if bench.get(store, i) == i]
-    assert len(kept) >= len(held) - 2  # one leaves to make room, and then no more until that is deleted
-    faulty.heal()
-    clock.now += 1.0
-    for i in range(200, 230):
-        bench.put(store, i, i)
-    store.drain(10)
-    assert [i for i in range(200, 230) if bench.get(store, i) == i] == list(range(200, 230))
-    assert store.stats().tiers[1].garbage_bytes == 0
