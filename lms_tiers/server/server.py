@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
@@ -68,6 +69,7 @@ class Server:
         self._closed = False
         self._tls: Final = tls_context(self.settings)
         self._listener: socket.socket | None = _listen(self.settings)
+        self._accepting: Final = threading.Lock()
         self._bound: Final = self._listener.getsockname()
         self._reactor: Final = Reactor(self.settings.threads, self.counters)
         self._reactor.start()
@@ -97,10 +99,12 @@ class Server:
         return self._listener is not None
 
     def _accept(self) -> None:
-        for _ in range(_ACCEPTS):
-            listener = self._listener
-            if listener is None:
-                return
+        with self._accepting:
+            if self._listener is not None:
+                self._accept_from(self._listener, _ACCEPTS)
+
+    def _accept_from(self, listener: socket.socket, most: int) -> None:
+        for _ in range(most):
             try:
                 sock, address = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
@@ -142,10 +146,19 @@ class Server:
         self._reactor.adopt(descriptor, session)
 
     def stop_accepting(self) -> None:
-        """Close the listening socket; open connections go on."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
+        """Close the listening socket; open connections go on, those too that nobody has taken yet.
+
+        What such a peer has sent would be lost otherwise: closing the listener resets its connection.
+        """
+        with self._accepting:
+            listener, self._listener = self._listener, None
+            if listener is None:
+                return
             self._reactor.unlisten(listener.fileno())
+            try:
+                self._accept_from(listener, _BACKLOG)
+            except OSError as error:
+                _log.warning("cannot accept the last connections", extra={"fault": str(error)})
             listener.close()
             if self.settings.unix:
                 Path(self.settings.unix).unlink(missing_ok=True)

@@ -11,13 +11,13 @@ import urllib.request
 
 import pytest
 
-from lms_tiers import LMSLocalBackend
+from lms_tiers import CacheEngineKey, LMSLocalBackend
 from lms_tiers.metrics.port import MetricsPort
 from lms_tiers.server.collector import metrics_port
 from lms_tiers.server.logs import JsonFormatter, TextFormatter
 from lms_tiers.server.server import Server
 from tests.server.conftest import Serve
-from tests.server.peer import GET, PUT, Peer, header, wait_until
+from tests.server.peer import EXIST, GET, PUT, Peer, header, wait_until
 
 
 def test_draining_finishes_a_body_under_way_and_ends_idle_connections(serve: Serve) -> None:
@@ -46,6 +46,37 @@ def test_what_was_sent_before_the_drain_is_still_stored(serve: Serve) -> None:
         wait_until(lambda: server.connections == 1)
         assert server.drain(10) == 0
     assert len(server.backend.list_keys()) == 50
+
+
+class _Held(LMSLocalBackend):
+    """A backend that answers `contains` when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+        self.release = threading.Event()
+
+    def contains(self, key: CacheEngineKey) -> bool:
+        self.asked.set()
+        assert self.release.wait(30)
+        return super().contains(key)
+
+
+def test_a_connection_that_no_thread_has_accepted_yet_is_drained_too(serve: Serve) -> None:
+    backend = _Held()
+    server = serve(backend, threads=1)
+    with Peer(server) as busy:
+        busy.send(header(EXIST, "k"))
+        assert backend.asked.wait(30)
+        with Peer(server) as waiting:  # the kernel has opened it; the only thread is busy
+            waiting.put("k", bytes(1000))
+            assert server.connections == 1
+            server.stop_accepting()
+            assert server.connections == 2
+            backend.release.set()
+            assert server.drain(10) == 0
+            assert waiting.closed()
+    assert len(server.backend.list_keys()) == 1
 
 
 def test_draining_gives_up_after_its_time_and_closing_cuts(serve: Serve) -> None:
