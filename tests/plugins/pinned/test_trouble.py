@@ -1,0 +1,203 @@
+"""`pinned` beside other threads, a failing copy, a closed backend, a fork."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from lms_tiers.errors import (
+    BackendClosedError,
+    ForkedProcessError,
+    InvalidBufferError,
+    InvalidChunkError,
+    StorageUnavailableError,
+)
+from lms_tiers.plugins.cpu import LMSLocalBackend
+from lms_tiers.plugins.pinned.backend import PinnedBackend, PinnedOptions
+from tests.plugins.pinned.chunks import MIB, PAGE, key, message
+
+
+def test_readers_and_writers_beside_each_other_see_whole_chunks_only() -> None:
+    length = 100_000
+    with PinnedBackend(8 * 25 * PAGE, PinnedOptions(threads=1)) as backend:
+        wrong: list[str] = []
+        start = threading.Barrier(4)
+
+        def work(seed: int) -> None:
+            rng = random.Random(seed)
+            start.wait()
+            for _ in range(150):
+                name = rng.randrange(3)
+                kind = rng.random()
+                if kind < 0.35:
+                    backend.put(message(name, length), bytearray([rng.randrange(256)]) * length)
+                elif kind < 0.45:
+                    backend.remove(key(name))
+                elif kind < 0.8:
+                    found = backend.get(key(name))
+                    if found is not None and len(set(bytes(found.data))) != 1:
+                        wrong.append("torn get")
+                else:
+                    with backend.view(key(name)) as view:
+                        if view is not None and len(set(b"".join(view.buffers))) != 1:
+                            wrong.append("torn view")
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        for name in range(3):
+            backend.remove(key(name))
+        gc.collect()
+        assert backend.stats().bytes_used == 0
+
+
+def test_no_lock_is_held_during_a_copy(pinned: PinnedBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned.put(message("a", PAGE), bytearray(PAGE))
+    copying, go_on = threading.Event(), threading.Event()
+    original = pinned._copier.scatter
+
+    def slow(*args: object) -> None:
+        copying.set()
+        assert go_on.wait(30)
+        original(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pinned._copier, "scatter", slow)
+    writer = threading.Thread(target=pinned.put, args=(message("b", PAGE), bytearray(PAGE)))
+    writer.start()
+    assert copying.wait(30)
+    assert pinned.get(key("a")) is not None
+    assert pinned.get(key("b")) is None
+    pinned.remove(key("a"))
+    go_on.set()
+    writer.join()
+    assert pinned.get(key("b")) is not None
+
+
+def test_close_beside_running_calls_ends_them_typed_or_whole() -> None:
+    backend = PinnedBackend(8 * MIB, PinnedOptions(threads=2))
+    started = threading.Barrier(4)
+    unexpected: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        started.wait()
+        try:
+            while True:
+                backend.put(message(seed, 200_000), bytearray([seed]) * 200_000)
+                found = backend.get(key(seed))
+                assert found is not None
+                assert set(bytes(found.data)) == {seed}
+        except BackendClosedError:
+            return
+        except BaseException as error:
+            unexpected.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    backend.close()
+    for thread in threads:
+        thread.join()
+    assert not unexpected
+
+
+def test_a_failed_copy_keeps_the_old_chunk(pinned: PinnedBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned.put(message("k", 10), bytearray(b"0123456789"))
+
+    def broken(*args: object) -> None:
+        raise RuntimeError("device lost\nlong trace")
+
+    monkeypatch.setattr(pinned._copier, "scatter", broken)
+    with pytest.raises(StorageUnavailableError, match=r"pinned: device lost$"):
+        pinned.put(message("k", 20), bytearray(20))
+    with pytest.raises(StorageUnavailableError):
+        pinned.put_tensor(message("k", 20), torch.zeros(20, dtype=torch.uint8))
+    found = pinned.get(key("k"))
+    assert found is not None
+    assert bytes(found.data) == b"0123456789"
+    assert pinned.stats().bytes_used == PAGE
+
+
+def test_a_source_that_changed_meanwhile_is_not_stored(pinned: PinnedBackend) -> None:
+    source = LMSLocalBackend()
+    source.put(message("k", 30), bytearray(30))
+    pinned.put(message("k", 5), bytearray(b"older"))
+    for other in (message("k", 29), message("k", 31), message("k", 30, torch.int8)):
+        assert pinned.put_from([other], source) == [False]
+    found = pinned.get(key("k"))
+    assert found is not None
+    assert bytes(found.data) == b"older"
+    source.close()
+    with pytest.raises(BackendClosedError):
+        pinned.put_from([message("k", 30)], source)
+    assert pinned.stats().bytes_used == PAGE
+
+
+def test_destinations_that_do_not_fit_are_refused_untouched(pinned: PinnedBackend) -> None:
+    pinned.put(message("k", 100), bytearray(b"x" * 100))
+    small = bytearray(99)
+    with pytest.raises(InvalidBufferError):
+        pinned.get_into(key("k"), small)
+    with pytest.raises(InvalidBufferError):
+        pinned.get_scattered(key("k"), [small])
+    with pytest.raises(InvalidBufferError):
+        pinned.get_into(key("k"), b"read only" * 20)
+    with pytest.raises(InvalidBufferError):
+        pinned.get_tensor(key("k"), torch.empty(99, dtype=torch.uint8))
+    assert small == bytearray(99)
+    with pytest.raises(InvalidChunkError):
+        pinned.put(message("k", 3), bytearray(4))
+    pinned.remove(key("k"))
+    assert pinned.stats().bytes_used == 0, "no lease was left behind"
+
+
+def test_after_close_every_call_raises(pinned: PinnedBackend) -> None:
+    pinned.put(message("k", 3), bytearray(b"abc"))
+    pinned.close()
+    pinned.close()
+    calls: list[Callable[[], object]] = [
+        lambda: pinned.put(message("k", 3), bytearray(b"abc")),
+        lambda: pinned.get(key("k")),
+        lambda: pinned.contains(key("k")),
+        lambda: pinned.contains_prefix([key("k")]),
+        lambda: pinned.list_keys(),
+        lambda: pinned.remove(key("k")),
+        lambda: pinned.stats(),
+        lambda: pinned.get_into(key("k"), bytearray(3)),
+        lambda: pinned.get_tensor(key("k")),
+        lambda: pinned.put_tensor(message("k", 3), torch.zeros(3, dtype=torch.uint8)),
+        lambda: list(pinned.scan()),
+        lambda: pinned.stored_bytes(key("k")),
+        lambda: pinned.view(key("k")).__enter__(),
+    ]
+    for call in calls:
+        with pytest.raises(BackendClosedError):
+            call()
+
+
+def test_a_forked_child_is_refused_and_the_parent_goes_on(pinned: PinnedBackend) -> None:
+    pinned.put(message("k", 3), bytearray(b"abc"))
+    found = pinned.get(key("k"))
+    assert found is not None
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            pinned.get(key("k"))
+        except ForkedProcessError:
+            status = 0 if bytes(found.data) == b"abc" else 2
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    again = pinned.get(key("k"))
+    assert again is not None
+    assert bytes(again.data) == b"abc"
