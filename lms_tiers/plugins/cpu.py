@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, ClassVar, List, Optional
 
 from lms_tiers.errors import BackendClosedError
 from lms_tiers.hookspecs import BackendSpec, hookimpl
-from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
+from lms_tiers.interface import (
+    BackendStats,
+    Capabilities,
+    ChunkInfo,
+    LMSBackendInterface,
+    copy_bytes,
+    writable_bytes,
+)
 from lms_tiers.messages import (
     CacheEngineKey,
     ChunkMeta,
@@ -73,6 +80,15 @@ class LMSLocalBackend(LMSBackendInterface):
         data, meta = found
         # A view of its own for each caller: releasing one must not take the bytes from the others.
         return meta.memory_obj(memoryview(data).toreadonly())
+
+    def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
+        """Copy the chunk into the caller's buffer."""
+        found = self._open().get(key_text(key))
+        if found is None:
+            return None
+        data, meta = found
+        copy_bytes(writable_bytes(buffer, meta.length)[: meta.length], memoryview(data))
+        return meta
 
     def close(self) -> None:
         """Forget everything; what `get` returned stays valid."""
