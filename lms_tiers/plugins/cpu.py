@@ -103,7 +103,8 @@ class LMSLocalBackend(LMSBackendInterface):
 
     def scan(self) -> Iterator[ChunkInfo]:
         """Every chunk, in the order of the first put."""
-        for text, (data, meta) in list(self._open().items()):
+        # Not a list of the items: making their tuples may run the garbage collector, and other threads with it.
+        for text, (data, meta) in self._open().copy().items():
             yield ChunkInfo(CacheEngineKey.from_string(text), meta, len(data))
 
     def stats(self) -> BackendStats:

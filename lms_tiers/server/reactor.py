@@ -2,6 +2,9 @@
 
 Each descriptor is armed for one event at a time, so a session belongs to one thread or to the parked set, never to
 both: taking it out of `_parked` is what makes a thread (or the sweep of deadlines) its owner.
+
+Whoever walks a dictionary that others change walks a `copy` of it: a list of its items makes tuples, so the garbage
+collector may run meanwhile, finalizers with it, and another thread after them.
 """
 
 from __future__ import annotations
@@ -151,7 +154,7 @@ class Reactor:
             with self._changed:
                 self._changed.wait(_SWEEP_SECONDS)
             now = time.monotonic()
-            for descriptor, session in list(self._parked.items()):
+            for descriptor, session in self._parked.copy().items():
                 if session.deadline < now and self._parked.pop(descriptor, None) is session:
                     self._counters.add("timeouts")
                     _log.info("closed a connection: too slow", extra={"peer": session.peer})
@@ -165,7 +168,7 @@ class Reactor:
         """Let every session finish its frame and end; answers how many had not ended after `timeout` seconds."""
         until = time.monotonic() + timeout
         while self._sessions and time.monotonic() < until:
-            for descriptor, session in list(self._sessions.items()):
+            for descriptor, session in self._sessions.copy().items():
                 session.draining = True
                 if session.idle and descriptor in self._parked:
                     self.wake(descriptor)
@@ -181,7 +184,7 @@ class Reactor:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
-        for descriptor, session in list(self._sessions.items()):
+        for descriptor, session in self._sessions.copy().items():
             self._parked.pop(descriptor, None)
             self._end(descriptor, session)
         self._epoll.close()

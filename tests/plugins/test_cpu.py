@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 
@@ -143,3 +144,25 @@ def test_a_forked_child_has_its_own_copy(backend: LMSLocalBackend) -> None:
         os._exit(0 if backend.get(KEY).data == b"xy" else 1)  # type: ignore[union-attr]
     assert os.waitpid(child, 0)[1] == 0
     assert backend.get(KEY).data == b"ab"  # type: ignore[union-attr]
+
+
+def test_a_put_that_comes_while_the_chunks_are_listed_does_not_break_the_listing() -> None:
+    backend = LMSLocalBackend()
+    for i in range(300):
+        backend.put(message(OpaqueKey(f"k{i}"), 1), bytearray(1))
+    came: list[str] = []
+
+    def collecting(phase: str, info: dict[str, int]) -> None:
+        came.append(phase)
+        backend.put(message(OpaqueKey(f"late{len(came)}"), 1), bytearray(1))
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(collecting)
+    gc.set_threshold(20)
+    try:
+        held = list(backend.scan())
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(collecting)
+    assert came
+    assert len(held) >= 300

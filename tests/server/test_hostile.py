@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import struct
 import threading
@@ -261,6 +262,31 @@ def test_a_thousand_idle_connections_cost_little_and_delay_nobody(serve: Serve) 
         wait_until(lambda: server.connections == 0)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_connections_that_end_while_the_sweep_looks_at_all_of_them_do_not_end_it(serve: Serve) -> None:
+    server = serve(idle_timeout=0.5)
+    peers = [Peer(server) for _ in range(200)]
+    wait_until(lambda: server.connections == 200)
+    ended = threading.Event()
+
+    def collecting(phase: str, info: dict[str, int]) -> None:
+        if threading.current_thread().name == "lm-server-sweep" and not ended.is_set():
+            ended.set()
+            peers.pop().sock.close()
+            wait_until(lambda: server.connections < 200)
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(collecting)
+    gc.set_threshold(20)
+    try:
+        assert ended.wait(30)
+        wait_until(lambda: server.connections == 0)  # the sweep still closes those that stay idle
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(collecting)
+        for peer in peers:
+            peer.sock.close()
 
 
 def _resident() -> int:
