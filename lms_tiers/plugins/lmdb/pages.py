@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -149,15 +149,24 @@ class PageFile:
         elif abs(first.transaction - second.transaction) != 1:
             raise Fault("meta pages of commits that do not follow each other")
         self.meta: Final = max(first, second, key=lambda meta: meta.transaction)
-        self.bytes: Final = np.memmap(path, np.uint8, "r")
+        # A plain array over the mapping: its own class costs more than what is done with it.
+        self.bytes: Final[npt.NDArray[np.uint8]] = np.asarray(np.memmap(path, np.uint8, "r"))
         self.pages: Final = len(self.bytes) // self.page
         whole = self.bytes[: self.pages * self.page]
         self._u16: Final = whole.view("<u2")
         self._u64: Final = whole.view("<u8")
+        # A word begins at every byte of the file.
+        self._words_at: Final = np.lib.stride_tricks.as_strided(
+            self.bytes[:8].view("<u8"), shape=(len(self.bytes) - 7,), strides=(1,), writeable=False
+        )
 
     def read(self, at: int, size: int) -> bytes:
         """Bytes of the file."""
         return self.bytes[at : at + size].tobytes()
+
+    def words(self, at: Ints) -> npt.NDArray[np.uint64]:
+        """The eight bytes at each of `at`, as little-endian numbers."""
+        return self._words_at[at]
 
     def value(self, entries: Entries, number: int) -> bytes:
         """The value of an entry, wherever it lies."""
@@ -196,7 +205,9 @@ class PageFile:
             # The first separator of a branch is open: what bounds the branch bounds its first child.
             lower = at.copy()
             lower[first] = bounds[owner[first]]
-            if key_bytes and (keys[np.setdiff1d(np.arange(len(keys)), first)] != key_bytes).any():
+            odd = keys != key_bytes
+            odd[first] = False
+            if key_bytes and odd.any():
                 raise Fault(f"{name}: a separator of another length")
             level, bounds = children, lower
             seen.append(level)
@@ -217,7 +228,7 @@ class PageFile:
         """All entries of `pages`: owner (index), byte offset of the key, size word, flags, key length."""
         if len(pages) == 0 or pages.min() < 2 or pages.max() > min(self.meta.last_page, self.pages - 1):
             raise Fault(f"{name}: a page number out of the file")
-        if len(np.unique(pages)) != len(pages):
+        if len(distinct(np.sort(pages))) != len(pages):
             raise Fault(f"{name}: a page with two parents")
         u16, half = self._u16, self.page // 2
         base = pages * half
@@ -232,13 +243,12 @@ class PageFile:
         owner = np.repeat(np.arange(len(pages)), counts)
         ends = np.cumsum(counts)
         slot = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
-        pointer = u16[base[owner] + _HEADER // 2 + slot].astype(np.int64)
-        if (pointer & 1).any() or (pointer < upper[owner]).any() or (pointer > self.page - 8).any():
+        pointer = u16[np.repeat(base + _HEADER // 2, counts) + slot].astype(np.int64)
+        if (pointer & 1).any() or (pointer < np.repeat(upper, counts)).any() or (pointer > self.page - 8).any():
             raise Fault(f"{name}: an entry out of its page")
-        node = base[owner] + (pointer >> 1)
-        low, high = u16[node].astype(np.int64), u16[node + 1].astype(np.int64)
-        flags, keys = u16[node + 2].astype(np.int64), u16[node + 3].astype(np.int64)
-        word = low | high << 16
+        node = np.repeat(pages * self.page, counts) + pointer
+        heads = self.words(node).view(np.int64)
+        word, flags, keys = heads & 0xFFFFFFFF, heads >> 32 & 0xFFFF, heads >> 48 & 0xFFFF
         if kind == _LEAF:
             if (flags & ~(BIG | SUB_TREE)).any():
                 raise Fault(f"{name}: an entry of an unknown kind")
@@ -246,7 +256,7 @@ class PageFile:
         else:
             taken = 8 + keys
         self._check_packing(owner, pointer, taken, upper, name)
-        return owner, node * 2 + 8, word, flags, keys
+        return owner, node + 8, word, flags, keys
 
     def _check_packing(self, owner: Ints, pointer: Ints, taken: Ints, upper: Ints, name: str) -> None:
         """Entries fill their pages from `upper` to the end, without gaps or overlaps."""
@@ -265,9 +275,7 @@ class PageFile:
     def _runs(self, at: Ints, sizes: Ints, flags: Ints, keys: Ints, name: str) -> tuple[Ints, Ints, Ints]:
         big = np.flatnonzero(flags & BIG)
         where = (at + keys)[big]
-        runs = np.zeros(len(big), np.int64)
-        for byte in range(8):
-            runs |= self.bytes[where + byte].astype(np.int64) << (8 * byte)
+        runs = self.words(where).view(np.int64)
         lengths = (sizes[big] + _HEADER + self.page - 1) // self.page
         most = min(self.meta.last_page, self.pages - 1)
         if ((runs < 2) | (runs + lengths - 1 > most)).any():
@@ -298,12 +306,10 @@ class PageFile:
 
     def _words(self, at: Ints, key_bytes: int) -> list[npt.NDArray[np.uint64]]:
         """Keys as big-endian words, most significant first."""
-        words = []
-        for begin in range(0, key_bytes, 8):
-            word = np.zeros(len(at), np.uint64)
-            for byte in range(begin, min(begin + 8, key_bytes)):
-                word = word << np.uint64(8) | self.bytes[at + byte].astype(np.uint64)
-            words.append(word)
+        words = [self.words(at + begin).byteswap() for begin in range(0, key_bytes - 7, 8)]
+        if rest := key_bytes % 8:
+            # What lies behind the key may be the end of the file; before it there is something in any case.
+            words.append(self.words(at + key_bytes - 8).byteswap() & np.uint64((1 << 8 * rest) - 1))
         return words
 
     # -- the whole file --------------------------------------------------------------------------------------------
@@ -344,6 +350,11 @@ class PageFile:
             raise Fault("a page with two owners")
         if int(length.sum()) != self.meta.last_page + 1:
             raise Fault("pages without an owner")
+
+
+def distinct(ordered: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`ordered` numbers without repetitions."""
+    return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) else ordered
 
 
 def _less(a: list[npt.NDArray[np.uint64]], b: list[npt.NDArray[np.uint64]]) -> npt.NDArray[np.bool_]:

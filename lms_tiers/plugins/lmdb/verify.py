@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from lms_tiers.errors import FormatError, StorageUnavailableError
 from lms_tiers.plugins.lmdb import layout
-from lms_tiers.plugins.lmdb.pages import BIG, Entries, Fault, Ints, NotLmdb, PageFile, tables
+from lms_tiers.plugins.lmdb.pages import BIG, Entries, Fault, NotLmdb, PageFile, distinct, tables
 
 Kind = Literal["sound", "sick", "foreign", "version"]
 
@@ -141,25 +141,17 @@ def _charges(file: PageFile, chunks: Entries) -> tuple[npt.NDArray[np.uint64], i
     big = np.flatnonzero(chunks.flags & BIG)
     at[big] = chunks.runs * file.page + 16
     at = at + layout.CHARGES_AT
-    return _words(file, at), int(_words(file, at + 8).sum())
-
-
-def _words(file: PageFile, at: Ints) -> npt.NDArray[np.uint64]:
-    words = np.zeros(len(at), np.uint64)
-    for byte in range(7, -1, -1):
-        words = words << np.uint64(8) | file.bytes[at + byte].astype(np.uint64)
-    return words
+    return file.words(at), int(file.words(at + 8).sum())
 
 
 def _claimed(file: PageFile, parts: Entries, sequences: npt.NDArray[np.uint64]) -> bool:
     """Whether every part belongs to a manifest."""
-    owners = np.unique(_words_big(file, parts.at))
-    claims = np.unique(sequences * np.uint64(layout.SPREAD))
-    return bool(np.isin(owners, claims, assume_unique=True).all())
-
-
-def _words_big(file: PageFile, at: Ints) -> npt.NDArray[np.uint64]:
-    return _words(file, at).byteswap()
+    owners = distinct(file.words(parts.at).byteswap())  # in key order, as the entries are
+    claims = np.sort(sequences * np.uint64(layout.SPREAD))
+    if not len(owners) or not len(claims):
+        return not len(owners)
+    found = claims[np.minimum(np.searchsorted(claims, owners), len(claims) - 1)]
+    return bool((found == owners).all())
 
 
 def verify(path: str, run_heads: int = _RUN_HEADS) -> Verdict:
