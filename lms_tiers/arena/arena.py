@@ -88,7 +88,8 @@ class Arena:
         self._table: Final[dict[str, Chunk]] = {}
         self._fence_done: Final = fence_done
         self._patience: Final = patience
-        self._changed: Final = threading.Condition(threading.Lock())
+        self._lock: Final = threading.Lock()
+        self._changed: Final = threading.Condition(self._lock)
         # Pages whose chunk is gone but on which a device still works: free, for a writer that waits for the fences.
         self._fenced: Final[deque[Chunk]] = deque()
         self._fenced_pages = 0
@@ -223,7 +224,7 @@ class Arena:
 
     def lease(self, key: str) -> Chunk | None:
         """The chunk of `key`, whose pages stay as they are until `release`, or None."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise BackendClosedError(self.name)
             chunk = self._table.get(key)
@@ -235,7 +236,7 @@ class Arena:
 
     def release(self, chunk: Chunk, read: Fence | None = None) -> None:
         """End a lease; `read` is a copy out of the pages that may still be under way."""
-        with self._changed:
+        with self._lock:
             if read is not None:
                 if len(chunk.reads) >= _MANY_READS:
                     chunk.reads = [fence for fence in chunk.reads if not self._fence_done(fence)]

@@ -163,6 +163,9 @@ class Copier:
 
     def gather(self, target: Bytes, sources: Sequence[Bytes]) -> None:
         """Copy `sources` into `target`, one after the other."""
+        if len(sources) == 1 and sources[0].size == target.size:
+            self.copy(target, sources[0])
+            return
         at = 0
         for source in sources:
             self.copy(target[at : at + source.size], source)

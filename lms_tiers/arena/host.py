@@ -118,6 +118,9 @@ class HostMemory:
 
     def spans(self, runs: tuple[Run, ...], nbytes: int) -> list[Bytes]:
         """The first `nbytes` of `runs` as arrays over the arena."""
+        if len(runs) == 1 and nbytes <= runs[0][1] * self.page_bytes:
+            start = runs[0][0] * self.page_bytes
+            return [self.bytes[start : start + nbytes]]
         return [self.bytes[start:end] for start, end in span_edges(runs, nbytes, self.page_bytes)]
 
     def tensors(self, runs: tuple[Run, ...], nbytes: int) -> list[Any]:
