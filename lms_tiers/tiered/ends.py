@@ -64,11 +64,14 @@ def shut_down(
         clean.append(True)
 
     _in_time("flush", flush, timeout + 0.1)
+    until = time.monotonic() + timeout
+    loading = hierarchy.loading
+    loaded = loading is None or loading.stop(timeout)
     with hierarchy.lock:
         for mover in movers:
             mover.stop()
-    until = time.monotonic() + timeout
     ended = [mover.join(max(0.0, until - time.monotonic())) for mover in movers]
+    ended[-1] &= loaded
     if clean:
         _in_time("save", lambda: _tidy(hierarchy, room, until), max(0.1, until - time.monotonic()))
     for tier, free in zip(hierarchy.tiers, ended, strict=True):

@@ -1,4 +1,4 @@
-"""Getting everything down and clean: `flush`, `drain`, and the waiting of `clear` and `close`."""
+"""Getting everything down and clean: `flush`, `drain`, `clear`, `resize`, and the waiting of `close`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from typing import Final
 
 from lms_tiers.errors import DeadlineExceededError, StorageFullError, StorageUnavailableError
+from lms_tiers.tiered.events import EventReason
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry
 from lms_tiers.tiered.mover import Mover
+from lms_tiers.tiered.room import Room
 from lms_tiers.tiered.tier import Tier
 
 #: Seconds between two looks while nothing is reported.
@@ -79,6 +81,47 @@ class Flusher:
         for tier in self._h.tiers:
             if tier.persistent:
                 tier.backend.flush(deadline.left())
+
+    def clear(self, timeout: float | None) -> None:
+        """Forget every chunk, also what is not in the index yet; returns when their bytes are deleted.
+
+        Raises
+        ------
+        DeadlineExceededError
+        StorageUnavailableError
+        """
+        h = self._h
+        deadline = Deadline("clear", timeout)
+        with h.lock:
+            for text in list(h.index):
+                h.forget(text, EventReason.REQUEST)
+            loading = h.loading
+            if loading is not None:
+                loading.clear()
+        if loading is not None:
+            loading.wait(deadline)
+        self.collect(deadline)
+
+    def resize(self, room: Room, tier: Tier, capacity: int, timeout: float | None) -> None:
+        """Give `tier` another capacity; returns when it holds no more than that.
+
+        Raises
+        ------
+        ConfigError
+            More than the backend was opened with.
+        DeadlineExceededError
+        """
+        h = self._h
+        with h.lock:
+            tier.set_capacity(capacity)
+            h.resized()
+            try:
+                tier.policy.on_resize(capacity)
+            except Exception as error:
+                h.suspend(tier, error)
+        deadline = Deadline("resize", timeout)
+        while not room.make_room(tier, 0, "", deadline.left() or 30.0):
+            deadline.left()
 
     def drain(self, timeout: float | None) -> None:
         """Return when the movers have nothing left to do.

@@ -10,16 +10,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from lms_tiers.errors import PolicyError
 from lms_tiers.policies.base import AccessContext, RemoveReason
 from lms_tiers.tiered.breaker import Breaker
 from lms_tiers.tiered.events import EventKind, EventReason
-from lms_tiers.tiered.index import Charges, Entry
+from lms_tiers.tiered.index import Charges, Entry, Fit
 from lms_tiers.tiered.notify import EventLog
 from lms_tiers.tiered.suspended import SuspendedPolicy
 from lms_tiers.tiered.tier import RECENT_BATCH, Protected, Tier, TierConfig
+
+if TYPE_CHECKING:
+    from lms_tiers.tiered.loading import Loading
 
 _log = logging.getLogger(__name__)
 
@@ -28,21 +31,6 @@ _KNOWN_LENGTHS: Final = 4096
 
 #: Seconds until a full medium is tried again.
 _REST: Final = 0.5
-
-
-class Fit(NamedTuple):
-    """What a chunk of one length needs.
-
-    Attributes
-    ----------
-    needs : tuple of int or None
-        Bytes to reserve in each tier, None where it never fits.
-    unfit : int
-        The bits of an `Entry` for the latter.
-    """
-
-    needs: tuple[int | None, ...]
-    unfit: int
 
 
 class Hierarchy:
@@ -54,6 +42,8 @@ class Hierarchy:
         The truth. Read without the lock, changed with it.
     up : int
         Bits of the tiers whose breaker is closed. Read without the lock.
+    loading : Loading or None
+        While the lowest tier is being taken over: the index knows of settled keys only. Read without the lock.
     """
 
     def __init__(
@@ -73,6 +63,7 @@ class Hierarchy:
         self.index: Final[dict[str, Entry]] = {}
         self.charges: Final = Charges(count)
         self.nowhere: Final = self.charges.nowhere
+        self.loading: Loading | None = None
         self.pins: Final[dict[str, float]] = {}
         self.closing = False
         #: When a chunk was last read from a tier below the top (`time.perf_counter_ns`): movers let readers go first.
@@ -159,7 +150,7 @@ class Hierarchy:
         try:
             if tier.recent:
                 tier.catch_up(self.index)
-            tier.policy.on_insert(text, charge, context)
+            tier.policy.on_insert(text, entry.charges[tier.position], context)  # a number that entries share
         except Exception as error:
             self.suspend(tier, error)
 
@@ -197,6 +188,8 @@ class Hierarchy:
         tier.garbage[text] = entry.charges[tier.position]
         self.left(tier, text, reason)
         if entry.tiers & self.all == tier.bit:
+            if self.loading is not None:
+                self.loading.seen.add(text)
             del self.index[text]  # its grants stay as they are: see Entry
         else:
             entry.charges = self.charges.changed(entry.charges, tier.position, 0)
@@ -204,6 +197,8 @@ class Hierarchy:
 
     def forget(self, text: str, reason: EventReason, kind: EventKind = EventKind.REMOVED) -> None:
         """Un-grant every copy of `text`."""
+        if self.loading is not None:
+            self.loading.seen.add(text)
         entry = self.index.pop(text, None)
         if entry is None:
             return
@@ -350,6 +345,10 @@ class Hierarchy:
         if self.log.on:
             self.log.add(EventKind.FAILED, EventReason.IO_ERROR, tier.name, "", 0)
         self.wake()
+
+    def loads(self, tier: Tier) -> bool:
+        """Whether chunks of `tier` that could leave are still being taken into the index."""
+        return self.loading is not None and self.loading.tier is tier and not self.loading.stuck
 
     def rests(self, tier: Tier) -> bool:
         """Whether `tier` is left alone because its medium was full a moment ago."""

@@ -6,7 +6,7 @@ The index (canonical key text → `Entry`) is the truth: a backend that holds a 
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, key_text
 
@@ -41,6 +41,21 @@ class Entry:
         self.charges = charges
         self.parent = parent
         self.position = position
+
+
+class Fit(NamedTuple):
+    """What a chunk of one length needs.
+
+    Attributes
+    ----------
+    needs : tuple of int or None
+        Bytes to reserve in each tier, None where it never fits.
+    unfit : int
+        The bits of an `Entry` for the latter.
+    """
+
+    needs: tuple[int | None, ...]
+    unfit: int
 
 
 class Charges:

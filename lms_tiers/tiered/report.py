@@ -22,7 +22,8 @@ def store_stats(hierarchy: Hierarchy, reader: Reader, writer: Writer, log: Event
     backends = [_backend_stats(tier) if hierarchy.up & tier.bit else None for tier in hierarchy.tiers]
     with hierarchy.lock:
         tiers = tuple(_tier_stats(t.snapshot(), own) for t, own in zip(hierarchy.tiers, backends, strict=True))
-        keys, hits, misses, puts = len(hierarchy.index), reader.hits, reader.misses, writer.puts
+        keys = len(hierarchy.index) + sum(tier.unlisted for tier in hierarchy.tiers)
+        hits, misses, puts = reader.hits, reader.misses, writer.puts
     return StoreStats(
         keys=keys,
         bytes_used=sum(t.bytes_used for t in tiers),

@@ -68,7 +68,7 @@ class Room:
                 self._drop(tier, victim, entry)
                 tier.busy.add(victim)
                 going.append(victim)
-        return Leaving(going, worth_waiting=dirty or bool(tier.busy))
+        return Leaving(going, worth_waiting=dirty or bool(tier.busy) or self._h.loads(tier))
 
     def make_room(
         self, tier: Tier, need: int, text: str, patience: float, leaving: Leaving | None = None,
@@ -76,7 +76,8 @@ class Room:
     ) -> bool:  # fmt: skip
         """Reserve `need` bytes, as `take`; wait up to `patience` seconds for movers. Takes the lock.
 
-        After that, chunks nobody else holds leave if `force`. Movers go on while the store closes.
+        After that, chunks nobody else holds leave if `force`, as soon as there are any: at the start of a store they
+        have to be taken into the index first. Movers go on while the store closes.
         """
         h = self._h
         deadline = time.monotonic() + patience
@@ -94,7 +95,7 @@ class Room:
                     if leaving is None:
                         return True
                     if not leaving.texts:
-                        if late or not leaving.worth_waiting:
+                        if not leaving.worth_waiting or (late and not (force and h.loads(tier))):
                             return False
                         if not wanted:
                             wanted = need + max(0, tier.used - tier.budget)
@@ -102,7 +103,7 @@ class Room:
                         self._clean_ahead(tier)
                         for lower in h.tiers[tier.position + 1 :]:
                             h.check_stall(lower)
-                        h.wait(min(left, 0.1))
+                        h.wait(0.1 if late else min(left, 0.1))
         finally:
             if wanted:
                 with h.lock:

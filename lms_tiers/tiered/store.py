@@ -5,6 +5,7 @@ This file is the face: it checks arguments and hands on. What happens is in read
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -21,7 +22,7 @@ from lms_tiers.tiered.breaker import Breaker
 from lms_tiers.tiered.chain import Chains
 from lms_tiers.tiered.ends import check_tiers, shut_down, store_capabilities
 from lms_tiers.tiered.events import EventReason, TierEvent
-from lms_tiers.tiered.flush import Deadline, Flusher
+from lms_tiers.tiered.flush import Flusher
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry, known_text, known_texts
 from lms_tiers.tiered.mover import Mover
@@ -122,6 +123,7 @@ class TieredStore(LMSBackendInterface):
         """Store a chunk in the first tier that takes it; see the interface."""
         self._check_open()
         text = key_text(client_meta.key, self._max_key)
+        self._settle(text, change=True)
         context = self._chains.single(self._clock(), text)
         self._writer.put(client_meta, text, kv_chunk_bytes, context)
 
@@ -131,9 +133,11 @@ class TieredStore(LMSBackendInterface):
         return self._contains(known_text(self._h.index, key))
 
     def tiers_of(self, key: CacheEngineKey) -> tuple[str, ...]:
-        """Names of the tiers that hold `key` now, fastest first; none where it is absent. Asks no backend."""
+        """Names of the tiers that hold `key` now, fastest first; none where it is absent. Once loaded, by the index."""
         self._check_open()
-        entry = self._h.index.get(known_text(self._h.index, key))
+        text = known_text(self._h.index, key)
+        self._settle(text)
+        entry = self._h.index.get(text)
         return () if entry is None else tuple(tier.name for tier in self._h.tiers if entry.tiers & tier.bit)
 
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
@@ -141,17 +145,26 @@ class TieredStore(LMSBackendInterface):
         if self._h.closing or getpid() != self._pid:
             self._check_open()
         text = known_text(self._h.index, key)
+        if self._h.loading is not None:
+            self._settle(text)
         return self._reader.get(key, text, self._chains.single(self._clock(), text))
 
     def list_keys(self) -> List[CacheEngineKey]:
         """Every key some tier holds."""
+        return list(self.iter_keys())
+
+    def iter_keys(self) -> Iterator[CacheEngineKey]:
+        """As `list_keys`, each key made when its turn comes."""
         self._check_open()
-        return [CacheEngineKey.from_string(text) for text in list(self._h.index)]
+        loading, listed = self._h.loading, list(self._h.index)
+        rest = () if loading is None else loading.unlisted(frozenset(listed))
+        return map(CacheEngineKey.from_string, itertools.chain(listed, rest))
 
     def remove(self, key: CacheEngineKey) -> None:
         """Forget `key` in all tiers; its bytes leave the top tier now, the lower ones soon."""
         self._check_open()
         text = key_text(key)
+        self._settle(text, change=True)
         h = self._h
         top = h.tiers[0]
         with h.lock:
@@ -166,6 +179,7 @@ class TieredStore(LMSBackendInterface):
         """Read a chunk into the caller's buffer, straight from the tier that holds it."""
         self._check_open()
         text = key_text(key)
+        self._settle(text)
         return self._reader.get_into(key, text, self._chains.single(self._clock(), text), buffer)
 
     @contextmanager
@@ -173,6 +187,7 @@ class TieredStore(LMSBackendInterface):
         """Borrow a chunk's bytes from the tier that holds it."""
         self._check_open()
         text = key_text(key)
+        self._settle(text)
         with self._reader.view(key, text, self._chains.single(self._clock(), text)) as view:
             yield view
 
@@ -180,6 +195,7 @@ class TieredStore(LMSBackendInterface):
         """The chunk as a tensor, straight from the tier that holds it."""
         self._check_open()
         text = key_text(key)
+        self._settle(text)
         context = self._chains.single(self._clock(), text)
         return self._reader.read(key, text, context, lambda backend, key, meta: backend.get_tensor(key, out))
 
@@ -187,6 +203,7 @@ class TieredStore(LMSBackendInterface):
         """Store a tensor, straight into the first tier that takes it."""
         self._check_open()
         text = key_text(client_meta.key, self._max_key)
+        self._settle(text, change=True)
         self._writer.put(client_meta, text, tensor, self._chains.single(self._clock(), text), tensor=True)
 
     # -- chains ------------------------------------------------------------------------------------------------------
@@ -196,6 +213,8 @@ class TieredStore(LMSBackendInterface):
         self._check_open()
         texts = [key_text(meta.key, self._max_key) for meta, _ in items]
         if texts:
+            for text in texts if self._h.loading is not None else ():
+                self._settle(text, change=True)
             start = self._chains.put(texts)
             lengths = [meta.length for meta, _ in items]
             contexts = self._chains.contexts(self._clock(), start, len(texts), lengths)
@@ -205,6 +224,8 @@ class TieredStore(LMSBackendInterface):
         """Get the chunks of a prefix chain, in order."""
         self._check_open()
         texts = known_texts(self._h.index, keys)
+        for text in texts if self._h.loading is not None else ():
+            self._settle(text)
         start = self._chains.look_up(texts)
         return self._runs.get_many(keys, texts, self._chains.contexts(self._clock(), start, len(texts)))
 
@@ -266,9 +287,11 @@ class TieredStore(LMSBackendInterface):
         self._check_open()
         until = self._clock() + seconds
         h = self._h
+        texts = [key_text(key) for key in keys]
+        for text in texts:
+            self._settle(text)
         with h.lock:
-            for i, key in enumerate(keys):
-                text = key_text(key)
+            for i, text in enumerate(texts):
                 entry = h.index.get(text)
                 if entry is None or not entry.tiers & h.up:
                     return i
@@ -296,17 +319,7 @@ class TieredStore(LMSBackendInterface):
             raise ConfigError(f"the store has no tier {tier!r}.", unknown=str(tier), known=names)
         if capacity <= 0:
             raise ConfigError(f"tier {found.name!r}: capacity must be positive, not {capacity}.")
-        h = self._h
-        with h.lock:
-            found.set_capacity(capacity)
-            h.resized()
-            try:
-                found.policy.on_resize(capacity)
-            except Exception as error:
-                h.suspend(found, error)
-        deadline = Deadline("resize", timeout)
-        while not self._room.make_room(found, 0, "", deadline.left() or 30.0):
-            deadline.left()
+        self._flusher.resize(self._room, found, capacity, timeout)
 
     def clear(self, timeout: float | None = 30.0) -> None:
         """Forget every chunk; returns when their bytes are deleted.
@@ -317,11 +330,12 @@ class TieredStore(LMSBackendInterface):
             They are forgotten, but not all deleted.
         """
         self._check_open()
-        h = self._h
-        with h.lock:
-            for text in list(h.index):
-                h.forget(text, EventReason.REQUEST)
-        self._flusher.collect(Deadline("clear", timeout))
+        self._flusher.clear(timeout)
+
+    @property
+    def loading(self) -> bool:
+        """Whether the lowest tier is still being taken into the index; the store serves all the same."""
+        return self._h.loading is not None
 
     def stats(self) -> StoreStats:
         """Counters of the store and each tier since it was opened."""
@@ -359,8 +373,16 @@ class TieredStore(LMSBackendInterface):
         if self._h.closing:
             raise BackendClosedError(f"the store {self._name}")
 
+    def _settle(self, text: str, change: bool = False) -> None:
+        """While the lowest tier is being loaded: let the index tell the truth about `text`."""
+        loading = self._h.loading
+        if loading is not None:
+            loading.settle(text, change)
+
     def _contains(self, text: str) -> bool:
         h = self._h
+        if h.loading is not None:
+            self._settle(text)
         while True:
             entry = h.index.get(text)
             if entry is None:

@@ -19,6 +19,7 @@ from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.breaker import Breaker
 from lms_tiers.tiered.events import EventReason
 from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.late import LatePolicy
 from lms_tiers.tiered.stats import LatencyCounter, TierStats
 
 #: The cold end that is kept clean: a tenth of the capacity, and no more than this (walking it takes the lock).
@@ -121,6 +122,8 @@ class Tier:
         self.used = 0
         self.peak = 0
         self.keys = 0
+        #: Chunks that the backend holds and the index does not know yet; their bytes are in `used`.
+        self.unlisted = 0
         #: Keys whose bytes in this backend are being written or deleted: one mutator at a time for each.
         self.busy: Final[set[str]] = set()
         #: Those of them that are being overwritten in place: what a read finds is not yet to be seen.
@@ -264,7 +267,8 @@ class Tier:
                 yield text, entry
                 if covered >= need:
                     return
-            if len(seen) + len(protected) < self.keys:
+            late = isinstance(self.policy, LatePolicy)
+            if not late and len(seen) + len(protected) < self.keys:
                 raise PolicyError(self.policy.name, f"kept back keys of tier {self.name!r} that could leave.")
         except PolicyError:
             raise
@@ -282,8 +286,9 @@ class Tier:
         """The counters now, without the backend's own."""
         return TierStats(
             name=self.name, policy=self.policy.name, capacity_bytes=self.capacity, bytes_used=self.used,
-            peak_bytes=self.peak, keys=self.keys, hits=self.hits, misses=self.misses, failures=self.failures,
-            corrupt=self.corrupt, evictions=self.evictions, evictions_by_reason=self._reasons(), drops=self.drops,
+            peak_bytes=self.peak, keys=self.keys + self.unlisted, hits=self.hits, misses=self.misses,
+            failures=self.failures, corrupt=self.corrupt, evictions=self.evictions,
+            evictions_by_reason=self._reasons(), drops=self.drops,
             promoted=self.promoted, demoted=self.demoted, promotions_skipped=self.skipped,
             bytes_written=self.bytes_written, bytes_read=self.bytes_read, queue_bytes=self.queue_bytes,
             queue_peak_bytes=self.queue_peak, garbage_bytes=sum(self.garbage.values()), breaker=self.breaker.state,

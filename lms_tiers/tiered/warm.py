@@ -12,8 +12,10 @@ from typing import Final
 from lms_tiers.errors import LmsTiersError, StorageUnavailableError
 from lms_tiers.messages import key_text
 from lms_tiers.policies.base import AccessContext
+from lms_tiers.tiered import loading
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.loading import Loading, Locating
 from lms_tiers.tiered.room import Room
 from lms_tiers.tiered.tier import Tier
 
@@ -29,8 +31,9 @@ _OPEN: Final = bytes(_MARK)
 def warm(hierarchy: Hierarchy, room: Room) -> None:
     """Take over what the backends hold, least recently used first. Before any other thread knows the store.
 
-    A key found in two tiers is the same generation in both only if the store was closed with everything clean;
-    otherwise the upper copy is the newer one, and the lower one is stale.
+    What the lowest tier holds, where that is much, is taken over in the background (see loading.py). A key found in two
+    tiers is the same generation in both only if the store was closed with everything clean; otherwise the upper copy is
+    the newer one, and the lower one is stale.
 
     Raises
     ------
@@ -39,6 +42,8 @@ def warm(hierarchy: Hierarchy, room: Room) -> None:
     """
     with _no_collection():
         _warm(hierarchy, room)
+    if hierarchy.loading is not None:
+        hierarchy.loading.start()
 
 
 def _warm(hierarchy: Hierarchy, room: Room) -> None:
@@ -47,14 +52,16 @@ def _warm(hierarchy: Hierarchy, room: Room) -> None:
     same = len(marks) == 1 and _OPEN not in marks
     for tier, (mark, state) in zip(hierarchy.tiers, states, strict=True):
         try:
-            _scan(hierarchy, tier, same)
+            hierarchy.loading = _in_background(hierarchy, tier, state)
+            if hierarchy.loading is None:
+                _scan(hierarchy, tier, same)
         except LmsTiersError:
             raise
         except Exception as error:
             raise StorageUnavailableError(
                 tier.name, f"cannot list its chunks: {type(error).__name__}: {error}"
             ) from error
-        if state:
+        if state and hierarchy.loading is None:
             try:
                 tier.policy.restore(state)
             except Exception as error:
@@ -64,6 +71,20 @@ def _warm(hierarchy: Hierarchy, room: Room) -> None:
     for tier in hierarchy.tiers:
         if tier.used > tier.budget and not room.make_room(tier, 0, "", 0.0):
             _log.warning("tier %r holds %d bytes, more than its %d", tier.name, tier.used, tier.budget)
+
+
+def _in_background(hierarchy: Hierarchy, tier: Tier, state: bytes) -> Loading | None:
+    """The loading of a tier that need not be waited for.
+
+    Only of the lowest one, and where the tiers above start empty: no copy there tells another generation. And only
+    where it keeps its budget as it is: nothing can leave that is not indexed.
+    """
+    if tier is not hierarchy.tiers[-1] or hierarchy.index or not isinstance(tier.backend, Locating):
+        return None
+    chunks, nbytes = tier.backend.held()
+    if chunks <= loading.FEW or nbytes > tier.budget:
+        return None
+    return Loading(hierarchy, tier, chunks, nbytes, state)
 
 
 @contextmanager

@@ -24,8 +24,8 @@ from lms_tiers.messages import ChunkMeta, ClientMetaMessage
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.batch import BatchWriter
 from lms_tiers.tiered.events import EventKind, EventReason
-from lms_tiers.tiered.hierarchy import Fit, Hierarchy
-from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.hierarchy import Hierarchy
+from lms_tiers.tiered.index import Entry, Fit
 from lms_tiers.tiered.room import Room
 from lms_tiers.tiered.tier import Tier, stored_bytes
 

@@ -253,7 +253,12 @@ class LmdbBackend(LMSBackendInterface):
 
     def list_keys(self) -> List[CacheEngineKey]:
         """Every key, read in batches: no transaction stays open for long."""
-        return list(keys(self._tables, self._seed, self._coding.reads))
+        return list(self.iter_keys())
+
+    def iter_keys(self) -> Iterator[CacheEngineKey]:
+        """As `list_keys`, a batch at a time."""
+        self._tables.check()
+        return keys(self._tables, self._seed, self._coding.reads)
 
     def close(self) -> None:
         """Commit and sync what is under way, then close."""
@@ -295,6 +300,15 @@ class LmdbBackend(LMSBackendInterface):
         """The chunk's charge, from its manifest."""
         manifest = self._find(key)
         return None if manifest is None else manifest.stored
+
+    def held(self) -> tuple[int, int]:
+        """Chunks held, and the sum of their charges; see `lms_tiers.tiered.loading.Locating`."""
+        return self._writer.counters.chunks, self._writer.counters.stored
+
+    def locate(self, key: CacheEngineKey) -> ChunkInfo | None:
+        """What `scan` lists of `key`."""
+        found = self._find(key)
+        return ChunkInfo(key, found.meta, found.stored) if found and self._coding.reads(found.layout) else None
 
     def scan(self) -> Iterator[ChunkInfo]:
         """Every chunk, least recently put or used first."""

@@ -1,0 +1,126 @@
+"""What stands in for a policy while its tier is being loaded, so that the order of use comes out as if it had not been.
+
+Loaded chunks go to the policy as they come, least recently used first. What is put or used meanwhile is newer than all
+of them, wherever the loading stands: it is kept back, may not leave, and is told when everything is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+
+from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
+
+
+class _Either:
+    """What one of two containers contains."""
+
+    __slots__ = ("_first", "_second")
+
+    def __init__(self, first: Container[str], second: Container[str]) -> None:
+        self._first = first
+        self._second = second
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._first or key in self._second
+
+
+class LatePolicy(EvictionPolicy):
+    """Stands before `policy` until everything is loaded.
+
+    Parameters
+    ----------
+    policy : EvictionPolicy
+    state : bytes
+        What it saved last time. It is restored when everything is loaded, and saved again where that never comes.
+    """
+
+    def __init__(self, policy: EvictionPolicy, state: bytes) -> None:
+        super().__init__(policy.capacity, policy.clock)
+        self.name = policy.name  # type: ignore[misc]  # of the one it stands before
+        self._policy = policy
+        self._state = state
+        #: Chunks kept back, least recently used first: the size where `policy` does not know the chunk yet, and the
+        #: last use; None where there was none, and the chunk's turn tells its rank.
+        self._kept: dict[str, tuple[int | None, AccessContext | None]] = {}
+        #: Chunks that left while the state is being restored.
+        self._gone: dict[str, RemoveReason] | None = None
+
+    # -- of the loader -----------------------------------------------------------------------------------------------
+
+    def load(self, key: str, size: int, context: AccessContext) -> None:
+        """It is the turn of `key`, which nobody has asked for yet."""
+        self._policy.on_insert(key, size, context)
+
+    def adopt(self, key: str, size: int) -> None:
+        """`key` was asked for before its turn, which is no use."""
+        self._kept[key] = (size, None)
+
+    def meet(self, key: str, context: AccessContext) -> None:
+        """It is the turn of `key`, which is held already."""
+        size, used = self._kept.get(key, (None, None))
+        if size is not None and used is None:
+            del self._kept[key]
+            self._policy.on_insert(key, size, context)
+
+    def freeze(self) -> None:
+        """Everything is loaded: until `thaw` the policy is the loader's, without the lock, to `restore_state`."""
+        self._gone = {}
+
+    def restore_state(self) -> None:
+        """Let the policy take its state over."""
+        if self._state:
+            self._policy.restore(self._state)
+
+    def thaw(self) -> EvictionPolicy:
+        """Tell the policy what was kept back; from here on it stands for itself."""
+        policy, gone, self._gone = self._policy, self._gone or {}, None
+        for key, reason in gone.items():
+            policy.on_remove(key, reason)
+        if policy.capacity != self.capacity:
+            policy.on_resize(self.capacity)
+        for key, (size, used) in self._kept.items():
+            context = used or AccessContext(self.clock())
+            if size is None:
+                policy.on_hit(key, context)
+            else:
+                policy.on_insert(key, size, context)
+        return policy
+
+    # -- a policy's own ----------------------------------------------------------------------------------------------
+
+    def admit(self, key: str, size: int, context: AccessContext) -> bool:  # noqa: D102
+        return self._gone is not None or self._policy.admit(key, size, context)
+
+    def on_insert(self, key: str, size: int, context: AccessContext) -> None:  # noqa: D102
+        self._kept[key] = (size, context)
+
+    def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
+        size, _ = self._kept.pop(key, (None, None))
+        self._kept[key] = (size, context)
+
+    def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
+        size, _ = self._kept.pop(key, (None, None))
+        if size is not None:
+            return
+        if self._gone is None:
+            self._policy.on_remove(key, reason)
+        else:
+            self._gone[key] = reason
+
+    def victims(self, bytes_needed: int, protected: Container[str]) -> Iterator[str]:
+        """Loaded chunks only: fewer bytes than needed, where too few are loaded as yet."""
+        if self._gone is None:
+            yield from self._policy.victims(bytes_needed, _Either(protected, self._kept))
+
+    def __len__(self) -> int:
+        return len(self._policy) + sum(size is not None for size, _ in self._kept.values()) - len(self._gone or ())
+
+    def on_resize(self, capacity: int) -> None:
+        """Kept for `thaw` while the policy is the loader's."""
+        self.capacity = capacity
+        if self._gone is None:
+            self._policy.on_resize(capacity)
+
+    def state(self) -> bytes:
+        """What was saved last time: half an order is worse than an old one."""
+        return self._state

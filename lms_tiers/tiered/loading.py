@@ -1,0 +1,295 @@
+"""A start that nobody waits for: the lowest tier's chunks are taken into the index while the store serves.
+
+A thread takes them over as the backend lists them. What is asked for before its turn is looked up in the backend and
+taken over at once (`settle`). The bytes that the backend holds are charged from the start. See docs/tiering.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Container, Iterator
+from typing import Final, Protocol, runtime_checkable
+
+from lms_tiers.errors import InvalidKeyError, LmsTiersError, StorageUnavailableError
+from lms_tiers.interface import ChunkInfo
+from lms_tiers.messages import CacheEngineKey, OpaqueKey
+from lms_tiers.policies.base import AccessContext
+from lms_tiers.tiered.flush import Deadline
+from lms_tiers.tiered.hierarchy import Hierarchy
+from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.late import LatePolicy
+from lms_tiers.tiered.tier import Tier
+
+_log = logging.getLogger(__name__)
+
+#: A tier with no more chunks than this is taken over before the store is handed out: that takes a tenth of a second.
+FEW: Final = 10_000
+
+#: Chunks taken over in one go: readers need the lock, and the interpreter's, in between.
+_STEP: Final = 64
+
+#: While chunks are being asked for (one within so many nanoseconds) the loader sleeps so many seconds after a step.
+_QUIET: Final = 2_000_000
+_BREATH: Final = 0.002
+
+#: Seconds until a listing that failed is begun anew, doubling up to the longest.
+_RETRY: Final = 0.5
+_LONGEST_RETRY: Final = 60.0
+
+
+@runtime_checkable
+class Locating(Protocol):
+    """What a backend offers beyond its interface for its tier to start in the background."""
+
+    def held(self) -> tuple[int, int]:
+        """Chunks held, and the physical bytes they are charged with together: at least those that `scan` lists."""
+
+    def locate(self, key: CacheEngineKey) -> ChunkInfo | None:
+        """What `scan` would list of `key` now."""
+
+    def iter_keys(self) -> Iterator[CacheEngineKey]:
+        """As `list_keys`, without holding them all at once."""
+
+
+class Loading:
+    """Takes over what `tier`, the lowest one, holds. Nothing is indexed when it is made.
+
+    A key is *settled* when it is in the index, or in `seen`: then the index tells the truth about it for good. Every
+    call on a key settles it first. The loader leaves settled keys alone.
+
+    Parameters
+    ----------
+    chunks, nbytes : int
+        What the backend holds; they fit the tier.
+    state : bytes
+        What the tier's policy saved last time.
+    """
+
+    def __init__(self, hierarchy: Hierarchy, tier: Tier, chunks: int, nbytes: int, state: bytes) -> None:
+        assert isinstance(tier.backend, Locating)
+        self._h: Final = hierarchy
+        self.tier: Final = tier
+        self._backend: Final[Locating] = tier.backend
+        #: Keys that were put, or left the index, since the start: their bytes in the backend are no longer those of
+        #: the start. Guarded by the store's lock, read without it.
+        self.seen: Final[set[str]] = set()
+        #: Whether the listing failed, or ended early, and nothing comes of waiting for it.
+        self.stuck = False
+        self._nbytes = nbytes  # charged for chunks that are not settled
+        self._cleared = False
+        self._asked = 0
+        self._stop: Final = threading.Event()
+        self._thread: Final = threading.Thread(target=self._run, name=f"lms-tiers-start-{tier.name}", daemon=True)
+        self._late: Final = LatePolicy(tier.policy, state)
+        tier.policy = self._late
+        tier.unlisted = chunks
+        tier.charge(nbytes)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Take nothing more over; False where the backend does not come back in time."""
+        self._stop.set()
+        with self._h.lock:
+            self.stuck = True
+            self._h.wake()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def wait(self, deadline: Deadline) -> None:
+        """Return when everything is taken over.
+
+        Raises
+        ------
+        DeadlineExceededError
+        StorageUnavailableError
+            The backend cannot list its chunks now.
+        """
+        with self._h.lock:
+            while self._h.loading is self:
+                if self.stuck:
+                    raise StorageUnavailableError(self.tier.name, "cannot list its chunks.")
+                self._h.wait(deadline.tick())
+
+    def clear(self) -> None:
+        """Let everything that is not settled be stale. The lock is held."""
+        self._cleared = True
+
+    # -- one key -----------------------------------------------------------------------------------------------------
+
+    def settle(self, text: str, change: bool = False) -> None:
+        """Make the index tell the truth about `text`; for good, where its caller is going to `change` it.
+
+        Where the backend does not answer, a reader takes the chunk for absent. What it may hold under a key that is
+        about to change is stale from now on.
+        """
+        h, tier, seen = self._h, self.tier, self.seen
+        if text in h.index or text in seen or (self._cleared and not change):
+            return
+        self._asked = time.perf_counter_ns()
+        info, known, error = self._locate(text)
+        unfit = h.fit(info.meta.length).unfit if info is not None else 0
+        with h.lock:
+            if error is not None and not h.closing:
+                h.failed(tier, text, error)
+            elif known and tier.breaker.failures:
+                h.worked(tier)
+            if h.loading is not self or text in h.index or text in seen:
+                return  # settled meanwhile, and what was found may be outdated
+            if change:
+                seen.add(text)
+            if info is not None:
+                self._take(text, info, unfit, None)
+            elif change and not known:
+                tier.garbage[text] = 0
+                h.poke(tier)
+
+    def _locate(self, text: str) -> tuple[ChunkInfo | None, bool, BaseException | None]:
+        """What the backend holds under `text`, whether it has answered, and what it raised."""
+        h, tier = self._h, self.tier
+        if tier.calls:
+            with h.lock:
+                h.check_stall(tier)
+        if not h.up & tier.bit and h.probe(tier.bit) is None:
+            return None, False, None
+        thread = threading.get_ident()
+        tier.calls[thread] = time.monotonic()
+        try:
+            return self._backend.locate(OpaqueKey(text)), True, None
+        except InvalidKeyError:
+            return None, True, None  # it holds no such key
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            return None, False, error
+        finally:
+            tier.calls.pop(thread, None)
+
+    def unlisted(self, listed: Container[str]) -> Iterator[str]:
+        """Keys held that are not `listed`, a moment of the index after which this was called.
+
+        Raises
+        ------
+        StorageUnavailableError
+        """
+        index = self._h.index
+        try:
+            for key in self._backend.iter_keys():
+                text = key.to_string()
+                if text not in listed and (text in index or not (self._cleared or text in self.seen)):
+                    yield text
+        except LmsTiersError:
+            raise
+        except Exception as error:
+            raise StorageUnavailableError(self.tier.name, f"cannot list its chunks: {error!r}") from error
+
+    # -- the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        h, tier = self._h, self.tier
+        pause = _RETRY
+        while not self._stop.is_set():
+            try:
+                self._read()
+                break
+            except BaseException as error:
+                stopped = self._stop.is_set()
+                if not stopped:
+                    _log.warning("tier %r cannot list its chunks; it is asked again: %r", tier.name, error)
+                with h.lock:
+                    self.stuck = True
+                    if not stopped:
+                        h.failed(tier, "", error)
+                    h.wake()
+            self._stop.wait(pause)
+            pause = min(2 * pause, _LONGEST_RETRY)
+        if not self._stop.is_set():
+            self._finish()
+
+    def _read(self) -> None:
+        """Take over what the backend lists; what an earlier listing told is passed over."""
+        fit = self._h.fit
+        batch: list[tuple[str, ChunkInfo, int]] = []
+        for info in self.tier.backend.scan():
+            batch.append((info.key.to_string(), info, fit(info.meta.length).unfit))
+            if len(batch) == _STEP:
+                self._take_batch(batch)
+                batch.clear()
+                if self._stop.is_set():
+                    return
+                self._breathe()
+        self._take_batch(batch)
+
+    def _breathe(self) -> None:
+        """Let others go first: not for long where a put waits for what is loaded to leave."""
+        busy = time.perf_counter_ns() - max(self._asked, self._h.read_at) < _QUIET
+        time.sleep(_BREATH if busy and not self.tier.wanted else 0.0)
+
+    def _take_batch(self, batch: list[tuple[str, ChunkInfo, int]]) -> None:
+        h = self._h
+        index, seen = h.index, self.seen
+        with h.lock:
+            self.stuck = self._stop.is_set()
+            now = AccessContext(h.clock())  # one for all: the order tells their recency
+            for text, info, unfit in batch:
+                if text in index:
+                    if self.tier.policy is self._late:
+                        self._late.meet(text, now)
+                elif text not in seen:
+                    self._take(text, info, unfit, now)
+            h.wake()
+
+    def _take(self, text: str, info: ChunkInfo, unfit: int, turn: AccessContext | None) -> None:
+        """Index a chunk that is not settled; `turn` where it is its turn. The lock is held."""
+        h, tier = self._h, self.tier
+        tier.unlisted -= 1
+        self._nbytes -= info.stored_bytes
+        if self._nbytes < 0:  # it told of less than it held
+            tier.used -= self._nbytes
+            self._nbytes = 0
+        if self._cleared:
+            self.seen.add(text)
+            tier.garbage[text] = info.stored_bytes
+            h.poke(tier)
+            return
+        charges = h.charges.first(tier.position, info.stored_bytes)
+        charge = charges[tier.position]
+        h.index[text] = Entry(info.meta, unfit | tier.bit, charges)
+        tier.keys += 1
+        try:
+            if tier.policy is not self._late:
+                tier.policy.on_insert(text, charge, turn or AccessContext(h.clock()))
+            elif turn is None:
+                self._late.adopt(text, charge)
+            else:
+                self._late.load(text, charge, turn)
+        except Exception as error:
+            h.suspend(tier, error)
+
+    def _finish(self) -> None:
+        """Everything is taken over: the policy comes into its own."""
+        h, tier, late = self._h, self.tier, self._late
+        failed: Exception | None = None
+        with h.lock:
+            late.freeze()
+        try:
+            late.restore_state()
+        except Exception as error:
+            failed = error
+        with h.lock:
+            h.catch_up(tier)
+            if tier.policy is late:
+                try:
+                    tier.policy = late.thaw()
+                except Exception as error:
+                    failed = failed or error
+                if failed is not None:
+                    h.suspend(tier, failed)
+            tier.used -= self._nbytes  # of chunks that it holds and does not list
+            tier.unlisted = 0
+            h.loading = None
+            h.wake()

@@ -1,0 +1,120 @@
+"""Drawn programs on four threads beside the loading of the lowest tier: answers are those of a store loaded before."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from lms_conformance.history import History
+
+from lms_tiers.interface import ChunkInfo
+from lms_tiers.messages import ChunkMeta, OpaqueKey
+from lms_tiers.tiered import loading
+from tests.tiered.test_linearizable import NAPS, OPERATIONS, THREADS, explained, preempted, sluggish, step
+
+PROGRAMS = int(os.environ.get("PROGRAMS", "200"))
+
+#: (capacities, keys, whether chunks may leave); half of the keys are there at the start.
+SHAPES: dict[str, tuple[tuple[int, ...], int, bool]] = {
+    "one tier, all fits": ((4000,), 3, False),
+    "two tiers, all fits below": ((250, 4000), 4, False),
+    "one tier, evicting": ((350,), 4, True),
+    "two tiers, evicting": ((250, 450), 6, True),
+    "three tiers, evicting": ((250, 350, 450), 7, True),
+}
+
+
+@pytest.fixture(autouse=True)
+def in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "FEW", 0)
+    monkeypatch.setattr(loading, "_STEP", 1)
+
+
+def listing(bench: Any, rng: random.Random, start: dict[int, int]) -> Any:
+    """Weighed memory that holds chunks and lists them slowly."""
+    backend = bench.weighed()
+    for i, value in start.items():
+        bench.put(backend, i, value)
+
+    def locate(key: Any) -> ChunkInfo | None:
+        obj = type(backend).get(backend, key)
+        time.sleep(rng.choice(NAPS))
+        if obj is None:
+            return None
+        meta = ChunkMeta(obj.length, obj.fmt, str(obj.dtype).removeprefix("torch."), tuple(obj.shape))
+        return ChunkInfo(OpaqueKey(key.to_string()), meta, obj.length)
+
+    def scan() -> Iterator[ChunkInfo]:
+        keys = backend.list_keys()
+        for at in range(0, len(keys), 2):
+            batch = [locate(key) for key in keys[at : at + 2]]
+            time.sleep(rng.choice([0, 1e-4, 1e-3]))
+            yield from (info for info in batch if info is not None)
+
+    backend.held = lambda: (len(backend._held), backend.weight)
+    backend.iter_keys = lambda: iter(backend.list_keys())
+    backend.locate, backend.scan = locate, scan
+    return sluggish(backend, rng)
+
+
+def run_program(bench: Any, shape: str, seed: int) -> None:
+    capacities, keys, evicts = SHAPES[shape]
+    rng = random.Random(seed)
+    there = {i: 1_000_000 + i for i in rng.sample(range(keys), keys // 2)}
+    backends = [sluggish(bench.weighed(), random.Random(seed + i)) for i in range(len(capacities) - 1)]
+    backends.append(listing(bench, random.Random(seed - 1), there))
+    history = History()
+    for i, value in there.items():
+        history.add(8, "put", str(i), value, history.now())
+    values = iter(range(1, 1 << 20))
+    kinds = ["put", "put", "get", "get", "get", "contains", "remove", "get_into", "view", "put_many", "get_many"]
+    program = [
+        [(rng.choice(kinds), rng.randrange(keys), next(values), rng.choice([60, 100, 120])) for _ in range(OPERATIONS)]
+        for _ in range(THREADS)
+    ]
+    wrong: list[str] = []
+    with preempted(seed, rng.choice([0.002, 0.01, 0.03])):
+        store = bench.store(*capacities, backends=backends, back_pressure=5.0, stall=60.0)
+
+        def client(number: int) -> None:
+            try:
+                for kind, i, value, size in program[number]:
+                    step(bench, store, history, number, kind, i, value, size)
+            except BaseException as error:  # whatever it is, the test has to see it
+                wrong.append(f"thread {number}: {type(error).__name__}: {error}")
+
+        threads = [threading.Thread(target=client, args=(n,)) for n in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive(), f"{shape}, seed {seed}: a thread hangs"
+        bench.until(lambda: not store.loading)
+    for i in range(keys):
+        began = history.now()
+        history.add(9, "get", str(i), bench.get(store, i), began)
+    store.drain(5.0)
+    balance = [(weighed.weight, tier.used) for weighed, tier in zip(backends, store._h.tiers, strict=True)]
+    store.close()
+    assert not wrong, f"{shape}, seed {seed}: {wrong}"
+    for weighed, capacity in zip(backends, capacities, strict=True):
+        assert weighed.heaviest <= capacity, f"{shape}, seed {seed}: {weighed.heaviest} bytes in a tier of {capacity}"
+    assert all(held == charged for held, charged in balance), f"{shape}, seed {seed}: held, charged: {balance}"
+    assert all(tier.policy.name == "lru" and len(tier.policy) == tier.keys for tier in store._h.tiers), (shape, seed)
+    for calls in history.by_key().values():
+        if not explained(calls, evicts):
+            shown = "\n".join(map(str, calls))
+            pytest.fail(f"{shape}, seed {seed}: no order of these calls explains the answers:\n{shown}")
+    bench.stores.remove(store)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_answer_beside_a_loading_is_explained_by_one_order_of_the_calls(bench: Any, shape: str) -> None:
+    first = int(os.environ.get("FIRST_SEED", "0"))
+    for seed in range(first, first + PROGRAMS // len(SHAPES)):
+        run_program(bench, shape, seed)

@@ -1,0 +1,411 @@
+"""A store serves while its lowest tier is being taken into the index: what is asked for, changed and evicted meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lms_tiers.errors import CapacityError, DeadlineExceededError, StorageUnavailableError
+from lms_tiers.interface import ChunkInfo
+from lms_tiers.messages import ChunkMeta, OpaqueKey
+from lms_tiers.policies.lfu import Lfu
+from lms_tiers.policies.lru import Lru
+from lms_tiers.tiered import loading
+from lms_tiers.tiered.flush import Deadline
+
+
+@pytest.fixture(autouse=True)
+def in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "FEW", 0)
+    monkeypatch.setattr(loading, "_STEP", 1)
+    monkeypatch.setattr(loading, "_RETRY", 0.01)
+
+
+class Slow:
+    """What a backend over weighed memory that outlives its store lists no faster than it is told to."""
+
+    def __init__(self, bench: Any, chunks: int, size: int = 100) -> None:
+        backend: Any = bench.weighed()
+        backend.__class__ = type(
+            "Slow", (type(backend),),
+            {
+                "capabilities": replace(backend.capabilities, persistent=True),
+                "held": lambda self: (len(self._held), sum(self._held.values())),
+                "locate": lambda _, key: self.locate(key),
+                "iter_keys": lambda self: iter(self.list_keys()),
+                "scan": lambda _: self.scan(),
+                "save_state": lambda _, state: setattr(self, "state", state),
+                "load_state": lambda _: self.state,
+                "close": lambda self: None,
+            },
+        )  # fmt: skip
+        self.backend = backend
+        self.state: bytes | None = None
+        self.located: list[str] = []
+        self.sick: BaseException | None = None
+        self.before_answer: Callable[[], None] | None = None
+        self._allowed = threading.Semaphore(0)
+        self.told = 0
+        for i in range(chunks):
+            bench.put(backend, i, i, size)
+
+    def _info(self, text: str) -> ChunkInfo | None:
+        obj = self.backend.get(OpaqueKey(text))
+        if obj is None:
+            return None
+        meta = ChunkMeta(obj.length, obj.fmt, str(obj.dtype).removeprefix("torch."), tuple(obj.shape))
+        return ChunkInfo(OpaqueKey(text), meta, obj.length)
+
+    def locate(self, key: Any) -> ChunkInfo | None:
+        self.located.append(key.to_string())
+        if self.sick is not None:
+            raise self.sick
+        info = self._info(key.to_string())
+        if self.before_answer is not None:
+            self.before_answer()
+        return info
+
+    def scan(self) -> Iterator[ChunkInfo]:
+        for text in list(self.backend._held):
+            assert self._allowed.acquire(timeout=30), "nobody lets the listing go on"
+            if self.sick is not None:
+                raise self.sick
+            info = self._info(text)
+            if info is not None:
+                yield info
+            self.told += 1
+
+    def allow(self, chunks: int = 1 << 20) -> None:
+        """Let so many more chunks be listed."""
+        self._allowed.release(chunks)
+
+
+def loaded(bench: Any, store: Any) -> None:
+    bench.until(lambda: not store.loading)
+
+
+def order(store: Any, tier: int = -1) -> list[int]:
+    """The chunks of a tier, the first to leave first."""
+    h = store._h
+    with h.lock:
+        return [int(text.split("@")[3], 16) for text, _ in h.victims(h.tiers[tier], 1 << 40)]
+
+
+@pytest.fixture
+def slow(bench: Any) -> Iterator[Slow]:
+    slow = Slow(bench, 20)
+    yield slow
+    slow.allow()  # whatever the test did, no thread is left behind
+
+
+def test_a_store_answers_before_its_tier_has_told_anything(bench: Any, slow: Slow) -> None:
+    store = bench.store(10_000, backends=[slow.backend])
+    assert store.loading
+    assert [bench.get(store, i) for i in range(5)] == list(range(5))
+    buffer = bytearray(100)
+    assert store.get_into(bench.key(5), buffer).length == 100
+    assert buffer == bench.data(5)
+    with store.view(bench.key(6)) as view:
+        assert bytes(view.buffers[0]) == bench.data(6)
+    assert store.get_tensor(bench.key(7)).nbytes == 100
+    assert [bench.value(obj) for obj in store.get_many([bench.key(8), bench.key(99), bench.key(9)])] == [8, None, 9]
+    assert store.contains(bench.key(10))
+    assert not store.contains(bench.key(99))
+    assert store.contains_prefix([bench.key(11), bench.key(12), bench.key(99)]) == 2
+    assert store.pin([bench.key(13), bench.key(99)], 5.0) == 1
+    assert store.tiers_of(bench.key(14)) == ("t0",)
+    assert slow.told == 0
+    assert store.loading
+
+
+def test_a_chunk_is_looked_up_once_and_an_absent_one_each_time(bench: Any, slow: Slow) -> None:
+    store = bench.store(10_000, backends=[slow.backend])
+    for _ in range(3):
+        assert bench.get(store, 1) == 1
+        assert bench.get(store, 99) is None
+    assert slow.located.count(bench.key(1).to_string()) == 1
+    slow.allow()
+    loaded(bench, store)
+    slow.located.clear()
+    assert bench.get(store, 99) is None
+    assert slow.located == []
+
+
+def test_everything_is_counted_and_listed_from_the_start(bench: Any, slow: Slow) -> None:
+    store = bench.store(1000, 10_000, backends=[bench.weighed(), slow.backend])
+    bench.put(store, 30, 30)
+    store.remove(bench.key(0))
+    bench.put(store, 1, 101)
+    slow.allow(5)
+    bench.until(lambda: slow.told == 5)
+    expected = sorted([*range(1, 20), 30])
+    assert sorted(key.chunk_hash for key in store.list_keys()) == expected
+    assert sorted(key.chunk_hash for key in store.iter_keys()) == expected
+    stats = store.stats()
+    assert stats.keys == 20
+    assert stats.tiers[1].bytes_used >= 1800
+    slow.allow()
+    loaded(bench, store)
+    assert sorted(key.chunk_hash for key in store.list_keys()) == expected
+    store.drain(10)
+    assert store._h.tiers[1].used == slow.backend.weight
+
+
+def test_what_is_put_and_removed_meanwhile_stays_so(bench: Any, slow: Slow) -> None:
+    store = bench.store(300, 10_000, backends=[bench.weighed(), slow.backend])
+    for i in range(5):
+        bench.put(store, i, 100 + i)
+    for i in range(5, 10):
+        store.remove(bench.key(i))
+    store.put_many([(bench.meta(i, 100), bench.data(100 + i)) for i in range(10, 13)])
+    values = [*range(100, 105), *[None] * 5, *range(110, 113), *range(13, 20)]
+    assert [bench.get(store, i) for i in range(20)] == values
+    slow.allow()
+    loaded(bench, store)
+    assert [bench.get(store, i) for i in range(20)] == values
+    store.close()
+    store = bench.store(300, 10_000, backends=[bench.weighed(), slow.backend])
+    loaded(bench, store)
+    assert [bench.get(store, i) for i in range(20)] == values
+    assert slow.backend.weight == 1500
+
+
+def test_a_look_up_that_a_removal_overtakes_brings_nothing_back(bench: Any, slow: Slow) -> None:
+    store = bench.store(10_000, backends=[slow.backend])
+
+    def overtake() -> None:
+        slow.before_answer = None
+        store.remove(bench.key(3))
+
+    slow.before_answer = overtake
+    assert bench.get(store, 3) is None
+    slow.allow()
+    loaded(bench, store)
+    assert bench.get(store, 3) is None
+    assert not slow.backend.contains(bench.key(3))
+    assert store._h.tiers[0].used == slow.backend.weight == 1900
+
+
+def test_a_look_up_does_not_see_a_put_that_is_not_published(bench: Any, slow: Slow) -> None:
+    store = bench.store(10_000, backends=[slow.backend])
+    put, between = slow.backend.put, []
+
+    def watched_put(client_meta: Any, data: Any) -> None:
+        put(client_meta, data)
+        between.append(bench.get(store, 50))
+
+    slow.backend.put = watched_put
+    bench.put(store, 50, 7)
+    assert between == [None]
+    assert bench.get(store, 50) == 7
+    slow.allow()
+    loaded(bench, store)
+    assert store._h.tiers[0].used == slow.backend.weight == 2100
+
+
+def test_the_order_of_use_is_the_same_as_if_all_had_been_loaded_first(bench: Any, slow: Slow) -> None:
+    store = bench.store(10_000, backends=[slow.backend])
+    assert bench.get(store, 15) == 15
+    assert store.contains(bench.key(12))  # which is no use
+    bench.put(store, 20, 20)
+    slow.allow(10)
+    bench.until(lambda: len(store._h.index) >= 12)
+    bench.put(store, 2, 102)
+    assert bench.get(store, 17) == 17
+    assert bench.get(store, 4) == 4
+    assert bench.get(store, 15) == 15
+    store.remove(bench.key(5))
+    slow.allow()
+    loaded(bench, store)
+    untouched = [i for i in range(20) if i not in (2, 4, 5, 15, 17)]
+    assert order(store) == [*untouched, 20, 2, 17, 4, 15]
+
+
+@pytest.mark.parametrize("policy", [Lru, Lfu])
+def test_what_the_policy_remembers_is_restored_after_the_loading(bench: Any, slow: Slow, policy: Any) -> None:
+    def start() -> Any:
+        return bench.store(10_000, backends=[slow.backend], policies=[policy(10_000, time.monotonic)])
+
+    store = start()
+    slow.allow()
+    loaded(bench, store)
+    for i in (3, 7, 3, 7, 3, 5):
+        assert bench.get(store, i) == i
+    expected = order(store)
+    store.close()
+    store = start()
+    loaded(bench, store)
+    assert order(store) == expected
+    assert store.stats().tiers[0].policy == policy.name
+
+
+def test_a_full_tier_waits_for_what_may_leave_and_is_never_over_its_budget(bench: Any, slow: Slow) -> None:
+    store = bench.store(2000, backends=[slow.backend], back_pressure=0.05)
+    assert bench.get(store, 0) == 0
+    done = threading.Event()
+
+    def put() -> None:
+        bench.put(store, 50, 50)
+        done.set()
+
+    putter = threading.Thread(target=put)
+    putter.start()
+    assert not done.wait(0.3), "only chunk 0 is in the index, and it was used a moment ago"
+    slow.allow(3)
+    putter.join(10)
+    assert done.is_set()
+    assert slow.backend.heaviest <= 2000
+    assert bench.get(store, 0) == 0
+    assert bench.get(store, 1) is None, "the least recently used of those that nobody asked for"
+    slow.allow()
+    for i in range(60, 70):
+        bench.put(store, i, i)
+    loaded(bench, store)
+    assert slow.backend.heaviest <= 2000
+    assert [bench.get(store, i) for i in range(60, 70)] == list(range(60, 70))
+    assert store.stats().tiers[0].policy == "lru"
+    assert store._h.tiers[0].used == slow.backend.weight
+
+
+def test_an_evicted_chunk_is_not_found_again_while_its_bytes_are_being_deleted(bench: Any, slow: Slow) -> None:
+    store = bench.store(2000, backends=[slow.backend])
+    slow.allow(5)
+    bench.until(lambda: len(store._h.index) == 5)
+    remove_many = slow.backend.remove_many
+    seen: list[Any] = []
+
+    def watched_remove(keys: Any) -> None:
+        seen.extend((key.to_string(), store.get(key)) for key in keys)
+        remove_many(keys)
+
+    slow.backend.remove_many = watched_remove
+    bench.put(store, 50, 50)
+    assert seen == [(bench.key(0).to_string(), None)]
+    slow.allow()
+    loaded(bench, store)
+    assert bench.get(store, 0) is None
+    assert store._h.tiers[0].used == slow.backend.weight == 2000
+
+
+def test_a_listing_that_fails_midway_is_begun_anew(bench: Any, slow: Slow) -> None:
+    store = bench.store(2000, backends=[slow.backend], back_pressure=0.05, breaker_threshold=1000)
+    slow.allow(5)
+    bench.until(lambda: len(store._h.index) == 5)
+    store.remove(bench.key(1))
+    slow.sick = OSError("no")
+    slow.allow(1)
+    bench.until(lambda: store._h.loading.stuck)
+    assert [bench.get(store, i) for i in (0, 1, 2)] == [0, None, 2]
+    assert bench.get(store, 15) is None, "in doubt"
+    assert store.stats().failures >= 2
+    with pytest.raises(StorageUnavailableError):
+        store._h.loading.wait(Deadline("wait", 5.0))
+    slow.sick = None
+    assert bench.get(store, 15) == 15
+    slow.allow()
+    loaded(bench, store)
+    assert [bench.get(store, i) for i in range(20)] == [0, None, *range(2, 20)]
+    assert store._h.tiers[0].used == slow.backend.weight
+
+
+def test_nobody_waits_for_a_listing_that_fails(bench: Any, slow: Slow) -> None:
+    store = bench.store(2000, backends=[slow.backend], back_pressure=0.02, breaker_threshold=1000)
+    slow.sick = OSError("no")
+    slow.allow()
+    bench.until(lambda: store._h.loading.stuck)
+    with pytest.raises(CapacityError):
+        bench.put(store, 50, 50)
+
+
+def test_a_change_that_could_not_look_the_chunk_up_still_ends_the_old_one(bench: Any, slow: Slow) -> None:
+    store = bench.store(1000, 10_000, backends=[bench.weighed(), slow.backend], breaker_threshold=1000)
+    slow.sick = OSError("no")
+    bench.put(store, 3, 103)
+    store.remove(bench.key(4))
+    slow.sick = None
+    slow.allow()
+    loaded(bench, store)
+    store.drain(10)
+    assert bench.get(store, 3) == 103
+    assert bench.get(store, 4) is None
+    assert not slow.backend.contains(bench.key(4))
+    assert bench.value(slow.backend.get(bench.key(3))) in (None, 103)
+    store.flush(10)
+    assert store._h.tiers[1].used == slow.backend.weight
+
+
+def test_clear_reaches_what_was_not_taken_over_yet(bench: Any, slow: Slow) -> None:
+    store = bench.store(1000, 10_000, backends=[bench.weighed(), slow.backend])
+    assert bench.get(store, 3) == 3
+    with pytest.raises(DeadlineExceededError):
+        store.clear(0.05)
+    assert [bench.get(store, i) for i in range(20)] == [None] * 20
+    assert store.list_keys() == []
+    bench.put(store, 5, 105)
+    slow.allow()
+    loaded(bench, store)
+    store.drain(10)
+    assert [key.chunk_hash for key in store.list_keys()] == [5]
+    assert bench.get(store, 5) == 105
+    store.flush(10)
+    assert slow.backend.weight == store._h.tiers[1].used == 100
+
+
+def test_a_tier_is_made_smaller_while_it_is_taken_over(bench: Any, slow: Slow) -> None:
+    store = bench.store(2000, backends=[slow.backend])
+    assert bench.get(store, 0) == 0
+    slow.allow(15)
+    store.resize(0, 1000)
+    assert slow.backend.weight <= 1000
+    slow.allow()
+    loaded(bench, store)
+    assert [i for i in range(20) if bench.get(store, i) is not None] == [0, *range(11, 20)]
+
+
+def test_a_store_closed_before_everything_is_taken_over_loses_nothing(bench: Any, slow: Slow) -> None:
+    def start() -> Any:
+        return bench.store(1000, 10_000, backends=[bench.weighed(), slow.backend])
+
+    store = start()
+    slow.allow()
+    loaded(bench, store)
+    bench.get(store, 4)
+    store.close()
+    state, slow._allowed = slow.state, threading.Semaphore(0)
+    store = start()
+    bench.put(store, 1, 101)
+    slow.allow(3)
+    bench.until(lambda: len(store._h.index) >= 3)
+    closing = threading.Thread(target=store.close)
+    closing.start()
+    bench.until(lambda: store._h.loading is None or store._h.loading._stop.is_set())
+    slow.allow()
+    closing.join(20)
+    assert slow.state is not None
+    assert state is not None
+    assert slow.state[24:] == state[24:], "an order that is half known is not saved"
+    store = start()
+    slow.allow()
+    loaded(bench, store)
+    assert [bench.get(store, i) for i in range(20)] == [0, 101, *range(2, 20)]
+
+
+def test_with_chunks_in_an_upper_tier_everything_is_taken_over_before_the_start(bench: Any, slow: Slow) -> None:
+    upper = Slow(bench, 3)
+    upper.allow()
+    slow.allow()
+    store = bench.store(1000, 10_000, backends=[upper.backend, slow.backend])
+    assert not store.loading
+    assert store.stats().keys == 20
+
+
+def test_a_tier_over_its_budget_is_taken_over_before_the_start(bench: Any, slow: Slow) -> None:
+    slow.allow()
+    store = bench.store(1000, backends=[slow.backend])
+    assert not store.loading
+    assert slow.backend.weight <= 1000
