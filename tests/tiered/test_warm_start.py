@@ -262,6 +262,10 @@ def test_a_full_tier_waits_for_what_may_leave_and_is_never_over_its_budget(bench
     assert slow.backend.heaviest <= 2000
     assert bench.get(store, 0) == 0
     assert bench.get(store, 1) is None, "the least recently used of those that nobody asked for"
+    assert bench.get(store, 2) == 2
+    slow.allow(1)
+    bench.put(store, 51, 51)
+    assert [bench.get(store, i) for i in (2, 3)] == [2, None], "the only one that was not used since"
     slow.allow()
     for i in range(60, 70):
         bench.put(store, i, i)
