@@ -25,7 +25,8 @@ from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.plugins.gpu.backend import GpuBackend, GpuOptions
 from lms_tiers.plugins.gpu.streams import HostStreams, open_streams
 from lms_tiers.plugins.gpu.transfers import cut, pairs
-from tests.plugins.gpu.chunks import MIB, PAGE, content, key, message, needs_accelerator
+from tests.plugins.arena_chunks import MIB, PAGE, close_beside_calls, content, key, message
+from tests.plugins.gpu.machine import needs_accelerator
 
 
 @pytest.fixture(params=["host", "late", pytest.param("accelerator", marks=needs_accelerator)])
@@ -211,32 +212,7 @@ def test_threads_beside_each_other_see_whole_chunks_only(gpu: GpuBackend) -> Non
 
 
 def test_close_beside_running_calls_ends_them_typed_or_whole(make_streams: Any) -> None:
-    backend = GpuBackend("gpu", 8 * MIB, GpuOptions(threads=2), make_streams())
-    started = threading.Barrier(4)
-    unexpected: list[BaseException] = []
-
-    def work(seed: int) -> None:
-        started.wait()
-        try:
-            while True:
-                backend.put(message(seed, 100_000), bytearray([seed]) * 100_000)
-                found = backend.get(key(seed))
-                assert found is not None
-                assert set(bytes(found.data)) == {seed}
-                assert backend.get_tensor(key(seed)) is not None
-        except BackendClosedError:
-            return
-        except BaseException as error:
-            unexpected.append(error)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
-    for thread in threads:
-        thread.start()
-    started.wait()
-    backend.close()
-    for thread in threads:
-        thread.join()
-    assert not unexpected
+    assert not close_beside_calls(GpuBackend("gpu", 8 * MIB, GpuOptions(threads=2), make_streams()))
 
 
 def test_after_close_every_call_raises(gpu: GpuBackend) -> None:

@@ -15,7 +15,8 @@ from lms_tiers.errors import (
 from lms_tiers.plugins.gpu.backend import GpuBackend, GpuOptions
 from lms_tiers.plugins.gpu.streams import HostStreams
 from lms_tiers.plugins.gpu.torch_streams import TorchStreams
-from tests.plugins.gpu.chunks import MIB, content, key, message, needs_accelerator, needs_none, open_text
+from tests.plugins.arena_chunks import MIB, content, key, message, open_text
+from tests.plugins.gpu.machine import needs_accelerator, needs_none
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from lms_tiers.plugins.pinned.backend import PinnedBackend, PinnedOptions
-from tests.plugins.pinned.chunks import MIB
+from tests.plugins.arena_chunks import MIB
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from lms_tiers.errors import (
 from lms_tiers.messages import LMSMemoryObj
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.plugins.pinned.backend import PinnedBackend, PinnedOptions
-from tests.plugins.pinned.chunks import MIB, PAGE, content, key, message, open_text
+from tests.plugins.arena_chunks import MIB, PAGE, content, key, message, open_text
 
 
 @pytest.mark.parametrize("length", [0, 1, PAGE - 1, PAGE, PAGE + 1, 2 * MIB, 2 * MIB + 1, 32 * MIB])

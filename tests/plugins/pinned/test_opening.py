@@ -17,7 +17,7 @@ from lms_tiers.errors import (
 )
 from lms_tiers.messages import ClientCommand, ClientMetaMessage, MemoryFormat
 from lms_tiers.plugins.pinned.backend import PinnedBackend
-from tests.plugins.pinned.chunks import key, message, open_text
+from tests.plugins.arena_chunks import key, message, open_text
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e5m2, torch.float32, torch.bool, torch.complex64])

@@ -20,7 +20,7 @@ from lms_tiers.errors import (
 )
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.plugins.pinned.backend import PinnedBackend, PinnedOptions
-from tests.plugins.pinned.chunks import MIB, PAGE, key, message
+from tests.plugins.arena_chunks import MIB, PAGE, close_beside_calls, key, message
 
 
 def test_readers_and_writers_beside_each_other_see_whole_chunks_only() -> None:
@@ -83,31 +83,7 @@ def test_no_lock_is_held_during_a_copy(pinned: PinnedBackend, monkeypatch: pytes
 
 
 def test_close_beside_running_calls_ends_them_typed_or_whole() -> None:
-    backend = PinnedBackend(8 * MIB, PinnedOptions(threads=2))
-    started = threading.Barrier(4)
-    unexpected: list[BaseException] = []
-
-    def work(seed: int) -> None:
-        started.wait()
-        try:
-            while True:
-                backend.put(message(seed, 200_000), bytearray([seed]) * 200_000)
-                found = backend.get(key(seed))
-                assert found is not None
-                assert set(bytes(found.data)) == {seed}
-        except BackendClosedError:
-            return
-        except BaseException as error:
-            unexpected.append(error)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
-    for thread in threads:
-        thread.start()
-    started.wait()
-    backend.close()
-    for thread in threads:
-        thread.join()
-    assert not unexpected
+    assert not close_beside_calls(PinnedBackend(8 * MIB, PinnedOptions(threads=2)))
 
 
 def test_a_failed_copy_keeps_the_old_chunk(pinned: PinnedBackend, monkeypatch: pytest.MonkeyPatch) -> None:
