@@ -27,8 +27,8 @@ from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientCommand, ClientM
 from lms_tiers.plugins.lmdb import changes, reading
 from lms_tiers.plugins.lmdb.checkpoint import Checkpoints, discard
 from lms_tiers.plugins.lmdb.coding import Coding
-from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, Manifest, key_hash
-from lms_tiers.plugins.lmdb.listing import chunks_by_use, keys
+from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, key_hash
+from lms_tiers.plugins.lmdb.listing import Brief, chunks_by_use, keys, one
 from lms_tiers.plugins.lmdb.opening import Opened, open_directory
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from lms_tiers.plugins.lmdb.parts import cut, scatter
@@ -149,15 +149,14 @@ class LmdbBackend(LMSBackendInterface):
 
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether the chunk is there, by its manifest."""
-        manifest = self._find(key)
-        return manifest is not None and self._coding.reads(manifest.layout)
+        found = self._find(key)
+        return found is not None and self._coding.reads(found.layout)
 
-    def _find(self, key: CacheEngineKey) -> Manifest | None:
+    def _find(self, key: CacheEngineKey) -> Brief | None:
         text = key_text(key, MAX_KEY_BYTES).encode()
         hashed = key_hash(text, self._seed)
         try:
-            with self._tables.reading() as txn:
-                return reading.find(txn, self._tables, text, hashed, self._seed)
+            return one(self._tables, text, hashed, self._seed)
         except reading.Damaged as damage:
             self._drop(hashed, damage)
             return None
@@ -298,8 +297,8 @@ class LmdbBackend(LMSBackendInterface):
 
     def stored_bytes(self, key: CacheEngineKey) -> int | None:
         """The chunk's charge, from its manifest."""
-        manifest = self._find(key)
-        return None if manifest is None else manifest.stored
+        found = self._find(key)
+        return None if found is None else found.stored
 
     def held(self) -> tuple[int, int]:
         """Chunks held, and the sum of their charges; see `lms_tiers.tiered.loading.Locating`."""

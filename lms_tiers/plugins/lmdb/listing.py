@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from lms_tiers.errors import FormatError
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, OpaqueKey
 from lms_tiers.plugins.lmdb.layout import CHARGES_AT, HASH_BYTES, STAMP, Manifest
+from lms_tiers.plugins.lmdb.reading import Damaged
 from lms_tiers.plugins.lmdb.tables import Tables
 
 #: Records read in one transaction.
@@ -25,6 +26,31 @@ _BATCH: Final = 4096
 #: Whether chunks of a layout can be read.
 Reads: TypeAlias = Callable[[str], bool]
 Reading: TypeAlias = Callable[[], AbstractContextManager[Any]]
+
+
+class Brief(NamedTuple):
+    """What a listing tells of a chunk."""
+
+    layout: str
+    meta: ChunkMeta
+    stored: int
+
+
+def one(tables: Tables, key: bytes, hashed: bytes, seed: int) -> Brief | None:
+    """The chunk of one key; in one short transaction, and without what only a reader of its bytes needs.
+
+    Raises
+    ------
+    Damaged
+    """
+    record = tables.value(tables.chunks, hashed)
+    if record is None:
+        return None
+    try:
+        found, layout, meta, stored = Manifest.peek(record, seed)
+        return Brief(layout, ChunkMeta.unpack(meta)[0], stored) if found == key else None
+    except FormatError as error:
+        raise Damaged(str(error)) from None
 
 
 def keys(tables: Tables, seed: int, reads: Reads) -> Iterator[CacheEngineKey]:
