@@ -311,8 +311,18 @@ def ours_auto(folder: Path, ram: int, disk: int, block: int) -> Store:
     return _Ours(folder, ram, disk, block, "&codec=auto")
 
 
+def ours_raw_unsynced(folder: Path, ram: int, disk: int, block: int) -> Store:
+    return _Ours(folder, ram, disk, block, "&codec=raw&sync=none")
+
+
+def ours_auto_unsynced(folder: Path, ram: int, disk: int, block: int) -> Store:
+    return _Ours(folder, ram, disk, block, "&codec=auto&sync=none")
+
+
 #: Name in the table → how it is opened, in the order of the table.
 STORES: dict[str, tuple[str, Callable[[Path, int, int, int], Store]]] = {
+    "ours-raw-unsynced": ("lms_tiers, codec=raw, sync=none", ours_raw_unsynced),
+    "ours-auto-unsynced": ("lms_tiers, codec=auto, sync=none", ours_auto_unsynced),
     "ours-raw": ("lms_tiers, codec=raw", ours_raw),
     "ours-auto": ("lms_tiers, codec=auto", ours_auto),
     "plain": ("plain files, RAM LRU", plain_files),

@@ -163,20 +163,18 @@ class LmdbBackend(LMSBackendInterface):
 
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
         """The chunk in a bytearray of its own."""
-        found: list[bytearray] = []
-
-        def allocate(meta: ChunkMeta) -> memoryview:
-            found.append(bytearray(meta.length))
-            return memoryview(found[0])
-
-        meta = self._read(key, allocate)
-        return None if meta is None else meta.memory_obj(found[0])
+        found = self._read(key, None)
+        return None if found is None else found[0].memory_obj(found[1])
 
     def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
         """Read into the caller's buffer; stored raw, there is one copy."""
-        return self._read(key, lambda meta: writable_bytes(buffer, meta.length)[: meta.length])
+        found = self._read(key, lambda meta: writable_bytes(buffer, meta.length)[: meta.length])
+        return None if found is None else found[0]
 
-    def _read(self, key: CacheEngineKey, target: Callable[[ChunkMeta], memoryview]) -> ChunkMeta | None:
+    def _read(
+        self, key: CacheEngineKey, target: Callable[[ChunkMeta], memoryview] | None
+    ) -> tuple[ChunkMeta, bytearray | memoryview] | None:
+        """The chunk, and where its bytes are: in what `target` answers for its metadata, or in memory of their own."""
         text = key_text(key, MAX_KEY_BYTES).encode()
         hashed = key_hash(text, self._seed)
         try:
@@ -187,17 +185,25 @@ class LmdbBackend(LMSBackendInterface):
                 if not self._coding.reads(manifest.layout):
                     self._unreadable += 1  # kept for when its codec is back
                     return None
-                out = target(manifest.meta)
-                # This thread's scratch; raw bytes go straight to where they are wanted.
-                stream = scratch("lmdb", sum(manifest.blocks)).data if manifest.layout else None
-                reading.copy(txn, self._tables, manifest, out if stream is None else stream)
-            if stream is not None:
-                self._coding.decode(manifest, stream, out)
+                out: bytearray | memoryview
+                if target is not None:
+                    out = target(manifest.meta)
+                if manifest.layout:
+                    stream = scratch("lmdb", manifest.stream).data  # this thread's
+                    reading.copy(txn, self._tables, manifest, stream)
+                elif target is not None:
+                    reading.copy(txn, self._tables, manifest, memoryview(out))
+                else:
+                    out = reading.fetch(txn, self._tables, manifest)
+            if manifest.layout:
+                if target is None:
+                    out = bytearray(manifest.meta.length)
+                self._coding.decode(manifest, stream, memoryview(out))
         except reading.Damaged as damage:
             self._drop(hashed, damage)
             return None
         self._bytes_read += manifest.stored
-        return manifest.meta
+        return manifest.meta, out
 
     def _drop(self, hashed: bytes, damage: reading.Damaged) -> None:
         """Damage is a miss and a counter, and the damaged chunk is deleted, so that `contains` tells the truth."""
@@ -236,7 +242,8 @@ class LmdbBackend(LMSBackendInterface):
                 manifest = reading.find(txn, self._tables, text, hashed, self._seed)
                 if manifest is not None and not manifest.layout:
                     parts = reading.borrow(txn, self._tables, manifest)
-                    found = ChunkView(manifest.meta, tuple(parts))
+                    tail = (memoryview(manifest.tail),) if manifest.tail else ()
+                    found = ChunkView(manifest.meta, (*parts, *tail))
                     self._bytes_read += manifest.stored
                     for part in parts:
                         stack.callback(_release, part)

@@ -5,29 +5,21 @@ Every function here runs in the writer thread, inside one write transaction, and
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import struct
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
 from lms_tiers.errors import CapacityError, FormatError
-from lms_tiers.plugins.lmdb.layout import STAMP, Counters, Manifest, part_key
-from lms_tiers.plugins.lmdb.parts import RUN_HEADER, Groups, slices
+from lms_tiers.plugins.lmdb.layout import STAMP, Counters, Manifest, part_key, part_keys, seal
+from lms_tiers.plugins.lmdb.mapped import address, first_page, own_pages
+from lms_tiers.plugins.lmdb.parts import Groups, slices
 from lms_tiers.plugins.lmdb.tables import Tables
 
 _log = logging.getLogger(__name__)
 
 _STATE: Final = b"state"
-#: The header LMDB keeps before a value that has pages of its own: page number, padding, flags, pages.
-_RUN_HEAD: Final = struct.Struct("<QHHI")
-_OVERFLOW, _DIRTY = 0x04, 0x10
-_PAGE: Final = 4096
-_INLINE_MOST: Final = (_PAGE - RUN_HEADER) // 2 - 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +33,7 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A chunk ready to be written; its manifest gets the sequence number when its turn comes.
+    """A chunk ready to be written; its record gets the sequence number when its turn comes.
 
     Attributes
     ----------
@@ -51,6 +43,8 @@ class Prepared:
     stream : memoryview
         What the parts are cut from.
     parts : sequence of memoryview
+    record : bytearray
+        The manifest, packed and not yet sealed.
     scratch : bytearray or None
         What `stream` borrows of the pool.
     """
@@ -59,6 +53,7 @@ class Prepared:
     manifest: Manifest
     stream: memoryview
     parts: Sequence[memoryview]
+    record: bytearray
     scratch: bytearray | None
 
 
@@ -71,13 +66,22 @@ def put(tx: Transaction, chunk: Prepared, seed: int, usable: int) -> None:
     _forget(tx, chunk.hashed, seed)
     counters.clock += 1
     sequence = counters.clock
-    txn, table = tx.txn, tx.tables.parts
-    for number, part in enumerate(chunk.parts):
-        txn.put(part_key(sequence, number), part, db=table)
-    manifest = replace(manifest, sequence=sequence, created=time.time_ns() // 1_000_000)
-    txn.put(chunk.hashed, manifest.pack(seed), db=tx.tables.chunks)
+    pages = put_parts(tx.txn, tx.tables, sequence, chunk.parts)
+    seal(chunk.record, sequence, time.time_ns() // 1_000_000, pages, seed)
+    tx.txn.put(chunk.hashed, chunk.record, db=tx.tables.chunks)
     counters.chunks += 1
     counters.stored += manifest.stored
+
+
+def put_parts(txn: Any, tables: Tables, sequence: int, parts: Sequence[memoryview]) -> list[int]:
+    """Write the parts of a put; the first page of each, as a manifest notes it."""
+    table, note = tables.parts, tables.mapped.note
+    pages: list[int] = []
+    for name, part in zip(part_keys(sequence, len(parts)), parts, strict=True):
+        txn.put(name, part, db=table)
+        # LMDB has chosen the pages already: a value with pages of its own is not moved any more.
+        pages.append(note(txn.get(name, db=table), len(name)))
+    return pages
 
 
 def remove(tx: Transaction, hashed: bytes, key: bytes, seed: int) -> None:
@@ -126,7 +130,7 @@ def _forget(tx: Transaction, hashed: bytes, seed: int) -> None:
     tx.counters.chunks -= 1
     if manifest is not None:
         tx.counters.stored -= manifest.stored
-        for number in range(len(manifest.checksums)):
+        for number in range(manifest.parts):
             delete_part(txn, tables, part_key(manifest.sequence, number))
 
 
@@ -135,12 +139,10 @@ def delete_part(txn: Any, tables: Tables, key: bytes) -> None:
     value = txn.get(key, db=tables.parts)
     if value is None:
         return
-    if len(value) + len(key) + 8 > _INLINE_MOST:
-        address = np.frombuffer(value, np.uint8).__array_interface__["data"][0]
-        _, _, flags, pages = _RUN_HEAD.unpack(ctypes.string_at(address - _RUN_HEAD.size, _RUN_HEAD.size))
-        if flags & ~_DIRTY != _OVERFLOW or pages != -(-(len(value) + RUN_HEADER) // _PAGE):
-            _log.error("lmdb store %s: pages of a part are damaged; run `lms-tiers check`", tables.path)
-            return
+    pages = own_pages(len(value), len(key), tables.mapped.page)
+    if pages and not first_page(address(value), pages):
+        _log.error("lmdb store %s: pages of a part are damaged; run `lms-tiers check`", tables.path)
+        return
     del value
     txn.delete(key, db=tables.parts)
 

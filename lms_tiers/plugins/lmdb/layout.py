@@ -6,6 +6,7 @@ Packing and unpacking only; nothing here opens a file or knows a transaction.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +17,7 @@ from lms_tiers.messages import ChunkMeta
 
 #: What the record `FORMAT_KEY` holds, and the only version this code reads and writes.
 MAGIC: Final = b"lms_tiers/lmdb"
-VERSION: Final = 1
+VERSION: Final = 2
 
 CHUNKS: Final = b"chunks"  # key hash -> manifest
 PARTS: Final = b"parts"  # part key -> stored bytes
@@ -35,7 +36,10 @@ _COUNTERS: Final = struct.Struct("<QQQQ")  # clock, chunks, stored bytes, transa
 _HEAD: Final = struct.Struct("<BBHHHIIQQQ")
 #: Where a manifest has its sequence number, with the stored bytes behind it.
 CHARGES_AT: Final = 16
+_SEQUENCE: Final = struct.Struct("<Q")
+_CREATED_AT: Final = 32
 _SUM: Final = struct.Struct("<Q")
+_PAGE: Final = struct.Struct("<I")
 #: Of chunk metadata: bytes without dimensions, and where it has their number.
 _META_BYTES: Final = 12
 _DIMENSIONS_AT: Final = 3
@@ -57,6 +61,12 @@ def key_hash(key: bytes, seed: int) -> bytes:
 def part_key(sequence: int, number: int) -> bytes:
     """The key of part `number` of the put number `sequence`; no two puts share one."""
     return PART_KEY.pack(sequence * SPREAD & _WRAP, number)
+
+
+def part_keys(sequence: int, count: int) -> list[bytes]:
+    """The keys of the first `count` parts of a put."""
+    spread = sequence * SPREAD & _WRAP
+    return [PART_KEY.pack(spread, number) for number in range(count)]
 
 
 def pack_format(seed: int) -> bytes:
@@ -127,12 +137,12 @@ class Counters:
                 return Counters(*_COUNTERS.unpack_from(data))
         except struct.error:
             pass  # a short record is a damaged one
-        raise FormatError("counters", "damaged bytes", "version 1")
+        raise FormatError("counters", "damaged bytes", f"version {VERSION}")
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything of a chunk but its bytes.
+    """Everything of a chunk but the bytes in its parts.
 
     Attributes
     ----------
@@ -150,11 +160,15 @@ class Manifest:
     block_bytes : int
         Bytes of the chunk that each block encodes; 0 where raw.
     blocks : tuple of int
-        Encoded length of each block; the blocks lie one after another over the parts.
+        Encoded length of each block; the blocks lie one after another over parts and tail.
     groups : tuple of (int, int)
         Runs of parts of one size: how many, and how many bytes each.
-    checksums : tuple of int
-        xxh3-64 of each part.
+    pages : tuple of int
+        The first page of each part in the file, a hint; 0 where it is not known or the part lies in a tree page.
+    checksum : int
+        xxh3-64 of the stored bytes: parts and tail.
+    tail : bytes
+        The stored bytes that follow the last part.
     """
 
     key: bytes
@@ -166,25 +180,37 @@ class Manifest:
     block_bytes: int
     blocks: tuple[int, ...]
     groups: tuple[tuple[int, int], ...]
-    checksums: tuple[int, ...]
+    pages: tuple[int, ...]
+    checksum: int
+    tail: bytes
 
     @staticmethod
     def raw(key: bytes, meta: ChunkMeta, groups: tuple[tuple[int, int], ...]) -> Manifest:
-        """The manifest of a chunk stored as it is; sequence, charge, time and checksums come later."""
-        count = sum(n for n, _ in groups)
-        return Manifest(key, meta, 0, 0, 0, "", 0, (), groups, (0,) * count)
+        """The manifest of a chunk stored as it is; sequence, charge, time, pages, checksum and tail come later."""
+        return Manifest(key, meta, 0, 0, 0, "", 0, (), groups, (), 0, b"")
+
+    @property
+    def parts(self) -> int:
+        """How many parts the chunk has."""
+        return sum(count for count, _ in self.groups)
+
+    @property
+    def stream(self) -> int:
+        """How many bytes are stored, in parts and tail."""
+        return sum(self.blocks) if self.layout else self.meta.length
 
     @property
     def nbytes(self) -> int:
-        """Length of `pack`."""
-        lists = 8 * len(self.groups) + 4 * len(self.blocks) + 8 * len(self.checksums)
+        """Length of `pack`, the tail included that the groups leave over."""
+        tail = self.stream - sum(count * size for count, size in self.groups)
+        lists = 8 * len(self.groups) + 4 * len(self.blocks) + _PAGE.size * self.parts + _SUM.size
         meta = len(self.meta.pack())
-        return _HEAD.size + meta + len(self.key) + len(self.layout.encode()) + lists + _SUM.size
+        return _HEAD.size + meta + len(self.key) + len(self.layout.encode()) + lists + tail + _SUM.size
 
-    def pack(self, seed: int) -> bytes:
-        """As stored, sealed by a checksum."""
+    def pack(self) -> bytearray:
+        """As stored, once `seal` has numbered it and noted the pages."""
         layout = self.layout.encode()
-        body = b"".join((
+        return bytearray().join((
             _HEAD.pack(
                 VERSION, 0, len(self.key), len(layout), len(self.groups), len(self.blocks), self.block_bytes,
                 self.sequence, self.stored, self.created,
@@ -194,9 +220,10 @@ class Manifest:
             layout,
             struct.pack(f"<{2 * len(self.groups)}I", *(n for group in self.groups for n in group)),
             struct.pack(f"<{len(self.blocks)}I", *self.blocks),
-            struct.pack(f"<{len(self.checksums)}Q", *self.checksums),
+            _SUM.pack(self.checksum),
+            self.tail,
+            bytes(_PAGE.size * self.parts + _SUM.size),
         ))  # fmt: skip
-        return body + _SUM.pack(xxhash.xxh3_64_intdigest(body, seed))
 
     @staticmethod
     def peek(data: bytes | memoryview, seed: int) -> tuple[bytes, str, bytes, int]:
@@ -220,7 +247,7 @@ class Manifest:
 
     @staticmethod
     def unpack(data: bytes | memoryview, seed: int) -> Manifest:
-        """Read what `pack` wrote.
+        """Read what `pack` wrote and `seal` numbered.
 
         Raises
         ------
@@ -228,30 +255,46 @@ class Manifest:
             Damaged, or of another version.
         """
         end = len(data) - _SUM.size
+        view = memoryview(data)
         try:
             (checksum,) = _SUM.unpack_from(data, end)
-            if checksum != xxhash.xxh3_64_intdigest(memoryview(data)[:end], seed):
+            if checksum != xxhash.xxh3_64_intdigest(view[:end], seed):
                 raise FormatError("chunk manifest", "damaged bytes", f"version {VERSION}")
             version, _, nkey, nlayout, ngroups, nblocks, block_bytes, sequence, stored, created = _HEAD.unpack_from(
                 data
             )
             if version != VERSION:
                 raise FormatError("chunk manifest", f"version {version}", f"version {VERSION}")
-            meta, size = ChunkMeta.unpack(memoryview(data)[_HEAD.size : end])
+            meta, size = ChunkMeta.unpack(view[_HEAD.size : end])
             at = _HEAD.size + size
-            key = bytes(data[at : at + nkey])
+            key = bytes(view[at : at + nkey])
             at += nkey
-            layout = bytes(data[at : at + nlayout]).decode()
+            layout = bytes(view[at : at + nlayout]).decode()
             at += nlayout
             flat = struct.unpack_from(f"<{2 * ngroups}I", data, at)
             at += 8 * ngroups
             blocks = struct.unpack_from(f"<{nblocks}I", data, at)
             at += 4 * nblocks
-            checksums = struct.unpack_from(f"<{(end - at) // 8}Q", data, at)
+            (checksum,) = _SUM.unpack_from(data, at)
+            parts = sum(flat[::2])
+            noted = end - _PAGE.size * parts
+            tail = bytes(view[at + _SUM.size : noted])
+            pages = struct.unpack_from(f"<{parts}I", data, noted)
         except (struct.error, UnicodeDecodeError) as error:
             raise FormatError("chunk manifest", f"damaged bytes ({error})", f"version {VERSION}") from None
         groups = tuple(zip(flat[::2], flat[1::2], strict=True))
-        held = sum(count * size for count, size in groups)
-        if sum(count for count, _ in groups) != len(checksums) or held != (sum(blocks) if layout else meta.length):
+        manifest = Manifest(
+            key, meta, sequence, stored, created, layout, block_bytes, blocks, groups, pages, checksum, tail
+        )
+        if sum(count * size for count, size in groups) + len(tail) != manifest.stream:
             raise FormatError("chunk manifest", "lengths that disagree", f"version {VERSION}")
-        return Manifest(key, meta, sequence, stored, created, layout, block_bytes, blocks, groups, checksums)
+        return manifest
+
+
+def seal(record: bytearray, sequence: int, created: int, pages: Sequence[int], seed: int) -> None:
+    """Number a packed manifest, say when it was put and on which pages, and close it with its checksum."""
+    _SEQUENCE.pack_into(record, CHARGES_AT, sequence)
+    _SEQUENCE.pack_into(record, _CREATED_AT, created)
+    end = len(record) - _SUM.size
+    struct.pack_into(f"<{len(pages)}I", record, end - _PAGE.size * len(pages), *pages)
+    _SUM.pack_into(record, end, xxhash.xxh3_64_intdigest(memoryview(record)[:end], seed))

@@ -17,10 +17,9 @@ import lmdb
 
 from lms_tiers.errors import FormatError, StorageUnavailableError
 from lms_tiers.plugins.lmdb import layout, reading
-from lms_tiers.plugins.lmdb.changes import Transaction, drop_damaged
+from lms_tiers.plugins.lmdb.changes import Transaction, drop_damaged, put_parts
 from lms_tiers.plugins.lmdb.checkpoint import discard
-from lms_tiers.plugins.lmdb.layout import COUNTERS_KEY, FORMAT_KEY, STAMP, Counters, Manifest, part_key
-from lms_tiers.plugins.lmdb.parts import sizes
+from lms_tiers.plugins.lmdb.layout import COUNTERS_KEY, FORMAT_KEY, STAMP, Counters, Manifest, seal
 from lms_tiers.plugins.lmdb.repair import clear_away, look
 from lms_tiers.plugins.lmdb.sidecar import DATA_FILE, Left, Ownership, boot_id, fresh_lock_file, move_aside
 from lms_tiers.plugins.lmdb.space import Budget
@@ -191,7 +190,7 @@ def inspect(directory: Path, progress: Callable[[int], Progress]) -> Contents:
                 group = groups[manifest.meta.dtype or "none", manifest.layout.partition("/")[0] or "raw"]
                 group.chunks += 1
                 group.length += manifest.meta.length
-                group.encoded += sum(sizes(manifest.groups))
+                group.encoded += manifest.stream
                 group.stored += manifest.stored
                 created.append(manifest.created)
         size = data.stat().st_size
@@ -276,7 +275,7 @@ def _copy(
         with tables.env.begin(buffers=True) as txn:
             finished = False
             while not finished:
-                with target.env.begin(write=True) as out:
+                with target.env.begin(write=True, buffers=True) as out:
                     weight = 0
                     for _ in range(_BATCH):
                         hashed, manifest = next(todo, (b"", None))
@@ -285,7 +284,7 @@ def _copy(
                             break
                         done += 1
                         step(done)
-                        weight += _copy_chunk(txn, out, tables, target, hashed, manifest, fresh)
+                        weight += _copy_chunk(txn, out, tables, target, hashed, manifest, fresh, seed)
                         if weight > _BATCH_BYTES:
                             break
                     fresh.transaction = out.id()
@@ -304,15 +303,16 @@ def _copy(
 
 def _copy_chunk(
     txn: lmdb.Transaction, out: lmdb.Transaction, tables: Tables, target: Tables, hashed: bytes, manifest: Manifest,
-    fresh: Counters,
+    fresh: Counters, seed: int,
 ) -> int:  # fmt: skip
     try:
         parts = reading.borrow(txn, tables, manifest)
     except reading.Damaged:
         return 0
-    for number, part in enumerate(parts):
-        out.put(part_key(manifest.sequence, number), part, db=target.parts)
-    out.put(hashed, bytes(txn.get(hashed, db=tables.chunks) or b""), db=target.chunks)
+    record = bytearray(txn.get(hashed, db=tables.chunks) or b"")
+    pages = put_parts(out, target, manifest.sequence, parts)
+    seal(record, manifest.sequence, manifest.created, pages, seed)
+    out.put(hashed, record, db=target.chunks)
     stamp = txn.get(hashed, db=tables.recency)
     if stamp is not None:
         out.put(hashed, stamp, db=target.recency)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import xxhash
+
 from lms_tiers.errors import InvalidChunkError, ValueTooLargeError
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage, MemoryFormat, key_text
 from lms_tiers.plugins.lmdb.changes import Prepared
 from lms_tiers.plugins.lmdb.coding import Coding, Encoded
 from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, MAX_PARTS, Manifest, key_hash
-from lms_tiers.plugins.lmdb.parts import FINER_PAGES, RUN_HEADER, Groups, checksum, cut, slices
+from lms_tiers.plugins.lmdb.parts import FINER_PAGES, PART_PAGES, RUN_HEADER, TAIL_MOST, Groups, cut, slices
 from lms_tiers.plugins.lmdb.space import Budget
 
 MAX_DIMENSIONS: Final = 64
@@ -54,15 +56,14 @@ class Preparing:
         usable = self.budget.usable
         if len(source) > MAX_PARTS * (self.budget.page - RUN_HEADER):
             raise ValueTooLargeError(text, len(source), usable, f"lmdb store {self.where}")
-        best = self._price(Manifest.raw(key, meta, cut(len(source), self.budget.page)))
+        best = self._price(Manifest.raw(key, meta, self._groups(len(source))))
         stream = source
         encoded = self.coding.encode(source, meta.dtype)
         if encoded is not None:
-            groups = cut(len(encoded.stream), self.budget.page)
             smaller = self._price(
                 replace(
                     best, layout=encoded.layout, block_bytes=encoded.block_bytes, blocks=encoded.lengths,
-                    groups=groups, checksums=(0,) * sum(count for count, _ in groups),
+                    groups=self._groups(len(encoded.stream)),
                 )
             )  # fmt: skip
             # Raw unless it saves a page: raw is read with one copy.
@@ -72,22 +73,26 @@ class Preparing:
         try:
             if best.stored > usable:
                 raise ValueTooLargeError(text, best.stored, usable, f"lmdb store {self.where}")
-            return self._cut(Prepared(key_hash(key, self.seed), best, stream, (), scratch))
+            # Over everything at once, in one step without the GIL; it does not depend on how the parts are cut.
+            best = replace(best, checksum=xxhash.xxh3_64_intdigest(stream))
+            return self._cut(Prepared(key_hash(key, self.seed), best, stream, (), bytearray(), scratch))
         except BaseException:
             self.give_back(scratch)
             raise
 
     def finer(self, chunk: Prepared, pages: tuple[int, ...]) -> Prepared:
         """The same chunk in smaller parts; it is charged a little more for their entries."""
-        groups = cut(len(chunk.stream), self.budget.page, pages)
-        count = sum(number for number, _ in groups)
-        return self._cut(
-            replace(chunk, manifest=self._price(replace(chunk.manifest, groups=groups, checksums=(0,) * count)))
-        )
+        groups = self._groups(len(chunk.stream), pages)
+        return self._cut(replace(chunk, manifest=self._price(replace(chunk.manifest, groups=groups))))
 
     def _cut(self, chunk: Prepared) -> Prepared:
         parts = slices(chunk.stream, chunk.manifest.groups)
-        return replace(chunk, parts=parts, manifest=replace(chunk.manifest, checksums=tuple(map(checksum, parts))))
+        tail = bytes(chunk.stream[sum(map(len, parts)) :])
+        manifest = replace(chunk.manifest, tail=tail)
+        return replace(chunk, parts=parts, manifest=manifest, record=manifest.pack())
+
+    def _groups(self, length: int, pages: tuple[int, ...] = PART_PAGES) -> Groups:
+        return cut(length, self.budget.page, pages, tail=TAIL_MOST)
 
     def give_back(self, scratch: bytearray | None) -> None:
         """The writer is done with what a `Prepared` borrowed."""
@@ -99,9 +104,15 @@ class Preparing:
 
         No chunk of that length is charged more.
         """
-        groups: Groups = cut(length, self.budget.page, FINER_PAGES[-1])
         meta = ChunkMeta(length, MemoryFormat.UNDEFINED, None, (0,) * MAX_DIMENSIONS)
-        return self._price(Manifest.raw(b"k" * MAX_KEY_BYTES, meta, groups)).stored
+        key = b"k" * MAX_KEY_BYTES
+        most = 0
+        for pages in (PART_PAGES, *FINER_PAGES):
+            manifest = Manifest.raw(key, meta, self._groups(length, pages))
+            # A manifest that just fits into the tree is charged more than a longer one, which has a page of its own.
+            for nbytes in (manifest.nbytes, min(manifest.nbytes, self.budget.manifest_most)):
+                most = max(most, self.budget.charge(nbytes, manifest.groups))
+        return most
 
     def _price(self, manifest: Manifest) -> Manifest:
         return replace(manifest, stored=self.budget.charge(manifest.nbytes, manifest.groups))

@@ -1,19 +1,18 @@
-"""The way out: find a chunk's manifest, check every part, and put the bytes where they are wanted.
+"""The way out: find a chunk's manifest, put the stored bytes where they are wanted, and check them there.
 
-Checksums of manifest and parts are verified on every read and the key is compared in full; whatever does not fit is
+The checksums of manifest and bytes are verified on every read and the key is compared in full; whatever does not fit is
 `Damaged`, which the backend answers as a miss. Runs inside a read transaction that the caller holds.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 import xxhash
 
 from lms_tiers.errors import FormatError
-from lms_tiers.plugins.lmdb.layout import Manifest, part_key
-from lms_tiers.plugins.lmdb.parts import sizes
+from lms_tiers.plugins.lmdb.layout import PART_KEY, Manifest, part_key
+from lms_tiers.plugins.lmdb.parts import gather, sizes
 from lms_tiers.plugins.lmdb.tables import Tables
 
 
@@ -43,39 +42,84 @@ def find(txn: Any, tables: Tables, key: bytes, hashed: bytes, seed: int) -> Mani
     return manifest if manifest.key == key else None
 
 
-def borrow(txn: Any, tables: Tables, manifest: Manifest) -> list[memoryview]:
-    """The stored parts, checked, without a copy: valid while the transaction lives."""
+def stored(txn: Any, tables: Tables, manifest: Manifest, first: int = 0) -> list[memoryview]:
+    """The parts from `first` on as they lie in the file, unchecked but for their lengths.
+
+    They are valid while the transaction lives.
+
+    Raises
+    ------
+    Damaged
+    """
     parts: list[memoryview] = []
-    sequence = manifest.sequence
-    table = tables.parts
-    for number, (size, expected) in enumerate(zip(sizes(manifest.groups), manifest.checksums, strict=True)):
-        part = txn.get(part_key(sequence, number), db=table)
-        if part is None or len(part) != size or xxhash.xxh3_64_intdigest(part) != expected:
-            raise Damaged(f"part {number} is damaged", sequence)
+    get, table = txn.get, tables.parts
+    # A step of a cursor and a look at its value let the interpreter's lock go twice, a get once.
+    for number, size in enumerate(sizes(manifest.groups)):
+        if number < first:
+            continue
+        part = get(part_key(manifest.sequence, number), db=table)
+        if part is None or len(part) != size:
+            raise Damaged(f"part {number} is missing", manifest.sequence)
         parts.append(part)
     return parts
 
 
-def copy(txn: Any, tables: Tables, manifest: Manifest, out: Any) -> None:
-    """The stored parts, one after another, into `out`; each is checked where it arrived.
+def borrow(txn: Any, tables: Tables, manifest: Manifest) -> list[memoryview]:
+    """The parts as `stored`, checked together with the tail.
+
+    Raises
+    ------
+    Damaged
+    """
+    parts = stored(txn, tables, manifest)
+    digest = xxhash.xxh3_64()
+    for part in parts:
+        digest.update(part)
+    digest.update(manifest.tail)
+    _trust(digest.intdigest(), manifest)
+    return parts
+
+
+def copy(txn: Any, tables: Tables, manifest: Manifest, out: memoryview) -> None:
+    """The stored bytes into `out`, checked where they arrived.
 
     The copy is checked, not the original: what is handed out is what was verified, and it is warm in the cache.
+
+    Raises
+    ------
+    Damaged
+        `out` may hold anything.
     """
-    target: Final = memoryview(out)
-    whole = np.frombuffer(target, np.uint8)
-    sequence = manifest.sequence
-    # Parts of a chunk are neighbours in the table: one descent of the tree, then steps.
-    cursor = txn.cursor(tables.parts)
-    at = 0
-    for number, (size, expected) in enumerate(zip(sizes(manifest.groups), manifest.checksums, strict=True)):
-        name = part_key(sequence, number)
-        there = cursor.next() if number else cursor.set_key(name)
-        part = cursor.value()
-        if not there or cursor.key() != name or len(part) != size:
-            raise Damaged(f"part {number} is missing", sequence)
-        end = at + size
-        # numpy copies without the GIL.
-        np.copyto(whole[at:end], np.frombuffer(part, np.uint8))
-        if xxhash.xxh3_64_intdigest(target[at:end]) != expected:
-            raise Damaged(f"part {number} is damaged", sequence)
-        at = end
+    mapped = tables.mapped
+    noted, at = mapped.copy(manifest.pages, manifest.groups, out)
+    parts = stored(txn, tables, manifest, noted)
+    gather(parts, manifest.tail, out[at:])
+    if parts and not noted:
+        mapped.learn(parts[0], PART_KEY.size)
+    if xxhash.xxh3_64_intdigest(out) == manifest.checksum:
+        return
+    if noted:
+        # Either they are damaged, or another tool has moved them: LMDB knows best where they are.
+        gather(stored(txn, tables, manifest), manifest.tail, out)
+        if xxhash.xxh3_64_intdigest(out) == manifest.checksum:
+            mapped.distrust()
+            return
+    raise Damaged("stored bytes are damaged", manifest.sequence)
+
+
+def fetch(txn: Any, tables: Tables, manifest: Manifest) -> bytearray:
+    """The stored bytes in memory of their own, checked where they arrived.
+
+    Raises
+    ------
+    Damaged
+    """
+    # Joining fills memory as it takes it; `bytearray(n)` would write zeros to all of it first.
+    data = bytearray().join((*stored(txn, tables, manifest), manifest.tail))
+    _trust(xxhash.xxh3_64_intdigest(data), manifest)
+    return data
+
+
+def _trust(checksum: int, manifest: Manifest) -> None:
+    if checksum != manifest.checksum:
+        raise Damaged("stored bytes are damaged", manifest.sequence)

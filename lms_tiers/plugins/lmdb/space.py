@@ -68,9 +68,19 @@ class Budget:
         """Bytes whose pages a checkpoint may hold back: half of the headroom."""
         return self.map_size // 80
 
+    @property
+    def _inline_most(self) -> int:
+        """The largest entry that lies in a tree page."""
+        return (self.page - RUN_HEADER) // 2 - 2
+
+    @property
+    def manifest_most(self) -> int:
+        """The longest manifest that lies in a tree page."""
+        return self._inline_most - (_in_tree(HASH_BYTES, 0) - 2)
+
     def charge(self, manifest: int, groups: Groups) -> int:
         """Physical bytes of a chunk whose manifest has `manifest` bytes: whole runs, and its share of tree pages."""
-        inline_most = (self.page - RUN_HEADER) // 2 - 2
+        inline_most = self._inline_most
         runs = 0
         entries = _in_tree(HASH_BYTES, STAMP.size)
         if _in_tree(HASH_BYTES, manifest) - 2 > inline_most:

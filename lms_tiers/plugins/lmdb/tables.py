@@ -18,6 +18,7 @@ import lmdb
 
 from lms_tiers.errors import BackendClosedError, ForkedProcessError
 from lms_tiers.plugins.lmdb import layout
+from lms_tiers.plugins.lmdb.mapped import Mapped
 from lms_tiers.plugins.lmdb.sidecar import DATA_FILE
 
 MAX_READERS: Final = 510
@@ -56,6 +57,7 @@ class Tables:
             raise
         self.chunks, self.parts, self.recency, self.meta = opened
         self._data: Final = Path(path) / DATA_FILE
+        self.mapped: Final = Mapped(map_size, int(self.env.stat()["psize"]), self.file_bytes)
         self._identity: Final = _identity(self._data)
         self._closed = closed
         self._lock: Final = threading.RLock()  # entered by itself where nobody waits: that is four times as fast

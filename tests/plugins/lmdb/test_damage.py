@@ -188,19 +188,26 @@ def test_a_plain_file_in_the_directorys_place_is_refused(opening: Callable[..., 
     assert (tmp_path / "store").read_text() == "mine"
 
 
-def test_a_file_of_a_later_version_is_refused_and_untouched(
-    opening: Callable[..., Any], message: Any, content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lms_tiers.plugins.lmdb import layout
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_file_of_another_version_is_refused_and_untouched(
+    opening: Callable[..., Any], message: Any, content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    version: int,
+) -> None:  # fmt: skip
+    from lms_tiers.plugins.lmdb import layout, sidecar
 
     with monkeypatch.context() as patch:
-        patch.setattr(layout, "VERSION", 2)
+        patch.setattr(layout, "VERSION", version)
+        patch.setattr(sidecar, "VERSION", version)
         with opening() as backend:
             backend.list_keys()
-    before = (tmp_path / "store" / "data.mdb").read_bytes()
-    with pytest.raises(FormatError, match="version 2"):
-        opening()
-    assert (tmp_path / "store" / "data.mdb").read_bytes() == before
+    before = {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir() if path.name != "owner"}
+    for _ in range(2):
+        with pytest.raises(FormatError, match=f"version {version}"):
+            opening()
+        assert {name: (tmp_path / "store" / name).read_bytes() for name in before} == before
+        # Also by the file alone.
+        (tmp_path / "store" / "state.json").unlink(missing_ok=True)
+        before.pop("state.json", None)
 
 
 def test_two_keys_of_one_hash_are_told_apart_by_the_key(
