@@ -7,9 +7,8 @@ between two batches may or may not be listed; no key is listed twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +24,10 @@ from lms_tiers.plugins.lmdb.tables import Tables
 _BATCH: Final = 1024
 
 T = TypeVar("T")
-Items: TypeAlias = list[tuple[memoryview, memoryview]]
+Items: TypeAlias = list[tuple[bytes, bytes]]
 
 #: Whether chunks of a layout can be read.
 Reads: TypeAlias = Callable[[str], bool]
-Reading: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
 
 class Brief(NamedTuple):
@@ -59,13 +57,11 @@ def one(tables: Tables, key: bytes, hashed: bytes, seed: int) -> Brief | None:
 
 def keys(tables: Tables, seed: int, reads: Reads) -> Iterator[CacheEngineKey]:
     """Every key whose manifest can be trusted and whose layout can be read."""
-    for found in _batches(
-        tables.reading, tables.chunks, lambda items: [_key(value, seed, reads) for _, value in items]
-    ):
+    for found in _batches(tables, tables.chunks, lambda items: [_key(value, seed, reads) for _, value in items]):
         yield from (CacheEngineKey.from_string(key.decode()) for key in found if key is not None)
 
 
-def _key(record: memoryview, seed: int, reads: Reads) -> bytes | None:
+def _key(record: bytes, seed: int, reads: Reads) -> bytes | None:
     try:
         key, layout, _, _ = Manifest.peek(record, seed)
     except FormatError:
@@ -73,21 +69,19 @@ def _key(record: memoryview, seed: int, reads: Reads) -> bytes | None:
     return key if reads(layout) else None
 
 
-def _batches(reading: Reading, table: object, take: Callable[[Items], T]) -> Iterator[T]:
-    """What `take` makes of the records, borrowed (key, value) in key order, with a transaction for each batch."""
+def _batches(tables: Tables, table: object, take: Callable[[Items], T]) -> Iterator[T]:
+    """What `take` makes of the records, (key, value) in key order, with a transaction for each batch."""
     after: bytes | None = None
     while True:
-        with reading() as txn:
+        with tables.reading(copies=True) as txn:
             cursor = txn.cursor(table)
             if not (cursor.first() if after is None else cursor.set_range(after)):
                 return
-            if after is not None and bytes(cursor.key()) == after and not cursor.next():
+            if after is not None and cursor.key() == after and not cursor.next():
                 return
             items: Items = list(islice(cursor.iternext(), _BATCH))
-            found = take(items)
-            after = bytes(items[-1][0]) if len(items) == _BATCH else None
-            del items
-        yield found
+        after = items[-1][0] if len(items) == _BATCH else None
+        yield take(items)
         if after is None:
             return
 
@@ -96,7 +90,7 @@ def chunks_by_use(tables: Tables, seed: int, reads: Reads) -> Iterator[ChunkInfo
     """Every chunk that can be trusted and read, least recently put or used first; 24 bytes each are held for that."""
     for some in _by_use(tables):
         found: list[ChunkInfo] = []
-        with tables.reading() as txn:
+        with tables.reading(copies=True) as txn:
             for hashed in some:
                 record = txn.get(hashed, db=tables.chunks)
                 if record is None:
@@ -142,7 +136,7 @@ def _pairs(tables: Tables, table: object, at: int) -> tuple[npt.NDArray[np.uint8
         return b"".join([name for name, _ in whole]), b"".join([record[at:end] for _, record in whole])
 
     names, numbers = bytearray(), bytearray()
-    for some, their in _batches(tables.reading, table, take):
+    for some, their in _batches(tables, table, take):
         names += some
         numbers += their
     return np.frombuffer(names, np.uint8).reshape(-1, HASH_BYTES), np.frombuffer(numbers, "<u8").astype(np.uint64)

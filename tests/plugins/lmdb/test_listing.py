@@ -43,9 +43,9 @@ def test_a_list_holds_no_transaction_open_for_longer_than_a_batch(
         reading, began = backend._tables.reading, []
 
         @contextmanager
-        def counted() -> Iterator[Any]:
+        def counted(copies: bool = False) -> Iterator[Any]:
             began.append(1)
-            with reading() as txn:
+            with reading(copies) as txn:
                 yield txn
 
         monkeypatch.setattr(backend._tables, "reading", counted)
