@@ -348,7 +348,7 @@ class Hierarchy:
 
     def loads(self, tier: Tier) -> bool:
         """Whether chunks of `tier` that could leave are still being taken into the index."""
-        return self.loading is not None and self.loading.tier is tier and not self.loading.stuck
+        return self.loading is not None and self.loading.tier is tier and self.loading.moves
 
     def rests(self, tier: Tier) -> bool:
         """Whether `tier` is left alone because its medium was full a moment ago."""

@@ -34,6 +34,9 @@ _STEP: Final = 64
 _QUIET: Final = 2_000_000
 _BREATH: Final = 0.002
 
+#: Seconds without a word of the backend after which nobody waits for it any more.
+_STALL: Final = 60.0
+
 #: Seconds until a listing that failed is begun anew, doubling up to the longest.
 _RETRY: Final = 0.5
 _LONGEST_RETRY: Final = 60.0
@@ -75,8 +78,8 @@ class Loading:
         #: Keys that were put, or left the index, since the start: their bytes in the backend are no longer those of
         #: the start. Guarded by the store's lock, read without it.
         self.seen: Final[set[str]] = set()
-        #: Whether the listing failed, or ended early, and nothing comes of waiting for it.
-        self.stuck = False
+        self._stuck = False
+        self._last = time.monotonic()  # when the backend told something
         self._nbytes = nbytes  # charged for chunks that are not settled
         self._cleared = False
         self._asked = 0
@@ -87,6 +90,11 @@ class Loading:
         tier.unlisted = chunks
         tier.charge(nbytes)
 
+    @property
+    def moves(self) -> bool:
+        """Whether something comes of waiting for the loader. The lock is held."""
+        return not self._stuck and time.monotonic() - self._last < _STALL
+
     def start(self) -> None:
         """Begin."""
         self._thread.start()
@@ -95,7 +103,7 @@ class Loading:
         """Take nothing more over; False where the backend does not come back in time."""
         self._stop.set()
         with self._h.lock:
-            self.stuck = True
+            self._stuck = True
             self._h.wake()
         self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -111,7 +119,7 @@ class Loading:
         """
         with self._h.lock:
             while self._h.loading is self:
-                if self.stuck:
+                if not self.moves:
                     raise StorageUnavailableError(self.tier.name, "cannot list its chunks.")
                 self._h.wait(deadline.tick())
 
@@ -201,7 +209,7 @@ class Loading:
                 if not stopped:
                     _log.warning("tier %r cannot list its chunks; it is asked again: %r", tier.name, error)
                 with h.lock:
-                    self.stuck = True
+                    self._stuck = True
                     if not stopped:
                         h.failed(tier, "", error)
                     h.wake()
@@ -233,7 +241,7 @@ class Loading:
         h = self._h
         index, seen = h.index, self.seen
         with h.lock:
-            self.stuck = self._stop.is_set()
+            self._stuck, self._last = self._stop.is_set(), time.monotonic()
             now = AccessContext(h.clock())  # one for all: the order tells their recency
             for text, info, unfit in batch:
                 if text in index:

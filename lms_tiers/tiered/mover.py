@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -326,3 +326,18 @@ class Mover:
                 for text, entry, obj, _ in rest:
                     self.offer(text, entry, obj)
                 self._h.wake()
+
+
+def promoting(hierarchy: Hierarchy, movers: Sequence[Mover]) -> Callable[[str, Entry, Tier, LMSMemoryObj | None], None]:
+    """What offers a chunk that was hit in a tier to the one above that it fits; called with the lock held."""
+
+    def promote(text: str, entry: Entry, tier: Tier, obj: LMSMemoryObj | None) -> None:
+        for above in hierarchy.tiers[: tier.position]:
+            if entry.tiers & above.bit:
+                return
+            if hierarchy.up & above.bit and not entry.tiers & above.unfit:
+                if not movers[above.position].offer(text, entry, obj, soon=False):
+                    above.skipped += 1
+                return
+
+    return promote

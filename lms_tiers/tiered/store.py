@@ -25,7 +25,7 @@ from lms_tiers.tiered.events import EventReason, TierEvent
 from lms_tiers.tiered.flush import Flusher
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry, known_text, known_texts
-from lms_tiers.tiered.mover import Mover
+from lms_tiers.tiered.mover import Mover, promoting
 from lms_tiers.tiered.notify import EventLog
 from lms_tiers.tiered.reads import Reader
 from lms_tiers.tiered.report import store_stats
@@ -98,7 +98,7 @@ class TieredStore(LMSBackendInterface):
         ]
         self._h.poke = lambda tier: self._movers[tier.position].poke()
         self._through: Final = [m for m in self._movers[1:] if m.tier.through]
-        self._reader: Final = Reader(self._h, self._promote, patience, read_deadline)
+        self._reader: Final = Reader(self._h, promoting(self._h, self._movers), patience, read_deadline)
         self._runs: Final = RunReader(self._reader)
         self._writer: Final = Writer(self._h, self._room, self._written, max(back_pressure, 0.001), patience)
         self._flusher: Final = Flusher(self._h, self._movers)
@@ -392,16 +392,6 @@ class TieredStore(LMSBackendInterface):
             if h.index.get(text) is entry:
                 # In switched-off tiers only: present as soon as a get would try one of them again.
                 return any(entry.tiers & tier.bit and tier.breaker.due() for tier in h.tiers)
-
-    def _promote(self, text: str, entry: Entry, tier: Tier, obj: LMSMemoryObj | None) -> None:
-        h = self._h
-        for above in h.tiers[: tier.position]:
-            if entry.tiers & above.bit:
-                return
-            if h.up & above.bit and not entry.tiers & above.unfit:
-                if not self._movers[above.position].offer(text, entry, obj, soon=False):
-                    above.skipped += 1
-                return
 
     def _written(self, tier: Tier, text: str, entry: Entry) -> None:
         for mover in self._through:

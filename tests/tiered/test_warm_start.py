@@ -303,7 +303,7 @@ def test_a_listing_that_fails_midway_is_begun_anew(bench: Any, slow: Slow) -> No
     store.remove(bench.key(1))
     slow.sick = OSError("no")
     slow.allow(1)
-    bench.until(lambda: store._h.loading.stuck)
+    bench.until(lambda: not store._h.loading.moves)
     assert [bench.get(store, i) for i in (0, 1, 2)] == [0, None, 2]
     assert bench.get(store, 15) is None, "in doubt"
     assert store.stats().failures >= 2
@@ -321,9 +321,19 @@ def test_nobody_waits_for_a_listing_that_fails(bench: Any, slow: Slow) -> None:
     store = bench.store(2000, backends=[slow.backend], back_pressure=0.02, breaker_threshold=1000)
     slow.sick = OSError("no")
     slow.allow()
-    bench.until(lambda: store._h.loading.stuck)
+    bench.until(lambda: not store._h.loading.moves)
     with pytest.raises(CapacityError):
         bench.put(store, 50, 50)
+
+
+def test_nobody_waits_for_a_listing_that_hangs(bench: Any, slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_STALL", 0.1)
+    store = bench.store(2000, backends=[slow.backend], back_pressure=0.02)
+    with pytest.raises(CapacityError):
+        bench.put(store, 50, 50)
+    slow.allow()
+    loaded(bench, store)
+    bench.put(store, 50, 50)
 
 
 def test_a_change_that_could_not_look_the_chunk_up_still_ends_the_old_one(bench: Any, slow: Slow) -> None:
