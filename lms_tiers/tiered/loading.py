@@ -148,13 +148,13 @@ class Loading:
                 h.worked(tier)
             if h.loading is not self or text in h.index or text in seen:
                 return  # settled meanwhile, and what was found may be outdated
-            if change:
-                seen.add(text)
             if info is not None:
                 self._take(text, info, unfit, None)
             elif change and not known:
                 tier.garbage[text] = 0
                 h.poke(tier)
+            if change:
+                seen.add(text)  # after it is in the index: others look without the lock
 
     def _locate(self, text: str) -> tuple[ChunkInfo | None, bool, BaseException | None]:
         """What the backend holds under `text`, whether it has answered, and what it raised."""

@@ -423,3 +423,22 @@ def test_a_tier_over_its_budget_is_taken_over_before_the_start(bench: Any, slow:
     store = bench.store(1000, backends=[slow.backend])
     assert not store.loading
     assert slow.backend.weight <= 1000
+
+
+def test_a_key_that_is_about_to_change_is_never_out_of_sight(bench: Any, slow: Slow) -> None:
+    store = bench.store(10_000, backends=[slow.backend])
+    seen = store._h.loading.seen
+    out_of_sight: list[str] = []
+
+    class Watched(dict[str, Any]):
+        def __setitem__(self, text: str, entry: Any) -> None:
+            if text in seen and text not in self:
+                out_of_sight.append(text)  # who looks now finds it settled, and absent
+            super().__setitem__(text, entry)
+
+    store._h.index = Watched(store._h.index)
+    bench.put(store, 3, 103)
+    store.remove(bench.key(4))
+    bench.put(store, 5, 105)
+    assert out_of_sight == []
+    assert [bench.get(store, i) for i in (3, 4, 5)] == [103, None, 105]
