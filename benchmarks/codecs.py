@@ -17,7 +17,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,6 +31,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from lms_tiers.codecs.base import decode_into, encode_bound  # noqa: E402  # runs from a checkout, without installing
 from lms_tiers.codecs.builtin import make_codec  # noqa: E402
+from lms_tiers.codecs.workers import Crew  # noqa: E402
 
 CHUNK: Final = 2_359_296  # [2, 6, 256, 384] of two bytes
 #: Name, dtype, bytes per value, the least ratio. Floors beside blosc2: encoding, decoding; a second thread; noise.
@@ -79,7 +79,7 @@ def real_bytes(shared: Path) -> dict[str, bytes]:
     }
 
 
-def ours(name: str, dtype: str, executor: ThreadPoolExecutor | None = None) -> Contender:
+def ours(name: str, dtype: str, executor: Crew | None = None) -> Contender:
     codec = make_codec(name)
     scratch = memoryview(bytearray(encode_bound(CHUNK)))
     target = memoryview(bytearray(CHUNK))
@@ -165,6 +165,8 @@ def one_thread(kind: str, data: bytes, rounds: int) -> list[dict[str, Any]]:
             if isinstance(run, str):
                 continue
             try:
+                # Once untimed: nobody's turn begins with the caches that another's has left.
+                run.decode(run.encode(run.prepare(chunk)))
                 prepared = run.prepare(chunk)
                 encode, coded = timed(run.encode, prepared)
                 sizes[name][which] = run.size(coded)
@@ -190,7 +192,7 @@ def one_thread(kind: str, data: bytes, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def calls(dtype: str, data: bytes, direction: str, executor: ThreadPoolExecutor | None = None) -> Callable[[], float]:
+def calls(dtype: str, data: bytes, direction: str, executor: Crew | None = None) -> Callable[[], float]:
     """One call of the codec that answers its seconds."""
     run = ours("planes", dtype, executor)
     coded = run.encode(memoryview(data))
@@ -213,7 +215,7 @@ def scaling(kind: str, data: bytes, seconds: float = 0.5) -> list[dict[str, Any]
     dtype = KINDS[kind][0]
     chunk = data[:CHUNK]
     rows = []
-    with multiprocessing.get_context("fork").Pool(2) as pool, ThreadPoolExecutor(1) as executor:
+    with multiprocessing.get_context("fork").Pool(2) as pool, Crew(1) as executor:
         for direction in ("encode", "decode"):
             one, two = calls(dtype, chunk, direction), calls(dtype, chunk, direction, executor)
             gains, apart = [], []

@@ -143,7 +143,8 @@ class Codec(abc.ABC):
             Writable scratch for the blocks, at least ``encode_bound(len(data))`` bytes. Reuse it: fresh memory costs
             more than encoding does. Without it each call allocates.
         executor : Executor, optional
-            Encode blocks on its threads too, beside the calling one; without it the calling thread does it all.
+            Encode blocks on its threads too, beside the calling one; without it the calling thread does it all. A
+            `lms_tiers.codecs.workers.Crew` starts soonest.
         form : BlockFormat, optional
             What `plan` answered for this chunk, where the caller has asked already.
 
@@ -203,7 +204,7 @@ def decode_into(
     codec : Codec, optional
         Whose layout it is, for codecs of plugins (look it up by ``codec_of(layout)``); default: the built-in ones.
     executor : Executor, optional
-        Decode blocks on its threads too, beside the calling one.
+        Decode blocks on its threads too, beside the calling one; see `Codec.encode`.
 
     Raises
     ------

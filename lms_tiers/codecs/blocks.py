@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 
 from lms_tiers.codecs.base import BlockFormat, Buffer, block_count, encode_bound, flat
+from lms_tiers.codecs.workers import Crew
 from lms_tiers.errors import CodecError, InvalidBufferError
 
 
@@ -68,13 +69,20 @@ def _each(count: int, work: Callable[[int], None], executor: Executor | None) ->
                 return
             work(i)
 
-    workers = min(count - 1, getattr(executor, "_max_workers", count))
-    futures: list[Future[None]] = [executor.submit(run) for _ in range(workers)]
-    try:
-        run()
-    finally:
-        # A worker that has not begun is not waited for; one that has must end before the buffers change hands.
-        errors = [f.exception() for f in futures if not f.cancel()]
+    # What was not begun is not waited for; what was must end before the buffers change hands.
+    if isinstance(executor, Crew):
+        shares = executor.lend(run, count - 1)
+        try:
+            run()
+        finally:
+            errors = [share.settle() for share in shares]
+    else:
+        workers = min(count - 1, getattr(executor, "_max_workers", count))
+        futures: list[Future[None]] = [executor.submit(run) for _ in range(workers)]
+        try:
+            run()
+        finally:
+            errors = [f.exception() for f in futures if not f.cancel()]
     for error in errors:
         if error is not None:
             raise error

@@ -6,48 +6,54 @@ is chosen by the dtype; any bytes round-trip under any dtype.
 
 from __future__ import annotations
 
+import math
 import struct
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from lms_tiers.codecs.base import BlockFormat, Buffer, Codec, block_count
 from lms_tiers.codecs.entropy import expand_into, shrink
+from lms_tiers.codecs.nibbles import ROW, merge_nibbles, split_nibbles
+from lms_tiers.codecs.parts import SHIFT, WORDS, covered, merge_parts, part_bytes, split_parts
 from lms_tiers.codecs.scratch import Bytes, scratch
-from lms_tiers.codecs.split import SHIFTS, merge, put_lanes, split, take_lane
+from lms_tiers.codecs.split import SHIFTS, merge_words, split_words
 from lms_tiers.errors import CodecError
 
-LAYOUT: Final = "planes/2"
+LAYOUT: Final = "planes/3"
 
-#: The most bytes in a block: larger ones outgrow a core's L2 cache, smaller ones pay more for each call into numpy.
-MAX_BLOCK: Final = 3 << 18
+#: The most bytes in a block. Each costs 20 to 50 µs beside its bytes, more than large ones lose by outgrowing caches.
+MAX_BLOCK: Final = 3 << 19
 #: A chunk of this many bytes has at least two blocks, for two threads.
 _TWO: Final = 1 << 19
+#: By how much the last block is shorter, in blocks: the thread that takes it begins later than the caller, by the time
+#: that waking takes.
+_LATER: Final = 0.12
 #: Blocks are cut on multiples of this.
 _GRAIN: Final = 4096
 #: Below this a block is stored: its header and table would eat the gain.
-_SMALLEST: Final = 512
+_SMALLEST: Final = 2 * ROW
 #: About what a Huffman table takes.
 _TABLE: Final = 64
-#: Values are split in groups of this many, the rest is stored at the block's end.
+#: Values of two bytes are split in groups of this many.
 _GROUP: Final = 16
 #: Blocks are padded to this, so that blocks one after another stay aligned.
 _WORD: Final = 8
 
 _STORED, _CODED = range(2)
-# mode, padding, width, shift, last byte, frame bytes, stored bytes of the residual plane and of each lower lane
-_HEAD: Final = struct.Struct("<5B3x5I4x")
-_UNSIGNED: Final[dict[int, type[np.unsignedinteger[Any]]]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+# mode, padding, width, shift, last byte, halved, bytes of the frame and of the noise
+_HEAD: Final = struct.Struct("<6B2x2I")
 
 #: Bytes per value, and where in its top 16 bits the plane begins that is coded, by dtype; others are coded as bytes.
 _SHAPES: Final = {
     "bfloat16": (2, 7), "float32": (4, 7), "complex64": (4, 7), "float64": (8, 7), "complex128": (8, 7),
-    "float16": (2, 8), "complex32": (2, 8), "int16": (2, 8), "uint16": (2, 8), "int32": (4, 8), "uint32": (4, 8),
-    "int64": (8, 8), "uint64": (8, 8),
+    "float16": (2, 8), "complex32": (2, 8), "int16": (2, 8), "uint16": (2, 8),
+    "float8_e4m3fn": (1, 3), "float8_e4m3fnuz": (1, 3),
 }  # fmt: skip
 _BYTES: Final = (1, 0)
+_NIBBLES: Final = (1, 3)
+_KNOWN: Final = {_BYTES, _NIBBLES, (4, SHIFT), (8, SHIFT), *((2, shift) for shift in SHIFTS)}
 
 
 class PlanesFormat(BlockFormat):
@@ -94,39 +100,66 @@ class PlanesFormat(BlockFormat):
 def _encode(data: memoryview, out: memoryview, width: int, shift: int) -> int:
     """The bytes of a coded block, or 0 where it would be no smaller than the data."""
     room = len(data)
-    count = room // (width * _GROUP) * _GROUP
-    body = count * width
-    plane = source = np.frombuffer(data, np.uint8, body)
-    target = np.frombuffer(out, np.uint8, room)
-    end = _HEAD.size
-    sizes = [0, 0, 0, 0]
+    source, target = np.frombuffer(data, np.uint8), np.frombuffer(out, np.uint8, room)
+    halved = width > 2 and _low_half_is_zero(source, width)
+    if halved:
+        width //= 2
+        values = source.view(WORDS[2 * width])
+        source = scratch("halved", room // 2)
+        np.right_shift(values, values.dtype.type(8 * width), out=source.view(WORDS[width]), casting="unsafe")
+    body, noise_bytes = _extent(len(source), width, shift)
+    end = _HEAD.size + noise_bytes
+    noise = target[_HEAD.size : end]
     last = 0
-    if width > 1:
-        values = source.view(_UNSIGNED[width])
-        top, plane = values, scratch("plane", count)
-        if width > 2:
-            top = scratch("top", 2 * count).view(np.uint16)
-            take_lane(values, width // 2 - 1, top)
-        for i in range(width // 2):
-            noise = target[end : end + (2 * count if i else count)]
-            if i:
-                take_lane(values, width // 2 - 1 - i, noise.view(np.uint16))
-            else:
-                last = split(top, shift, plane, noise)
-            sizes[i] = _shrink_noise(noise)
-            end += sizes[i]
+    if not noise_bytes:
+        plane = source
+    else:
+        if width == 1:
+            plane = split_nibbles(source[:body], noise)
+        elif width == 2:
+            plane, last = split_words(source[:body].view(np.uint16), shift, noise)
+        else:
+            plane = split_parts(source[:body], width, noise)
+        noise_bytes = _shrink_noise(noise)
+        end = _HEAD.size + noise_bytes
     frame = shrink(plane.data)
-    if end + len(frame) + room - body + _WORD > room:
+    tail = source[body:]
+    if end + len(frame) + len(tail) + _WORD > room:
         return 0
-    out[: _HEAD.size] = _HEAD.pack(_CODED, 0, width, shift, last, len(frame), *sizes)
+    out[: _HEAD.size] = _HEAD.pack(_CODED, 0, width, shift, last, halved, len(frame), noise_bytes)
     target[end : end + len(frame)] = np.frombuffer(frame, np.uint8)  # unlike memoryview, without the GIL
     end += len(frame)
-    out[end : end + room - body] = data[body:]
-    return end + room - body
+    target[end : end + len(tail)] = tail
+    return end + len(tail)
+
+
+def _extent(length: int, width: int, shift: int) -> tuple[int, int]:
+    """How many of a block's bytes are split, and the bytes of noise that this gives; the rest is the tail."""
+    if (width, shift) == _BYTES:
+        return length, 0
+    if width == 1:
+        pairs = length // (2 * ROW)
+        return pairs * 2 * ROW, pairs * ROW
+    if width == 2:
+        count = length // (2 * _GROUP) * _GROUP
+        return 2 * count, count
+    part = part_bytes(length, width)
+    return covered(part, width), part * (width - 1)
+
+
+def _low_half_is_zero(source: Bytes, width: int) -> bool:
+    """Whether these are narrower values in wider words: float32 made from bfloat16."""
+    if len(source) % (2 * width):
+        return False
+    values = source.view(WORDS[width])
+    low = values.dtype.type((1 << 4 * width) - 1)
+    if (values[:64] & low).any():
+        return False
+    return not np.bitwise_and(values, low, out=scratch("low", len(source)).view(WORDS[width])).any()
 
 
 def _shrink_noise(noise: Bytes) -> int:
-    """Replace a plane by its frame where a sample says that it is no noise (zeros, values rounded to fewer bits)."""
+    """Replace noise by its frame where a sample says that it is none (zeros, values rounded to fewer bits)."""
     begin = len(noise) // 3
     sample = noise[begin : begin + 1024]
     if 8 * len(shrink(sample.data)) > 7 * len(sample):
@@ -141,43 +174,39 @@ def _shrink_noise(noise: Bytes) -> int:
 def _decode(block: memoryview, target: Bytes) -> None:
     if len(block) < _HEAD.size:
         raise CodecError(LAYOUT, "the block ends within its header.")
-    _, _, width, shift, last, frame_bytes, *sizes = _HEAD.unpack_from(block)
-    lanes = width // 2
-    known = shift in SHIFTS if width in _UNSIGNED else (width, shift) == _BYTES
-    if not known or any(sizes[lanes:]):
-        raise CodecError(LAYOUT, f"values of {width} bytes shifted by {shift}, which this version does not know.")
-    count = len(target) // (width * _GROUP) * _GROUP
-    if not count:
-        raise CodecError(LAYOUT, f"{len(target)} bytes in a block for more.")
-    body = count * width
-    start = _HEAD.size + sum(sizes)
+    _, _, width, shift, last, halved, frame_bytes, stored = _HEAD.unpack_from(block)
+    if (width, shift) not in _KNOWN or halved > 1 or (halved and (width < 2 or len(target) % (4 * width))):
+        raise CodecError(
+            LAYOUT, f"values of {width} bytes shifted by {shift}, halved {halved}, which this version does not know."
+        )
+    values = scratch("halved", len(target) // 2) if halved else target
+    body, noise_bytes = _extent(len(values), width, shift)
+    start = _HEAD.size + stored
     end = start + frame_bytes
-    tail = len(target) - body
+    tail = len(values) - body
+    if body <= 0 or stored > noise_bytes:
+        raise CodecError(LAYOUT, f"{len(values)} bytes, {stored} of noise, in a block for others.")
     _check_end(block, end + tail)
-    plane = target[:body] if width == 1 else scratch("plane", count)
-    expand_into(block[start:end], plane.data, LAYOUT)
+    if not noise_bytes:
+        expand_into(block[start:end], values.data, LAYOUT)
+    else:
+        plane = scratch("plane", noise_bytes // max(width - 1, 1))
+        expand_into(block[start:end], plane.data, LAYOUT)
+        noise = np.frombuffer(block, np.uint8, stored, _HEAD.size)
+        if stored < noise_bytes:
+            noise = scratch("noise", noise_bytes)
+            expand_into(block[_HEAD.size : start], noise.data, LAYOUT)
+        if width == 1:
+            merge_nibbles(plane, noise, values[:body])
+        elif width == 2:
+            merge_words(plane, noise, last, shift, values[:body].view(np.uint16))
+        else:
+            merge_parts(plane, noise, width, values[:body])
     if tail:
-        target[body:] = np.frombuffer(block, np.uint8, tail, end)
-    if width == 1:
-        return
-    noise = []
-    at = _HEAD.size
-    for i, size in enumerate(sizes[:lanes]):
-        noise.append(_noise(block[at : at + size], 2 * count if i else count, i))
-        at += size
-    values: npt.NDArray[Any] = target[:body].view(_UNSIGNED[width])
-    top = values if width == 2 else scratch("top", 2 * count).view(np.uint16)
-    merge(plane, noise[0], last, shift, top)
-    if width > 2:
-        put_lanes([top, *(lane.view(np.uint16) for lane in noise[1:])], values)
-
-
-def _noise(stored: memoryview, size: int, index: int) -> Bytes:
-    if len(stored) == size:
-        return np.frombuffer(stored, np.uint8)
-    plane = scratch(f"noise {index}", size)
-    expand_into(stored, plane.data, LAYOUT)
-    return plane
+        values[body:] = np.frombuffer(block, np.uint8, tail, end)
+    if halved:
+        wide = target.view(WORDS[2 * width])
+        np.multiply(values.view(WORDS[width]), wide.dtype.type(1 << 8 * width), out=wide, dtype=wide.dtype)
 
 
 def _check_end(block: memoryview, end: int) -> None:
@@ -188,11 +217,13 @@ def _check_end(block: memoryview, end: int) -> None:
 
 @lru_cache(maxsize=256)
 def planes_format(dtype: str | None, nbytes: int) -> PlanesFormat:
-    """The format for chunks of `nbytes` bytes of a dtype, cut into an even number of equal blocks (for two threads)."""
-    count = max(block_count(nbytes, MAX_BLOCK), 1 + (nbytes >= _TWO))
-    count += count & 1 if count > 1 else 0
-    size = block_count(max(nbytes, 1), count * _GRAIN) * _GRAIN
-    return PlanesFormat(*_SHAPES.get(dtype or "", _BYTES), size)
+    """The format for chunks of `nbytes` bytes of a dtype, cut into an even number of blocks (for two threads)."""
+    count = 1
+    if nbytes >= _TWO:
+        count = max(math.ceil(nbytes / MAX_BLOCK + _LATER), 2)
+        count += count & 1
+    share = math.ceil(nbytes / (count - _LATER * (count > 1)))
+    return PlanesFormat(*_SHAPES.get(dtype or "", _BYTES), block_count(max(share, 1), _GRAIN) * _GRAIN)
 
 
 def sample_gain(sample: memoryview, dtype: str | None) -> float:
@@ -200,7 +231,7 @@ def sample_gain(sample: memoryview, dtype: str | None) -> float:
     width, shift = _SHAPES.get(dtype or "", _BYTES)
     plane = sample
     if width > 1:
-        values = np.frombuffer(sample, _UNSIGNED[width], len(sample) // width)
+        values = np.frombuffer(sample, WORDS[width], len(sample) // width)
         plane = (values >> values.dtype.type(8 * width - 16 + shift)).astype(np.uint8).data
     # The table of a small frame weighs more than a large one's: judged by the rest it would be too pessimistic.
     return max(len(plane) + _TABLE - len(shrink(plane)), 0) / len(sample)

@@ -1,4 +1,4 @@
-"""Splitting 16-bit lanes into the plane that is coded and the residual plane, and back, at memory speed.
+"""Splitting 16-bit values into the plane that is coded and the residual plane, and back, at memory speed.
 
 With `shift` 8 these are the high and the low byte. With `shift` 7 the coded plane is the whole exponent of a bfloat16;
 numpy has no fast interleave, so there the residual is not the packed sign and mantissa bits: it is one XOR of the
@@ -23,54 +23,38 @@ SHIFTS: Final = (7, 8)
 _NOISE: Final = np.uint16(0x807F)
 
 
-def split(lane: Words, shift: int, plane: Bytes, rest: Bytes) -> int:
-    """Bits ``shift`` to ``shift + 7`` of m values (m even) into `plane`, the others into `rest`, m bytes each.
+def split_words(values: Words, shift: int, rest: Bytes) -> tuple[Bytes, int]:
+    """Bits ``shift`` to ``shift + 7`` of m values (m even) as a plane (scratch memory), the others into `rest`.
 
-    Returns the one byte that `rest` leaves over.
+    Both have m bytes; the number is the one byte that `rest` leaves over.
     """
-    np.right_shift(lane, np.uint16(shift), out=plane, casting="unsafe")
+    plane = scratch("plane", len(values))
+    np.right_shift(values, np.uint16(shift), out=plane, casting="unsafe")
     if shift == 8:
-        np.copyto(rest, lane, casting="unsafe")
-        return 0
-    m = len(lane)
-    data = lane.view(np.uint8)
+        np.copyto(rest, values, casting="unsafe")
+        return plane, 0
+    m = len(values)
+    data = values.view(np.uint8)
     np.bitwise_xor(data[:m], data[m - 1 : -1], out=rest)
-    return int(data[-1])
+    return plane, int(data[-1])
 
 
-def merge(plane: Bytes, rest: Bytes, last: int, shift: int, lane: Words) -> None:
-    """Undo `split` into `lane`."""
-    np.copyto(lane, plane)
-    np.multiply(lane, np.uint16(1 << shift), out=lane)  # a multiplication: numpy's shift is half as fast
+def merge_words(plane: Bytes, rest: Bytes, last: int, shift: int, values: Words) -> None:
+    """Undo `split_words` into `values`."""
+    np.copyto(values, plane)
+    np.multiply(values, np.uint16(1 << shift), out=values)  # a multiplication: numpy's shift is half as fast
     if shift == 8:
-        np.bitwise_or(lane, rest, out=lane)
+        np.bitwise_or(values, rest, out=values)
         return
-    m = len(lane)
+    m = len(values)
     half = m // 2
-    data = lane.view(np.uint8)
-    # `lane` holds all exponents in place; XOR removes those of the second half from the residual of the first.
+    data = values.view(np.uint8)
+    # `values` holds all exponents in place; XOR removes those of the second half from the residual of the first.
     known = scratch("merge", m)
     np.bitwise_xor(rest, data[m - 1 : -1], out=known)
     bits = known.view(np.uint16)
     np.bitwise_and(bits, _NOISE, out=bits)
-    np.bitwise_or(lane[:half], bits, out=lane[:half])
+    np.bitwise_or(values[:half], bits, out=values[:half])
     # The first half is complete: it gives the second. (Byte 0 of the residual was for the first half's last byte.)
     np.bitwise_xor(rest[1:], data[1:m], out=data[m:-1])
     data[-1] = last
-
-
-def take_lane(values: npt.NDArray[np.unsignedinteger], index: int, out: Words) -> None:
-    """Lane `index` (0: the lowest 16 bits) of wider values."""
-    if index:
-        np.right_shift(values, values.dtype.type(16 * index), out=out, casting="unsafe")
-    else:
-        np.copyto(out, values, casting="unsafe")
-
-
-def put_lanes(lanes: list[Words], values: npt.NDArray[np.unsignedinteger]) -> None:
-    """Wider values from their lanes, the highest first."""
-    step = values.dtype.type(1 << 16)
-    np.copyto(values, lanes[0])
-    for lane in lanes[1:]:
-        np.multiply(values, step, out=values)
-        np.bitwise_or(values, lane, out=values)

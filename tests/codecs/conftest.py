@@ -40,6 +40,11 @@ def generate(kind: str, count: int, seed: int = 0) -> bytes:
             return (normal.view(np.uint32) & np.uint32(0xFFFF0000)).tobytes()
         case "fp64":
             return normal.astype(np.float64).tobytes()
+        case "fp64 rounded to fp32":
+            return (normal.astype(np.float64).view(np.uint64) & np.uint64(0xFFFFFFFF00000000)).tobytes()
+        case "e4m3":
+            mantissa, exponent = rng.integers(0, 8, 2 * count), 7 - rng.geometric(0.5, 2 * count).clip(0, 7)
+            return (rng.integers(0, 2, 2 * count) << 7 | exponent << 3 | mantissa).astype(np.uint8).tobytes()
         case "zeros":
             return bytes(2 * count)
         case "noise":
