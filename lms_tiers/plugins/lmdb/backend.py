@@ -77,6 +77,7 @@ class LmdbBackend(LMSBackendInterface):
             self._start(opened, undo)
             undo.pop_all()
         self._lock = threading.Lock()
+        self._recent = reading.Recent()
         self._bytes_read = 0
         self._corrupt = 0
         self._unreadable = 0
@@ -173,32 +174,30 @@ class LmdbBackend(LMSBackendInterface):
 
     def _read(
         self, key: CacheEngineKey, target: Callable[[ChunkMeta], memoryview] | None
-    ) -> tuple[ChunkMeta, bytearray | memoryview] | None:
+    ) -> tuple[ChunkMeta, Any] | None:
         """The chunk, and where its bytes are: in what `target` answers for its metadata, or in memory of their own."""
         text = key_text(key, MAX_KEY_BYTES).encode()
         hashed = key_hash(text, self._seed)
         try:
             with self._tables.reading() as txn:
-                manifest = reading.find(txn, self._tables, text, hashed, self._seed)
+                manifest = self._recent.find(txn, self._tables, text, hashed, self._seed)
                 if manifest is None:
                     return None
                 if not self._coding.reads(manifest.layout):
                     self._unreadable += 1  # kept for when its codec is back
                     return None
-                out: bytearray | memoryview
-                if target is not None:
-                    out = target(manifest.meta)
+                out: Any = None if target is None else target(manifest.meta)
+                encoded: memoryview | None = None
                 if manifest.layout:
-                    stream = scratch("lmdb", manifest.stream).data  # this thread's
-                    reading.copy(txn, self._tables, manifest, stream)
-                elif target is not None:
-                    reading.copy(txn, self._tables, manifest, memoryview(out))
+                    encoded = scratch("lmdb", manifest.stream).data  # this thread's
+                    reading.copy(txn, self._tables, manifest, encoded)
+                elif out is not None:
+                    reading.copy(txn, self._tables, manifest, out)
                 else:
                     out = reading.fetch(txn, self._tables, manifest)
-            if manifest.layout:
-                if target is None:
-                    out = bytearray(manifest.meta.length)
-                self._coding.decode(manifest, stream, memoryview(out))
+            if encoded is not None:
+                out = bytearray(manifest.meta.length) if out is None else out
+                self._coding.decode(manifest, encoded, memoryview(out))
         except reading.Damaged as damage:
             self._drop(hashed, damage)
             return None

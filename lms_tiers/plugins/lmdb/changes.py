@@ -76,11 +76,13 @@ def put(tx: Transaction, chunk: Prepared, seed: int, usable: int) -> None:
 def put_parts(txn: Any, tables: Tables, sequence: int, parts: Sequence[memoryview]) -> list[int]:
     """Write the parts of a put; the first page of each, as a manifest notes it."""
     table, note = tables.parts, tables.mapped.note
-    pages: list[int] = []
-    for name, part in zip(part_keys(sequence, len(parts)), parts, strict=True):
+    pages = [0] * len(parts)
+    for number, (name, part) in enumerate(zip(part_keys(sequence, len(parts)), parts, strict=True)):
         txn.put(name, part, db=table)
-        # LMDB has chosen the pages already: a value with pages of its own is not moved any more.
-        pages.append(note(txn.get(name, db=table), len(name)))
+        # One part alone is found by one look-up: to note its page would cost as much.
+        if len(parts) > 1:
+            # LMDB has chosen the pages already: a value with pages of its own is not moved any more.
+            pages[number] = note(txn.get(name, db=table), len(name))
     return pages
 
 

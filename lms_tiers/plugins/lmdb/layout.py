@@ -8,7 +8,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from operator import mul
+from typing import Final, NamedTuple
 
 import xxhash
 
@@ -140,9 +142,8 @@ class Counters:
         raise FormatError("counters", "damaged bytes", f"version {VERSION}")
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """Everything of a chunk but the bytes in its parts.
+class Manifest(NamedTuple):
+    """Everything of a chunk but the bytes in its parts. A tuple, for each read makes one.
 
     Attributes
     ----------
@@ -269,26 +270,31 @@ class Manifest:
             at = _HEAD.size + size
             key = bytes(view[at : at + nkey])
             at += nkey
-            layout = bytes(view[at : at + nlayout]).decode()
+            layout = bytes(view[at : at + nlayout]).decode() if nlayout else ""
             at += nlayout
-            flat = struct.unpack_from(f"<{2 * ngroups}I", data, at)
-            at += 8 * ngroups
-            blocks = struct.unpack_from(f"<{nblocks}I", data, at)
-            at += 4 * nblocks
+            flat = _words(2 * ngroups + nblocks).unpack_from(data, at)
+            at += 4 * len(flat)
+            blocks = flat[2 * ngroups :]
+            counts, sizes = flat[: 2 * ngroups : 2], flat[1 : 2 * ngroups : 2]
             (checksum,) = _SUM.unpack_from(data, at)
-            parts = sum(flat[::2])
+            parts = sum(counts)
             noted = end - _PAGE.size * parts
             tail = bytes(view[at + _SUM.size : noted])
-            pages = struct.unpack_from(f"<{parts}I", data, noted)
+            pages = _words(parts).unpack_from(data, noted)
         except (struct.error, UnicodeDecodeError) as error:
             raise FormatError("chunk manifest", f"damaged bytes ({error})", f"version {VERSION}") from None
-        groups = tuple(zip(flat[::2], flat[1::2], strict=True))
+        groups = tuple(zip(counts, sizes, strict=True))
         manifest = Manifest(
             key, meta, sequence, stored, created, layout, block_bytes, blocks, groups, pages, checksum, tail
         )
-        if sum(count * size for count, size in groups) + len(tail) != manifest.stream:
+        if sum(map(mul, counts, sizes)) + len(tail) != manifest.stream:
             raise FormatError("chunk manifest", "lengths that disagree", f"version {VERSION}")
         return manifest
+
+
+@lru_cache(maxsize=256)
+def _words(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}I")
 
 
 def seal(record: bytearray, sequence: int, created: int, pages: Sequence[int], seed: int) -> None:
@@ -296,5 +302,5 @@ def seal(record: bytearray, sequence: int, created: int, pages: Sequence[int], s
     _SEQUENCE.pack_into(record, CHARGES_AT, sequence)
     _SEQUENCE.pack_into(record, _CREATED_AT, created)
     end = len(record) - _SUM.size
-    struct.pack_into(f"<{len(pages)}I", record, end - _PAGE.size * len(pages), *pages)
+    _words(len(pages)).pack_into(record, end - _PAGE.size * len(pages), *pages)
     _SUM.pack_into(record, end, xxhash.xxh3_64_intdigest(memoryview(record)[:end], seed))

@@ -61,8 +61,8 @@ class Preparing:
         encoded = self.coding.encode(source, meta.dtype)
         if encoded is not None:
             smaller = self._price(
-                replace(
-                    best, layout=encoded.layout, block_bytes=encoded.block_bytes, blocks=encoded.lengths,
+                best._replace(
+                    layout=encoded.layout, block_bytes=encoded.block_bytes, blocks=encoded.lengths,
                     groups=self._groups(len(encoded.stream)),
                 )
             )  # fmt: skip
@@ -74,7 +74,7 @@ class Preparing:
             if best.stored > usable:
                 raise ValueTooLargeError(text, best.stored, usable, f"lmdb store {self.where}")
             # Over everything at once, in one step without the GIL; it does not depend on how the parts are cut.
-            best = replace(best, checksum=xxhash.xxh3_64_intdigest(stream))
+            best = best._replace(checksum=xxhash.xxh3_64_intdigest(stream))
             return self._cut(Prepared(key_hash(key, self.seed), best, stream, (), bytearray(), scratch))
         except BaseException:
             self.give_back(scratch)
@@ -83,12 +83,12 @@ class Preparing:
     def finer(self, chunk: Prepared, pages: tuple[int, ...]) -> Prepared:
         """The same chunk in smaller parts; it is charged a little more for their entries."""
         groups = self._groups(len(chunk.stream), pages)
-        return self._cut(replace(chunk, manifest=self._price(replace(chunk.manifest, groups=groups))))
+        return self._cut(replace(chunk, manifest=self._price(chunk.manifest._replace(groups=groups))))
 
     def _cut(self, chunk: Prepared) -> Prepared:
         parts = slices(chunk.stream, chunk.manifest.groups)
         tail = bytes(chunk.stream[sum(map(len, parts)) :])
-        manifest = replace(chunk.manifest, tail=tail)
+        manifest = chunk.manifest._replace(tail=tail)
         return replace(chunk, parts=parts, manifest=manifest, record=manifest.pack())
 
     def _groups(self, length: int, pages: tuple[int, ...] = PART_PAGES) -> Groups:
@@ -115,7 +115,7 @@ class Preparing:
         return most
 
     def _price(self, manifest: Manifest) -> Manifest:
-        return replace(manifest, stored=self.budget.charge(manifest.nbytes, manifest.groups))
+        return manifest._replace(stored=self.budget.charge(manifest.nbytes, manifest.groups))
 
 
 def _flat(data: Any) -> memoryview:

@@ -6,7 +6,7 @@ The checksums of manifest and bytes are verified on every read and the key is co
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import xxhash
 
@@ -14,6 +14,13 @@ from lms_tiers.errors import FormatError
 from lms_tiers.plugins.lmdb.layout import PART_KEY, Manifest, part_key
 from lms_tiers.plugins.lmdb.parts import gather, sizes
 from lms_tiers.plugins.lmdb.tables import Tables
+
+#: Up to so many bytes are copied with the interpreter's lock held: that takes no longer than to get it back.
+_JOINED_MOST: Final = 1 << 20
+
+
+#: Manifests remembered.
+_RECENT_MOST: Final = 256
 
 
 class Damaged(Exception):
@@ -23,6 +30,31 @@ class Damaged(Exception):
         self.reason = reason
         self.sequence = sequence
         super().__init__(reason)
+
+
+class Recent:
+    """Manifests read lately: they hold as long as nothing is committed, and save their readers a look-up.
+
+    An entry is good for transactions of the very commit that it was read in: whatever changes the file makes another.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[int, Manifest]] = {}
+
+    def find(self, txn: Any, tables: Tables, key: bytes, hashed: bytes, seed: int) -> Manifest | None:
+        """As the function `find`."""
+        commit = txn.id()
+        entry = self._known.get(hashed)
+        if entry is not None and entry[0] == commit and entry[1].key == key:
+            return entry[1]
+        manifest = find(txn, tables, key, hashed, seed)
+        if manifest is not None:
+            if len(self._known) >= _RECENT_MOST:
+                self._known.clear()
+            self._known[hashed] = commit, manifest
+        return manifest
 
 
 def find(txn: Any, tables: Tables, key: bytes, hashed: bytes, seed: int) -> Manifest | None:
@@ -92,10 +124,12 @@ def copy(txn: Any, tables: Tables, manifest: Manifest, out: memoryview) -> None:
     """
     mapped = tables.mapped
     noted, at = mapped.copy(manifest.pages, manifest.groups, out)
-    parts = stored(txn, tables, manifest, noted)
-    gather(parts, manifest.tail, out[at:])
-    if parts and not noted:
+    if noted < len(manifest.pages):
+        parts = stored(txn, tables, manifest, noted)
+        gather(parts, manifest.tail, out[at:])
         mapped.learn(parts[0], PART_KEY.size)
+    elif manifest.tail:
+        out[at:] = manifest.tail
     if xxhash.xxh3_64_intdigest(out) == manifest.checksum:
         return
     if noted:
@@ -114,6 +148,10 @@ def fetch(txn: Any, tables: Tables, manifest: Manifest) -> bytearray:
     ------
     Damaged
     """
+    if manifest.stream > _JOINED_MOST:
+        data = bytearray(manifest.stream)
+        copy(txn, tables, manifest, memoryview(data))
+        return data
     # Joining fills memory as it takes it; `bytearray(n)` would write zeros to all of it first.
     data = bytearray().join((*stored(txn, tables, manifest), manifest.tail))
     _trust(xxhash.xxh3_64_intdigest(data), manifest)

@@ -10,7 +10,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -134,21 +134,15 @@ class Tables:
         finally:
             self.leave()
 
-    @contextmanager
-    def reading(self, copies: bool = False) -> Iterator[Any]:
+    def reading(self, copies: bool = False) -> AbstractContextManager[Any]:
         """A call with a read transaction whose values are borrowed buffers, or `copies`: small ones are cheaper."""
-        self.enter(1)
-        try:
-            with self._begin(copies) as txn:
-                yield txn
-        finally:
-            self.leave(1)
+        return _Reading(self, copies)
 
     def value(self, table: object, name: bytes) -> bytes | None:
         """A copy of one record, by the shortest way."""
         self.enter(1)
         try:
-            txn = self._begin(True)
+            txn = self.begin(True)
             try:
                 found: bytes | None = txn.get(name, db=table)
                 return found
@@ -157,7 +151,7 @@ class Tables:
         finally:
             self.leave(1)
 
-    def _begin(self, copies: bool = False) -> Any:
+    def begin(self, copies: bool = False) -> Any:
         """A read transaction; waits where all reader slots are taken."""
         while True:
             try:
@@ -174,7 +168,7 @@ class Tables:
             self._views += 1
         self.leave()
         try:
-            with self._begin() as txn:
+            with self.begin() as txn:
                 yield txn
         finally:
             with self._changed:
@@ -200,6 +194,32 @@ class Tables:
         self.env.close()
         if self._closed is not None:
             self._closed()
+
+
+class _Reading:
+    """What `Tables.reading` answers; a generator would take twice as long, and every read pays for it."""
+
+    __slots__ = ("_copies", "_tables", "_txn")
+
+    def __init__(self, tables: Tables, copies: bool) -> None:
+        self._tables = tables
+        self._copies = copies
+
+    def __enter__(self) -> Any:
+        tables = self._tables
+        tables.enter(1)
+        try:
+            self._txn = tables.begin(self._copies)
+        except BaseException:
+            tables.leave(1)
+            raise
+        return self._txn
+
+    def __exit__(self, *raised: object) -> None:
+        try:
+            self._txn.abort()
+        finally:
+            self._tables.leave(1)
 
 
 def _identity(path: Path) -> tuple[int, int]:

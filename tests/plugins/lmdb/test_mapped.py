@@ -40,7 +40,7 @@ def note_other_pages(backend: Any, name: str, change: Callable[[int], int]) -> N
 
 
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many parts were looked up, per read from now on."""
+    """How many parts were looked up from now on, a number for each time that any were."""
     counts: list[int] = []
     stored = reading.stored
 
@@ -54,9 +54,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("length", "asks"), [(70 * KIB, 0), (256 * KIB, 0), (2 * MIB, 0), (2 * MIB + 1500, 1), (2 * MIB + 64 * KIB, 0)]
+    ("length", "asks"), [(70 * KIB, 0), (256 * KIB, 1), (2 * MIB, 0), (2 * MIB + 1500, 1), (2 * MIB + 64 * KIB, 0)]
 )
-def test_parts_with_pages_of_their_own_are_not_looked_up(
+def test_of_several_parts_those_with_pages_of_their_own_are_not_looked_up(
     opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch, length: int, asks: int
 ) -> None:
     data, target = content(4, length), bytearray(length)
@@ -67,7 +67,7 @@ def test_parts_with_pages_of_their_own_are_not_looked_up(
         target[:] = bytes(length)
         assert backend.get_into(OpaqueKey("k"), target).length == length
         assert target == data
-        assert counts == [asks]
+        assert sum(counts) == asks
 
 
 def test_noted_pages_are_those_of_the_parts_wherever_churn_has_scattered_them(
@@ -93,8 +93,9 @@ def test_noted_pages_are_those_of_the_parts_wherever_churn_has_scattered_them(
                 manifest = manifest_of(backend, name)
                 for part, page in enumerate(manifest.pages):
                     value = txn.get(part_key(manifest.sequence, part), db=tables.parts)
-                    assert page == 0 if len(value) < 2000 else address(value) % 4096 == 16
-                    assert page == tables.mapped.note(value, 10)
+                    known = len(manifest.pages) > 1 and len(value) > 2020
+                    assert page == (tables.mapped.note(value, 10) if known else 0)
+                    assert not known or address(value) % 4096 == 16
                 runs += sum(1 for _ in tables.mapped._runs(manifest.pages, manifest.groups))
         assert runs > len(held)  # some chunks are in pieces
         for _ in range(2):
@@ -124,7 +125,7 @@ def test_pages_that_are_not_the_chunks_cost_a_look_up_and_no_byte(
             assert backend.get_into(OpaqueKey(name), target) is not None
             assert target == content(ord(name), size)
         assert backend.stats().corrupt == 0
-        assert counts[-1] > 0
+        assert sum(counts) > 0
 
 
 def test_damage_on_noted_pages_is_a_miss_and_the_others_are_read_as_before(
@@ -146,7 +147,7 @@ def test_damage_on_noted_pages_is_a_miss_and_the_others_are_read_as_before(
         counts = asked(monkeypatch)
         assert backend.get_into(OpaqueKey("2"), target) is not None
         assert target == content(2, MIB)
-        assert counts == [0]
+        assert counts == []
 
 
 def test_a_compacted_file_notes_where_the_parts_are_now(
@@ -167,7 +168,7 @@ def test_a_compacted_file_notes_where_the_parts_are_now(
         counts = asked(monkeypatch)
         assert backend.get_into(OpaqueKey("7"), target) is not None
         assert target == content(7, MIB)
-        assert counts == [0]
+        assert counts == []
 
 
 def test_readers_beside_a_writer_that_reuses_pages_get_their_chunk_or_a_miss(

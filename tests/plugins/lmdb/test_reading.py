@@ -1,0 +1,83 @@
+"""Manifests that are remembered: only as long as the file is what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lms_tiers.messages import OpaqueKey
+from lms_tiers.plugins.lmdb import reading
+
+KIB = 1 << 10
+KEY = OpaqueKey("k")
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The keys whose manifests were looked up."""
+    keys: list[bytes] = []
+    find = reading.find
+
+    def noting(txn: Any, tables: Any, key: bytes, *rest: Any) -> Any:
+        keys.append(key)
+        return find(txn, tables, key, *rest)
+
+    monkeypatch.setattr(reading, "find", noting)
+    return keys
+
+
+def test_a_chunk_read_again_is_not_looked_up_until_something_is_committed(
+    opening: Callable[..., Any], message: Any, content: Any, found: list[bytes]
+) -> None:
+    size = 100 * KIB
+    with opening() as backend:
+        backend.put(message("k", size), content(1, size))
+        for _ in range(3):
+            assert backend.get(KEY).data == content(1, size)
+        assert found == [b"k"]
+        backend.put(message("other", 10), content(2, 10))
+        for _ in range(3):
+            assert backend.get(KEY).data == content(1, size)
+        assert found == [b"k", b"k"]
+
+
+def test_what_replaced_or_removed_a_remembered_chunk_is_seen_at_once(
+    opening: Callable[..., Any], message: Any, content: Any
+) -> None:
+    with opening() as backend:
+        for generation in range(20):
+            size = 50 * KIB + generation
+            backend.put(message("k", size), content(generation, size))
+            assert backend.get(KEY).data == content(generation, size)
+            if generation % 3 == 0:
+                backend.remove(KEY)
+                assert backend.get(KEY) is None
+
+
+def test_a_key_of_the_same_hash_is_not_answered_by_what_is_remembered(
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lms_tiers.plugins.lmdb import backend as module
+    from lms_tiers.plugins.lmdb import preparing
+
+    monkeypatch.setattr(module, "key_hash", lambda key, seed: b"h" * 16)
+    monkeypatch.setattr(preparing, "key_hash", lambda key, seed: b"h" * 16)
+    with opening() as backend:
+        backend.put(message("one", 100), content(1, 100))
+        assert backend.get(OpaqueKey("one")).data == content(1, 100)
+        assert backend.get(OpaqueKey("two")) is None
+        assert backend.get(OpaqueKey("one")).data == content(1, 100)
+
+
+def test_no_more_manifests_are_remembered_than_a_few_hundred(
+    opening: Callable[..., Any], message: Any, content: Any, found: list[bytes]
+) -> None:
+    names = [str(number) for number in range(600)]
+    with opening() as backend:
+        backend.put_many([(message(name, 20), content(int(name), 20)) for name in names])
+        for name in names:
+            assert backend.get(OpaqueKey(name)).data == content(int(name), 20)
+        assert len(found) == 600
+        assert len(backend._recent._known) <= 256
