@@ -17,6 +17,9 @@ from lms_tiers.plugins.lmdb.writing import Chain, Operation, Skipped, Writer
 
 #: `put_many` hands the writer this much before it waits for the oldest.
 _AHEAD_BYTES: Final = 64 << 20
+#: And it hands over so much at once: encoding is slower than writing, and a writer that is woken for each chunk makes a
+#: commit for each.
+_TOGETHER_BYTES: Final = 4 << 20
 
 
 class PutOperation(Operation):
@@ -52,8 +55,9 @@ class Storing:
 
     def put(self, client_meta: ClientMetaMessage, data: Any) -> None:
         """Store one chunk; returns when it is committed."""
-        operation = self._submit(client_meta, data, None)
+        operation = self._prepare(client_meta, data, None)
         try:
+            self._writer.submit(operation)
             operation.outcome()
         finally:
             self._preparing.give_back(operation.chunk.scratch)
@@ -61,9 +65,23 @@ class Storing:
     def put_many(self, items: Iterable[tuple[ClientMetaMessage, Any]]) -> None:
         """Store chunks in order; where one fails, those before it are stored, it and those after are not."""
         chain = Chain()
+        waiting: list[PutOperation] = []  # prepared, and not yet the writer's
         running: deque[PutOperation] = deque()
-        ahead = 0
+        gathered = ahead = 0
         error: BaseException | None = None
+
+        def submit() -> int:
+            """Let the writer have what waits; its weight."""
+            operations = waiting.copy()
+            waiting.clear()
+            try:
+                self._writer.submit_all(operations)
+            except BaseException:
+                for operation in operations:
+                    self._preparing.give_back(operation.chunk.scratch)
+                raise
+            running.extend(operations)
+            return sum(operation.weight for operation in operations)
 
         def settle() -> int:
             nonlocal error
@@ -76,18 +94,25 @@ class Storing:
             return operation.weight
 
         refused: BaseException | None = None
-        iterator = iter(items)
-        while not chain.failed:
-            try:
-                running.append(self._submit(*next(iterator), chain))
-            except StopIteration:
-                break
-            except BaseException as caught:
-                refused = caught
-                break
-            ahead += running[-1].weight
-            while ahead > _AHEAD_BYTES:
-                ahead -= settle()
+        try:
+            for client_meta, data in items:
+                waiting.append(self._prepare(client_meta, data, chain))
+                gathered += waiting[-1].weight
+                if gathered < _TOGETHER_BYTES:
+                    continue
+                ahead += submit()
+                gathered = 0
+                while ahead > _AHEAD_BYTES:
+                    ahead -= settle()
+                if chain.failed:
+                    break
+        except BaseException as caught:
+            refused = caught
+        try:
+            if waiting:
+                submit()
+        except BaseException as caught:
+            refused = refused or caught
         while running:
             settle()
         if error is not None:
@@ -95,11 +120,5 @@ class Storing:
         if refused is not None:
             raise refused
 
-    def _submit(self, client_meta: ClientMetaMessage, data: Any, chain: Chain | None) -> PutOperation:
-        operation = PutOperation(self._preparing, self._preparing.prepare(client_meta, data), chain)
-        try:
-            self._writer.submit(operation)
-        except BaseException:
-            self._preparing.give_back(operation.chunk.scratch)
-            raise
-        return operation
+    def _prepare(self, client_meta: ClientMetaMessage, data: Any, chain: Chain | None) -> PutOperation:
+        return PutOperation(self._preparing, self._preparing.prepare(client_meta, data), chain)

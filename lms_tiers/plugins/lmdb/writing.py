@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -171,12 +171,16 @@ class Writer:
 
     def submit(self, operation: Operation) -> Operation:
         """Queue an operation; `Operation.outcome` waits for it."""
+        self.submit_all((operation,))
+        return operation
+
+    def submit_all(self, operations: Sequence[Operation]) -> None:
+        """Queue operations, to be committed together as far as they fit into a commit."""
         with self._wake:
             if self._stopping:
                 raise BackendClosedError("lmdb")
-            self._queue.append(operation)
+            self._queue.extend(operations)
             self._wake.notify()
-        return operation
 
     def stop(self) -> None:
         """Commit what is queued, take nothing more, end the thread. Idempotent."""
