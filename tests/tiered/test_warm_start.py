@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lms_tiers import CreateStorageBackend
 from lms_tiers.errors import CapacityError, DeadlineExceededError, StorageUnavailableError
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import ChunkMeta, OpaqueKey
@@ -442,3 +444,29 @@ def test_a_key_that_is_about_to_change_is_never_out_of_sight(bench: Any, slow: S
     bench.put(store, 5, 105)
     assert out_of_sight == []
     assert [bench.get(store, i) for i in (3, 4, 5)] == [103, None, 105]
+
+
+def test_an_lmdb_tier_starts_in_the_background_with_its_chunks_and_their_order(bench: Any, tmp_path: Path) -> None:
+    def start() -> Any:
+        return CreateStorageBackend(f"cpu?capacity=20KiB > lmdb:{tmp_path}/kv?capacity=8MiB")
+
+    with start() as store:
+        for i in range(300):
+            bench.put(store, i, i)
+        store.flush(30)
+        for i in range(0, 300, 7):
+            assert bench.get(store, i) == i
+        store.flush(30)
+        expected = order(store)
+    with start() as store:
+        assert [bench.get(store, i) for i in (299, 5, 300)] == [299, 5, None]
+        assert store.stats().tiers[1].keys == 300
+        store.remove(bench.key(8))
+        loaded(bench, store)
+        store.drain(10)
+        assert sorted(order(store)) == [i for i in range(300) if i != 8]
+        assert [i for i in order(store) if i not in (299, 5)] == [i for i in expected if i not in (299, 5, 8)]
+        assert order(store)[-2:] == [299, 5]
+    with start() as store:
+        loaded(bench, store)
+        assert [bench.get(store, i) for i in range(300)] == [None if i == 8 else i for i in range(300)]

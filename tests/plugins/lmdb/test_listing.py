@@ -72,3 +72,16 @@ def test_what_is_removed_and_put_while_a_list_is_read_spoils_nothing(
         assert sorted(k.to_string() for k in backend.list_keys()) == sorted(
             ["new", *(str(n) for n in (*range(20), *range(40, 60)))]
         )
+
+
+def test_one_chunk_is_located_as_a_scan_lists_it_and_all_are_counted(
+    opening: Callable[..., Any], message: Any, content: Any
+) -> None:
+    with opening() as backend:
+        backend.put_many([(message(n, 100 * n), content(n, 100 * n)) for n in range(20)])
+        backend.remove(OpaqueKey("7"))
+        infos = list(backend.scan())
+        assert [backend.locate(info.key) for info in infos] == infos
+        assert backend.locate(OpaqueKey("7")) is None
+        assert backend.held() == (19, sum(info.stored_bytes for info in infos))
+        assert sorted(key.to_string() for key in backend.iter_keys()) == sorted(i.key.to_string() for i in infos)
