@@ -80,6 +80,8 @@ class Loading:
         self.seen: Final[set[str]] = set()
         self._stuck = False
         self._last = time.monotonic()  # when the backend told something
+        #: Keys that could not be looked up before they changed.
+        self._unweighed: Final[set[str]] = set()
         self._nbytes = nbytes  # charged for chunks that are not settled
         self._cleared = False
         self._asked = 0
@@ -151,6 +153,8 @@ class Loading:
             if info is not None:
                 self._take(text, info, unfit, None)
             elif change and not known:
+                # Of unknown size, and still charged as one that is not settled: see `_weigh`.
+                self._unweighed.add(text)
                 tier.garbage[text] = 0
                 h.poke(tier)
             if change:
@@ -244,6 +248,8 @@ class Loading:
             self._stuck, self._last = self._stop.is_set(), time.monotonic()
             now = AccessContext(h.clock())  # one for all: the order tells their recency
             for text, info, unfit in batch:
+                if text in self._unweighed:
+                    self._weigh(text, info.stored_bytes)
                 if text in index:
                     if self.tier.policy is self._late:
                         self._late.meet(text, now)
@@ -251,14 +257,25 @@ class Loading:
                     self._take(text, info, unfit, now)
             h.wake()
 
+    def _weigh(self, text: str, nbytes: int) -> None:
+        """Charge stale bytes for themselves, unless they were deleted or overwritten since. The lock is held."""
+        self._unweighed.discard(text)
+        if self.tier.garbage.get(text) == 0:
+            self.tier.garbage[text] = nbytes
+            self._count(nbytes)
+
+    def _count(self, nbytes: int) -> None:
+        """One chunk less is not settled, and is charged for itself. The lock is held."""
+        self.tier.unlisted -= 1
+        self._nbytes -= nbytes
+        if self._nbytes < 0:  # the backend told of less than it held
+            self.tier.used -= self._nbytes
+            self._nbytes = 0
+
     def _take(self, text: str, info: ChunkInfo, unfit: int, turn: AccessContext | None) -> None:
         """Index a chunk that is not settled; `turn` where it is its turn. The lock is held."""
         h, tier = self._h, self.tier
-        tier.unlisted -= 1
-        self._nbytes -= info.stored_bytes
-        if self._nbytes < 0:  # it told of less than it held
-            tier.used -= self._nbytes
-            self._nbytes = 0
+        self._count(info.stored_bytes)
         if self._cleared:
             self.seen.add(text)
             tier.garbage[text] = info.stored_bytes
