@@ -1,5 +1,8 @@
 """Codecs on real KV bytes beside blosc2 and ZipNN: one run, one thread (CPU time), in turn, medians; then two threads.
 
+Each turn begins with an untimed call, as if the chunk were one of many: without it, whoever follows another of our own
+codecs finds our code and buffers in the caches, and whoever follows memcpy does not.
+
     python benchmarks/codecs.py [--rounds 15] [--json FILE] [--markdown FILE] [--only bf16,fp16]
 
 The KV tensors are found through LMS_TIERS_SHARED or ../shared; fp16, fp8 and int8 are made from the fp32 file. Peers
@@ -296,7 +299,8 @@ def markdown(result: dict[str, Any]) -> str:
         "## Codecs",
         "",
         "`python benchmarks/codecs.py --markdown docs/bench/codecs.md`: real KV bytes, peers beside us in the same",
-        f"run, in turn, one thread, medians of {result['rounds']} by CPU time, split and merge included.",
+        f"run, in turn, each turn begun with an untimed call, one thread, medians of {result['rounds']} by CPU time,",
+        "split and merge included.",
         f"{result['date']}, {machine['cores']} cores of {machine['cpu']}, Python {versions['python']},",
         f"numpy {versions['numpy']}, zstandard {versions['zstandard']}, blosc2 {versions['blosc2']} (zstd 1,",
         f"byte shuffle), ZipNN {versions['zipnn']}. The memcpy",

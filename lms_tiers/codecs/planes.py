@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -41,6 +41,7 @@ _GROUP: Final = 16
 #: Blocks are padded to this, so that blocks one after another stay aligned.
 _WORD: Final = 8
 
+_U8: Final = np.dtype(np.uint8)
 _STORED, _CODED = range(2)
 # mode, padding, width, shift, last byte, halved, bytes of the frame and of the noise
 _HEAD: Final = struct.Struct("<6B2x2I")
@@ -228,13 +229,20 @@ def planes_format(dtype: str | None, nbytes: int) -> PlanesFormat:
 
 def sample_gain(sample: memoryview, dtype: str | None) -> float:
     """The share of its bytes that a sample of 1 KiB to a few saves as planes of a dtype, headers apart."""
-    width, shift = _SHAPES.get(dtype or "", _BYTES)
+    width, kind, bits = _sampled(dtype)
     plane = sample
     if width > 1:
-        values = np.frombuffer(sample, WORDS[width], len(sample) // width)
-        plane = (values >> values.dtype.type(8 * width - 16 + shift)).astype(np.uint8).data
+        plane = np.right_shift(np.frombuffer(sample, kind, len(sample) // width), bits).astype(_U8).data
     # The table of a small frame weighs more than a large one's: judged by the rest it would be too pessimistic.
     return max(len(plane) + _TABLE - len(shrink(plane)), 0) / len(sample)
+
+
+@lru_cache(maxsize=64)
+def _sampled(dtype: str | None) -> tuple[int, np.dtype[Any], np.unsignedinteger[Any]]:
+    # Objects of numpy made once: chunks of noise are sampled too, and cost little else.
+    width, shift = _SHAPES.get(dtype or "", _BYTES)
+    kind: np.dtype[Any] = np.dtype(WORDS.get(width, np.uint8))
+    return width, kind, kind.type(max(8 * width - 16 + shift, 0))
 
 
 class PlanesCodec(Codec):

@@ -1,7 +1,7 @@
 """Threads that code blocks beside a caller, and the pool of them that the process shares.
 
-`concurrent.futures` takes 30 µs of the caller to hand work over and 40 µs to learn that it is done, a tenth of a chunk:
-a `Crew` hands over by one queue and two locks.
+Decoding half a chunk takes 200 to 400 µs. Of that `concurrent.futures` takes 11 µs to hand it over, 23 until it begins
+and 20 until the caller knows of its end; a `Crew`, one queue and two locks, 7, 17 and 14.
 """
 
 from __future__ import annotations
