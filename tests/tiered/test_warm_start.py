@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lms_tiers import CreateStorageBackend
-from lms_tiers.errors import CapacityError, DeadlineExceededError, StorageUnavailableError
-from lms_tiers.interface import ChunkInfo
-from lms_tiers.messages import ChunkMeta, OpaqueKey
+from lms_tiers.errors import DeadlineExceededError
 from lms_tiers.policies.lfu import Lfu
 from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered import loading
-from lms_tiers.tiered.flush import Deadline
+from tests.tiered.slow import Slow, loaded
 
 
 @pytest.fixture(autouse=True)
@@ -26,69 +23,6 @@ def in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "FEW", 0)
     monkeypatch.setattr(loading, "_STEP", 1)
     monkeypatch.setattr(loading, "_RETRY", 0.01)
-
-
-class Slow:
-    """What a backend over weighed memory that outlives its store lists no faster than it is told to."""
-
-    def __init__(self, bench: Any, chunks: int, size: int = 100) -> None:
-        backend: Any = bench.weighed()
-        backend.__class__ = type(
-            "Slow", (type(backend),),
-            {
-                "capabilities": replace(backend.capabilities, persistent=True),
-                "held": lambda self: (len(self._held), sum(self._held.values())),
-                "locate": lambda _, key: self.locate(key),
-                "iter_keys": lambda self: iter(self.list_keys()),
-                "scan": lambda _: self.scan(),
-                "save_state": lambda _, state: setattr(self, "state", state),
-                "load_state": lambda _: self.state,
-                "close": lambda self: None,
-            },
-        )  # fmt: skip
-        self.backend = backend
-        self.state: bytes | None = None
-        self.located: list[str] = []
-        self.sick: BaseException | None = None
-        self.before_answer: Callable[[], None] | None = None
-        self._allowed = threading.Semaphore(0)
-        self.told = 0
-        for i in range(chunks):
-            bench.put(backend, i, i, size)
-
-    def _info(self, text: str) -> ChunkInfo | None:
-        obj = self.backend.get(OpaqueKey(text))
-        if obj is None:
-            return None
-        meta = ChunkMeta(obj.length, obj.fmt, str(obj.dtype).removeprefix("torch."), tuple(obj.shape))
-        return ChunkInfo(OpaqueKey(text), meta, obj.length)
-
-    def locate(self, key: Any) -> ChunkInfo | None:
-        self.located.append(key.to_string())
-        if self.sick is not None:
-            raise self.sick
-        info = self._info(key.to_string())
-        if self.before_answer is not None:
-            self.before_answer()
-        return info
-
-    def scan(self) -> Iterator[ChunkInfo]:
-        for text in list(self.backend._held):
-            assert self._allowed.acquire(timeout=30), "nobody lets the listing go on"
-            if self.sick is not None:
-                raise self.sick
-            info = self._info(text)
-            if info is not None:
-                yield info
-            self.told += 1
-
-    def allow(self, chunks: int = 1 << 20) -> None:
-        """Let so many more chunks be listed."""
-        self._allowed.release(chunks)
-
-
-def loaded(bench: Any, store: Any) -> None:
-    bench.until(lambda: not store.loading)
 
 
 def order(store: Any, tier: int = -1) -> list[int]:
@@ -296,63 +230,6 @@ def test_an_evicted_chunk_is_not_found_again_while_its_bytes_are_being_deleted(b
     loaded(bench, store)
     assert bench.get(store, 0) is None
     assert store._h.tiers[0].used == slow.backend.weight == 2000
-
-
-def test_a_listing_that_fails_midway_is_begun_anew(bench: Any, slow: Slow) -> None:
-    store = bench.store(2000, backends=[slow.backend], back_pressure=0.05, breaker_threshold=1000)
-    slow.allow(5)
-    bench.until(lambda: len(store._h.index) == 5)
-    store.remove(bench.key(1))
-    slow.sick = OSError("no")
-    slow.allow(1)
-    bench.until(lambda: not store._h.loading.moves)
-    assert [bench.get(store, i) for i in (0, 1, 2)] == [0, None, 2]
-    assert bench.get(store, 15) is None, "in doubt"
-    assert store.stats().failures >= 2
-    with pytest.raises(StorageUnavailableError):
-        store._h.loading.wait(Deadline("wait", 5.0))
-    slow.sick = None
-    assert bench.get(store, 15) == 15
-    slow.allow()
-    loaded(bench, store)
-    assert [bench.get(store, i) for i in range(20)] == [0, None, *range(2, 20)]
-    assert store._h.tiers[0].used == slow.backend.weight
-
-
-def test_nobody_waits_for_a_listing_that_fails(bench: Any, slow: Slow) -> None:
-    store = bench.store(2000, backends=[slow.backend], back_pressure=0.02, breaker_threshold=1000)
-    slow.sick = OSError("no")
-    slow.allow()
-    bench.until(lambda: not store._h.loading.moves)
-    with pytest.raises(CapacityError):
-        bench.put(store, 50, 50)
-
-
-def test_nobody_waits_for_a_listing_that_hangs(bench: Any, slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_STALL", 0.1)
-    store = bench.store(2000, backends=[slow.backend], back_pressure=0.02)
-    with pytest.raises(CapacityError):
-        bench.put(store, 50, 50)
-    slow.allow()
-    loaded(bench, store)
-    bench.put(store, 50, 50)
-
-
-def test_a_change_that_could_not_look_the_chunk_up_still_ends_the_old_one(bench: Any, slow: Slow) -> None:
-    store = bench.store(1000, 10_000, backends=[bench.weighed(), slow.backend], breaker_threshold=1000)
-    slow.sick = OSError("no")
-    bench.put(store, 3, 103)
-    store.remove(bench.key(4))
-    slow.sick = None
-    slow.allow()
-    loaded(bench, store)
-    store.drain(10)
-    assert bench.get(store, 3) == 103
-    assert bench.get(store, 4) is None
-    assert not slow.backend.contains(bench.key(4))
-    assert bench.value(slow.backend.get(bench.key(3))) in (None, 103)
-    store.flush(10)
-    assert store._h.tiers[1].used == slow.backend.weight
 
 
 def test_clear_reaches_what_was_not_taken_over_yet(bench: Any, slow: Slow) -> None:
