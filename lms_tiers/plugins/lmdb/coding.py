@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from lms_tiers.codecs.base import Codec, decode_into, encode_bound
 from lms_tiers.codecs.catalog import Catalog, current
+from lms_tiers.codecs.workers import Crew
 from lms_tiers.errors import CodecError
 from lms_tiers.plugins.lmdb.layout import Manifest
 from lms_tiers.plugins.lmdb.reading import Damaged
@@ -73,7 +74,7 @@ class Coding:
         self._readers: Final[dict[str, Codec | None]] = {}
         self._threads = threads or min(os.cpu_count() or 1, 4)
         self._lock = threading.Lock()
-        self._executor: ThreadPoolExecutor | None = None
+        self._executor: Crew | None = None
         self.pool: Final = Pool()
 
     def encode(self, data: memoryview, dtype: str | None) -> Encoded | None:
@@ -152,5 +153,5 @@ class Coding:
             return None
         with self._lock:
             if self._executor is None:
-                self._executor = ThreadPoolExecutor(self._threads - 1, "lms-tiers-lmdb-codec")
+                self._executor = Crew(self._threads - 1, "lms-tiers-lmdb-codec")
             return self._executor

@@ -33,7 +33,7 @@ def a_manifest(**changes: Any) -> Manifest:
         {},
         {"groups": (), "pages": (), "tail": b"x" * 1000},
         {"groups": ((1, 1000),), "pages": (2**32 - 1,), "tail": b""},
-        {"layout": "planes/2", "block_bytes": 4096, "blocks": (300, 20), "groups": ((3, 100),), "tail": b"y" * 20},
+        {"layout": "planes/3", "block_bytes": 4096, "blocks": (300, 20), "groups": ((3, 100),), "tail": b"y" * 20},
         {"meta": ChunkMeta(0, MemoryFormat.UNDEFINED, None, ()), "groups": (), "pages": (), "tail": b""},
     ],
 )
