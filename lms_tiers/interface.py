@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, List, Mapping, Optional, Self
 
+from lms_tiers.buffers import copy_bytes, tensor_bytes, writable_bytes
 from lms_tiers.errors import InvalidBufferError, UnsupportedError
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj
 
 if TYPE_CHECKING:
     import torch
-
-#: Copies of this many bytes take longer than giving the interpreter's lock away and getting it back.
-_LARGE_COPY: Final = 1 << 17
 
 #: The version of this contract; a plugin declares the one it was written for.
 CONTRACT_VERSION: Final = "1.0"
@@ -367,37 +365,3 @@ class _Named:
         self.fmt = obj.fmt
         self.dtype = obj.dtype
         self.shape = obj.shape
-
-
-def copy_bytes(target: memoryview, source: memoryview) -> None:
-    """Copy between buffers of equal length; large copies let other threads run (a memoryview's own do not)."""
-    if target.nbytes < _LARGE_COPY:
-        target[:] = source
-        return
-    import numpy as np
-
-    np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
-
-
-def writable_bytes(buffer: Any, length: int) -> memoryview:
-    """`buffer` as writable bytes, or `InvalidBufferError` that says what is wrong with it."""
-    try:
-        view = memoryview(buffer)
-    except TypeError:
-        raise InvalidBufferError(f"{type(buffer).__name__} offers no buffer.") from None
-    if view.readonly or not view.c_contiguous:
-        raise InvalidBufferError("the destination must be writable and C-contiguous.")
-    if view.nbytes < length:
-        raise InvalidBufferError(f"the destination has {view.nbytes} bytes, the chunk {length}.")
-    return view.cast("B")
-
-
-def tensor_bytes(out: torch.Tensor, length: int) -> torch.Tensor:
-    """`out` as a flat uint8 tensor over the same memory, or `InvalidBufferError`."""
-    import torch
-
-    if not out.is_contiguous():
-        raise InvalidBufferError("`out` must be contiguous.")
-    if out.nbytes < length:
-        raise InvalidBufferError(f"`out` has {out.nbytes} bytes, the chunk {length}.")
-    return out.detach().reshape(-1).view(torch.uint8)

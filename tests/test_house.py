@@ -33,6 +33,7 @@ ROOMS = [
     ["interface"],
     ["messages"],
     ["keys"],
+    ["buffers"],
     ["errors"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

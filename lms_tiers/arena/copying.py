@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from lms_tiers.buffers import writable_bytes
 from lms_tiers.errors import InvalidBufferError, InvalidChunkError
-from lms_tiers.interface import writable_bytes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Final, List, Optional, TypeVar
 
+from lms_tiers.buffers import writable_bytes
 from lms_tiers.client.address import Address
 from lms_tiers.client.connection import Buffer, Connection
 from lms_tiers.client.dialect import Missing, Skipped
@@ -25,7 +26,7 @@ from lms_tiers.errors import (
     StorageUnavailableError,
     ValueTooLargeError,
 )
-from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface, writable_bytes
+from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
 from lms_tiers.wire.buffers import receive_buffer
 from lms_tiers.wire.extension import MAX_KEY_BYTES

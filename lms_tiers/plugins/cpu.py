@@ -8,16 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, List, Optional
 
+from lms_tiers.buffers import copy_bytes, writable_bytes
 from lms_tiers.errors import BackendClosedError
 from lms_tiers.hookspecs import BackendSpec, hookimpl
-from lms_tiers.interface import (
-    BackendStats,
-    Capabilities,
-    ChunkInfo,
-    LMSBackendInterface,
-    copy_bytes,
-    writable_bytes,
-)
+from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import (
     CacheEngineKey,
     ChunkMeta,

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
+from lms_tiers.buffers import copy_bytes, writable_bytes
 from lms_tiers.errors import BackendClosedError, DeadlineExceededError, InvalidBufferError
-from lms_tiers.interface import ChunkView, LMSBackendInterface, copy_bytes, writable_bytes
+from lms_tiers.interface import ChunkView, LMSBackendInterface
 from lms_tiers.keys import dtype_name
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj
 from lms_tiers.policies.base import AccessContext

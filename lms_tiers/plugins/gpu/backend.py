@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Optional
 from lms_tiers.arena.arena import Chunk
 from lms_tiers.arena.backend import flat_tensor, needed_capacity, shaped
 from lms_tiers.arena.copying import as_array, flat_bytes, scattered
+from lms_tiers.buffers import tensor_bytes, writable_bytes
 from lms_tiers.errors import CapacityError, InvalidBufferError
-from lms_tiers.interface import Capabilities, LMSBackendInterface, tensor_bytes, writable_bytes
+from lms_tiers.interface import Capabilities, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.plugins.gpu.core import WINDOW, GpuCore, GpuOptions, Reads, as_tensors
 from lms_tiers.plugins.gpu.streams import open_streams

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final, List, Optional
 
 import lmdb
 
+from lms_tiers.buffers import writable_bytes
 from lms_tiers.codecs.scratch import scratch
 from lms_tiers.errors import (
     ConfigError,
@@ -22,7 +23,7 @@ from lms_tiers.errors import (
     LmsTiersError,
     StorageUnavailableError,
 )
-from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, ChunkView, LMSBackendInterface, writable_bytes
+from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, ChunkView, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientCommand, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.plugins.lmdb import changes, reading
 from lms_tiers.plugins.lmdb.checkpoint import Checkpoints, discard

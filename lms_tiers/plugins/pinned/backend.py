@@ -17,8 +17,9 @@ from lms_tiers.arena.backend import ArenaBackend, checked_page_bytes, flat_tenso
 from lms_tiers.arena.copying import Copier, array_pairs, as_array, flat_bytes, scattered
 from lms_tiers.arena.host import SKEW, HostMemory, span_edges
 from lms_tiers.arena.recycle import Recycler, byte_array
+from lms_tiers.buffers import tensor_bytes, writable_bytes
 from lms_tiers.errors import CapacityError, ConfigError, LmsTiersError
-from lms_tiers.interface import ChunkView, LMSBackendInterface, tensor_bytes, writable_bytes
+from lms_tiers.interface import ChunkView, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.options import Options, Size
 
