@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.lmdb_churn import Parts, ceilings, churn
 from benchmarks.lmdb_read import measure
 from lms_tiers.plugins.lmdb import preparing
-from lms_tiers.plugins.lmdb.parts import Groups, cut
+from lms_tiers.plugins.lmdb.parts import PART_PAGES, Groups, cut
 from lms_tiers.sizes import format_size, parse_size
 
 PAGE = 4096
@@ -39,8 +39,8 @@ def cutting(size: int) -> Iterator[None]:
     before = vars(preparing)["cut"]
     chosen = pages(size)
 
-    def cut_so(length: int, page: int, finer: tuple[int, ...] = chosen) -> Groups:
-        return cut(length, page, finer)
+    def cut_so(length: int, page: int, finer: tuple[int, ...] = PART_PAGES, *, tail: int = 0) -> Groups:
+        return cut(length, page, chosen if finer == PART_PAGES else finer, tail=tail)
 
     vars(preparing)["cut"] = cut_so
     try:
