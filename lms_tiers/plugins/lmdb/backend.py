@@ -38,6 +38,7 @@ from lms_tiers.plugins.lmdb.recency import Uses
 from lms_tiers.plugins.lmdb.repair import clear_away
 from lms_tiers.plugins.lmdb.sidecar import Left, boot_id
 from lms_tiers.plugins.lmdb.space import Budget
+from lms_tiers.plugins.lmdb.state import DamagedState, pack, unpack
 from lms_tiers.plugins.lmdb.storing import Storing
 from lms_tiers.plugins.lmdb.writing import Operation, Writer
 
@@ -336,30 +337,20 @@ class LmdbBackend(LMSBackendInterface):
 
     def save_state(self, state: bytes) -> None:
         """Keep a tier's state in the file; one that is too large is dropped, with a warning."""
-        import zstandard
-
         with self._tables.calling():
-            packed = zstandard.ZstdCompressor(level=3, write_checksum=True).compress(state) if state else b""
-            if len(packed) > self._budget.state_limit:
-                _log.warning(
-                    "lmdb store %s: a tier's state of %d bytes is over the limit of %d and is not kept",
-                    self._path, len(packed), self._budget.state_limit,
-                )  # fmt: skip
-                packed = b""
+            packed = pack(state, self._budget.state_limit, str(self._path))
             groups = cut(len(packed), self._budget.page)
             self._writer.submit(Operation(lambda tx: changes.save_state(tx, packed, groups), len(packed))).outcome()
 
     def load_state(self) -> bytes | None:
         """The state kept last; None without one, or where it is damaged."""
-        import zstandard
-
         with self._tables.reading() as txn:
             packed = changes.load_state(txn, self._tables.meta)
         if not packed:
             return None
         try:
-            return zstandard.ZstdDecompressor().decompress(packed)
-        except zstandard.ZstdError:
+            return unpack(packed)
+        except DamagedState:
             self._corrupt += 1
             return None
 
