@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from lms_tiers.errors import InvalidBufferError
@@ -21,6 +22,22 @@ def copy_bytes(target: memoryview, source: memoryview) -> None:
     import numpy as np
 
     np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
+
+
+def scatter_bytes(sources: Sequence[memoryview], targets: Sequence[memoryview]) -> None:
+    """Copy `sources`, one after another, over `targets`, which together have room; see `copy_bytes`."""
+    pending = iter(targets)
+    target, at = memoryview(b""), 0
+    for source in sources:
+        begin = 0
+        while begin < len(source):
+            if at == len(target):
+                target, at = next(pending), 0
+                continue
+            size = min(len(source) - begin, len(target) - at)
+            copy_bytes(target[at : at + size], source[begin : begin + size])
+            begin += size
+            at += size
 
 
 def writable_bytes(buffer: Any, length: int) -> memoryview:

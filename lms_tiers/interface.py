@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, List, Mapping, Optional, Self
 
-from lms_tiers.buffers import copy_bytes, tensor_bytes, writable_bytes
+from lms_tiers.buffers import copy_bytes, scatter_bytes, tensor_bytes, writable_bytes
 from lms_tiers.errors import InvalidBufferError, UnsupportedError
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj
 
@@ -215,12 +215,7 @@ class LMSBackendInterface(abc.ABC):
             room = sum(target.nbytes for target in targets)
             if room < view.meta.length:
                 raise InvalidBufferError(f"the destinations have {room} bytes, the chunk {view.meta.length}.")
-            data = view.buffers[0] if len(view.buffers) == 1 else memoryview(b"".join(view.buffers))
-            at = 0
-            for target in targets:
-                size = min(target.nbytes, data.nbytes - at)
-                copy_bytes(target[:size], data[at : at + size])
-                at += size
+            scatter_bytes(view.buffers, targets)
             return view.meta
 
     def get_many_into(self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]]) -> list[ChunkMeta | None]:

@@ -19,12 +19,11 @@ from lms_tiers.codecs.scratch import scratch
 from lms_tiers.errors import (
     ConfigError,
     DeadlineExceededError,
-    InvalidBufferError,
     LmsTiersError,
     StorageUnavailableError,
 )
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, ChunkView, LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientCommand, ClientMetaMessage, LMSMemoryObj, key_text
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.plugins.lmdb import changes, reading
 from lms_tiers.plugins.lmdb.checkpoint import Checkpoints, discard
 from lms_tiers.plugins.lmdb.coding import Coding
@@ -32,7 +31,7 @@ from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, key_hash
 from lms_tiers.plugins.lmdb.listing import Brief, chunks_by_use, keys, one
 from lms_tiers.plugins.lmdb.opening import Opened, open_directory
 from lms_tiers.plugins.lmdb.options import LmdbOptions
-from lms_tiers.plugins.lmdb.parts import cut, scatter
+from lms_tiers.plugins.lmdb.parts import cut
 from lms_tiers.plugins.lmdb.preparing import Preparing
 from lms_tiers.plugins.lmdb.recency import Uses
 from lms_tiers.plugins.lmdb.repair import clear_away
@@ -125,8 +124,8 @@ class LmdbBackend(LMSBackendInterface):
                     view = views.enter_context(source.view(client_meta.key))
                     held.append(view is not None and view.meta == ChunkMeta.of(client_meta, client_meta.length))
                     if view is not None and held[-1]:
-                        one = len(view.buffers) == 1
-                        yield client_meta, view.buffers[0] if one else bytearray().join(view.buffers)
+                        whole = view.buffers[0] if len(view.buffers) == 1 else bytearray().join(view.buffers)
+                        yield client_meta, whole
 
             self._storing.put_many(lent())
         return held
@@ -215,18 +214,6 @@ class LmdbBackend(LMSBackendInterface):
                 Operation(lambda tx: changes.drop_damaged(tx, hashed, damage.sequence, self._seed))
             ).outcome()
 
-    def get_scattered(self, key: CacheEngineKey, buffers: Sequence[Any]) -> ChunkMeta | None:
-        """Read into the caller's buffers, one after the other."""
-        targets = [writable_bytes(buffer, 0) for buffer in buffers]
-        with self.view(key) as view:
-            if view is None:
-                return None
-            room = sum(target.nbytes for target in targets)
-            if room < view.meta.length:
-                raise InvalidBufferError(f"the destinations have {room} bytes, the chunk {view.meta.length}.")
-            scatter(view.buffers, targets)
-            return view.meta
-
     @contextlib.contextmanager
     def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
         """The parts as they lie in the file where stored raw.
@@ -253,9 +240,9 @@ class LmdbBackend(LMSBackendInterface):
                 self._drop(hashed, damage)
             if found is None and manifest is not None and manifest.layout:
                 stack.close()
-                obj = self.get(key)
-                if obj is not None:
-                    found = ChunkView(ChunkMeta.of(_named(key, obj), obj.length), (memoryview(obj.data),))
+                decoded = self._read(key, None)
+                if decoded is not None:
+                    found = ChunkView(decoded[0], (memoryview(decoded[1]),))
             yield found
 
     def list_keys(self) -> List[CacheEngineKey]:
@@ -382,10 +369,6 @@ class LmdbBackend(LMSBackendInterface):
                     "unreadable": self._unreadable,
                 },
             )  # fmt: skip
-
-
-def _named(key: CacheEngineKey, obj: LMSMemoryObj) -> ClientMetaMessage:
-    return ClientMetaMessage(ClientCommand.PUT, key, obj.length, obj.fmt, obj.dtype, obj.shape)
 
 
 def _release(part: memoryview) -> None:

@@ -71,21 +71,3 @@ def gather(parts: Sequence[memoryview], tail: bytes, target: memoryview) -> None
     if parts:
         np.concatenate([np.frombuffer(part, np.uint8) for part in parts], out=np.frombuffer(target[:at], np.uint8))
     target[at:] = tail
-
-
-def scatter(buffers: Sequence[memoryview], targets: Sequence[memoryview]) -> None:
-    """Copy `buffers`, one after another, over `targets`, which together have room; releases the GIL."""
-    pending = iter(targets)
-    target, at = memoryview(b""), 0
-    for buffer in buffers:
-        begin = 0
-        while begin < len(buffer):
-            if at == len(target):
-                target, at = next(pending), 0
-                continue
-            size = min(len(buffer) - begin, len(target) - at)
-            np.copyto(
-                np.frombuffer(target[at : at + size], np.uint8), np.frombuffer(buffer[begin : begin + size], np.uint8)
-            )
-            begin += size
-            at += size
