@@ -10,6 +10,7 @@ import pytest
 
 from fuzz.memory import MemoryStream
 from lms_tiers import ChunkMeta, CreateStorageBackend, MemoryFormat, OpaqueKey
+from lms_tiers.plugins.lmdb.parts import TAIL_MOST
 from lms_tiers.server.budget import ReceiveBudget
 from lms_tiers.server.counters import Counters
 from lms_tiers.server.session import Session
@@ -62,5 +63,6 @@ def test_a_chunk_stored_raw_in_lmdb_leaves_from_the_files_mapping(tmp_path: Path
         assert stream.sent[36:] == BODY
         body = [place for place in stream.places if place[1] > 36]
         assert sum(size for _, size in body) == len(BODY)
-        assert all(any(at in m and at + size - 1 in m for m in maps) for at, size in body) == borrowed
+        there = sum(size for at, size in body if any(at in m and at + size - 1 in m for m in maps))
+        assert there >= len(BODY) - TAIL_MOST if borrowed else there == 0
         assert budget.peak == 0
