@@ -274,7 +274,7 @@ def stuck(seconds: float) -> dict[str, float]:
 
 
 def alone(section: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Run a section in a process of its own: what a million keys leave in memory slows the next section down."""
+    """Run a section in a process of its own: what a million keys leave behind may slow the next section down."""
     forks = multiprocessing.get_context("fork")
     receiver, sender = forks.Pipe(duplex=False)
     process = forks.Process(target=lambda: sender.send(section()))
