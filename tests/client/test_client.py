@@ -223,7 +223,7 @@ def test_closed_means_closed_also_for_a_call_under_way() -> None:
             peer.recv(186)
             client.close()
             client.close()
-            thread.join(10)
+            thread.join(60)
         assert len(errors) == 1
     with pytest.raises(BackendClosedError):
         client.contains(OpaqueKey("k"))

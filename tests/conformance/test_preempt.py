@@ -49,7 +49,7 @@ def test_a_thread_that_waits_for_another_loses_its_turn() -> None:
     event, seen = threading.Event(), list[int]()
 
     def wait() -> None:
-        event.wait(20)
+        event.wait(60)
         seen.append(0)
 
     def release() -> None:

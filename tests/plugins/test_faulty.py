@@ -37,7 +37,7 @@ def read(backend: FaultyBackend) -> bytes | None:
 
 
 def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     pause = threading.Event()
     while not condition():
         assert time.monotonic() < deadline
@@ -111,7 +111,7 @@ def test_a_blocked_call_goes_on_when_released_and_ends_when_closed(faulty: Fault
         thread.start()
         until(lambda: faulty.blocked == 1)
         finish()
-        thread.join(10)
+        thread.join(60)
         assert ended.pop() == outcome
 
 

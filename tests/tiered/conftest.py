@@ -121,7 +121,7 @@ class Bench:
         return self.value(store.get(self.key(i)))
 
     @staticmethod
-    def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
         """Wait for a condition."""
         deadline = time.monotonic() + seconds
         pause = threading.Event()

@@ -236,7 +236,7 @@ def test_a_reader_inside_a_stuck_tier_warns_the_others_off(bench: Any) -> None:
     assert bench.get(store, 1) is None
     assert faulty.blocked == 1
     faulty.heal()
-    stuck.join(10)
+    stuck.join(60)
     assert found == [0]
     bench.until(lambda: bench.get(store, 1) == 1)
 
@@ -274,7 +274,7 @@ def test_close_beside_everything_ends_every_call(bench: Any) -> None:
         bench.until(lambda store=store, enough=20 * (round_ + 1): store._writer.puts > enough)
         store.close()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
         assert not wrong
 
@@ -334,7 +334,7 @@ def test_concurrent_gets_of_one_lower_chunk_share_one_read(bench: Any) -> None:
     bench.until(lambda: threading.active_count() >= 7)
     faulty.heal()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert found == [0] * 6
     assert faulty.calls["get"] - before <= 2, "one shared read, and at most one by the promotion"
 

@@ -39,7 +39,7 @@ class Stops:
         gate = self._armed.pop(place, None)
         if gate is not None:
             self.reached.append(place)
-            assert gate.wait(20), f"nobody let go of {place}"
+            assert gate.wait(60), f"nobody let go of {place}"
 
     def arm(self, place: str) -> threading.Event:
         """The next thread at `place` waits for the event."""
@@ -84,10 +84,10 @@ def test_a_reader_overtaken_by_a_drop_and_a_put_does_not_see_the_unpublished_chu
     writer = start(lambda: bench.put(store, 1, 2), [])
     stops.wait("after put")
     read.set()
-    reader.join(20)
+    reader.join(60)
     assert seen == [1]
     wrote.set()
-    writer.join(20)
+    writer.join(60)
     assert bench.get(store, 1) == 2
 
 
@@ -107,7 +107,7 @@ def test_a_mover_does_not_copy_what_is_being_overwritten(bench: Any) -> None:
     store.remove(bench.key(1))
     assert bench.get(store, 1) is None
     wrote.set()
-    writer.join(20)
+    writer.join(60)
     assert bench.get(store, 1) == 2
 
 
@@ -126,7 +126,7 @@ def test_a_read_during_a_write_that_failed_afterwards_is_void(bench: Any, tiers:
     before.set()
     stops.wait("after get")  # it has the bytes of a put that is about to fail
     wrote.set()
-    writer.join(20)
+    writer.join(60)
     assert failed == [StorageUnavailableError]
     backends[1].put = second
     store.drain(10)
@@ -134,7 +134,7 @@ def test_a_read_during_a_write_that_failed_afterwards_is_void(bench: Any, tiers:
     bench.until(lambda: backends[0].contains(bench.key(1)))
     store.drain(10)
     after.set()
-    reader.join(20)
+    reader.join(60)
     assert seen == [1]
 
 
@@ -156,5 +156,5 @@ def test_nobody_finds_nothing_between_two_steps_of_a_move(bench: Any) -> None:
         bench.put(store, i, i)
     stop.set()
     for thread in lookers:
-        thread.join(20)
+        thread.join(60)
     assert not missed

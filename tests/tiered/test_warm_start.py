@@ -193,7 +193,7 @@ def test_a_full_tier_waits_for_what_may_leave_and_is_never_over_its_budget(bench
     putter.start()
     assert not done.wait(0.3), "only chunk 0 is in the index, and it was used a moment ago"
     slow.allow(3)
-    putter.join(10)
+    putter.join(60)
     assert done.is_set()
     assert slow.backend.heaviest <= 2000
     assert bench.get(store, 0) == 0
@@ -278,7 +278,7 @@ def test_a_store_closed_before_everything_is_taken_over_loses_nothing(bench: Any
     closing.start()
     bench.until(lambda: store._h.loading is None or store._h.loading._stop.is_set())
     slow.allow()
-    closing.join(20)
+    closing.join(60)
     assert slow.state is not None
     assert state is not None
     assert slow.state[24:] == state[24:], "an order that is half known is not saved"
