@@ -20,6 +20,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -65,16 +66,18 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def server(command: list[str], port: int) -> Iterator[None]:
-    """A server process; stopped by SIGTERM."""
-    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def server(command: list[str], port: int, log: Path) -> Iterator[None]:
+    """A server process that writes what it says to `log`; stopped by SIGTERM."""
+    with log.open("wb") as said:
+        child = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
     try:
         for _ in range(900):
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", port), 1).close()
                 break
             if child.poll() is not None:
-                raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}")
+                said_last = log.read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}: {said_last}")
             time.sleep(0.1)
         else:
             raise RuntimeError(f"{' '.join(command)} does not listen")
@@ -99,6 +102,7 @@ class Checks:
     def __init__(self, python: Path, folder: Path) -> None:
         self.python = str(python)
         self.folder = folder
+        self._log = folder / "server.log"
 
     def _connector(self, port: int, step: str) -> str:
         command = [self.python, str(HERE / "connector.py"), str(port), step]
@@ -114,7 +118,7 @@ class Checks:
     def connector(self) -> str:
         """LMCache's connector against this server."""
         port = free_port()
-        with server(serve("cpu?capacity=1GiB", port), port):
+        with server(serve("cpu?capacity=1GiB", port), port, self._log):
             return self._connector(port, "all")
 
     def basic_check(self) -> str:
@@ -125,7 +129,7 @@ class Checks:
             f'chunk_size: 256\nlocal_cpu: false\nmax_local_cpu_size: 0.5\nremote_url: "lm://127.0.0.1:{port}"\n'
             'remote_serde: "naive"\n'
         )
-        with server(serve("cpu?capacity=1GiB", port), port):
+        with server(serve("cpu?capacity=1GiB", port), port, self._log):
             command = [self.python, "-m", "lmcache.v1.basic_check", "--mode", "test_remote", "--num-keys", "20"]
             output = self._run(command, LMCACHE_CONFIG_FILE=str(config))
         rates = re.findall(r"\| (EXISTS \(non-exist\)|PUT|EXISTS \(exist\)|GET) +\|.*?(\d+)/(\d+)", output)
@@ -133,20 +137,26 @@ class Checks:
             raise RuntimeError(output[-3000:])
         return ", ".join(f"{name} {passed}/{total}" for name, passed, total in rates)
 
+    def _tiers(self, name: str) -> str:
+        """Two tiers, the lower one empty: what an earlier run left must not be found."""
+        store = self.folder / name
+        shutil.rmtree(store, ignore_errors=True)
+        return f"cpu?capacity=64MiB > lmdb:{store}?capacity=512MiB"
+
     def restart(self) -> str:
         """The cache is there again after a restart."""
-        device = f"cpu?capacity=64MiB > lmdb:{self.folder / 'lmdb'}?capacity=512MiB"
+        device = self._tiers("lmdb")
         port = free_port()
-        with server(serve(device, port), port):
+        with server(serve(device, port), port, self._log):
             self._connector(port, "store")
-        with server(serve(device, port), port):
+        with server(serve(device, port), port, self._log):
             return self._connector(port, "find")
 
     def storage(self) -> str:
         """LMCache's server on this project's storage."""
         port = free_port()
-        device = f"cpu?capacity=64MiB > lmdb:{self.folder / 'hosted'}?capacity=512MiB"
-        with server([self.python, str(HERE / "lmcache_server.py"), "127.0.0.1", str(port), device], port):
+        device = self._tiers("hosted")
+        with server([self.python, str(HERE / "lmcache_server.py"), "127.0.0.1", str(port), device], port, self._log):
             return self._connector(port, "all")
 
 
