@@ -280,12 +280,12 @@ def test_the_device_text_opens_a_client_and_a_store_has_it_as_its_lowest_tier(se
     with CreateStorageBackend(device) as store:
         for i in range(64):
             store.put(*item(f"k{i}", bytes([i]) * 4096))
-        store.flush(10)
+        store.flush(60)
         assert [bytes(o.data)[:1] if o else None for o in store.get_many(keys(*(f"k{i}" for i in range(64))))] == [
             bytes([i]) for i in range(64)
         ]
         store.remove(OpaqueKey("k1"))
-        store.flush(10)
+        store.flush(60)
     with CreateStorageBackend(device) as again:
         assert not again.contains(OpaqueKey("k1"))
         found = again.get(OpaqueKey("k2"))

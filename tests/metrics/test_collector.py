@@ -41,10 +41,10 @@ def samples(backend: Any, **labels: str) -> Samples:
 
 def test_every_counter_of_a_tier_is_a_sample_that_agrees_with_stats(bench: Any) -> None:
     bench.put(*range(30))
-    bench.store.flush(10)
+    bench.store.flush(60)
     for i in (0, 29, 99):
         bench.store.get(bench.key(i))
-    bench.store.drain(10)
+    bench.store.drain(60)
     seen = samples(bench.store)
     stats = bench.store.stats()
     assert seen.of("lms_tiers_store_puts_total") == 30

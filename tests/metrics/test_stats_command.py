@@ -22,7 +22,7 @@ def run(*arguments: str) -> Any:
 
 def test_one_reading_shows_each_tier_fastest_first(bench: Any) -> None:
     bench.put(*range(30))
-    bench.store.flush(10)
+    bench.store.flush(60)
     with MetricsPort([StoreCollector(bench.store)]) as port:
         shown = run(f"127.0.0.1:{port.port}")
         document = json.loads(run(f"127.0.0.1:{port.port}", "--json").stdout)

@@ -27,7 +27,7 @@ def test_draining_finishes_a_body_under_way_and_ends_idle_connections(serve: Ser
         busy.send(header(PUT, "k", 1000, 1, 6, (1000, 0, 0, 0)) + bytes(400))
         wait_until(lambda: server.budget.used == 1000)
         left: list[int] = []
-        thread = threading.Thread(target=lambda: left.append(server.drain(10)))
+        thread = threading.Thread(target=lambda: left.append(server.drain(60)))
         thread.start()
         assert idle.closed()
         busy.send(bytes(600))
@@ -44,7 +44,7 @@ def test_what_was_sent_before_the_drain_is_still_stored(serve: Serve) -> None:
         for i in range(50):
             peer.put(f"k{i}", bytes(1000))
         wait_until(lambda: server.connections == 1)
-        assert server.drain(10) == 0
+        assert server.drain(60) == 0
     assert len(server.backend.list_keys()) == 50
 
 
@@ -74,7 +74,7 @@ def test_a_connection_that_no_thread_has_accepted_yet_is_drained_too(serve: Serv
             server.stop_accepting()
             assert server.connections == 2
             backend.release.set()
-            assert server.drain(10) == 0
+            assert server.drain(60) == 0
             assert waiting.closed()
     assert len(server.backend.list_keys()) == 1
 

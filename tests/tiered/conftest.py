@@ -15,8 +15,10 @@ from lms_tiers.messages import CacheEngineKey, ClientCommand, ClientMetaMessage,
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.policies.base import EvictionPolicy
 from lms_tiers.policies.lru import Lru
+from lms_tiers.tiered import loading
 from lms_tiers.tiered.store import TieredStore
 from lms_tiers.tiered.tier import TierConfig
+from tests.tiered.slow import Slow
 
 
 class Weighed(LMSLocalBackend):
@@ -154,3 +156,19 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture
+def in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few chunks the lowest tier holds, they are taken over in the background, one by one."""
+    monkeypatch.setattr(loading, "FEW", 0)
+    monkeypatch.setattr(loading, "_STEP", 1)
+    monkeypatch.setattr(loading, "_RETRY", 0.01)
+
+
+@pytest.fixture
+def slow(bench: Bench, in_the_background: None) -> Iterator[Slow]:
+    """A backend of twenty chunks that lists them no faster than it is told to."""
+    slow = Slow(bench, 20)
+    yield slow
+    slow.allow()  # whatever the test did, no thread is left behind

@@ -71,7 +71,7 @@ def test_a_tier_that_recovers_is_probed_and_used_again(bench: Any, clock: Any) -
     bench.until(lambda: store.stats().tiers[1].breaker is BreakerState.CLOSED)
     for i in range(300, 340):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     assert bench.get(store, 300) == 300
 
 
@@ -82,7 +82,7 @@ def test_a_read_that_fails_once_is_at_worst_a_miss(bench: Any, fault: Fault, whe
     store = bench.store(10_000, 100_000, backends=backends, write="through")
     for i in range(10):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     if where == 1:
         for i in range(10):  # only the lower copy is left
             backends[0].inner.remove(bench.key(i))
@@ -101,7 +101,7 @@ def test_a_chunk_lost_below_is_a_miss_and_is_forgotten(bench: Any) -> None:
     store, faulty = sick_below(bench)
     for i in range(30):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     faulty.inner.remove(bench.key(0))
     assert store.contains(bench.key(0))
     assert bench.get(store, 0) is None
@@ -114,7 +114,7 @@ def test_what_contains_says_below_is_never_asked(bench: Any) -> None:
     faulty.inject("contains", Fault.LIE)
     for i in range(30):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     assert all(store.contains(bench.key(i)) for i in range(30))
     assert not store.contains(bench.key(99))
 
@@ -164,7 +164,7 @@ def test_a_put_carried_out_and_then_failed_is_never_seen(bench: Any) -> None:
     with pytest.raises(StorageUnavailableError):
         bench.put(store, 1, 2)
     assert bench.get(store, 1) is None
-    store.drain(10)
+    store.drain(60)
     assert bench.get(store, 1) is None
     assert only.inner.weight == 0  # type: ignore[attr-defined]  # weighed
 
@@ -173,12 +173,12 @@ def test_a_deletion_that_fails_is_tried_again_and_stays_charged(bench: Any) -> N
     store, faulty = sick_below(bench)
     for i in range(30):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     faulty.inject("remove_many", Fault.FAIL, times=2)
     store.remove(bench.key(0))
     assert bench.get(store, 0) is None
     bench.until(lambda: faulty.fired[Fault.FAIL] == 2)
-    store.drain(10)
+    store.drain(60)
     assert not faulty.inner.contains(bench.key(0))
     assert store.stats().tiers[1].garbage_bytes == 0
 
@@ -193,7 +193,7 @@ def test_one_chunk_that_cannot_be_written_does_not_stop_the_others(bench: Any) -
     store = bench.store(1000, 100_000, backends=[bench.weighed(), Picky()], back_pressure=0.5)
     for i in range(40):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     assert [bench.get(store, i) for i in range(40) if i != 3] == [i for i in range(40) if i != 3]
     assert store.stats().tiers[1].breaker is BreakerState.CLOSED
 
@@ -202,7 +202,7 @@ def test_a_stuck_tier_blocks_neither_hits_nor_puts_nor_removes_above(bench: Any)
     store, faulty = sick_below(bench, stall=0.1, close_timeout=0.3)
     for i in range(30):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     faulty.inject("*", Fault.BLOCK)
     try:
         for i in range(100, 140):
@@ -225,7 +225,7 @@ def test_a_reader_inside_a_stuck_tier_warns_the_others_off(bench: Any) -> None:
     store, faulty = sick_below(bench, stall=0.05)
     for i in range(30):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     faulty.inject("get", Fault.BLOCK)
     found: list[int | None] = []
     stuck = threading.Thread(target=lambda: found.append(bench.get(store, 0)))
@@ -283,7 +283,7 @@ def test_a_backend_closed_under_the_store_is_a_sick_tier(bench: Any) -> None:
     store, faulty = sick_below(bench)
     for i in range(30):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     faulty.inject("get", Fault.CLOSE, times=1)
     assert bench.get(store, 0) is None
     bench.put(store, 50, 50)
@@ -294,7 +294,7 @@ def test_flush_says_so_when_it_does_not_get_done(bench: Any) -> None:
     store, faulty = sick_below(bench, stall=30.0)
     for i in range(30):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     faulty.inject("remove_many", Fault.BLOCK)
     store.remove(bench.key(0))
     with pytest.raises(DeadlineExceededError):
@@ -302,7 +302,7 @@ def test_flush_says_so_when_it_does_not_get_done(bench: Any) -> None:
     with pytest.raises(DeadlineExceededError):
         store.drain(0.1)
     faulty.heal()
-    store.flush(10)
+    store.flush(60)
 
 
 def test_puts_that_outrun_a_slow_tier_wait_and_then_drop_counted(bench: Any) -> None:
@@ -315,7 +315,7 @@ def test_puts_that_outrun_a_slow_tier_wait_and_then_drop_counted(bench: Any) -> 
     assert store.stats().tiers[0].evictions_by_reason[EventReason.BACK_PRESSURE] == drops
     faulty.heal()
     assert drops >= 10
-    store.drain(10)
+    store.drain(60)
     assert sum(bench.get(store, i) is None for i in range(20)) == store.stats().tiers[0].drops
 
 
@@ -323,7 +323,7 @@ def test_concurrent_gets_of_one_lower_chunk_share_one_read(bench: Any) -> None:
     store, faulty = sick_below(bench, stall=30.0)
     for i in range(30):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     faulty.inject("get", Fault.BLOCK)
     before = faulty.calls["get"]
     found: list[int | None] = []
@@ -343,10 +343,10 @@ def test_with_a_read_deadline_nobody_stays_inside_a_stuck_tier(bench: Any) -> No
     store, faulty = sick_below(bench, read_deadline=0.05, stall=30.0)
     for i in range(30):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     assert [bench.get(store, i) for i in (0, 1)] == [0, 1]
     assert store.get_into(bench.key(2), bytearray(100)) is not None
-    store.drain(10)
+    store.drain(60)
     faulty.inject("get", Fault.BLOCK)
     try:
         assert bench.get(store, 10) is None
@@ -361,7 +361,7 @@ def test_a_switched_off_tier_costs_an_idle_store_nothing(bench: Any) -> None:
     store, faulty = sick_below(bench, breaker_cooldown=0.01, breaker_longest=0.01)
     for i in range(40):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     faulty.inject("get", Fault.FAIL)
     bench.until(lambda: bench.get(store, 0) or not store._h.up & 2)
     woken = []

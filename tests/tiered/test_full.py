@@ -25,7 +25,7 @@ def test_a_backend_fuller_than_its_reservations_gets_more_room(bench: Any) -> No
     store = bench.store(500, 1000, backends=[bench.weighed(), Full()])
     for i in range(60):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     assert store.stats().tiers[1].breaker is BreakerState.CLOSED
     assert store.stats().tiers[1].keys >= 5
 
@@ -35,7 +35,7 @@ def test_a_full_medium_takes_nothing_answers_gets_and_is_tried_again(bench: Any,
     store = bench.store(1000, 100_000, backends=[bench.weighed(), faulty], clock=clock, back_pressure=0.05)
     for i in range(20):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     held = [i for i in range(20) if store._h.index[bench.key(i).to_string()].tiers & 2]
     assert held
     for operation in ("put", "put_many", "put_from", "remove", "remove_many"):
@@ -52,6 +52,6 @@ def test_a_full_medium_takes_nothing_answers_gets_and_is_tried_again(bench: Any,
     clock.now += 1.0
     for i in range(200, 230):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     assert [i for i in range(200, 230) if bench.get(store, i) == i] == list(range(200, 230))
     assert store.stats().tiers[1].garbage_bytes == 0

@@ -56,7 +56,7 @@ def tiers(bench: Any) -> tuple[Any, Any, Stops]:
     stops = Stops(bench, backends[0])
     store = bench.store(10_000, 100_000, backends=backends, write="through", patience=0.1, stall=60.0)
     bench.put(store, 1, 1)
-    store.drain(10)
+    store.drain(60)
     assert backends[1].contains(bench.key(1))
     return store, backends, stops
 
@@ -129,10 +129,10 @@ def test_a_read_during_a_write_that_failed_afterwards_is_void(bench: Any, tiers:
     writer.join(60)
     assert failed == [StorageUnavailableError]
     backends[1].put = second
-    store.drain(10)
+    store.drain(60)
     assert bench.get(store, 1) == 1, "the lower copy is the newest generation"
     bench.until(lambda: backends[0].contains(bench.key(1)))
-    store.drain(10)
+    store.drain(60)
     after.set()
     reader.join(60)
     assert seen == [1]

@@ -122,26 +122,12 @@ def run_program(bench: Any, shape: str, seed: int) -> None:
         ]
         for _ in range(THREADS)
     ]  # fmt: skip
-    wrong: list[str] = []
     options = {"back_pressure": 5.0, "stall": 60.0} if not faults else {
         "back_pressure": 0.02, "stall": 0.5, "breaker_cooldown": 0.002, "breaker_longest": 0.01, "patience": 0.5,
     }  # fmt: skip
     with preempted(seed, rng.choice([0.002, 0.01, 0.03])):
         store = bench.store(*capacities, backends=backends, **options)
-
-        def client(number: int) -> None:
-            try:
-                for kind, i, value, size in program[number]:
-                    step(bench, store, history, number, kind, i, value, size)
-            except BaseException as error:  # whatever it is, the test has to see it
-                wrong.append(f"thread {number}: {type(error).__name__}: {error}")
-
-        threads = [threading.Thread(target=client, args=(n,)) for n in range(THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-            assert not thread.is_alive(), f"{shape}, seed {seed}: a thread hangs"
+        wrong = run_threads(bench, store, history, program)
     for backend in backends if faults else ():
         backend.heal()
     final = History()
@@ -162,6 +148,26 @@ def run_program(bench: Any, shape: str, seed: int) -> None:
         assert all(held == charged for held, charged in balance), f"{shape}, seed {seed}: held, charged: {balance}"
     check(shape, seed, final)
     bench.stores.remove(store)
+
+
+def run_threads(bench: Any, store: Any, history: History, program: list[list[tuple[str, int, int, int]]]) -> list[str]:
+    """Each part of the program on a thread of its own; what they raised."""
+    wrong: list[str] = []
+
+    def client(number: int) -> None:
+        try:
+            for kind, i, value, size in program[number]:
+                step(bench, store, history, number, kind, i, value, size)
+        except BaseException as error:  # whatever it is, the test has to see it
+            wrong.append(f"thread {number}: {type(error).__name__}: {error}")
+
+    threads = [threading.Thread(target=client, args=(n,)) for n in range(len(program))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), f"{thread.name} hangs"
+    return wrong
 
 
 def step(bench: Any, store: Any, history: History, number: int, kind: str, i: int, value: int, size: int) -> None:

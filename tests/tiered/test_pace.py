@@ -45,12 +45,12 @@ def test_a_chunk_refused_ahead_of_need_is_offered_again_later(bench: Any, clock:
     store = bench.store(1000, 100_000, policies=[Lru(1000, clock), choosy])
     for i in range(8):
         bench.put(store, i, i)
-    store.drain(5)
+    store.drain(60)
     assert store.stats().tiers[1].keys == 0
     choosy.open = True
     for i in range(8, 40):
         bench.put(store, i, i)
-    store.drain(5)
+    store.drain(60)
     assert [bench.get(store, i) for i in range(40)] == list(range(40))
 
 
@@ -59,7 +59,7 @@ def test_a_batch_makes_its_room_by_one_deletion(bench: Any) -> None:
     store = bench.store(2000, 8000, backends=[LMSLocalBackend(), lower])
     for i in range(200):
         bench.put(store, i, i)
-    store.flush(10)
+    store.flush(60)
     assert max(lower.deletions) > 1
     assert store.stats().tiers[1].peak_bytes <= 8000
 
@@ -68,7 +68,7 @@ def test_readers_who_never_stop_do_not_keep_chunks_from_rising(bench: Any) -> No
     store = bench.store(1000, 100_000)
     for i in range(30):
         bench.put(store, i, i)
-    store.flush(5)
+    store.flush(60)
     bench.until(lambda: not store._h.index[bench.key(0).to_string()].tiers & 1)
     store._h.read_at = time.perf_counter_ns() + 10**12  # as if somebody were reading all the time
     assert bench.get(store, 0) == 0
@@ -89,10 +89,10 @@ def test_a_drain_waits_for_no_reader(bench: Any) -> None:
     store = bench.store(1000, 100_000)
     for i in range(30):
         bench.put(store, i, i)
-    store.flush(5)
+    store.flush(60)
     assert bench.get(store, 0) == 0
     store._h.read_at = time.perf_counter_ns() + 10**15
-    store.drain(5)
+    store.drain(60)
     assert store._h.index[bench.key(0).to_string()].tiers & 1
 
 
@@ -102,6 +102,6 @@ def test_a_store_tells_which_tiers_hold_a_key(bench: Any) -> None:
     assert store.tiers_of(bench.key(1)) == ("t0",)
     for i in range(2, 30):
         bench.put(store, i, i)
-    store.drain(5)
+    store.drain(60)
     assert store.tiers_of(bench.key(1)) == ("t1",)
     assert store.tiers_of(bench.key(2000)) == ()

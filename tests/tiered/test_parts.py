@@ -103,7 +103,7 @@ def test_demoted_chunks_keep_their_place_in_the_chain(bench: Any) -> None:
     store.put_many([(bench.meta(i, 100), bench.data(i)) for i in range(1, 5)])
     for i in range(10, 20):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     assert {(2, 1, 1), (3, 2, 2), (4, 3, 3)} <= {(k, parent, at) for k, parent, at, _ in places(below, bench)}
 
 
@@ -111,10 +111,10 @@ def test_statistics_tell_where_gets_were_served(bench: Any) -> None:
     store = bench.store(1000, 100_000)
     for i in range(30):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     for i in (29, 29, 0, 99):
         bench.get(store, i)
-    store.drain(10)
+    store.drain(60)
     stats = store.stats()
     top, below = stats.tiers
     assert (stats.puts, stats.hits, stats.misses, stats.keys) == (30, 3, 1, 30)
@@ -134,7 +134,7 @@ def test_events_arrive_in_batches_with_kind_and_reason(bench: Any) -> None:
     store = bench.store(1000, 2000, on_events=lambda events: batches.append(list(events)))
     for i in range(60):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     store.remove(bench.key(59))
     bench.get(store, 45)
     store.close()

@@ -147,9 +147,9 @@ def test_an_overwrite_that_is_not_admitted_hides_the_older_chunk(bench: Any) -> 
     bench.put(store, 1, 1, 900)
     for i in range(10, 30):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     assert bench.weights()[1].contains(bench.key(1))
-    store.drain(10)
+    store.drain(60)
     bench.weights()[0].remove(bench.key(1))
     refused.add(bench.key(1).to_string())
     bench.put(store, 1, 2)
@@ -161,7 +161,7 @@ def test_what_the_tier_below_refuses_is_evicted_for_good(bench: Any) -> None:
     store = bench.store(1000, 10_000, policies=policies, back_pressure=30.0)
     for i in range(30):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     assert bench.weights()[1].weight == 0
     assert bench.get(store, 29) == 29
     assert store.stats().tiers[0].drops == 0

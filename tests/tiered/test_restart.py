@@ -36,7 +36,7 @@ def test_what_was_flushed_is_there_again_after_a_restart(bench: Any, device: str
     store = next(stores)
     for i in range(60):
         bench.put(store, i, i, SIZE)
-    store.flush(30)
+    store.flush(60)
     store = next(stores)
     assert [bench.get(store, i) for i in range(60)] == list(range(60))
     stats = store.stats()
@@ -60,7 +60,7 @@ def test_removed_and_overwritten_chunks_stay_so_after_a_restart(bench: Any, devi
     store = next(stores)
     for i in range(40):
         bench.put(store, i, i, SIZE)
-    store.flush(30)
+    store.flush(60)
     for i in range(10):
         store.remove(bench.key(i))
     for i in range(10, 20):
@@ -131,16 +131,16 @@ def test_without_a_clean_close_the_upper_copy_is_the_newer_one(bench: Any) -> No
     backends = [persistent(bench), persistent(bench)]
     store = bench.store(1000, 10_000, backends=backends)
     bench.put(store, 1, 1)
-    store.flush(10)
+    store.flush(60)
     store.close()
     # A run that crashed: the newer chunk had not come down yet.
     crashed = bench.store(1000, 10_000, backends=backends)
     backends[0].put(bench.meta(1, 100), bench.data(2))
     store = bench.store(1000, 10_000, backends=backends)
     assert bench.get(store, 1) == 2
-    store.drain(10)
+    store.drain(60)
     store.remove(bench.key(1))
-    store.drain(10)
+    store.drain(60)
     assert not backends[1].contains(bench.key(1))
     assert crashed is not store
 
@@ -167,7 +167,7 @@ def test_flush_keeps_the_hottest_where_the_lower_tier_is_smaller(bench: Any) -> 
     store = bench.store(2000, 1000, backends=backends)
     for i in range(20):
         bench.put(store, i, i)
-    store.flush(10)
+    store.flush(60)
     assert all(backends[1].contains(bench.key(i)) for i in range(12, 20))
     assert backends[1].heaviest <= 1000
 
@@ -178,5 +178,5 @@ def test_flush_refuses_to_promise_what_a_dead_disk_cannot_keep(bench: Any) -> No
     bench.put(store, 1, 1)
     faulty.inject("*", Fault.FAIL, error=OSError)
     with pytest.raises(StorageUnavailableError):
-        store.flush(10)
+        store.flush(60)
     assert bench.get(store, 1) == 1

@@ -53,12 +53,12 @@ def test_what_leaves_the_top_is_found_below_and_comes_back_up(bench: Any) -> Non
     store = bench.store(1000, 100_000)
     for i in range(50):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     top, below = bench.weights()
     assert top.weight <= 1000
     assert not top.contains(bench.key(0))
     assert bench.get(store, 0) == 0
-    store.drain(10)
+    store.drain(60)
     assert top.contains(bench.key(0))
     assert below.contains(bench.key(0)), "the clean lower copy is kept"
 
@@ -67,11 +67,11 @@ def test_a_clean_chunk_is_not_written_down_again(bench: Any) -> None:
     store = bench.store(1000, 100_000)
     for i in range(50):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     for _ in range(3):
         for i in range(50):
             assert bench.get(store, i) == i
-        store.drain(10)
+        store.drain(60)
     assert store.stats().tiers[1].bytes_written <= 50 * 100
 
 
@@ -79,16 +79,16 @@ def test_a_hit_above_refreshes_the_copy_below(bench: Any) -> None:
     store = bench.store(1000, 3000)
     for i in range(15):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     top, below = bench.weights()
     assert below.contains(bench.key(0))
     for i in range(100, 300):
         assert bench.get(store, 0) == 0
         bench.put(store, i, i)
-        store.drain(10)
+        store.drain(60)
     assert top.contains(bench.key(0))
     assert below.contains(bench.key(0)), "the hottest chunk was evicted below, where nobody had hit it"
-    store.flush(10)
+    store.flush(60)
     assert below.touches[-1] == bench.key(0).to_string()
 
 
@@ -106,11 +106,11 @@ def test_an_overwrite_that_moves_down_hides_the_older_copy_above(bench: Any) -> 
     bench.put(store, 1, 1, 100)
     bench.put(store, 1, 2, 4000)
     assert bench.get(store, 1) == 2
-    store.drain(10)
+    store.drain(60)
     assert not bench.weights()[0].contains(bench.key(1))
     bench.put(store, 1, 3, 100)
     assert bench.get(store, 1) == 3
-    store.drain(10)
+    store.drain(60)
     assert bench.get(store, 1) == 3
 
 
@@ -146,7 +146,7 @@ def test_one_tier_evicts_in_its_policys_order(bench: Any) -> None:
 def test_batches_answer_as_single_calls_do(bench: Any) -> None:
     store = bench.store(1000, 100_000)
     store.put_many([(bench.meta(i, 100), bench.data(i)) for i in range(40)])
-    store.drain(10)
+    store.drain(60)
     keys = [bench.key(i) for i in (*range(40), 99, 3, 3)]
     assert [bench.value(o) for o in store.get_many(keys)] == [*range(40), None, 3, 3]
     assert store.contains_prefix(keys) == 40
@@ -167,7 +167,7 @@ def test_reads_into_buffers_views_and_tensors_come_from_any_tier(bench: Any) -> 
     store = bench.store(300, 100_000)
     for i in range(20):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     for i in (0, 19):
         buffer = bytearray(100)
         meta = store.get_into(bench.key(i), buffer)
@@ -194,7 +194,7 @@ def test_what_get_returned_stays_whatever_happens_to_the_chunk(bench: Any) -> No
     bench.put(store, 1, 1)
     for i in range(2, 20):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     below = store.get(bench.key(1))
     bench.put(store, 1, 2)
     store.remove(bench.key(1))
@@ -208,12 +208,12 @@ def test_a_removed_chunk_is_gone_from_every_tier(bench: Any) -> None:
     store = bench.store(300, 100_000)
     for i in range(20):
         bench.put(store, i, i)
-    store.flush(10)
+    store.flush(60)
     for i in range(20):
         store.remove(bench.key(i))
         assert bench.get(store, i) is None
     store.remove(bench.key(777))
-    store.drain(10)
+    store.drain(60)
     assert [w.weight for w in bench.weights()] == [0, 0]
     assert store.list_keys() == []
 
@@ -275,7 +275,7 @@ def test_through_tiers_get_every_put_at_once(bench: Any) -> None:
     store = bench.store(10_000, 100_000, write="through")
     for i in range(20):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     assert all(bench.weights()[1].contains(bench.key(i)) for i in range(20))
 
 
@@ -353,7 +353,7 @@ def test_an_idle_store_has_no_thread_awake(bench: Any) -> None:
     store = bench.store(300, 100_000)
     for i in range(20):
         bench.put(store, i, i)
-    store.drain(10)
+    store.drain(60)
     waiting = [
         frame.f_code.co_name
         for ident, frame in sys._current_frames().items()

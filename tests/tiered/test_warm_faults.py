@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,19 +11,7 @@ from lms_tiers.tiered import loading
 from lms_tiers.tiered.flush import Deadline
 from tests.tiered.slow import Slow, loaded
 
-
-@pytest.fixture(autouse=True)
-def in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "FEW", 0)
-    monkeypatch.setattr(loading, "_STEP", 1)
-    monkeypatch.setattr(loading, "_RETRY", 0.01)
-
-
-@pytest.fixture
-def slow(bench: Any) -> Iterator[Slow]:
-    slow = Slow(bench, 20)
-    yield slow
-    slow.allow()  # whatever the test did, no thread is left behind
+pytestmark = pytest.mark.usefixtures("in_the_background")
 
 
 def test_a_listing_that_fails_midway_is_begun_anew(bench: Any, slow: Slow) -> None:
@@ -75,12 +62,12 @@ def test_a_change_that_could_not_look_the_chunk_up_still_ends_the_old_one(bench:
     slow.sick = None
     slow.allow()
     loaded(bench, store)
-    store.drain(10)
+    store.drain(60)
     assert bench.get(store, 3) == 103
     assert bench.get(store, 4) is None
     assert not slow.backend.contains(bench.key(4))
     assert bench.value(slow.backend.get(bench.key(3))) in (None, 103)
-    store.flush(10)
+    store.flush(60)
     assert store._h.tiers[1].used == slow.backend.weight
 
 
@@ -99,5 +86,5 @@ def test_bytes_left_behind_by_a_failed_look_up_stay_charged_until_they_are_delet
     assert slow.backend.weight == 2000
     assert store._h.tiers[1].used == 2000
     slow.backend.remove_many = remove_many
-    store.drain(10)
+    store.drain(60)
     assert store._h.tiers[1].used == slow.backend.weight == 1900

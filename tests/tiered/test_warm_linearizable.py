@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +14,7 @@ from lms_conformance.history import History
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import ChunkMeta, OpaqueKey
 from lms_tiers.tiered import loading
-from tests.tiered.test_linearizable import NAPS, OPERATIONS, THREADS, explained, preempted, sluggish, step
+from tests.tiered.test_linearizable import NAPS, OPERATIONS, THREADS, explained, preempted, run_threads, sluggish
 
 PROGRAMS = int(os.environ.get("PROGRAMS", "200"))
 
@@ -33,9 +32,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], int, bool, bool]] = {
 
 
 @pytest.fixture(autouse=True)
-def in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "FEW", 0)
-    monkeypatch.setattr(loading, "_STEP", 1)
+def asked_again_at_once(in_the_background: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "_RETRY", 0.0001)
     # Most listings of a tier with faults fail: were they asked for ever more rarely, some drawn run would not end.
     monkeypatch.setattr(loading, "_LONGEST_RETRY", 0.005)
@@ -85,28 +82,14 @@ def run_program(bench: Any, shape: str, seed: int) -> None:
         [(rng.choice(kinds), rng.randrange(keys), next(values), rng.choice([60, 100, 120])) for _ in range(OPERATIONS)]
         for _ in range(THREADS)
     ]
-    wrong: list[str] = []
     with preempted(seed, rng.choice([0.002, 0.01, 0.03])):
         store = bench.store(*capacities, backends=backends, back_pressure=5.0, stall=60.0, breaker_cooldown=0.002)
-
-        def client(number: int) -> None:
-            try:
-                for kind, i, value, size in program[number]:
-                    step(bench, store, history, number, kind, i, value, size)
-            except BaseException as error:  # whatever it is, the test has to see it
-                wrong.append(f"thread {number}: {type(error).__name__}: {error}")
-
-        threads = [threading.Thread(target=client, args=(n,)) for n in range(THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-            assert not thread.is_alive(), f"{shape}, seed {seed}: a thread hangs"
+        wrong = run_threads(bench, store, history, program)
         bench.until(lambda: not store.loading)
     for i in range(keys):
         began = history.now()
         history.add(9, "get", str(i), bench.get(store, i), began)
-    store.drain(5.0)
+    store.drain(60)
     balance = [(weighed.weight, tier.used) for weighed, tier in zip(backends, store._h.tiers, strict=True)]
     store.close()
     assert not wrong, f"{shape}, seed {seed}: {wrong}"

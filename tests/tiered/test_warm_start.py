@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,9 @@ from lms_tiers import CreateStorageBackend
 from lms_tiers.errors import DeadlineExceededError
 from lms_tiers.policies.lfu import Lfu
 from lms_tiers.policies.lru import Lru
-from lms_tiers.tiered import loading
 from tests.tiered.slow import Slow, loaded
 
-
-@pytest.fixture(autouse=True)
-def in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "FEW", 0)
-    monkeypatch.setattr(loading, "_STEP", 1)
-    monkeypatch.setattr(loading, "_RETRY", 0.01)
+pytestmark = pytest.mark.usefixtures("in_the_background")
 
 
 def order(store: Any, tier: int = -1) -> list[int]:
@@ -30,13 +23,6 @@ def order(store: Any, tier: int = -1) -> list[int]:
     h = store._h
     with h.lock:
         return [int(text.split("@")[3], 16) for text, _ in h.victims(h.tiers[tier], 1 << 40)]
-
-
-@pytest.fixture
-def slow(bench: Any) -> Iterator[Slow]:
-    slow = Slow(bench, 20)
-    yield slow
-    slow.allow()  # whatever the test did, no thread is left behind
 
 
 def test_a_store_answers_before_its_tier_has_told_anything(bench: Any, slow: Slow) -> None:
@@ -88,7 +74,7 @@ def test_everything_is_counted_and_listed_from_the_start(bench: Any, slow: Slow)
     slow.allow()
     loaded(bench, store)
     assert sorted(key.chunk_hash for key in store.list_keys()) == expected
-    store.drain(10)
+    store.drain(60)
     assert store._h.tiers[1].used == slow.backend.weight
 
 
@@ -242,10 +228,10 @@ def test_clear_reaches_what_was_not_taken_over_yet(bench: Any, slow: Slow) -> No
     bench.put(store, 5, 105)
     slow.allow()
     loaded(bench, store)
-    store.drain(10)
+    store.drain(60)
     assert [key.chunk_hash for key in store.list_keys()] == [5]
     assert bench.get(store, 5) == 105
-    store.flush(10)
+    store.flush(60)
     assert slow.backend.weight == store._h.tiers[1].used == 100
 
 
@@ -330,17 +316,17 @@ def test_an_lmdb_tier_starts_in_the_background_with_its_chunks_and_their_order(b
     with start() as store:
         for i in range(300):
             bench.put(store, i, i)
-        store.flush(30)
+        store.flush(60)
         for i in range(0, 300, 7):
             assert bench.get(store, i) == i
-        store.flush(30)
+        store.flush(60)
         expected = order(store)
     with start() as store:
         assert [bench.get(store, i) for i in (299, 5, 300)] == [299, 5, None]
         assert store.stats().tiers[1].keys == 300
         store.remove(bench.key(8))
         loaded(bench, store)
-        store.drain(10)
+        store.drain(60)
         assert sorted(order(store)) == [i for i in range(300) if i != 8]
         assert [i for i in order(store) if i not in (299, 5)] == [i for i in expected if i not in (299, 5, 8)]
         assert order(store)[-2:] == [299, 5]

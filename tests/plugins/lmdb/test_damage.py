@@ -220,7 +220,8 @@ def test_two_keys_of_one_hash_are_told_apart_by_the_key(
     monkeypatch.setattr(preparing, "key_hash", lambda key, seed: b"h" * 16)
     with opening() as backend:
         backend.put(message("one", 100), content(1, 100))
-        assert backend.get(OpaqueKey("two")) is None
+        assert backend.get(OpaqueKey("one")).data == content(1, 100)
+        assert backend.get(OpaqueKey("two")) is None, "also where the other is remembered"
         backend.remove(OpaqueKey("two"))
         assert backend.get(OpaqueKey("one")).data == content(1, 100)
         backend.put(message("two", 100), content(2, 100))

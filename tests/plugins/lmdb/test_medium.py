@@ -104,12 +104,12 @@ def test_on_a_full_disk_puts_are_refused_and_counted_gets_go_on_and_it_recovers(
             backend.put(message(0, MIB), content(99, MIB))
         assert backend.stats().failures > failures
         check_all(backend, content, range(stored))
-        backend.flush(20)
+        backend.flush(60)
         backend.remove(OpaqueKey("0"))
         assert backend.get(OpaqueKey("0")) is None
         check_all(backend, content, range(1, stored))
         room.unlink()
-        backend.flush(20)
+        backend.flush(60)
         backend.put(message("after", MIB // 2), content(7, MIB // 2))
         assert backend.get(OpaqueKey("after")).data == content(7, MIB // 2)  # type: ignore[union-attr]  # just put
         assert backend.stats().corrupt == 0
@@ -202,7 +202,7 @@ def test_a_tier_on_a_full_disk_drops_and_counts_answers_gets_and_recovers(
 
 def _flushed(tiered: TieredStore) -> bool:
     try:
-        tiered.flush(20)
+        tiered.flush(60)
     except StorageFullError:
         return False
     return True
@@ -240,7 +240,7 @@ def test_a_disk_that_turns_read_only_under_a_store_costs_the_puts_only(
     with opening(sync=sync) as backend:
         for number in range(4):
             backend.put(message(number, MIB), content(number, MIB))
-        backend.flush(20)
+        backend.flush(60)
         with writes_refused(tmp_path / "store" / "data.mdb"):
             for _ in range(2):
                 with pytest.raises(StorageUnavailableError):
@@ -250,7 +250,7 @@ def test_a_disk_that_turns_read_only_under_a_store_costs_the_puts_only(
             backend.touch([OpaqueKey("2")])
             check_all(backend, content, range(4))
         backend.put(message(4, MIB), content(4, MIB))
-        backend.flush(20)
+        backend.flush(60)
         check_all(backend, content, range(5))
     with opening(sync=sync) as backend:
         check_all(backend, content, range(5))
@@ -320,7 +320,7 @@ def test_a_directory_deleted_under_a_store_costs_the_puts_only(
     with pytest.raises(StorageUnavailableError):
         backend.remove(OpaqueKey("0"))
     with pytest.raises(StorageUnavailableError):
-        backend.flush(20)  # it must not promise what nobody can open again
+        backend.flush(60)  # it must not promise what nobody can open again
     check_all(backend, content, range(4))
     stats = backend.stats()
     assert (stats.keys, stats.corrupt) == (4, 0)

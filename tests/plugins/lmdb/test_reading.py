@@ -56,21 +56,6 @@ def test_what_replaced_or_removed_a_remembered_chunk_is_seen_at_once(
                 assert backend.get(KEY) is None
 
 
-def test_a_key_of_the_same_hash_is_not_answered_by_what_is_remembered(
-    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lms_tiers.plugins.lmdb import backend as module
-    from lms_tiers.plugins.lmdb import preparing
-
-    monkeypatch.setattr(module, "key_hash", lambda key, seed: b"h" * 16)
-    monkeypatch.setattr(preparing, "key_hash", lambda key, seed: b"h" * 16)
-    with opening() as backend:
-        backend.put(message("one", 100), content(1, 100))
-        assert backend.get(OpaqueKey("one")).data == content(1, 100)
-        assert backend.get(OpaqueKey("two")) is None
-        assert backend.get(OpaqueKey("one")).data == content(1, 100)
-
-
 def test_no_more_manifests_are_remembered_than_a_few_hundred(
     opening: Callable[..., Any], message: Any, content: Any, found: list[bytes]
 ) -> None:
