@@ -45,11 +45,12 @@ def machine() -> str:
 
 def churned(found: Document) -> list[str]:
     kept = found["rows"]
+    ratios = [f"{row['layout']}: {ratio:.2f}" for row, ratio in zip(kept[1:], found["parts_over_whole"], strict=True)]
     return [
         "## Churn, measured", "",
         f"memcpy {found['machine']['memcpy_gb_s']:.1f} GB/s, plain file write "
-        f"{found['machine']['file_write_mb_s']:.0f} MB/s; steady, parts over whole values: "
-        f"{found['parts_over_whole']:.2f}.", "",
+        f"{found['machine']['file_write_mb_s']:.0f} MB/s; steady, parts over "
+        f"{', over '.join(ratios)}.", "",
         *table(
             ["layout", "first fill MB/s", "steady MB/s", "steady ÷ first", "p50 put ms", "p99 put ms", "p99 ÷ p50",
              "map full", "live at the end", "file ÷ capacity"],
