@@ -165,7 +165,8 @@ def prepare(
     """Check what was asked for and open the backend once; see `run_properties`."""
     began = time.monotonic()
     effort = profile_named(profile)
-    parse_version(spec)
+    if parse_version(spec) > parse_version(SPEC_VERSION):
+        raise ConfigError(f"this kit knows the spec up to {SPEC_VERSION}, not {spec}.")
     chosen = select(only)
     if seed is None:
         seed = random.SystemRandom().randrange(1 << 32) if effort.randomised else DEFAULT_SEED

@@ -24,11 +24,11 @@ def conform(
     only: list[str] = typer.Option([], help="A property ID or a family; may be repeated."),
     seed: Optional[int] = typer.Option(None, help="Repeats a run; nightly draws one."),
     spec: str = typer.Option("1.0", help="The spec version that gates; newer properties only warn."),
-    waivers: Optional[Path] = typer.Option(None, help="TOML file of [[waiver]] tables: property, reason, expires."),
+    waivers: Optional[Path] = typer.Option(None, help="TOML file of \\[\\[waiver]] tables: property, reason, expires."),
     prove: bool = typer.Option(
         False, "--prove", help="Also plant known bugs in the backend, and show that each is caught."
     ),
-    json: Optional[str] = typer.Option(None, help="Write the report as JSON; - is standard output."),
+    json: Optional[Path] = typer.Option(None, help="Write the report as JSON; - is standard output."),
     html: Optional[Path] = typer.Option(None, help="Write the report as a page."),
     junit: Optional[Path] = typer.Option(None, help="Write the report as JUnit XML."),
     badge: Optional[Path] = typer.Option(None, help="Write the badge as JSON for shields.io."),
@@ -38,9 +38,14 @@ def conform(
     from lms_conformance.harness import harness_for
     from lms_conformance.waivers import read_waivers
 
+    from lms_tiers.cli.output import check_output
+
+    outputs = (json, html, junit, badge)
+    for path in outputs:
+        check_output(path)
     harness = harness_for(subject)
     granted = read_waivers(waivers) if waivers else []
-    quiet = json == "-"
+    quiet = any(str(path) == "-" for path in outputs)
     view = _Progress(quiet)
     try:
         report = kit.run_supervised(
@@ -89,7 +94,8 @@ class _Progress:
         if r.family != self.family:
             from lms_conformance.spec import FAMILIES
 
-            typer.echo(("" if not self.family else "\n") + f"{r.family}  {FAMILIES[r.family]:<26}", nl=False)
+            width = 1 + max(map(len, FAMILIES.values()))
+            typer.echo(("" if not self.family else "\n") + f"{r.family}  {FAMILIES[r.family]:<{width}}", nl=False)
             self.family = r.family
         mark, colour = "✓", typer.colors.GREEN
         if r.red:
@@ -121,13 +127,17 @@ class _Progress:
         )
 
 
-def _write(report: Report, json: str | None, html: Path | None, junit: Path | None, badge: Path | None) -> None:
+def _write(report: Report, json: Path | None, html: Path | None, junit: Path | None, badge: Path | None) -> None:
     from lms_conformance import reports
 
-    if json == "-":
-        typer.echo(reports.to_json(report))
-    elif json:
-        Path(json).write_text(reports.to_json(report) + "\n", encoding="utf-8")
-    for path, render in ((html, reports.to_html), (junit, reports.to_junit), (badge, reports.badge_json)):
+    from lms_tiers.cli.output import open_output
+
+    for path, render in (
+        (json, lambda r: reports.to_json(r) + "\n"),
+        (html, reports.to_html),
+        (junit, reports.to_junit),
+        (badge, reports.badge_json),
+    ):
         if path is not None:
-            path.write_text(render(report), encoding="utf-8")
+            with open_output(path) as file:
+                file.write(render(report))

@@ -33,5 +33,9 @@ def write_json(path: Path, document: Any) -> None:
 
 def check_output(path: Path | None) -> None:
     """Raise `StorageUnavailableError` where a file could not be written: before long work, not after it."""
-    if path is not None and str(path) != "-" and not path.parent.is_dir():
+    if path is None or str(path) == "-":
+        return
+    if not path.parent.is_dir():
         raise StorageUnavailableError(str(path), f"there is no directory {path.parent}: make it first.")
+    if path.is_dir():
+        raise StorageUnavailableError(str(path), "is a directory: name a file.")

@@ -13,26 +13,26 @@ def register(app: typer.Typer) -> None:
     @app.command("serve")
     def serve(
         ctx: typer.Context,
-        host: Optional[str] = typer.Option(None, help="Where to listen.  [default: 127.0.0.1]"),
-        port: Optional[int] = typer.Option(None, help="Port; 0 takes a free one.  [default: 65432]"),
+        host: Optional[str] = typer.Option(None, help="Where to listen.  \\[default: 127.0.0.1]"),
+        port: Optional[int] = typer.Option(None, help="Port; 0 takes a free one.  \\[default: 65432]"),
         unix: Optional[str] = typer.Option(None, metavar="PATH", help="Listen on a Unix-domain socket instead."),
-        device: Optional[str] = typer.Option(None, help="Tiers, fastest first.  [default: cpu?capacity=4GiB]"),
+        device: Optional[str] = typer.Option(None, help="Tiers, fastest first.  \\[default: cpu?capacity=4GiB]"),
         config: Optional[str] = typer.Option(None, metavar="FILE.toml", help="Settings; options given here win."),
-        max_chunk: Optional[str] = typer.Option(None, metavar="SIZE", help="Largest chunk.  [default: 256MiB]"),
+        max_chunk: Optional[str] = typer.Option(None, metavar="SIZE", help="Largest chunk.  \\[default: 256MiB]"),
         receive_budget: Optional[str] = typer.Option(
-            None, metavar="SIZE", help="Most bytes of chunks on their way in.  [default: 1GiB]"
+            None, metavar="SIZE", help="Most bytes of chunks on their way in.  \\[default: 1GiB]"
         ),
-        threads: Optional[int] = typer.Option(None, help="Requests served at one time.  [default: 32]"),
-        max_connections: Optional[int] = typer.Option(None, help="More are refused.  [default: 4096]"),
+        threads: Optional[int] = typer.Option(None, help="Requests served at one time.  \\[default: 32]"),
+        max_connections: Optional[int] = typer.Option(None, help="More are refused.  \\[default: 4096]"),
         allow: Optional[list[str]] = typer.Option(None, metavar="CIDR", help="Peers that may connect; repeatable."),
         tls_cert: Optional[str] = typer.Option(None, metavar="PEM", help="Certificate: serve TLS."),
         tls_key: Optional[str] = typer.Option(None, metavar="PEM", help="Its key."),
         tls_client_ca: Optional[str] = typer.Option(None, metavar="PEM", help="Demand client certificates of this CA."),
         idle_timeout: Optional[float] = typer.Option(None, help="Seconds a connection may be silent."),
-        drain_timeout: Optional[float] = typer.Option(None, help="Seconds to finish after SIGTERM.  [default: 30]"),
-        metrics_host: Optional[str] = typer.Option(None, help="Where metrics listen.  [default: 127.0.0.1]"),
-        metrics_port: Optional[int] = typer.Option(None, help="Port of /metrics, /healthz, /readyz.  [default: none]"),
-        log_format: Optional[str] = typer.Option(None, help="text or json.  [default: text]"),
+        drain_timeout: Optional[float] = typer.Option(None, help="Seconds to finish after SIGTERM.  \\[default: 30]"),
+        metrics_host: Optional[str] = typer.Option(None, help="Where metrics listen.  \\[default: 127.0.0.1]"),
+        metrics_port: Optional[int] = typer.Option(None, help="/metrics, /healthz and /readyz.  \\[default: none]"),
+        log_format: Optional[str] = typer.Option(None, help="text or json.  \\[default: text]"),
     ) -> None:
         """Serve a device over LMCache's lm:// protocol until SIGTERM. SIGHUP reloads capacities from --config.
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from typer.testing import CliRunner
 
 from lms_tiers import ChunkMeta, CreateStorageBackend, MemoryFormat, OpaqueKey
+from lms_tiers.cli import app
 from lms_tiers.client import Client
 from lms_tiers.messages import ClientCommand
 from lms_tiers.wire.plain import encode_request
@@ -156,3 +158,9 @@ def test_a_signal_that_the_kernel_gives_to_another_thread_ends_the_server_too() 
     finally:
         child.kill()
         child.wait()
+
+
+def test_the_help_shows_every_default() -> None:
+    shown = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"}).output
+    for default in ("127.0.0.1", "65432", "cpu?capacity=4GiB", "256MiB", "1GiB", "32", "4096", "30", "none", "text"):
+        assert f"[default: {default}]" in shown

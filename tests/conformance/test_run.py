@@ -198,3 +198,9 @@ def test_what_is_no_backend_cannot_be_introduced() -> None:
         check_backend(dict, only=["KEY-01"])  # type: ignore[arg-type]
     with pytest.raises(ConformanceError, match="cannot be opened"):
         check_backend(lambda: 1 / 0, only=["KEY-01"])  # type: ignore[arg-type,return-value]
+
+
+def test_a_spec_newer_than_the_kit_is_refused() -> None:
+    for spec in ("1.1", "2.0"):
+        with pytest.raises(ConfigError, match=f"knows the spec up to 1.0, not {spec}"):
+            run_properties(FactoryHarness(BareReference), only=["KEY-01"], spec=spec)
