@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Final, Optional
 
 import typer
+
+from lms_tiers.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,6 +15,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lms_tiers.metrics.scrape import Reading, TierReading
+
+#: Columns of a terminal that fifteen figures beside each other need; a narrower one gets them below each other.
+_WIDE: Final = 150
+#: What is no terminal has no width: nothing is cut or wrapped.
+_ENDLESS: Final = 10_000
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +41,8 @@ def register(app: typer.Typer) -> None:
         """
         import json
 
+        if count is not None and not watch:
+            raise ConfigError("--count is for --watch: without it there is one reading.")
         readings = _readings(target, interval, count if watch else 1)
         last: Reading | None = None
         try:
@@ -58,32 +67,35 @@ def _readings(target: str, interval: float, count: int | None) -> Iterator[Readi
 
 
 def _shown(readings: Iterator[Reading], watch: bool) -> Iterator[Reading]:
-    """Show each reading, in place of the one before where it is watched."""
+    """Show each reading, in place of the one before where it is watched on a terminal."""
     from rich.console import Console
     from rich.live import Live
 
     console = Console()
     before: Reading | None = None
-    if not watch:
+    if not (watch and console.is_terminal):
+        if not console.is_terminal:
+            console = Console(width=_ENDLESS)
         for reading in readings:
-            console.print(_view(reading, None))
+            console.print(_view(reading, before, not console.is_terminal or console.width < _WIDE))
+            before = reading
             yield reading
         return
     with Live(console=console, auto_refresh=False) as live:
         for reading in readings:
-            live.update(_view(reading, before), refresh=True)
+            live.update(_view(reading, before, console.width < _WIDE), refresh=True)
             before = reading
             yield reading
 
 
-def _view(now: Reading, before: Reading | None) -> Group:
+def _view(now: Reading, before: Reading | None, turned: bool) -> Group:
     from rich.console import Group
 
     parts: list[Table | str] = []
     for store, tiers in now.tiers.items():
         earlier = {tier.name: tier for tier in before.tiers.get(store, ())} if before else {}
         seconds = now.time - before.time if before else None
-        parts.append(_tiers(store, tiers, earlier, seconds))
+        parts.append(_tiers(store, tiers, earlier, seconds, turned))
     for store, figures in now.stores.items():
         asked = figures.get("hits", 0) + figures.get("misses", 0)
         ratio = f", {figures['hits'] / asked:.1%} of {asked:,.0f} gets hit" if asked else ""
@@ -97,35 +109,52 @@ def _view(now: Reading, before: Reading | None) -> Group:
     return Group(*parts)
 
 
-def _tiers(store: str, tiers: list[TierReading], earlier: dict[str, TierReading], seconds: float | None) -> Table:
-    """Totals since the store was opened or, from the second reading on, what happens per second."""
+def _tiers(
+    store: str, tiers: list[TierReading], earlier: dict[str, TierReading], seconds: float | None, turned: bool
+) -> Table:
+    """A row a tier or, turned, a row a figure."""
     from rich.table import Table
 
+    shown = [_figures(tier, earlier.get(tier.name), seconds, bool(earlier and seconds)) for tier in tiers]
+    rows = [list(shown[0]), *(list(figures.values()) for figures in shown)]
+    if turned:
+        rows = [list(row) for row in zip(*rows, strict=True)]
+    table = Table(title=store or None)
+    for i, name in enumerate(rows[0]):
+        table.add_column(name, justify="right" if turned and i else "left", no_wrap=turned)
+    for row in rows[1:]:
+        table.add_row(*row)
+    return table
+
+
+def _figures(tier: TierReading, earlier: TierReading | None, seconds: float | None, rates: bool) -> dict[str, str]:
+    """Totals since the store was opened or, from the second reading on, what happens per second; by name."""
     from lms_tiers.metrics.scrape import between, quantile
     from lms_tiers.sizes import format_size
 
-    rates = bool(earlier and seconds)
     per = "/s" if rates else ""
-    table = Table(
-        "tier", "policy", "used", "of", "chunks", f"hits{per}", f"misses{per}", f"read{per}", f"written{per}",
-        f"evicted{per}", f"dropped{per}", "failures", "queue", "read p50 / p99", "breaker", title=store or None,
-    )  # fmt: skip
-    for tier in tiers:
-        shown = between(earlier[tier.name], tier) if rates and tier.name in earlier else tier
-        by = seconds if rates and seconds and tier.name in earlier else 1.0
-        f = shown.figures
-        capacity = f.get("capacity_bytes")
-        table.add_row(
-            tier.name, tier.policy, format_size(int(f.get("bytes", 0))),
-            "no limit" if capacity is None else format_size(int(capacity)), f"{f.get('keys', 0):,.0f}",
-            f"{f.get('hits', 0) / by:,.0f}", f"{f.get('misses', 0) / by:,.0f}",
-            format_size(int(f.get("read_bytes", 0) / by)), format_size(int(f.get("written_bytes", 0) / by)),
-            f"{sum(shown.evictions.values()) / by:,.0f}", f"{f.get('drops', 0) / by:,.0f}",
-            f"{tier.figures.get('failures', 0):,.0f}", format_size(int(f.get("queue_bytes", 0))),
-            f"{_duration(quantile(shown.read_buckets, 0.5))} / {_duration(quantile(shown.read_buckets, 0.99))}",
-            tier.breaker if tier.breaker == "closed" else f"[bold red]{tier.breaker}[/]",
-        )  # fmt: skip
-    return table
+    shown = between(earlier, tier) if rates and earlier else tier
+    by = seconds if rates and earlier and seconds else 1.0
+    f = shown.figures
+    capacity = f.get("capacity_bytes")
+    return {
+        "tier": tier.name,
+        "policy": tier.policy,
+        "used": format_size(int(f.get("bytes", 0))),
+        "of": "no limit" if capacity is None else format_size(int(capacity)),
+        "chunks": f"{f.get('keys', 0):,.0f}",
+        f"hits{per}": f"{f.get('hits', 0) / by:,.0f}",
+        f"misses{per}": f"{f.get('misses', 0) / by:,.0f}",
+        f"read{per}": format_size(int(f.get("read_bytes", 0) / by)),
+        f"written{per}": format_size(int(f.get("written_bytes", 0) / by)),
+        f"evicted{per}": f"{sum(shown.evictions.values()) / by:,.0f}",
+        f"dropped{per}": f"{f.get('drops', 0) / by:,.0f}",
+        "failures": f"{tier.figures.get('failures', 0):,.0f}",
+        "queue": format_size(int(f.get("queue_bytes", 0))),
+        "read p50 / p99": f"{_duration(quantile(shown.read_buckets, 0.5))} / "
+        f"{_duration(quantile(shown.read_buckets, 0.99))}",
+        "breaker": tier.breaker if tier.breaker == "closed" else f"[bold red]{tier.breaker}[/]",
+    }
 
 
 def _duration(seconds: float | None) -> str:

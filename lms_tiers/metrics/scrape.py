@@ -104,11 +104,14 @@ def scrape(url: str, clock: Callable[[], float] = time.time) -> Reading:
         raise ConfigError(f"{url!r} is not the address of a metrics port: give HOST:PORT or http://HOST:PORT/metrics.")
     try:
         with urllib.request.urlopen(address, timeout=_SECONDS) as answer:
-            text = answer.read().decode()
-        families = list(text_string_to_metric_families(text))
+            text = answer.read().decode(errors="replace")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise StorageUnavailableError(address, f"no metrics could be read: {reason}.") from error
+    try:
+        families = list(text_string_to_metric_families(text))
+    except ValueError as error:
+        raise StorageUnavailableError(address, "what it answers is not Prometheus text: name /metrics.") from error
     reading = Reading(clock())
     for family in families:
         for sample in family.samples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -20,6 +21,39 @@ def run(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["stats", *arguments], env={"COLUMNS": "220"})
 
 
+def cells(table: str) -> list[list[str]]:
+    """The cells of a printed table's rows."""
+    table = re.sub(r"\x1b\[[0-9;]*m", "", table)
+    rows = [line.replace("┃", "│").strip("│").split("│") for line in table.splitlines() if line[:1] in ("┃", "│")]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def on_a_terminal(columns: int, *arguments: str) -> list[list[str]]:
+    terminal = {"COLUMNS": str(columns), "FORCE_COLOR": "1", "TERM": "xterm"}
+    shown = CliRunner().invoke(app, ["stats", *arguments], env=terminal)
+    assert shown.exit_code == 0, shown.output
+    return cells(shown.output)
+
+
+def test_a_narrow_terminal_gets_whole_the_figures_that_a_wide_one_gets(bench: Any) -> None:
+    bench.put(*range(30))
+    bench.store.flush(60)
+    with MetricsPort([StoreCollector(bench.store)]) as port:
+        wide = on_a_terminal(200, f"127.0.0.1:{port.port}")
+        narrow = on_a_terminal(60, f"127.0.0.1:{port.port}")
+    assert [row[0] for row in wide] == ["tier", "ram", "disk"]
+    assert [list(column) for column in zip(*narrow, strict=True)] == wide
+
+
+def test_a_pipe_gets_every_figure_whole_whatever_its_width(bench: Any) -> None:
+    with MetricsPort([StoreCollector(bench.store)]) as port:
+        piped = CliRunner().invoke(app, ["stats", f"127.0.0.1:{port.port}"], env={"COLUMNS": "20"})
+    table = cells(piped.output)
+    assert table[0] == ["tier", "ram", "disk"]
+    assert [row[0] for row in table][-3:] == ["queue", "read p50 / p99", "breaker"]
+    assert "…" not in piped.output
+
+
 def test_one_reading_shows_each_tier_fastest_first(bench: Any) -> None:
     bench.put(*range(30))
     bench.store.flush(60)
@@ -27,10 +61,7 @@ def test_one_reading_shows_each_tier_fastest_first(bench: Any) -> None:
         shown = run(f"127.0.0.1:{port.port}")
         document = json.loads(run(f"127.0.0.1:{port.port}", "--json").stdout)
     assert shown.exit_code == 0, shown.output
-    lines = shown.output.splitlines()
-    assert [n for n, line in enumerate(lines) if " ram " in line] < [
-        n for n, line in enumerate(lines) if " disk " in line
-    ]
+    assert cells(shown.output)[0] == ["tier", "ram", "disk"]
     assert "1000 B" in shown.output
     ram, disk = document["tiers"][""]
     assert (ram["name"], disk["name"]) == ("ram", "disk")
@@ -46,7 +77,7 @@ def test_watching_prints_a_document_per_reading_that_tells_what_changed(bench: A
         table = run(f"127.0.0.1:{port.port}", "--watch", "--interval", "0.05", "--count", "2")
     assert [json.loads(line)["healthy"] for line in shown.stdout.splitlines()] == [True] * 3
     assert table.exit_code == 0
-    assert "hits/s" in table.output
+    assert [row[0] for row in cells(table.output) if row[0].startswith("hits")] == ["hits", "hits/s"]
 
 
 def test_a_switched_off_tier_is_exit_status_1(bench: Any) -> None:
@@ -88,6 +119,20 @@ def test_a_port_where_nobody_listens_is_a_typed_error(bench: Any) -> None:
     assert isinstance(run(address).exception, StorageUnavailableError)
     with pytest.raises(ConfigError, match="HOST:PORT"):
         scrape("lm://127.0.0.1:1")
+
+
+def test_an_answer_that_is_no_metrics_is_said_to_be_none(bench: Any) -> None:
+    with (
+        MetricsPort([StoreCollector(bench.store)]) as port,
+        pytest.raises(StorageUnavailableError, match="not Prometheus text"),
+    ):
+        scrape(f"http://127.0.0.1:{port.port}/healthz")
+
+
+def test_a_count_without_a_watch_is_refused() -> None:
+    refused = run("127.0.0.1:1", "--count", "2")
+    assert isinstance(refused.exception, ConfigError)
+    assert "--watch" in str(refused.exception)
 
 
 def test_metrics_of_something_else_are_refused() -> None:
