@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, List, Optional
+from typing import Any, ClassVar, List, Optional
 
 import lmdb
 
@@ -27,7 +27,7 @@ from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMS
 from lms_tiers.plugins.lmdb import changes, reading
 from lms_tiers.plugins.lmdb.checkpoint import Checkpoints, discard
 from lms_tiers.plugins.lmdb.coding import Coding
-from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, key_hash
+from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, PAGE, key_hash
 from lms_tiers.plugins.lmdb.listing import Brief, chunks_by_use, keys, one
 from lms_tiers.plugins.lmdb.opening import Opened, open_directory
 from lms_tiers.plugins.lmdb.options import LmdbOptions
@@ -39,11 +39,10 @@ from lms_tiers.plugins.lmdb.sidecar import Left, boot_id
 from lms_tiers.plugins.lmdb.space import Budget
 from lms_tiers.plugins.lmdb.state import DamagedState, pack, unpack
 from lms_tiers.plugins.lmdb.storing import Storing
+from lms_tiers.plugins.lmdb.tables import unreadable
 from lms_tiers.plugins.lmdb.writing import Operation, Writer
 
 _log = logging.getLogger(__name__)
-
-PAGE: Final = 4096
 
 
 class LmdbBackend(LMSBackendInterface):
@@ -116,19 +115,8 @@ class LmdbBackend(LMSBackendInterface):
 
     def put_from(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
         """Store chunks straight from another backend's memory, where it lends it in one piece."""
-        held: list[bool] = []
-        with self._tables.calling(), contextlib.ExitStack() as views:
-
-            def lent() -> Iterator[tuple[ClientMetaMessage, Any]]:
-                for client_meta in client_metas:
-                    view = views.enter_context(source.view(client_meta.key))
-                    held.append(view is not None and view.meta == ChunkMeta.of(client_meta, client_meta.length))
-                    if view is not None and held[-1]:
-                        whole = view.buffers[0] if len(view.buffers) == 1 else bytearray().join(view.buffers)
-                        yield client_meta, whole
-
-            self._storing.put_many(lent())
-        return held
+        with self._tables.calling():
+            return self._storing.put_from(client_metas, source)
 
     def remove(self, key: CacheEngineKey) -> None:
         """Delete a chunk; returns when that is committed."""
@@ -197,8 +185,10 @@ class LmdbBackend(LMSBackendInterface):
                 else:
                     out = reading.fetch(txn, self._tables, manifest)
             if encoded is not None:
-                out = bytearray(manifest.meta.length) if out is None else out
-                self._coding.decode(manifest, encoded, memoryview(out))
+                # `close` ends the threads that help: it must wait for this as it does for the reading.
+                with self._tables.calling():
+                    out = bytearray(manifest.meta.length) if out is None else out
+                    self._coding.decode(manifest, encoded, memoryview(out))
         except reading.Damaged as damage:
             self._drop(hashed, damage)
             return None
@@ -238,6 +228,8 @@ class LmdbBackend(LMSBackendInterface):
             except reading.Damaged as damage:
                 stack.close()
                 self._drop(hashed, damage)
+            except lmdb.Error as error:
+                raise unreadable(str(self._path), error) from error
             if found is None and manifest is not None and manifest.layout:
                 stack.close()
                 decoded = self._read(key, None)

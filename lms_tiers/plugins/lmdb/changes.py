@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from lms_tiers.errors import CapacityError, FormatError
 from lms_tiers.plugins.lmdb.layout import STAMP, Counters, Manifest, part_key, part_keys, seal
-from lms_tiers.plugins.lmdb.mapped import address, first_page, own_pages
+from lms_tiers.plugins.lmdb.mapped import own_pages
 from lms_tiers.plugins.lmdb.parts import Groups, slices
 from lms_tiers.plugins.lmdb.tables import Tables
 
@@ -142,7 +142,7 @@ def delete_part(txn: Any, tables: Tables, key: bytes) -> None:
     if value is None:
         return
     pages = own_pages(len(value), len(key), tables.mapped.page)
-    if pages and not first_page(address(value), pages):
+    if pages and not tables.mapped.first_page(value, len(key)):
         _log.error("lmdb store %s: pages of a part are damaged; run `lms-tiers check`", tables.path)
         return
     del value

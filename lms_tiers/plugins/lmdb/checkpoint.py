@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import lmdb
 import xxhash
 
 from lms_tiers.plugins.lmdb.pages import META_SIZE, NotLmdb, read_meta
@@ -85,17 +86,35 @@ class Checkpoints:
         int
             The commit, for `wait`.
         """
-        pin = self._tables.env.begin()
-        transaction = int(pin.id())
-        page = self._tables.env.stat()["psize"]
-        meta = os.pread(self._data, page, (transaction & 1) * page)
+        try:
+            mark = self._pin()
+        except (OSError, lmdb.Error) as error:
+            # Of no reader slot that is free, for one. The commit stands, and its puts must not hear that they failed:
+            # whoever waits for the checkpoint does, and the writer asks for another one.
+            _log.warning("lmdb store %s: a checkpoint failed: %s", self._directory, error)
+            with self._wake:
+                self.failures += 1
+                self._failed = True
+                self._wake.notify_all()
+            return int(self._tables.env.info()["last_txnid"])
         with self._wake:
-            unused, self._wanted = self._wanted, _Mark(transaction, meta, pin)
+            unused, self._wanted = self._wanted, mark
             self._failed = False
             self._wake.notify_all()
         if unused is not None:
             unused.pin.abort()
-        return transaction
+        return mark.transaction
+
+    def _pin(self) -> _Mark:
+        """The last commit, held by a read transaction."""
+        pin = self._tables.env.begin()
+        try:
+            transaction = int(pin.id())
+            page = self._tables.env.stat()["psize"]
+            return _Mark(transaction, os.pread(self._data, page, (transaction & 1) * page), pin)
+        except BaseException:
+            pin.abort()
+            raise
 
     def wait(self, transaction: int, timeout: float | None = None) -> bool:
         """Whether a checkpoint of that commit, or of a later one, was made within `timeout` seconds.
@@ -110,7 +129,8 @@ class Checkpoints:
             return self._kept is not None and self._kept.transaction >= transaction
 
         with self._wake:
-            self._wake.wait_for(lambda: made() or self._stopping or self._failed, timeout)
+            # One that failed may be a later one than the one that is being made.
+            self._wake.wait_for(lambda: made() or self._stopping or (self._failed and not self.busy), timeout)
             done, failed = made(), self._failed
         if failed and not done:
             raise OSError("a checkpoint failed")

@@ -16,6 +16,7 @@ import xxhash
 
 from lms_tiers.errors import FormatError
 from lms_tiers.messages import ChunkMeta
+from lms_tiers.plugins.lmdb.parts import RUN_HEADER
 
 #: What the record `FORMAT_KEY` holds, and the only version this code reads and writes.
 MAGIC: Final = b"lms_tiers/lmdb"
@@ -49,6 +50,10 @@ _DIMENSIONS_AT: Final = 3
 #: Longest key text in UTF-8: a manifest stays far below a page for every usual chunk.
 MAX_KEY_BYTES: Final = 1024
 MAX_PARTS: Final = 65535
+#: Bytes of a page of the file, which LMDB chooses by the machine: a file of other pages is refused.
+PAGE: Final = 4096
+#: Longest chunk: where a file is worn, each of its parts has a single page.
+LONGEST: Final = MAX_PARTS * (PAGE - RUN_HEADER)
 
 # Spreads part keys over the tree: pages emptied by evictions are filled again by later puts, wherever those land.
 SPREAD: Final = 0x9E3779B97F4A7C15
@@ -287,7 +292,11 @@ class Manifest(NamedTuple):
         manifest = Manifest(
             key, meta, sequence, stored, created, layout, block_bytes, blocks, groups, pages, checksum, tail
         )
-        if sum(map(mul, counts, sizes)) + len(tail) != manifest.stream:
+        stream = manifest.stream
+        # Before anybody takes memory for them.
+        if stream > LONGEST or meta.length > LONGEST:
+            raise FormatError("chunk manifest", "more bytes than any put", f"version {VERSION}")
+        if sum(map(mul, counts, sizes)) + len(tail) != stream:
             raise FormatError("chunk manifest", "lengths that disagree", f"version {VERSION}")
         return manifest
 

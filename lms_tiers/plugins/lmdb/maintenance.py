@@ -11,24 +11,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 import lmdb
 
 from lms_tiers.errors import FormatError, StorageUnavailableError
 from lms_tiers.plugins.lmdb import layout, reading
 from lms_tiers.plugins.lmdb.changes import Transaction, drop_damaged, put_parts
-from lms_tiers.plugins.lmdb.checkpoint import discard
+from lms_tiers.plugins.lmdb.checkpoint import discard, restore
 from lms_tiers.plugins.lmdb.layout import COUNTERS_KEY, FORMAT_KEY, STAMP, Counters, Manifest, seal
 from lms_tiers.plugins.lmdb.repair import clear_away, look
-from lms_tiers.plugins.lmdb.sidecar import DATA_FILE, Left, Ownership, boot_id, fresh_lock_file, move_aside
+from lms_tiers.plugins.lmdb.sidecar import COMPACT_DIR, DATA_FILE, Left, Ownership, boot_id, fresh_lock_file, move_aside
 from lms_tiers.plugins.lmdb.space import Budget
 from lms_tiers.plugins.lmdb.tables import Tables
 from lms_tiers.plugins.lmdb.verify import Verdict, verify
 
 Progress = Callable[[int], None]
 
-_NEW: Final = "compact.new"
 #: Chunks copied in one commit, at most, and bytes.
 _BATCH, _BATCH_BYTES = 1000, 32 << 20
 
@@ -68,6 +66,10 @@ def _owned(directory: Path) -> Iterator[Path]:
         raise StorageUnavailableError(str(directory), "no lmdb store is there: give the directory of data.mdb.")
     ownership = Ownership(directory, create=False)
     try:
+        left = Left.read(directory)
+        # As opening does: what a power loss left is not to be judged, still less mended, but as of its checkpoint.
+        if left is not None and not left.clean and left.boot != boot_id():
+            restore(directory)
         yield directory / DATA_FILE
     finally:
         ownership.release()
@@ -79,9 +81,7 @@ def _opened(directory: Path, verdict: Verdict) -> Iterator[tuple[Tables, Counter
     size = max((directory / DATA_FILE).stat().st_size * 2, 64 << 20)
     tables = Tables(str(directory), size, sync=True)
     try:
-        with tables.env.begin(buffers=True) as txn:
-            counters = Counters.unpack(bytes(txn.get(COUNTERS_KEY, db=tables.meta) or b""))
-        yield tables, counters
+        yield tables, tables.counters()
     finally:
         tables.close()
 
@@ -226,13 +226,15 @@ def compact(directory: Path, capacity: int | None, progress: Callable[[int], Pro
     with _owned(directory) as data:
         verdict = _sound(directory, data)
         before = data.stat().st_size
-        new = directory / _NEW
+        new = directory / COMPACT_DIR
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         try:
             with _opened(directory, verdict) as (tables, counters):
-                kept = _newest(tables, verdict.seed, Budget(capacity, 4096).usable if capacity else None)
-                _copy(tables, new, counters, verdict.seed, kept, before, progress(len(kept)))
+                budget = Budget(capacity, 4096) if capacity else None
+                kept = _newest(tables, verdict.seed, budget.usable if budget else None)
+                state_most = budget.state_limit if budget else None
+                _copy(tables, new, counters, verdict.seed, kept, before, progress(len(kept)), state_most)
             discard(directory)
             Left(True, boot_id()).write(directory)
             os.replace(new / DATA_FILE, data)
@@ -265,8 +267,9 @@ def _newest(tables: Tables, seed: int, usable: int | None) -> dict[bytes, Manife
 
 
 def _copy(
-    tables: Tables, new: Path, counters: Counters, seed: int, kept: dict[bytes, Manifest], size: int, step: Progress
-) -> None:
+    tables: Tables, new: Path, counters: Counters, seed: int, kept: dict[bytes, Manifest], size: int, step: Progress,
+    state_most: int | None,
+) -> None:  # fmt: skip
     target = Tables(str(new), 2 * size + (64 << 20), sync=False)
     try:
         fresh = Counters(clock=counters.clock)
@@ -290,8 +293,10 @@ def _copy(
                     fresh.transaction = out.id()
                     out.put(COUNTERS_KEY, fresh.pack(), db=target.meta)
             with target.env.begin(write=True) as out:
-                for key, value in txn.cursor(tables.meta):
-                    if bytes(key) not in (COUNTERS_KEY, FORMAT_KEY):
+                state = [item for item in txn.cursor(tables.meta) if bytes(item[0]) not in (COUNTERS_KEY, FORMAT_KEY)]
+                # A state of a larger store would take the room that chunks were promised: it is kept whole or not.
+                if state_most is None or sum(len(value) for _, value in state) <= state_most:
+                    for key, value in state:
                         out.put(key, value, db=target.meta)
                 out.put(FORMAT_KEY, layout.pack_format(seed), db=target.meta)
                 fresh.transaction = out.id()

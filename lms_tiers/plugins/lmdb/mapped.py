@@ -39,13 +39,10 @@ def address(value: memoryview) -> int:
     return int(np.frombuffer(value, np.uint8).__array_interface__["data"][0])
 
 
-def first_page(at: int, pages: int) -> int:
-    """The number of the first page of a value that lies at the address `at` and has `pages` of its own.
-
-    0 where the header before it says otherwise.
-    """
-    number, _, flags, told = _RUN_HEAD.unpack(ctypes.string_at(at - _RUN_HEAD.size, _RUN_HEAD.size))
-    return int(number) if flags & ~_DIRTY == _OVERFLOW and told == pages else 0
+def _run_head(at: int) -> tuple[int, int, int]:
+    """Page number, flags and pages by the header before the address `at`."""
+    number, _, flags, pages = _RUN_HEAD.unpack(ctypes.string_at(at - _RUN_HEAD.size, _RUN_HEAD.size))
+    return int(number), int(flags), int(pages)
 
 
 class Mapped:
@@ -65,24 +62,39 @@ class Mapped:
         self._nbytes: Final = nbytes
         self._file_bytes: Final = file_bytes
         self._memory: Any = None
+        self._begin = 0
         self._end = 0
         self._wrong = False
 
+    def locate(self, record: memoryview) -> None:
+        """Find out where the map begins, from a small record that a read transaction answered.
+
+        It lies in a tree page, whose number was checked when the file was opened; the headers of parts were not, and
+        a begin worked out from a damaged one would be nobody's memory.
+        """
+        head = address(record) // self.page * self.page
+        number, _, _ = _run_head(head + RUN_HEADER)
+        self._begin = head - number * self.page
+        self._memory = (ctypes.c_ubyte * self._nbytes).from_address(self._begin)
+
+    def first_page(self, part: memoryview, key: int) -> int:
+        """The number of a part's first page; 0 where it has none of its own, or its header says otherwise."""
+        pages = own_pages(len(part), key, self.page)
+        if not pages:
+            return 0
+        at = address(part)
+        number, flags, told = _run_head(at)
+        if self._begin <= at < self._begin + self._nbytes:
+            right = flags == _OVERFLOW and at == self._begin + number * self.page + RUN_HEADER
+        else:
+            # Not written yet: memory of LMDB's, and dirty. It says where the part will lie.
+            right = flags & ~_DIRTY == _OVERFLOW
+        return number if right and told == pages else 0
+
     def note(self, part: memoryview, key: int) -> int:
         """The first page of a part under a key of `key` bytes, to be noted; 0 where none can be."""
-        pages = own_pages(len(part), key, self.page)
-        number = first_page(address(part), pages) if pages else 0
+        number = self.first_page(part, key)
         return number if number <= _NOTED_MOST else 0
-
-    def learn(self, part: memoryview, key: int) -> None:
-        """Find out where the map begins, from a part that a read transaction answered."""
-        pages = own_pages(len(part), key, self.page)
-        if self._memory is None and pages:
-            at = address(part)
-            number = first_page(at, pages)
-            if number:
-                begin = at - RUN_HEADER - number * self.page
-                self._memory = (ctypes.c_ubyte * self._nbytes).from_address(begin)
 
     def copy(self, pages: Sequence[int], groups: Groups, target: memoryview) -> tuple[int, int]:
         """Copy parts from the pages that were noted, one after another, into `target`; releases the GIL.

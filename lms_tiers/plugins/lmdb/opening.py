@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,7 +14,7 @@ from lms_tiers.errors import ConfigError, FormatError, StorageUnavailableError
 from lms_tiers.plugins.lmdb import layout
 from lms_tiers.plugins.lmdb.checkpoint import restore
 from lms_tiers.plugins.lmdb.layout import Counters
-from lms_tiers.plugins.lmdb.sidecar import DATA_FILE, Left, Ownership, boot_id, fresh_lock_file, move_aside
+from lms_tiers.plugins.lmdb.sidecar import COMPACT_DIR, DATA_FILE, Left, Ownership, boot_id, fresh_lock_file, move_aside
 from lms_tiers.plugins.lmdb.tables import Tables
 from lms_tiers.plugins.lmdb.verify import Verdict, verify
 from lms_tiers.sizes import format_size
@@ -48,6 +49,8 @@ def open_directory(directory: Path, map_size: int, *, sync: bool) -> Opened:
         left = Left.read(directory)
         torn = left is not None and not left.clean and left.boot != boot_id()
         verdict = _check(directory, map_size, left is not None, torn)
+        # Of a compact that was killed: it would take space beside the capacity. What is not ours is refused by now.
+        shutil.rmtree(directory / COMPACT_DIR, ignore_errors=True)
         try:
             Left(False, boot_id()).write(directory)
             fresh_lock_file(directory)
@@ -55,7 +58,8 @@ def open_directory(directory: Path, map_size: int, *, sync: bool) -> Opened:
         except (OSError, lmdb.Error) as error:
             raise StorageUnavailableError(str(directory), f"cannot be opened: {error}.") from error
         try:
-            seed, counters = _identify(tables)
+            seed = _identify(tables)
+            counters = tables.counters()
         except lmdb.Error as error:
             tables.close()
             raise StorageUnavailableError(str(directory), f"cannot be opened: {error}.") from error
@@ -81,11 +85,8 @@ def _check(directory: Path, map_size: int, ours: bool, torn: bool) -> Verdict | 
         raise StorageUnavailableError(str(directory), f"{error.strerror}.") from error
     if not size:
         return None
-    if size > map_size and ours:
-        raise ConfigError(
-            f"lmdb store {directory} has {format_size(size)} on disk, more than its capacity allows: raise the "
-            f"capacity (a file never shrinks), or run `lms-tiers compact {directory} --capacity SIZE`."
-        )
+    if ours:
+        _check_size(directory, size, map_size)
     if torn:
         restore(directory)
     verdict = verify(str(data))
@@ -95,10 +96,20 @@ def _check(directory: Path, map_size: int, ours: bool, torn: bool) -> Verdict | 
     if verdict.kind != "sound":
         move_aside(directory, verdict.reason)
         return None
+    _check_size(directory, size, map_size)
     return verdict
 
 
-def _identify(tables: Tables) -> tuple[int, Counters]:
+def _check_size(directory: Path, size: int, most: int) -> None:
+    if size > most:
+        raise ConfigError(
+            f"lmdb store {directory} has {format_size(size)} on disk, more than its capacity allows: raise the "
+            f"capacity (a file never shrinks), or run `lms-tiers compact {directory} --capacity SIZE`."
+        )
+
+
+def _identify(tables: Tables) -> int:
+    """The file's hash seed; a new file gets its first records."""
     with tables.env.begin(write=True) as txn:
         record = txn.get(layout.FORMAT_KEY, db=tables.meta)
         if record is None:
@@ -106,6 +117,5 @@ def _identify(tables: Tables) -> tuple[int, Counters]:
             txn.put(layout.FORMAT_KEY, layout.pack_format(seed), db=tables.meta)
             counters = Counters(transaction=txn.id())
             txn.put(layout.COUNTERS_KEY, counters.pack(), db=tables.meta)
-            return seed, counters
-        seed = layout.unpack_format(record, tables.path)
-        return seed, Counters.unpack(txn.get(layout.COUNTERS_KEY, db=tables.meta) or b"")
+            return seed
+        return layout.unpack_format(record, tables.path)

@@ -14,8 +14,8 @@ from lms_tiers.errors import InvalidChunkError, ValueTooLargeError
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage, MemoryFormat, key_text
 from lms_tiers.plugins.lmdb.changes import Prepared
 from lms_tiers.plugins.lmdb.coding import Coding, Encoded
-from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, MAX_PARTS, Manifest, key_hash
-from lms_tiers.plugins.lmdb.parts import FINER_PAGES, PART_PAGES, RUN_HEADER, TAIL_MOST, Groups, cut, slices
+from lms_tiers.plugins.lmdb.layout import LONGEST, MAX_KEY_BYTES, Manifest, key_hash
+from lms_tiers.plugins.lmdb.parts import FINER_PAGES, PART_PAGES, TAIL_MOST, Groups, cut, slices
 from lms_tiers.plugins.lmdb.space import Budget
 
 MAX_DIMENSIONS: Final = 64
@@ -54,7 +54,7 @@ class Preparing:
             raise InvalidChunkError(text, f"has {len(meta.shape)} dimensions; at most {MAX_DIMENSIONS} are stored.")
         key = text.encode()
         usable = self.budget.usable
-        if len(source) > MAX_PARTS * (self.budget.page - RUN_HEADER):
+        if len(source) > LONGEST:
             raise ValueTooLargeError(text, len(source), usable, f"lmdb store {self.where}")
         best = self._price(Manifest.raw(key, meta, self._groups(len(source))))
         stream = source

@@ -11,7 +11,7 @@ from typing import Any, Final
 import xxhash
 
 from lms_tiers.errors import FormatError
-from lms_tiers.plugins.lmdb.layout import PART_KEY, Manifest, part_key
+from lms_tiers.plugins.lmdb.layout import Manifest, part_key
 from lms_tiers.plugins.lmdb.parts import gather, sizes
 from lms_tiers.plugins.lmdb.tables import Tables
 
@@ -127,7 +127,6 @@ def copy(txn: Any, tables: Tables, manifest: Manifest, out: memoryview) -> None:
     if noted < len(manifest.pages):
         parts = stored(txn, tables, manifest, noted)
         gather(parts, manifest.tail, out[at:])
-        mapped.learn(parts[0], PART_KEY.size)
     elif manifest.tail:
         out[at:] = manifest.tail
     if xxhash.xxh3_64_intdigest(out) == manifest.checksum:

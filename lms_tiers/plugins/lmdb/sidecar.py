@@ -23,6 +23,7 @@ LOCK_FILE: Final = "lock.mdb"
 OWNER_FILE: Final = "owner"
 STATE_FILE: Final = "state.json"
 CHECKPOINT_FILE: Final = "checkpoint"
+COMPACT_DIR: Final = "compact.new"
 _STATE_BYTES: Final = 256
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 #: LMDB's reader table for `MAX_READERS` readers: 64 bytes each, header included.

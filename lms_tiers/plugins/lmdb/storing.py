@@ -6,10 +6,13 @@ What a chunk borrows (the caller's bytes, scratch of the pool) is held until the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import islice
 from typing import Any, Final
 
-from lms_tiers.messages import ClientMetaMessage
+from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.messages import ChunkMeta, ClientMetaMessage
 from lms_tiers.plugins.lmdb.changes import Prepared, Transaction, put
 from lms_tiers.plugins.lmdb.parts import FINER_PAGES
 from lms_tiers.plugins.lmdb.preparing import Preparing
@@ -20,6 +23,9 @@ _AHEAD_BYTES: Final = 64 << 20
 #: And it hands over so much at once: encoding is slower than writing, and a writer that is woken for each chunk makes a
 #: commit for each.
 _TOGETHER_BYTES: Final = 4 << 20
+#: So many chunks of another backend are borrowed at once. Where that is a store like this one, each takes one of its
+#: 510 reader slots, and a call that waits for one holds the others: sixteen calls at once find theirs.
+_LENT_MOST: Final = 32
 
 
 class PutOperation(Operation):
@@ -120,5 +126,28 @@ class Storing:
         if refused is not None:
             raise refused
 
+    def put_from(self, client_metas: Iterable[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
+        """Store chunks as `source` lends them, in order; which of them it held as the messages say."""
+        held: list[bool] = []
+        metas = iter(client_metas)
+        while True:
+            before = len(held)
+            with ExitStack() as views:
+                self.put_many(_lent(islice(metas, _LENT_MOST), source, views, held))
+            if len(held) - before < _LENT_MOST:
+                return held
+
     def _prepare(self, client_meta: ClientMetaMessage, data: Any, chain: Chain | None) -> PutOperation:
         return PutOperation(self._preparing, self._preparing.prepare(client_meta, data), chain)
+
+
+def _lent(
+    client_metas: Iterable[ClientMetaMessage], source: LMSBackendInterface, views: ExitStack, held: list[bool]
+) -> Iterator[tuple[ClientMetaMessage, Any]]:
+    """What to put, borrowed until `views` ends; notes of each chunk whether `source` held it."""
+    for client_meta in client_metas:
+        view = views.enter_context(source.view(client_meta.key))
+        held.append(view is not None and view.meta == ChunkMeta.of(client_meta, client_meta.length))
+        if view is not None and held[-1]:
+            whole = view.buffers[0] if len(view.buffers) == 1 else bytearray().join(view.buffers)
+            yield client_meta, whole

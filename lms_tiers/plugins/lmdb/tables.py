@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import lmdb
 
-from lms_tiers.errors import BackendClosedError, ForkedProcessError
+from lms_tiers.errors import BackendClosedError, ForkedProcessError, FormatError, StorageUnavailableError
 from lms_tiers.plugins.lmdb import layout
 from lms_tiers.plugins.lmdb.mapped import Mapped
 from lms_tiers.plugins.lmdb.sidecar import DATA_FILE
@@ -66,6 +66,7 @@ class Tables:
         self._views = 0
         self._readers = 0
         self._closing = False
+        self._abandoned = False  # `close` gave up waiting: whoever ends the last call finishes
         self._gone = False
 
     @property
@@ -77,6 +78,22 @@ class Tables:
     def read(self) -> bool:
         """Whether somebody reads now, and so may hold back freed pages."""
         return self._readers > 0 or self._views > 0
+
+    def counters(self) -> layout.Counters:
+        """What the file counts, as last committed; their record also tells where the file is mapped.
+
+        Raises
+        ------
+        FormatError
+            Damaged, or not there.
+        """
+        with self.env.begin(buffers=True) as txn:
+            record = txn.get(layout.COUNTERS_KEY, db=self.meta)
+            if record is None:
+                raise FormatError(self.path, "no counters", f"format {layout.MAGIC.decode()} version {layout.VERSION}")
+            counters = layout.Counters.unpack(record)
+            self.mapped.locate(record)
+        return counters
 
     def check(self) -> None:
         """Raise where no call may begin."""
@@ -124,6 +141,9 @@ class Tables:
             self._readers -= readers
             if self._closing:
                 self._changed.notify_all()
+            last = self._abandoned and not self._calls and not self._views
+        if last:
+            self._finish()
 
     @contextmanager
     def calling(self) -> Iterator[None]:
@@ -146,6 +166,8 @@ class Tables:
             try:
                 found: bytes | None = txn.get(name, db=table)
                 return found
+            except lmdb.Error as error:
+                raise unreadable(self.path, error) from error
             finally:
                 txn.abort()
         finally:
@@ -159,6 +181,8 @@ class Tables:
             except lmdb.ReadersFullError:
                 with self._changed:
                     self._changed.wait(0.002)
+            except lmdb.Error as error:
+                raise unreadable(self.path, error) from error
 
     @contextmanager
     def borrowing(self) -> Iterator[Any]:
@@ -183,6 +207,7 @@ class Tables:
             self._closing = True
             self._changed.wait_for(lambda: not self._calls, timeout)
             idle = not self._calls and not self._views
+            self._abandoned = not idle
         if idle:
             self._finish()
 
@@ -191,9 +216,11 @@ class Tables:
             if self._gone:
                 return
             self._gone = True
-        self.env.close()
-        if self._closed is not None:
-            self._closed()
+        try:
+            self.env.close()
+        finally:
+            if self._closed is not None:
+                self._closed()
 
 
 class _Reading:
@@ -215,11 +242,18 @@ class _Reading:
             raise
         return self._txn
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             self._txn.abort()
         finally:
             self._tables.leave(1)
+        if isinstance(error, lmdb.Error):
+            raise unreadable(self._tables.path, error) from error
+
+
+def unreadable(path: str, error: lmdb.Error) -> StorageUnavailableError:
+    """What a caller hears of a tree that LMDB cannot follow."""
+    return StorageUnavailableError(path, f"read failed: {error}: run `lms-tiers check`.")
 
 
 def _identity(path: Path) -> tuple[int, int]:
