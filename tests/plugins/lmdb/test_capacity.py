@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lms_tiers.errors import CapacityError, ConfigError, ValueTooLargeError
+from lms_tiers.errors import CapacityError, ConfigError, FormatError, ValueTooLargeError
 from lms_tiers.messages import OpaqueKey
 
 MIB = 1 << 20
@@ -148,3 +148,44 @@ def test_a_file_larger_than_the_capacity_is_refused_with_what_to_do(
 def test_a_capacity_too_small_for_a_file_is_a_config_error(opening: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match="at least 1 MiB"):
         opening(capacity=4096)
+
+
+@pytest.mark.parametrize("state", [None, bytes(256)], ids=["gone", "damaged"])
+def test_a_file_larger_than_the_capacity_is_refused_also_without_its_state_file(
+    opening: Callable[..., Any], message: Any, content: Any, tmp_path: Path, state: bytes | None
+) -> None:
+    with opening(capacity=16 * MIB) as backend:
+        backend.put_many([(message(n, MIB), content(n, MIB)) for n in range(10)])
+    path = tmp_path / "store" / "state.json"
+    path.unlink()
+    if state is not None:
+        path.write_bytes(state)
+    with pytest.raises(ConfigError, match="compact"):
+        opening(capacity=4 * MIB)
+    with opening(capacity=16 * MIB) as backend:
+        assert len(backend.list_keys()) == 10
+
+
+def test_what_a_killed_compact_left_is_gone_once_the_store_is_open(
+    opening: Callable[..., Any], message: Any, content: Any, tmp_path: Path
+) -> None:
+    with opening() as backend:
+        backend.put(message("k", MIB), content(1, MIB))
+    left = tmp_path / "store" / "compact.new"
+    left.mkdir()
+    (left / "data.mdb").write_bytes(bytes(8 * MIB))
+    with opening() as backend:
+        assert not left.exists()
+        assert backend.get(OpaqueKey("k")).data == content(1, MIB)
+
+
+def test_a_directory_that_is_not_ours_keeps_what_has_the_name_of_a_compacts(
+    opening: Callable[..., Any], tmp_path: Path
+) -> None:
+    theirs = tmp_path / "store" / "compact.new" / "a file"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("theirs")
+    (tmp_path / "store" / "data.mdb").write_bytes(b"some text")
+    with pytest.raises(FormatError):
+        opening()
+    assert theirs.read_text() == "theirs"

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,6 +153,45 @@ def test_after_a_power_loss_a_batch_store_holds_all_that_was_flushed(
                 assert bytes(obj.data) == data
             again.put(message("after", 9), content(3, 9))
         assert not any(".sick-" in p.name for p in copy.iterdir())
+
+
+@pytest.mark.parametrize("tool", ["check", "check with repair", "inspect", "compact"])
+def test_after_a_power_loss_a_check_with_repair_keeps_all_that_was_flushed(
+    opening: Callable[..., Any], message: Any, content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str
+) -> None:
+    from lms_tiers.plugins.lmdb import maintenance, space, writing
+
+    def silent(chunks: int) -> Callable[[int], None]:
+        return lambda done: None
+
+    monkeypatch.setattr(writing, "CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr(space.Budget, "pinned_most", 1 << 40)
+    folder, copy = tmp_path / "store", tmp_path / "after"
+    with opening(capacity=16 << 20, sync="batch") as backend:
+        backend.put_many([(message(n, 5000), content(n, 5000)) for n in range(40)])
+        backend.flush()
+        synced = (folder / "data.mdb").read_bytes()
+        state = json.loads((folder / "state.json").read_text())
+        copy.mkdir()
+        shutil.copy(folder / "checkpoint", copy)
+        for n in range(25):
+            backend.put(message(f"new {n}", 3000), content(1000 + n, 3000))
+        lost = torn(synced, (folder / "data.mdb").read_bytes(), random.Random(0))
+    (copy / "data.mdb").write_bytes(lost)
+    (copy / "state.json").write_text(json.dumps(state | {"boot": "before the power went"}))
+    if tool == "inspect":
+        assert maintenance.inspect(copy, silent).chunks == 40
+    elif tool == "compact":
+        assert maintenance.compact(copy, None, silent).chunks == 40
+    else:
+        report = maintenance.check(copy, tool.endswith("repair"), silent)
+        assert (report.verdict, report.damaged) == ("sound", 0)
+    assert not any(".sick-" in p.name for p in copy.iterdir())
+    with opening(copy.name, capacity=16 << 20, sync="batch") as again:
+        for n in range(40):
+            obj = again.get(OpaqueKey(str(n)))
+            assert obj is not None, f"{n} was flushed and is lost"
+            assert obj.data == content(n, 5000)
 
 
 @pytest.mark.parametrize("sync", ["none", "commit"])

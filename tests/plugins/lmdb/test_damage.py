@@ -15,7 +15,8 @@ import pytest
 
 from lms_tiers.errors import FormatError, StorageUnavailableError
 from lms_tiers.messages import OpaqueKey
-from lms_tiers.plugins.lmdb.layout import MAGIC
+from lms_tiers.plugins.lmdb.layout import CHUNKS, MAGIC
+from lms_tiers.plugins.lmdb.pages import PageFile, tables
 from lms_tiers.plugins.lmdb.reading import Damaged, find
 
 MIB = 1 << 20
@@ -154,6 +155,48 @@ def test_a_damaged_manifest_is_cleared_away_with_its_parts_at_the_next_opening(
         assert stats.keys == 3
         assert 0 < stats.detail["stored_bytes"] < held
         assert backend.stats().detail["stored_bytes"] == sum(info.stored_bytes for info in backend.scan())
+
+
+def test_a_tree_damaged_under_an_open_store_is_a_typed_error(
+    opening: Callable[..., Any], message: Any, content: Any, tmp_path: Path
+) -> None:
+    data = tmp_path / "store" / "data.mdb"
+    names = [OpaqueKey(str(number)) for number in range(600)]
+    with opening(sync="none") as backend:
+        backend.put_many([(message(number, 600), content(number, 600)) for number in range(600)])
+        whole = data.read_bytes()
+        file = PageFile(str(data))
+        tree = dict(tables(file))[CHUNKS]
+        leaf = next(int(page) for page in file.walk(tree, "chunks").tree_pages[::-1] if page != tree.root)
+        flags_at = leaf * file.page + 10
+        room = bytearray(600)
+
+        def viewed(key: OpaqueKey) -> None:
+            with backend.view(key) as view:
+                assert view is not None
+
+        calls: dict[str, Callable[[OpaqueKey], Any]] = {
+            "get": backend.get, "get_into": lambda key: backend.get_into(key, room), "contains": backend.contains,
+            "view": viewed,
+        }  # fmt: skip
+        with open(data, "r+b") as broken:
+            broken.seek(flags_at)
+            broken.write(b"\x40\0")  # a page of no kind
+            broken.flush()
+            failed = {name: sum(_refuses(call, key) for key in names[::3]) for name, call in calls.items()}
+            broken.seek(flags_at)
+            broken.write(whole[flags_at : flags_at + 2])
+        assert 0 < failed["get"] < 200
+        assert failed["get"] == failed["get_into"] == failed["contains"] == failed["view"]
+        assert backend.get(names[0]).data == content(0, 600)
+
+
+def _refuses(call: Callable[[OpaqueKey], Any], key: OpaqueKey) -> bool:
+    try:
+        call(key)
+    except StorageUnavailableError:
+        return True
+    return False
 
 
 def test_another_applications_lmdb_file_is_refused_and_untouched(opening: Callable[..., Any], tmp_path: Path) -> None:

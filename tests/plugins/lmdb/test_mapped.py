@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +20,7 @@ from lms_tiers.plugins.lmdb.maintenance import compact
 from lms_tiers.plugins.lmdb.mapped import address
 
 KIB, MIB = 1 << 10, 1 << 20
+JOB = Path(__file__).with_name("headers_job.py")
 
 
 def manifest_of(backend: Any, name: str) -> Manifest:
@@ -62,7 +66,7 @@ def test_of_several_parts_those_with_pages_of_their_own_are_not_looked_up(
     data, target = content(4, length), bytearray(length)
     with opening() as backend:
         backend.put(message("k", length), data)
-        assert backend.get_into(OpaqueKey("k"), target).length == length  # finds out where the file is mapped
+        assert backend.get_into(OpaqueKey("k"), target).length == length
         counts = asked(monkeypatch)
         target[:] = bytes(length)
         assert backend.get_into(OpaqueKey("k"), target).length == length
@@ -208,3 +212,25 @@ def test_readers_beside_a_writer_that_reuses_pages_get_their_chunk_or_a_miss(
         assert min(reads) > 0
         assert backend.stats().corrupt == 0
         assert not backend._tables.mapped._wrong
+
+
+def run_headers_job(folder: Path, what: str, bit: int) -> list[int]:
+    """How many were there of the one chunk whose first part's header has that bit flipped; how many others were lost."""
+    root = Path(__file__).resolve().parents[3]
+    job = subprocess.run(
+        [sys.executable, str(JOB), str(folder / "store"), what, str(bit)],
+        env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert job.returncode == 0, f"exit status {job.returncode}: {job.stderr[-2000:]}"
+    return [int(word) for word in job.stdout.split()]
+
+
+@pytest.mark.parametrize("bit", [1, 30])
+def test_a_flipped_page_number_before_a_part_kills_no_reader(tmp_path: Path, bit: int) -> None:
+    # The bytes are whole: only LMDB, which frees by this number, must not see it.
+    assert run_headers_job(tmp_path, "read", bit) == [1, 0]
+
+
+@pytest.mark.parametrize("bit", [4, 7])
+def test_removing_a_chunk_whose_parts_header_names_another_page_costs_no_other_chunk(tmp_path: Path, bit: int) -> None:
+    assert run_headers_job(tmp_path, "remove", bit) == [0, 0]

@@ -10,7 +10,7 @@ import pytest
 
 from lms_tiers.errors import FormatError
 from lms_tiers.messages import ChunkMeta, MemoryFormat, OpaqueKey
-from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, Manifest, part_key, part_keys, seal
+from lms_tiers.plugins.lmdb.layout import LONGEST, MAX_KEY_BYTES, Manifest, key_hash, part_key, part_keys, seal
 from lms_tiers.plugins.lmdb.parts import FINER_PAGES, PART_PAGES, TAIL_MOST, cut
 from lms_tiers.plugins.lmdb.preparing import MAX_DIMENSIONS
 
@@ -141,3 +141,40 @@ def test_no_chunk_is_charged_more_than_its_length_reserves_however_it_is_cut(
                 chunk = preparing.finer(chunk, pages)
             assert chunk.manifest.stored <= most
             preparing.give_back(chunk.scratch)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"meta": ChunkMeta(2**32 - 1, MemoryFormat.BINARY, None, ()), "groups": ((1, 2**32 - 1),), "pages": (0,)},
+        {"meta": ChunkMeta(LONGEST + 1, MemoryFormat.BINARY, None, ()), "groups": ((1, LONGEST + 1),), "pages": (0,)},
+        {
+            "meta": ChunkMeta(2**50, MemoryFormat.BINARY, None, ()), "layout": "zstd/1", "block_bytes": 4096,
+            "blocks": (100,), "groups": ((1, 100),), "pages": (0,),
+        },
+        {"layout": "zstd/1", "block_bytes": 4096, "blocks": (2**31,) * 8, "groups": ((8, 2**31),), "pages": (0,) * 8},
+    ],
+)  # fmt: skip
+def test_a_manifest_longer_than_any_put_is_damage_before_memory_is_taken(changes: dict[str, Any]) -> None:
+    manifest = a_manifest(tail=b"", **changes)
+    record: Any = manifest.pack()
+    seal(record, 1, 2, manifest.pages, SEED)
+    with pytest.raises(FormatError, match="more bytes than any put"):
+        Manifest.unpack(record, SEED)
+
+
+def test_a_chunk_said_to_be_longer_than_any_put_is_a_miss_and_leaves(
+    opening: Callable[..., Any], message: Any, content: Any
+) -> None:
+    with opening(codec="zstd:1") as backend:
+        backend.put(message("k", 100_000), bytearray(100_000))
+        tables, hashed = backend._tables, key_hash(b"k", backend._seed)
+        with tables.env.begin(write=True, buffers=True) as txn:
+            found = Manifest.unpack(txn.get(hashed, db=tables.chunks), backend._seed)
+            bomb = found._replace(meta=ChunkMeta(2**50, found.meta.fmt, None, ()))
+            record = bomb.pack()
+            seal(record, bomb.sequence, bomb.created, bomb.pages, backend._seed)
+            txn.put(hashed, record, db=tables.chunks)
+        assert backend.get(OpaqueKey("k")) is None
+        assert backend.stats().corrupt == 1
+        assert not backend.contains(OpaqueKey("k"))
