@@ -100,7 +100,12 @@ def parse_device(device: str) -> DeviceSpec:
         raise ConfigError("a device is a text such as 'cpu' or 'cpu?capacity=4GiB > lmdb:/data?capacity=50GiB'.")
     if device.strip().endswith(".toml"):
         return _read_toml(Path(device.strip()))
-    return DeviceSpec(tuple(parse_tier(text) for text in device.split(">")))
+    tiers = device.split(">")
+    if not all(text.strip() for text in tiers):
+        raise ConfigError(
+            f"in {device.strip()!r}, there is an empty tier beside '>': name a backend, or leave '>' out."
+        )
+    return DeviceSpec(tuple(map(parse_tier, tiers)))
 
 
 def parse_tier(text: str) -> TierSpec:

@@ -48,7 +48,8 @@ def test_what_is_written_is_read_back(tiers: list[TierSpec]) -> None:
     ("text", "says"),
     [
         ("", "a device is a text"),
-        ("cpu > > lmdb:/x", "not a backend's name"),
+        ("cpu > > lmdb:/x", "an empty tier beside '>'"),
+        ("cpu > ", "an empty tier beside '>'"),
         ("CPU", "not a backend's name"),
         ("cpu?capacity=4", "has no unit"),
         ("cpu?capacity=-4GiB", "negative"),

@@ -123,6 +123,8 @@ def _disk(path: Path) -> list[Finding]:
 
     from lms_tiers.sizes import format_size
 
+    if path.exists() and not path.is_dir():
+        return [Finding(f"disk {path}", "fault", "a file, not a directory", "name the directory for the disk tier.")]
     if not path.is_dir():
         return [Finding(f"disk {path}", "fault", "no such directory", "create it, or name another.")]
     usage = shutil.disk_usage(path)

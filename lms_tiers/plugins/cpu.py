@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, List, Optional
 
 from lms_tiers.buffers import copy_bytes, writable_bytes
-from lms_tiers.errors import BackendClosedError
+from lms_tiers.errors import BackendClosedError, ConfigError
 from lms_tiers.hookspecs import BackendSpec, hookimpl
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import (
@@ -108,6 +108,8 @@ class LMSLocalBackend(LMSBackendInterface):
 
 
 def open_backend(location: str, capacity: int | None, options: Any) -> LMSLocalBackend:  # noqa: D103
+    if location:
+        raise ConfigError(f"backend 'cpu' has no location, {location!r} was given: write cpu, or cpu?capacity=SIZE.")
     return LMSLocalBackend()
 
 

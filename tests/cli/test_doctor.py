@@ -27,6 +27,14 @@ def test_a_missing_directory_is_a_fault_with_advice(tmp_path: Path) -> None:
     assert "no such directory" in done.stdout.replace("\n", " ") or "directory" in done.stdout
 
 
+def test_a_file_in_place_of_the_directory_is_said_to_be_one(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    (finding,) = [f for f in doctor.examine(file) if f.subject.startswith("disk")]
+    assert (finding.state, finding.value) == ("fault", "a file, not a directory")
+    assert "create" not in finding.advice
+
+
 def test_a_network_file_system_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_file_system", lambda path: "nfs4")
     (finding,) = [f for f in doctor.examine(tmp_path) if f.subject.startswith("disk")]
