@@ -32,6 +32,11 @@ class Options(pydantic.BaseModel):
         return parse_options(cls, backend, given)
 
 
+def fault(error: pydantic.ValidationError) -> str:
+    """What the first fault of a validation is, as the end of a sentence."""
+    return error.errors()[0]["msg"].removeprefix("Value error, ").removesuffix(".")
+
+
 def parse_options(model: type[_Model], backend: str, given: Mapping[str, Any]) -> _Model:
     """Validate `given` against an options model.
 
@@ -49,4 +54,4 @@ def parse_options(model: type[_Model], backend: str, given: Mapping[str, Any]) -
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"backend {backend!r}, option {where} = {first.get('input')!r}: {first['msg']}.") from None
+        raise ConfigError(f"backend {backend!r}, option {where} = {first.get('input')!r}: {fault(error)}.") from None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 import pydantic
 
 from lms_tiers.errors import ConfigError
-from lms_tiers.options import Size
+from lms_tiers.options import Size, fault
 from lms_tiers.sizes import format_size
 from lms_tiers.wire.plain import MAX_LENGTH
 
@@ -78,7 +78,8 @@ class ServerSettings(pydantic.BaseModel):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Self:
         if not 1 <= self.max_chunk <= MAX_LENGTH:
-            raise ValueError(f"max_chunk must be 1 B to {format_size(MAX_LENGTH)}: lengths on the wire have 32 bits")
+            above = format_size(MAX_LENGTH + 1)
+            raise ValueError(f"max_chunk must be at least 1 B and below {above}: lengths on the wire have 32 bits")
         if self.receive_budget < self.max_chunk:
             raise ValueError(
                 f"receive_budget ({format_size(self.receive_budget)}) is smaller than max_chunk "
@@ -119,9 +120,8 @@ def make_settings(file: str | None, given: dict[str, Any]) -> ServerSettings:
     try:
         return ServerSettings.model_validate(values)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"server setting {where or 'combination'}: {first['msg']}.") from None
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ConfigError(f"server setting {where}: {fault(error)}." if where else f"server: {fault(error)}.") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
