@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
         from lms_tiers.errors import ConfigError
         from lms_tiers.replay.advise import advise as find
         from lms_tiers.replay.advise import candidates, parse_budget
-        from lms_tiers.replay.simulate import prepare
+        from lms_tiers.replay.simulate import policy_names, prepare
         from lms_tiers.replay.trace import read_trace
         from lms_tiers.sizes import format_size, parse_size
 
@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         tiers, size = parse_budget(budget), parse_size(block_bytes)
         if size < 1:
             raise ConfigError("--block-bytes must be at least one byte.")
-        names = [name.strip() for name in policies.split(",") if name.strip()]
+        names = policy_names(policies)
         stream = prepare(read_trace(trace, limit=requests))
         total = len(stream.keys) * len(candidates(len(tiers), names))
         with progress_bar(Console(stderr=True), "simulating", total) as done:

@@ -10,7 +10,7 @@ from typing import Final
 
 import typer
 
-from lms_tiers.errors import ConfigError
+from lms_tiers.errors import ConfigError, StorageUnavailableError
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _SUMMARIES: Final = {
@@ -58,6 +58,8 @@ def write_plugin(name: str, kind: str, target: Path, licence: str, author: str) 
     ------
     ConfigError
         The name is not usable or taken, or `target` holds something; nothing is written.
+    StorageUnavailableError
+        `target` cannot be written.
     """
     from lms_tiers import __version__
     from lms_tiers.registry import default_registry
@@ -85,11 +87,14 @@ def write_plugin(name: str, kind: str, target: Path, licence: str, author: str) 
     for root in (_TEMPLATES / "common", _TEMPLATES / kind):
         sources += [(p, p.relative_to(root).with_suffix("")) for p in sorted(root.rglob("*.tmpl"))]
     written = []
-    for template, relative in sources:
-        path = target / str(relative).replace("__module__", words["MODULE"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = re.sub(r"@@([A-Z]+)@@", lambda m: words[m[1]], template.read_text(encoding="utf-8"))
-        path.write_text(text, encoding="utf-8")
-        written.append(path)
-    (target / "ci.sh").chmod(0o755)
+    try:
+        for template, relative in sources:
+            path = target / str(relative).replace("__module__", words["MODULE"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = re.sub(r"@@([A-Z]+)@@", lambda m: words[m[1]], template.read_text(encoding="utf-8"))
+            path.write_text(text, encoding="utf-8")
+            written.append(path)
+        (target / "ci.sh").chmod(0o755)
+    except OSError as error:
+        raise StorageUnavailableError(str(target), f"cannot be written: {error.strerror or error}.") from error
     return written

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar while inside; the callable takes how much is done."""
+    """Show a bar while inside, where there is a terminal to show it; the callable takes how much is done."""
+    if not console.is_terminal:
+        yield lambda done: None
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

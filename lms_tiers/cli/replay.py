@@ -81,6 +81,8 @@ def _run(
     trace: Path, device: str, limit: int | None, block_bytes: int, kind: Keys, keep_partial: bool, restart: bool,
     console: Console,
 ) -> Report:  # fmt: skip
+    from contextlib import ExitStack
+
     from rich import progress
 
     from lms_tiers.device import parse_device
@@ -102,7 +104,7 @@ def _run(
         progress.TextColumn("{task.fields[rate]}"), progress.TextColumn("ETA"), progress.TimeRemainingColumn(),
         console=console,
     )  # fmt: skip
-    with bar:
+    with ExitStack() as shown:
         task = bar.add_task("replay", total=len(requests), rate="")
 
         def show(result: ReplayResult) -> None:
@@ -113,6 +115,9 @@ def _run(
             bar.update(task, completed=result.requests, rate=rate)
 
         with open_device(spec) as backend:
+            if console.is_terminal:
+                shown.enter_context(bar)
+            persistent = backend.capabilities.persistent
             meter = TierMeter(backend, spec)
             result = Replay(backend, blocks, block_keys, meter, keep_partial).run(requests, show)
             tiers = meter.figures(result.verified)
@@ -123,4 +128,4 @@ def _run(
             work = ReadBack(device, block_bytes, kind.value, tuple(warm))
             reread = read_back(work, lambda done: bar.update(reading, completed=done))
             bar.update(reading, completed=len(warm))
-    return Report(str(trace), device, kind.value, block_bytes, result, tiers, reread)
+    return Report(str(trace), device, kind.value, block_bytes, result, tiers, reread, persistent)

@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command("simulate")
     def simulate(
+        ctx: typer.Context,
         trace: Annotated[Path, typer.Argument(help="A trace in Mooncake's format.", show_default=False)],
         policies: Annotated[str, typer.Option(help="Names, separated by commas; opt knows the future.")] = (
             "lru,hazard,opt"
@@ -47,10 +48,11 @@ def register(app: typer.Typer) -> None:
 
         from lms_tiers.cli.output import check_output, write_json
         from lms_tiers.replay.plot import require_matplotlib
-        from lms_tiers.replay.simulate import prepare
+        from lms_tiers.replay.simulate import policy_names, prepare
         from lms_tiers.replay.trace import read_trace
         from lms_tiers.sizes import parse_size
 
+        _refuse_ignored(ctx, tiers is not None)
         check_output(json_file)
         check_output(plot)
         if plot is not None:
@@ -58,7 +60,7 @@ def register(app: typer.Typer) -> None:
         size = None if block_bytes is None else parse_size(block_bytes)
         stream = prepare(read_trace(trace, any_order=any_order), flat=flat)
         console = Console(stderr=True)
-        names = [name.strip() for name in policies.split(",") if name.strip()]
+        names = policy_names(policies)
         document: dict[str, Any] = {
             "trace": str(trace), "requests": len(stream.keys), "references": stream.references,
             "unique_blocks": stream.unique,
@@ -76,6 +78,17 @@ def register(app: typer.Typer) -> None:
             document["results"] = _tiered(console, output, stream, names, tiers.split(","), composition, size)
         if json_file is not None:
             write_json(json_file, document)
+
+
+def _refuse_ignored(ctx: typer.Context, tiered: bool) -> None:
+    """An option that would change nothing is a mistake of its user, or of ours."""
+    from lms_tiers.errors import ConfigError
+
+    for name in ("capacity", "warm", "plot") if tiered else ("composition",):
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            use = "a single tier: leave it out, or --tiers" if tiered else "several tiers: give --tiers"
+            raise ConfigError(f"--{name} is for {use}.")
 
 
 def _single(

@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command("stats")
     def stats(
+        ctx: typer.Context,
         target: str = typer.Argument(..., help="A metrics port: HOST:PORT, or http://HOST:PORT/metrics."),
         watch: bool = typer.Option(False, "--watch", "-w", help="Go on, with rates, until interrupted."),
         interval: float = typer.Option(2.0, min=0.05, help="Seconds between readings."),
@@ -41,8 +42,10 @@ def register(app: typer.Typer) -> None:
         """
         import json
 
-        if count is not None and not watch:
-            raise ConfigError("--count is for --watch: without it there is one reading.")
+        for name in ("interval", "count"):
+            source = ctx.get_parameter_source(name)
+            if not watch and source is not None and source.name == "COMMANDLINE":
+                raise ConfigError(f"--{name} is for --watch: without it there is one reading.")
         readings = _readings(target, interval, count if watch else 1)
         last: Reading | None = None
         try:

@@ -27,6 +27,8 @@ class Report:
     tiers : list of TierFigures
     restart : RestartResult or None
         None where no restart was asked for.
+    persistent : bool
+        Whether the device keeps anything over a restart.
     """
 
     trace: str
@@ -36,6 +38,7 @@ class Report:
     result: ReplayResult
     tiers: list[TierFigures]
     restart: RestartResult | None = None
+    persistent: bool = True
 
     @property
     def prefix_hit_ratio(self) -> float:
@@ -115,7 +118,8 @@ class Report:
         if self.restart:
             s = self.restart
             row("reopened in", f"{1000 * s.reopen_seconds:.0f} ms")
-            row("warm after restart", f"{s.right:,} of {s.checked:,}", s.right < s.checked)
+            warm = f"{s.right:,} of {s.checked:,}" if self.persistent else "nothing here is persistent"
+            row("warm after restart", warm, s.right < s.checked)
             row("wrong after restart", f"{s.wrong:,}", s.wrong > 0)
         return table
 

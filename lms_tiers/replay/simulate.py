@@ -109,6 +109,20 @@ def policy_spec(name: str) -> PolicySpec:
     return default_registry().policies[name]
 
 
+def policy_names(text: str) -> list[str]:
+    """The names in a text such as ``"lru,hazard"``; `ConfigError` where there is none.
+
+    Examples
+    --------
+    >>> policy_names("lru, hazard")
+    ['lru', 'hazard']
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ConfigError("no policy is named: give one or more, separated by commas, such as lru,hazard.")
+    return names
+
+
 def capacity_blocks(text: str, unique: int, block_bytes: int | None) -> int:
     """Blocks of a capacity such as ``"5%"`` (of the unique blocks) or, with `block_bytes`, ``"8GiB"``.
 
@@ -166,10 +180,14 @@ def simulate(
 
     Raises
     ------
+    ConfigError
+        No request is left to count after the `warm` ones.
     PolicyError
         The policy proposed an absent or repeated victim, or kept back what could leave.
     """
     name, factory = (spec.name, load_attribute(spec.factory)) if isinstance(spec, PolicySpec) else spec
+    if warm and warm >= len(stream.keys):
+        raise ConfigError(f"{warm} warm requests leave nothing to count of {len(stream.keys)}: warm fewer.")
     now = [0.0]
     policy: EvictionPolicy = factory(blocks * block_bytes, lambda: now[0])
     if isinstance(policy, Opt):

@@ -44,6 +44,6 @@ def plot_simulation(results: Sequence[Result], unique: int, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     try:
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, format="png", dpi=120)
     except OSError as error:
         raise StorageUnavailableError(str(path), f"cannot be written: {error.strerror or error}.") from error

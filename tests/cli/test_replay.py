@@ -62,6 +62,16 @@ def test_a_trace_flows_through_two_tiers_and_is_warm_after_a_restart(
     assert json.loads(out.read_text())["prefix_hit_ratio"] > 0.9
 
 
+def test_after_a_restart_of_what_is_not_persistent_nothing_is_said_to_be_missing(
+    call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("--device", "cpu?capacity=4MiB", "--block-bytes", "16KiB", "--restart") == 0
+    shown = capsys.readouterr()
+    assert "nothing here is persistent" in shown.out
+    assert "0 of 0" not in shown.out
+    assert shown.err == ""
+
+
 def test_the_named_number_of_requests_is_replayed(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--device", "cpu", "--block-bytes", "8KiB", "--requests", "7", "--json", "-") == 0
     captured = capsys.readouterr()
@@ -127,6 +137,8 @@ def test_a_tier_over_its_capacity_ends_with_status_1(
         (("--device", "cpu", "--block-bytes", "256"), "has no unit"),
         (("--device", "cpu", "--block-bytes", "9B"), "multiple of 8"),
         (("--device", "cpu", "--json", "/absent/out.json"), "there is no directory /absent"),
+        (("--device", "cpu:x?capacity=1MiB"), "backend 'cpu' has no location"),
+        (("--device", "cpu > "), "an empty tier beside '>'"),
         (("--device", "cpu?capacity=4KiB", "--block-bytes", "8KiB"), "holds at most"),
     ],
 )
@@ -134,7 +146,10 @@ def test_what_cannot_be_replayed_is_one_line_and_status_2(
     arguments: tuple[str, ...], message: str, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(*arguments) == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
 
 
 def test_a_line_that_is_not_json_is_named_by_its_number(

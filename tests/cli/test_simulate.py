@@ -54,6 +54,13 @@ def test_simulate_plots(fonts: None, trace: Path, tmp_path: Path) -> None:
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_plot_is_a_png_whatever_its_file_is_called(fonts: None, trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plot.xyz"
+    result = CliRunner().invoke(app, ["simulate", str(trace), "--policies", "lru", "--plot", str(out)])
+    assert result.exit_code == 0, result.output
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
 def test_simulate_takes_two_tiers(trace: Path, tmp_path: Path) -> None:
     out = tmp_path / "tiers.json"
     arguments = ["--policies", "leaf_lru", "--tiers", "2%,20%", "--composition", "exclusive", "--json", str(out)]
@@ -73,6 +80,12 @@ def test_simulate_takes_two_tiers(trace: Path, tmp_path: Path) -> None:
         (["--capacity", "4GiB"], "block-bytes"),
         (["--tiers", "2%,20%", "--composition", "mirror"], "clean-copy"),
         (["--tiers", "2%,20%", "--policies", "opt"], "single tier"),
+        (["--policies", ""], "no policy is named"),
+        (["--composition", "exclusive"], "--composition is for several tiers"),
+        (["--tiers", "2%,20%", "--warm", "3"], "--warm is for a single tier"),
+        (["--tiers", "2%,20%", "--capacity", "3%"], "--capacity is for a single tier"),
+        (["--tiers", "2%,20%", "--plot", "p.png"], "--plot is for a single tier"),
+        (["--warm", "200"], "leave nothing to count of 200"),
     ],
 )
 def test_simulate_says_what_is_wrong(trace: Path, arguments: list[str], word: str) -> None:
@@ -85,6 +98,22 @@ def test_simulate_refuses_an_empty_trace(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     result = CliRunner().invoke(app, ["simulate", str(tmp_path / "empty.jsonl")])
     assert isinstance(result.exception, TraceError)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["simulate"], ["advise", "--block-bytes", "64KiB", "--budget", "cpu=4MiB", "--policies", "lru"]]
+)
+def test_no_bar_is_left_where_there_is_no_terminal(trace: Path, arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, [*arguments, str(trace)])
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+
+
+def test_advise_without_a_policy_to_try_says_so(trace: Path) -> None:
+    arguments = ["--block-bytes", "64KiB", "--budget", "cpu=4MiB", "--policies", ","]
+    result = CliRunner().invoke(app, ["advise", str(trace), *arguments])
+    assert isinstance(result.exception, ConfigError)
+    assert "no policy is named" in str(result.exception)
 
 
 def test_advise_prints_a_device_line(trace: Path, tmp_path: Path) -> None:

@@ -129,10 +129,11 @@ def test_an_answer_that_is_no_metrics_is_said_to_be_none(bench: Any) -> None:
         scrape(f"http://127.0.0.1:{port.port}/healthz")
 
 
-def test_a_count_without_a_watch_is_refused() -> None:
-    refused = run("127.0.0.1:1", "--count", "2")
+@pytest.mark.parametrize("option", ["--count", "--interval"])
+def test_an_option_of_the_watch_is_refused_without_it(option: str) -> None:
+    refused = run("127.0.0.1:1", option, "2")
     assert isinstance(refused.exception, ConfigError)
-    assert "--watch" in str(refused.exception)
+    assert f"{option} is for --watch" in str(refused.exception)
 
 
 def test_metrics_of_something_else_are_refused() -> None:
