@@ -49,6 +49,8 @@ class Reactor:
         self._parked: Final[dict[int, Session]] = {}
         self._listeners: Final[dict[int, Callable[[], None]]] = {}
         self._idle: Final[set[int]] = set()
+        #: A session is parked and armed in one step: nobody takes it in between.
+        self._arming: Final = threading.Lock()
         self._changed: Final = threading.Condition()
         self._stopping = False
         self._threads: Final = [
@@ -104,15 +106,24 @@ class Reactor:
     def adopt(self, descriptor: int, session: Session) -> None:
         """Take over a new connection; its first bytes will find a thread."""
         self._sessions[descriptor] = session
-        self._parked[descriptor] = session
-        self._epoll.register(descriptor, _EVENTS[Wait.READ])
+        with self._arming:
+            self._parked[descriptor] = session
+            self._epoll.register(descriptor, _EVENTS[Wait.READ])
 
     def wake(self, descriptor: int) -> None:
         """Let the session go on that is parked, or about to be parked, for the budget."""
-        try:
-            self._epoll.modify(descriptor, _NOW)
-        except OSError:
-            _log.debug("a session to wake has ended")
+        with self._arming:
+            try:
+                self._epoll.modify(descriptor, _NOW)
+            except OSError:
+                _log.debug("a session to wake has ended")
+
+    def _take(self, descriptor: int, session: Session | None = None) -> Session | None:
+        """Become the owner of the session that is parked, of no other than `session` where given."""
+        with self._arming:
+            if session is not None and self._parked.get(descriptor) is not session:
+                return None
+            return self._parked.pop(descriptor, None)
 
     def _advance(self, descriptor: int, session: Session) -> None:
         try:
@@ -120,10 +131,11 @@ class Reactor:
         except StopIteration:
             self._end(descriptor, session)
             return
-        self._parked[descriptor] = session
-        # A grant that came before this line found nobody parked: arm for it here.
-        granted = wait is Wait.BUDGET and session.granted
-        self._epoll.modify(descriptor, _NOW if granted else _EVENTS[wait])
+        with self._arming:
+            self._parked[descriptor] = session
+            # A grant that came before this line found nobody parked: arm for it here.
+            granted = wait is Wait.BUDGET and session.granted
+            self._epoll.modify(descriptor, _NOW if granted else _EVENTS[wait])
 
     def _end(self, descriptor: int, session: Session) -> None:
         session.steps.close()
@@ -140,13 +152,14 @@ class Reactor:
             self._idle.add(me)
             events = self._epoll.poll(-1, 1)
             self._idle.discard(me)
-            for descriptor, _ in events:
+            for descriptor, seen in events:
                 accept = self._listeners.get(descriptor)
                 if accept is not None:
                     self._accept(descriptor, accept)
                     continue
-                session = self._parked.pop(descriptor, None)
+                session = self._take(descriptor)
                 if session is not None:
+                    session.hung_up = bool(seen & (select.EPOLLHUP | select.EPOLLERR))
                     self._advance(descriptor, session)
 
     def _sweep(self) -> None:
@@ -155,7 +168,7 @@ class Reactor:
                 self._changed.wait(_SWEEP_SECONDS)
             now = time.monotonic()
             for descriptor, session in self._parked.copy().items():
-                if session.deadline < now and self._parked.pop(descriptor, None) is session:
+                if session.deadline < now and self._take(descriptor, session):
                     self._counters.add("timeouts")
                     _log.info("closed a connection: too slow", extra={"peer": session.peer})
                     self._end(descriptor, session)

@@ -83,6 +83,7 @@ class Session:
         self.granted = False
         self.idle = True
         self.draining = False
+        self.hung_up = False
         # Who is to show a certificate must do so soon; who may stay silent may do so from the start.
         first = settings.header_timeout if settings.tls_cert else settings.idle_timeout
         self.deadline = math.inf if first is None else time.monotonic() + first
@@ -232,15 +233,15 @@ class Session:
         if self.granted:
             return
         self.deadline = time.monotonic() + self.settings.stall_timeout + nbytes / self.settings.min_rate
-        try:
-            yield Wait.BUDGET
-        except GeneratorExit:
-            self.budget.withdraw(nbytes, self)
-            raise
-        if not self.granted:
-            # Nothing else wakes one that waits for the budget: the peer has hung up.
-            self.budget.withdraw(nbytes, self)
-            raise PeerGone
+        while not self.granted:
+            try:
+                yield Wait.BUDGET
+            except GeneratorExit:
+                self.budget.withdraw(nbytes, self)
+                raise
+            if not self.granted and self.hung_up:
+                self.budget.withdraw(nbytes, self)
+                raise PeerGone
 
     def skip(self, nbytes: int) -> Steps:
         """Read and forget the body of a chunk that cannot be stored."""

@@ -86,7 +86,7 @@ class Peer:
         self.sock.close()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Poll `condition`; fail when it is still false after `seconds`."""
     until = time.monotonic() + seconds
     while not condition():
