@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from lms_tiers.errors import DeadlineExceededError, StorageFullError, StorageUnavailableError
+from lms_tiers.errors import BackendClosedError, DeadlineExceededError, StorageFullError, StorageUnavailableError
 from lms_tiers.tiered.events import EventReason
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry
@@ -20,6 +20,9 @@ _TICK: Final = 0.05
 
 #: How often a chunk is given to the mover before it is left where it is.
 _TRIES: Final = 3
+
+#: Chunks looked at in one go: readers need the lock in between.
+_STEP: Final = 4096
 
 
 class Deadline:
@@ -73,14 +76,18 @@ class Flusher:
 
     def _flush(self, deadline: Deadline) -> None:
         lowest = next((tier for tier in reversed(self._h.tiers) if tier.persistent), None)
-        if lowest is not None and lowest.position:
-            self._clean(lowest, deadline)
+        failed = self._clean(lowest, deadline) if lowest is not None and lowest.position else 0
+        loading = self._h.loading
+        if loading is not None and loading.cleared:
+            loading.wait(deadline)  # what was cleared is stale, and is known by its listing only
         self.collect(deadline)
         for mover in self._movers:
             self._report_touches(mover, deadline)
         for tier in self._h.tiers:
             if tier.persistent:
                 tier.backend.flush(deadline.left())
+        if failed and lowest is not None:  # all else is down by now
+            raise StorageUnavailableError(lowest.name, f"{failed} chunks could not be brought down.")
 
     def clear(self, timeout: float | None) -> None:
         """Forget every chunk, also what is not in the index yet; returns when their bytes are deleted.
@@ -119,9 +126,24 @@ class Flusher:
                 tier.policy.on_resize(capacity)
             except Exception as error:
                 h.suspend(tier, error)
+            held = list(h.index.values())
+        self._fit_anew(held)
         deadline = Deadline("resize", timeout)
-        while not room.make_room(tier, 0, "", deadline.left() or 30.0):
-            deadline.left()
+        while not room.make_room(tier, 0, "", deadline.left() or 30.0, outwait=False):
+            with h.lock:
+                if h.closing:
+                    raise BackendClosedError("the store")
+                h.wait(deadline.tick())
+
+    def _fit_anew(self, held: list[Entry]) -> None:
+        """What fits where has changed for what was held before; what was put since then was asked anew."""
+        h = self._h
+        unfit = {length: h.fit(length).unfit for length in {entry.meta.length for entry in held}}
+        fits = ~sum(tier.unfit for tier in h.tiers)
+        for at in range(0, len(held), _STEP):
+            with h.lock:
+                for entry in held[at : at + _STEP]:
+                    entry.tiers = entry.tiers & fits | unfit[entry.meta.length]
 
     def drain(self, timeout: float | None) -> None:
         """Return when the movers have nothing left to do.
@@ -159,23 +181,34 @@ class Flusher:
                 while stale:
                     if not h.up & tier.bit:
                         raise StorageUnavailableError(tier.name, f"{len(stale)} stale chunks could not be deleted.")
+                    if mover.refused and h.rests(tier):
+                        raise StorageFullError(tier.name, f"{len(stale)} stale chunks could not be deleted.")
                     mover.poke()
                     h.wait(deadline.tick())
                     stale &= tier.garbage.keys()
 
-    def _clean(self, lowest: Tier, deadline: Deadline) -> None:
+    def _clean(self, lowest: Tier, deadline: Deadline) -> int:
+        """Answers how many chunks could not be read or written."""
         h, mover = self._h, self._movers[lowest.position]
         arrived: set[str] = set()
+        failed = 0
         with h.lock:
             lowest.watchers.append(arrived)
+            lowest.refused.difference_update(lowest.unwritten)  # they are tried again
+            lowest.unwritten.clear()
+            failures = self._failures(lowest)
             try:
                 tries = dict.fromkeys(self._dirty(lowest), 0)
                 while tries:
                     for (text, entry), tried in list(tries.items()):
                         if mover.queued(text):
                             continue
-                        if text in arrived or self._settled(text, entry, lowest) or tried >= _TRIES:
+                        if text in arrived or self._settled(text, entry, lowest):
                             del tries[text, entry]
+                        elif tried >= _TRIES:
+                            del tries[text, entry]
+                            # One that found no room is no failure: capacity does not allow it.
+                            failed += not entry.tiers & h.up or self._failures(lowest) > failures
                         elif mover.offer(text, entry, None):
                             tries[text, entry] = tried + 1
                         else:
@@ -188,12 +221,16 @@ class Flusher:
                         h.wait(deadline.tick())
             finally:
                 lowest.watchers.remove(arrived)
+        return failed
+
+    def _failures(self, lowest: Tier) -> int:
+        return sum(tier.failures for tier in self._h.tiers[: lowest.position + 1])
 
     def _settled(self, text: str, entry: Entry, lowest: Tier) -> bool:
         return (
             bool(entry.tiers & (lowest.bit | lowest.below))
             or self._h.index.get(text) is not entry
-            or text in lowest.refused
+            or (text in lowest.refused and text not in lowest.unwritten)
         )
 
     def _dirty(self, lowest: Tier) -> list[tuple[str, Entry]]:
@@ -219,8 +256,13 @@ class Flusher:
             return
         with h.lock:
             h.catch_up(tier)
-            mover.eager = True
-            while tier.touched and h.up & tier.bit:
-                mover.poke()
-                h.wait(deadline.tick())
-            mover.eager = False
+            batch = tier.touched  # later ones are not waited for
+            mover.eager += 1
+            try:
+                while ((batch and tier.touched is batch) or mover.telling) and h.up & tier.bit:
+                    mover.poke()
+                    h.wait(deadline.tick())
+                    if tier.touched is not batch and mover.telling is not batch:
+                        break
+            finally:
+                mover.eager -= 1

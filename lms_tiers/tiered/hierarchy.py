@@ -119,14 +119,15 @@ class Hierarchy:
 
     def fit(self, length: int) -> Fit:
         """What a chunk of `length` bytes needs in each tier. Takes no lock: backends answer."""
-        fit = self._fits.get(length)
+        fits = self._fits  # one that a resize has replaced meanwhile is forgotten with what is put into it
+        fit = fits.get(length)
         if fit is None:
             needs = tuple(tier.need(length) for tier in self.tiers)
             unfit = sum(tier.unfit for tier, need in zip(self.tiers, needs, strict=True) if need is None)
             fit = Fit(needs, unfit)
-            if len(self._fits) >= _KNOWN_LENGTHS:
-                self._fits = {}
-            self._fits[length] = fit
+            if len(fits) >= _KNOWN_LENGTHS:
+                fits.clear()
+            fits[length] = fit
         return fit
 
     def resized(self) -> None:
@@ -137,6 +138,8 @@ class Hierarchy:
 
     def grant(self, tier: Tier, text: str, entry: Entry, charge: int, context: AccessContext) -> None:
         """`tier` holds `entry`, whose `charge` bytes were reserved."""
+        if self.loading is not None and self.loading.tier is tier:
+            self.loading.unweighed.discard(text)  # overwritten
         entry.tiers |= tier.bit
         if entry.charges is self.nowhere:
             entry.charges = self.charges.first(tier.position, charge)
@@ -147,6 +150,7 @@ class Hierarchy:
             tier.note_dirty(text, charge)
         if tier.refused:
             tier.refused.discard(text)
+            tier.unwritten.discard(text)
         try:
             if tier.recent:
                 tier.catch_up(self.index)
@@ -359,6 +363,7 @@ class Hierarchy:
         if tier.breaker.success():
             self.up |= tier.bit
             tier.refused.clear()
+            tier.unwritten.clear()
             _log.warning("tier %r works again", tier.name)
             if self.log.on:
                 self.log.add(EventKind.STATE, EventReason.BREAKER_CLOSED, tier.name, "", 0)

@@ -10,16 +10,17 @@ import logging
 import threading
 import time
 from collections.abc import Container, Iterator
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from lms_tiers.errors import InvalidKeyError, LmsTiersError, StorageUnavailableError
 from lms_tiers.interface import ChunkInfo
-from lms_tiers.messages import CacheEngineKey, OpaqueKey
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, MemoryFormat, OpaqueKey
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.flush import Deadline
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry
 from lms_tiers.tiered.late import LatePolicy
+from lms_tiers.tiered.reads import in_time, noted
 from lms_tiers.tiered.tier import Tier
 
 _log = logging.getLogger(__name__)
@@ -56,6 +57,13 @@ class Locating(Protocol):
         """As `list_keys`, without holding them all at once."""
 
 
+_ANY: Final = ChunkMeta(0, MemoryFormat.UNDEFINED, None, ())  # nothing is expected of what is looked up
+
+
+def _locate(backend: Any, key: Any, meta: ChunkMeta) -> ChunkInfo | None:
+    return backend.locate(key)  # type: ignore[no-any-return]  # a Locating one
+
+
 class Loading:
     """Takes over what `tier`, the lowest one, holds. Nothing is indexed when it is made.
 
@@ -70,20 +78,25 @@ class Loading:
         What the tier's policy saved last time.
     """
 
-    def __init__(self, hierarchy: Hierarchy, tier: Tier, chunks: int, nbytes: int, state: bytes) -> None:
+    def __init__(
+        self, hierarchy: Hierarchy, tier: Tier, chunks: int, nbytes: int, state: bytes, deadline: float | None = None
+    ) -> None:  # fmt: skip
         assert isinstance(tier.backend, Locating)
         self._h: Final = hierarchy
         self.tier: Final = tier
+        self._deadline: Final = deadline
         self._backend: Final[Locating] = tier.backend
         #: Keys that were put, or left the index, since the start: their bytes in the backend are no longer those of
         #: the start. Guarded by the store's lock, read without it.
         self.seen: Final[set[str]] = set()
         self._stuck = False
         self._last = time.monotonic()  # when the backend told something
-        #: Keys that could not be looked up before they changed.
-        self._unweighed: Final[set[str]] = set()
+        #: Keys that could not be looked up before they changed, as long as their bytes of the start are stale and not
+        #: overwritten. Guarded by the store's lock.
+        self.unweighed: Final[set[str]] = set()
         self._nbytes = nbytes  # charged for chunks that are not settled
-        self._cleared = False
+        #: Whether what is not settled is stale, to be deleted as it is listed.
+        self.cleared = False
         self._asked = 0
         self._stop: Final = threading.Event()
         self._thread: Final = threading.Thread(target=self._run, name=f"lms-tiers-start-{tier.name}", daemon=True)
@@ -127,7 +140,7 @@ class Loading:
 
     def clear(self) -> None:
         """Let everything that is not settled be stale. The lock is held."""
-        self._cleared = True
+        self.cleared = True
 
     # -- one key -----------------------------------------------------------------------------------------------------
 
@@ -138,7 +151,7 @@ class Loading:
         about to change is stale from now on.
         """
         h, tier, seen = self._h, self.tier, self.seen
-        if text in h.index or text in seen or (self._cleared and not change):
+        if text in h.index or text in seen or (self.cleared and not change):
             return
         self._asked = time.perf_counter_ns()
         info, known, error = self._locate(text)
@@ -154,7 +167,7 @@ class Loading:
                 self._take(text, info, unfit, None)
             elif change and not known:
                 # Of unknown size, and still charged as one that is not settled: see `_weigh`.
-                self._unweighed.add(text)
+                self.unweighed.add(text)
                 tier.garbage[text] = 0
                 h.poke(tier)
             if change:
@@ -168,18 +181,16 @@ class Loading:
                 h.check_stall(tier)
         if not h.up & tier.bit and h.probe(tier.bit) is None:
             return None, False, None
-        thread = threading.get_ident()
-        tier.calls[thread] = time.monotonic()
         try:
-            return self._backend.locate(OpaqueKey(text)), True, None
+            if self._deadline is None:
+                return noted(tier, _locate, OpaqueKey(text), _ANY), True, None
+            return in_time(tier, _locate, OpaqueKey(text), _ANY, self._deadline), True, None
         except InvalidKeyError:
             return None, True, None  # it holds no such key
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
             return None, False, error
-        finally:
-            tier.calls.pop(thread, None)
 
     def unlisted(self, listed: Container[str]) -> Iterator[str]:
         """Keys held that are not `listed`, a moment of the index after which this was called.
@@ -192,7 +203,7 @@ class Loading:
         try:
             for key in self._backend.iter_keys():
                 text = key.to_string()
-                if text not in listed and (text in index or not (self._cleared or text in self.seen)):
+                if text not in listed and (text in index or not (self.cleared or text in self.seen)):
                     yield text
         except LmsTiersError:
             raise
@@ -248,20 +259,23 @@ class Loading:
             self._stuck, self._last = self._stop.is_set(), time.monotonic()
             now = AccessContext(h.clock())  # one for all: the order tells their recency
             for text, info, unfit in batch:
-                if text in self._unweighed:
+                if text in self.unweighed:
                     self._weigh(text, info.stored_bytes)
                 if text in index:
                     if self.tier.policy is self._late:
-                        self._late.meet(text, now)
+                        try:
+                            self._late.meet(text, now)
+                        except Exception as error:
+                            h.suspend(self.tier, error)
                 elif text not in seen:
                     self._take(text, info, unfit, now)
             h.wake()
 
     def _weigh(self, text: str, nbytes: int) -> None:
         """Charge stale bytes for themselves, unless they were deleted or overwritten since. The lock is held."""
-        self._unweighed.discard(text)
-        if self.tier.garbage.get(text) == 0:
-            self.tier.garbage[text] = nbytes
+        self.unweighed.discard(text)
+        if text in self.tier.garbage:
+            self.tier.garbage[text] += nbytes  # beside what a write in doubt has reserved since
             self._count(nbytes)
 
     def _count(self, nbytes: int) -> None:
@@ -276,7 +290,7 @@ class Loading:
         """Index a chunk that is not settled; `turn` where it is its turn. The lock is held."""
         h, tier = self._h, self.tier
         self._count(info.stored_bytes)
-        if self._cleared:
+        if self.cleared:
             self.seen.add(text)
             tier.garbage[text] = info.stored_bytes
             h.poke(tier)

@@ -71,7 +71,9 @@ class Mover:
         self._moves: Final = Moves(hierarchy, room, tier, back_pressure)
         self._singly = 0  # so many chunks are moved one by one, to find the one that makes a batch fail
         self.idle = True
-        self.eager = False
+        #: Flushes that wait for what was used to be told to the backend, and what is being told now.
+        self.eager = 0
+        self.telling: dict[str, None] = {}
         self.stopping = False
 
     # -- from other threads, with the lock held ----------------------------------------------------------------------
@@ -126,6 +128,11 @@ class Mover:
         """Whether there is work that could be done, now or after a failure."""
         tier = self.tier
         return bool(tier.queue or tier.garbage) or not self.idle
+
+    @property
+    def refused(self) -> bool:
+        """Whether the last deletion failed."""
+        return self._delete_after > 0.0
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
@@ -192,8 +199,8 @@ class Mover:
             return partial(self._move, picks)
         self._later = (rest and bool(tier.queue)) or self._dirty_source() is not None
         if tier.touched and (len(tier.touched) >= RECENT_BATCH or self.eager):
-            touched, tier.touched = list(tier.touched), {}
-            return partial(self._touch, touched)
+            self.telling, tier.touched = tier.touched, {}
+            return partial(self._touch, list(self.telling))
         return None
 
     def _drop_queue(self) -> None:
@@ -304,13 +311,19 @@ class Mover:
     def _touch(self, touched: list[str]) -> None:
         tier = self.tier
         error: BaseException | None = None
+        thread = threading.get_ident()
+        tier.calls[thread] = time.monotonic()
         try:
             tier.backend.touch(keys_of(touched))
         except BaseException as caught:
             error = caught
-        if error is not None:
-            with self._h.lock:
+        finally:
+            tier.calls.pop(thread, None)
+        with self._h.lock:
+            self.telling = {}
+            if error is not None:
                 self._h.failed(tier, touched[0], error)
+            self._h.wake()
 
     def _move(self, picks: list[Pick]) -> None:
         singly = bool(self._singly)

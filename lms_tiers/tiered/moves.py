@@ -369,6 +369,7 @@ class Moves:
             if len(ready) == 1 and h.up & tier.bit and not direct and not full:
                 # This very chunk is the trouble, or the next failures will switch the tier off.
                 tier.refuse(text)
+                tier.unwritten.add(text)
             h.release(tier, text)
         if direct or len(ready) > 1:
             return len(ready)

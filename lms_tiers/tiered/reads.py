@@ -42,7 +42,7 @@ def whole(backend: LMSBackendInterface, key: CacheEngineKey, meta: ChunkMeta) ->
     return obj
 
 
-def _noted(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta) -> T | None:
+def noted(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta) -> T | None:
     """Ask, on record as being inside the backend: if it gets stuck, others are warned off."""
     thread = threading.get_ident()
     tier.calls[thread] = time.monotonic()
@@ -52,14 +52,14 @@ def _noted(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta) -> T | None:
         tier.calls.pop(thread, None)
 
 
-def _in_time(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta, deadline: float) -> T | None:
+def in_time(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta, deadline: float) -> T | None:
     """Ask in a thread of its own, and leave it behind when the time is over."""
     answer: list[T | None] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            answer.append(_noted(tier, ask, key, meta))
+            answer.append(noted(tier, ask, key, meta))
         except BaseException as error:
             errors.append(error)
 
@@ -218,9 +218,9 @@ class Reader:
             if not tier.position:
                 found = ask(tier.backend, key, entry.meta)
             elif self.deadline is None or ask is not whole:
-                found = _noted(tier, ask, key, entry.meta)
+                found = noted(tier, ask, key, entry.meta)
             else:
-                found = _in_time(tier, ask, key, entry.meta, self.deadline)
+                found = in_time(tier, ask, key, entry.meta, self.deadline)
         except (KeyboardInterrupt, SystemExit, InvalidBufferError):
             raise
         except BaseException as caught:

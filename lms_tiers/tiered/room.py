@@ -6,6 +6,7 @@ does it wait, up to a deadline, and then it drops a chunk nobody else holds, and
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -72,12 +73,13 @@ class Room:
 
     def make_room(
         self, tier: Tier, need: int, text: str, patience: float, leaving: Leaving | None = None,
-        force: bool = True, moving: bool = False,
+        force: bool = True, moving: bool = False, outwait: bool = True,
     ) -> bool:  # fmt: skip
         """Reserve `need` bytes, as `take`; wait up to `patience` seconds for movers. Takes the lock.
 
         After that, chunks nobody else holds leave if `force`, as soon as there are any: at the start of a store they
-        have to be taken into the index first. Movers go on while the store closes.
+        have to be taken into the index first, which is waited for beyond that (`outwait`). Movers go on while the store
+        closes.
         """
         h = self._h
         deadline = time.monotonic() + patience
@@ -95,7 +97,7 @@ class Room:
                     if leaving is None:
                         return True
                     if not leaving.texts:
-                        if not leaving.worth_waiting or (late and not (force and h.loads(tier))):
+                        if not leaving.worth_waiting or (late and not (force and outwait and h.loads(tier))):
                             return False
                         if not wanted:
                             wanted = need + max(0, tier.used - tier.budget)
@@ -134,6 +136,9 @@ class Room:
         """Delete stale bytes, whose mutator the caller is until then. Takes the lock."""
         h = self._h
         error: BaseException | None = None
+        thread = threading.get_ident()
+        if tier.position:
+            tier.calls[thread] = time.monotonic()
         try:
             tier.backend.remove_many(keys_of(texts))
         except (KeyboardInterrupt, SystemExit):
@@ -142,6 +147,8 @@ class Room:
             raise
         except BaseException as caught:
             error = caught
+        finally:
+            tier.calls.pop(thread, None)
         with h.lock:
             if error is None:
                 for text in texts:

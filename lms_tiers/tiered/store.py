@@ -110,7 +110,7 @@ class TieredStore(LMSBackendInterface):
         self._capabilities: Final = store_capabilities(tiers)
         self._max_key: Final = self._capabilities.max_key_bytes
         self._name: Final = " > ".join(t.name for t in tiers)
-        warm.warm(self._h, self._room)
+        warm.warm(self._h, self._room, read_deadline)
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]  # of this store, not of the class

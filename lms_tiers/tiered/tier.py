@@ -138,6 +138,8 @@ class Tier:
         self.touched: dict[str, None] = {}
         #: Keys this tier's policy refused to take from above.
         self.refused: Final[set[str]] = set()
+        #: Those of them that could not be written: they may leave above, and are not where a flush wants them.
+        self.unwritten: Final[set[str]] = set()
         #: Chunks that came without a copy below, oldest first, as a hint: some have one by now, or are gone.
         self.dirty: Final[deque[tuple[str, int]]] = deque()
         self.dirty_bytes = 0
@@ -227,6 +229,7 @@ class Tier:
     def refuse(self, text: str) -> None:
         """Do not offer `text` to this tier again; it may leave the tiers above."""
         if len(self.refused) >= _MAX_REFUSED:
+            self.unwritten.clear()
             self.refused.clear()  # the ones that matter are refused again
         self.refused.add(text)
 

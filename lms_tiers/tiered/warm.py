@@ -28,7 +28,7 @@ _MARK: Final = 16
 _OPEN: Final = bytes(_MARK)
 
 
-def warm(hierarchy: Hierarchy, room: Room) -> None:
+def warm(hierarchy: Hierarchy, room: Room, deadline: float | None = None) -> None:
     """Take over what the backends hold, least recently used first. Before any other thread knows the store.
 
     What the lowest tier holds, where that is much, is taken over in the background (see loading.py). A key found in two
@@ -41,18 +41,18 @@ def warm(hierarchy: Hierarchy, room: Room) -> None:
         A backend cannot say what it holds: a tier of unknown content cannot keep its budget.
     """
     with _no_collection():
-        _warm(hierarchy, room)
+        _warm(hierarchy, room, deadline)
     if hierarchy.loading is not None:
         hierarchy.loading.start()
 
 
-def _warm(hierarchy: Hierarchy, room: Room) -> None:
+def _warm(hierarchy: Hierarchy, room: Room, deadline: float | None) -> None:
     states = [_load(tier) for tier in hierarchy.tiers]
     marks = {mark for mark, _ in states if mark is not None}
     same = len(marks) == 1 and _OPEN not in marks
     for tier, (mark, state) in zip(hierarchy.tiers, states, strict=True):
         try:
-            hierarchy.loading = _in_background(hierarchy, tier, state)
+            hierarchy.loading = _in_background(hierarchy, tier, state, deadline)
             if hierarchy.loading is None:
                 _scan(hierarchy, tier, same)
         except LmsTiersError:
@@ -73,7 +73,7 @@ def _warm(hierarchy: Hierarchy, room: Room) -> None:
             _log.warning("tier %r holds %d bytes, more than its %d", tier.name, tier.used, tier.budget)
 
 
-def _in_background(hierarchy: Hierarchy, tier: Tier, state: bytes) -> Loading | None:
+def _in_background(hierarchy: Hierarchy, tier: Tier, state: bytes, deadline: float | None) -> Loading | None:
     """The loading of a tier that need not be waited for.
 
     Only of the lowest one, and where the tiers above start empty: no copy there tells another generation. And only
@@ -84,7 +84,7 @@ def _in_background(hierarchy: Hierarchy, tier: Tier, state: bytes) -> Loading | 
     chunks, nbytes = tier.backend.held()
     if chunks <= loading.FEW or nbytes > tier.budget:
         return None
-    return Loading(hierarchy, tier, chunks, nbytes, state)
+    return Loading(hierarchy, tier, chunks, nbytes, state, deadline)
 
 
 @contextmanager

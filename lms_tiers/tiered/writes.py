@@ -6,6 +6,7 @@ A put goes to the first tier that can hold the chunk, wants it and works.
 from __future__ import annotations
 
 import enum
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -114,6 +115,9 @@ class Writer:
         error: BaseException | None = None
         refused = full = None
         for tier, need in zip(h.tiers, fit.needs, strict=True):
+            if tier.position and tier.calls:
+                with h.lock:
+                    h.check_stall(tier)
             if need is None or not (h.up & tier.bit or h.probe(tier.bit)):
                 continue
             entry = Entry(meta, fit.unfit, h.nowhere, context.parent, context.position)
@@ -212,12 +216,27 @@ class Writer:
         put = tier.backend.put_tensor if tensor else tier.backend.put
         for more in range(_FULLER):
             try:
-                put(client_meta, data)
+                self._noted(tier, put, client_meta, data)
                 return
             except (CapacityError, StorageFullError):
                 if not self.room.spare(tier, need << more):
                     break
-        put(client_meta, data)
+        self._noted(tier, put, client_meta, data)
+
+    @staticmethod
+    def _noted(
+        tier: Tier, put: Callable[[ClientMetaMessage, Any], None], client_meta: ClientMetaMessage, data: Any
+    ) -> None:
+        """Put, on record below the top as being inside the backend: if it gets stuck, others are warned off."""
+        if not tier.position:
+            put(client_meta, data)
+            return
+        thread = threading.get_ident()
+        tier.calls[thread] = time.monotonic()
+        try:
+            put(client_meta, data)
+        finally:
+            tier.calls.pop(thread, None)
 
     def _undo(self, tier: Tier, text: str, need: int, error: BaseException) -> None:
         """A write failed: is what the tier held before still there?"""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from typing import Any
 
 import pytest
 
-from lms_tiers.errors import CapacityError, StorageUnavailableError
+from lms_tiers.errors import CapacityError, DeadlineExceededError, LmsTiersError, StorageUnavailableError
+from lms_tiers.policies.base import AccessContext
+from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered import loading
 from lms_tiers.tiered.flush import Deadline
 from tests.tiered.slow import Slow, loaded
@@ -88,3 +93,113 @@ def test_bytes_left_behind_by_a_failed_look_up_stay_charged_until_they_are_delet
     slow.backend.remove_many = remove_many
     store.drain(60)
     assert store._h.tiers[1].used == slow.backend.weight == 1900
+
+
+def test_what_was_cleared_does_not_come_back_after_a_close_that_came_before_its_listing(bench: Any, slow: Slow) -> None:
+    store = bench.store(4000, backends=[slow.backend])
+    with pytest.raises(DeadlineExceededError):
+        store.clear(0.05)
+    slow.allow()
+    store.close()
+    assert slow.backend.weight == 0
+
+
+def test_a_resize_keeps_its_deadline_while_the_tier_is_taken_over(bench: Any, slow: Slow) -> None:
+    store = bench.store(4000, backends=[slow.backend])
+    ended = threading.Event()
+
+    def shrink() -> None:
+        with pytest.raises(DeadlineExceededError):
+            store.resize(0, 1000, 0.1)
+        ended.set()
+
+    thread = threading.Thread(target=shrink)
+    thread.start()
+    try:
+        assert ended.wait(20)
+    finally:
+        slow.allow()
+        thread.join(60)
+
+
+def test_a_policy_that_raises_at_a_chunks_turn_is_no_failure_of_its_tier(
+    bench: Any, slow: Slow, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Raising(Lru):
+        def on_insert(self, key: str, size: int, context: AccessContext) -> None:
+            raise ValueError("bug")
+
+    store = bench.store(4000, backends=[slow.backend], policies=[Raising(4000, time.monotonic)])
+    for i in range(8):
+        assert store.contains(bench.key(i))
+    slow.allow()
+    loaded(bench, store)
+    assert store.stats().tiers[0].failures == 0
+    assert bench.get(store, 15) == 15
+    assert "raised" in caplog.text
+
+
+def test_with_a_read_deadline_nobody_stays_inside_a_look_up(bench: Any, slow: Slow) -> None:
+    gate = threading.Event()
+
+    def hang() -> None:
+        assert gate.wait(60)
+
+    slow.before_answer = hang
+    store = bench.store(1000, 4000, backends=[bench.weighed(), slow.backend], read_deadline=0.05)
+    thread = threading.Thread(target=lambda: bench.get(store, 1))
+    thread.start()
+    thread.join(20)
+    try:
+        assert not thread.is_alive()
+    finally:
+        gate.set()
+        thread.join(60)
+
+
+def test_stale_bytes_of_unknown_size_stay_charged_beside_a_write_in_doubt(bench: Any, slow: Slow) -> None:
+    store = bench.store(2200, backends=[slow.backend], breaker_threshold=1000)
+    backend = slow.backend
+    put, remove_many = backend.put, backend.remove_many
+
+    def no(*_: Any) -> None:
+        raise OSError("no")
+
+    backend.remove_many = backend.put = no
+    slow.sick = OSError("no")
+    with pytest.raises(LmsTiersError):
+        bench.put(store, 4, 44, 10)
+    slow.sick, backend.put = None, put
+    slow.allow()
+    loaded(bench, store)
+    assert backend.weight <= store._h.tiers[0].used
+    backend.remove_many = remove_many
+    store.drain(60)
+    assert backend.weight == store._h.tiers[0].used == 1900
+
+
+def test_bytes_of_unknown_size_that_were_overwritten_are_not_given_back_twice(bench: Any, slow: Slow) -> None:
+    store = bench.store(4000, backends=[slow.backend], breaker_threshold=1000)
+    backend, tier = slow.backend, store._h.tiers[0]
+    slow.sick = OSError("no")
+    with contextlib.suppress(LmsTiersError):
+        bench.put(store, 4, 44, 1000)
+    slow.sick = None
+    bench.put(store, 4, 44, 1000)
+    remove_many = backend.remove_many
+
+    def no(*_: Any) -> None:
+        raise OSError("no")
+
+    backend.remove_many = no
+    with contextlib.suppress(LmsTiersError):
+        store.remove(bench.key(4))
+    slow.allow(5)
+    bench.until(lambda: tier.unlisted <= 16)
+    backend.remove_many = remove_many
+    bench.until(lambda: not tier.garbage)
+    assert backend.weight == 1900 <= tier.used
+    slow.allow()
+    loaded(bench, store)
+    store.drain(60)
+    assert backend.weight == tier.used
