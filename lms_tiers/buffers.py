@@ -50,7 +50,8 @@ def writable_bytes(buffer: Any, length: int) -> memoryview:
         raise InvalidBufferError("the destination must be writable and C-contiguous.")
     if view.nbytes < length:
         raise InvalidBufferError(f"the destination has {view.nbytes} bytes, the chunk {length}.")
-    return view.cast("B")
+    # One without bytes may have any shape, and a view of such a shape cannot be cast.
+    return view.cast("B") if view.nbytes else memoryview(bytearray())
 
 
 def tensor_bytes(out: torch.Tensor, length: int) -> torch.Tensor:

@@ -33,6 +33,6 @@ def register(app: typer.Typer) -> None:
             typer.echo(json.dumps(asdict(result), indent=2))
         else:
             typer.echo(
-                f"{result.chunks} chunks kept, {result.dropped} left out; "
+                f"{result.chunks} chunks kept, {result.dropped} left out, {result.damaged} damaged and dropped; "
                 f"{format_size(result.before)} before, {format_size(result.after)} now"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import time
@@ -19,13 +20,16 @@ from lms_tiers.plugins.lmdb import layout, reading
 from lms_tiers.plugins.lmdb.changes import Transaction, drop_damaged, put_parts
 from lms_tiers.plugins.lmdb.checkpoint import discard, restore
 from lms_tiers.plugins.lmdb.layout import COUNTERS_KEY, FORMAT_KEY, STAMP, Counters, Manifest, seal
+from lms_tiers.plugins.lmdb.opening import SKIP, judged
 from lms_tiers.plugins.lmdb.repair import clear_away, look
 from lms_tiers.plugins.lmdb.sidecar import COMPACT_DIR, DATA_FILE, Left, Ownership, boot_id, fresh_lock_file, move_aside
 from lms_tiers.plugins.lmdb.space import Budget
 from lms_tiers.plugins.lmdb.tables import Tables
-from lms_tiers.plugins.lmdb.verify import Verdict, verify
+from lms_tiers.plugins.lmdb.verify import RUN_HEADS, Verdict, verify
 
 Progress = Callable[[int], None]
+
+_log = logging.getLogger(__name__)
 
 #: Chunks copied in one commit, at most, and bytes.
 _BATCH, _BATCH_BYTES = 1000, 32 << 20
@@ -86,8 +90,12 @@ def _opened(directory: Path, verdict: Verdict) -> Iterator[tuple[Tables, Counter
         tables.close()
 
 
+def _judge(directory: Path, data: Path, run_heads: int) -> Verdict:
+    return judged(verify(str(data), run_heads), ours=Left.read(directory) is not None)
+
+
 def _sound(directory: Path, data: Path) -> Verdict:
-    verdict = verify(str(data))
+    verdict = _judge(directory, data, RUN_HEADS)
     if verdict.kind != "sound":
         raise FormatError(str(directory), f"a {verdict.kind} file ({verdict.reason})", "a sound store: run check")
     return verdict
@@ -104,7 +112,7 @@ def check(directory: Path, repair: bool, progress: Callable[[int], Progress]) ->
         Given the number of chunks, answers what to call with how many are done.
     """
     with _owned(directory) as data:
-        verdict = verify(str(data), run_heads=1 << 62)
+        verdict = _judge(directory, data, run_heads=1 << 62)
         if verdict.kind != "sound":
             report = Report(verdict.kind, verdict.reason)
             if repair and verdict.kind == "sick":
@@ -210,10 +218,19 @@ def inspect(directory: Path, progress: Callable[[int], Progress]) -> Contents:
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
-    """What `compact` did."""
+    """What `compact` did.
+
+    Attributes
+    ----------
+    chunks, dropped, damaged : int
+        Chunks kept, left out for want of room, and dropped because their bytes or manifest failed.
+    before, after : int
+        Bytes of data.mdb.
+    """
 
     chunks: int
     dropped: int
+    damaged: int
     before: int
     after: int
 
@@ -222,7 +239,13 @@ def compact(directory: Path, capacity: int | None, progress: Callable[[int], Pro
     """Write the store anew without free pages, and put it in the old one's place in one step.
 
     Both lie on the disk meanwhile. With a `capacity`, the least recently used chunks that do not fit are left out.
+
+    Raises
+    ------
+    ConfigError
+        No store can have that capacity.
     """
+    budget = None if capacity is None else Budget(capacity, layout.PAGE)
     with _owned(directory) as data:
         verdict = _sound(directory, data)
         before = data.stat().st_size
@@ -231,10 +254,9 @@ def compact(directory: Path, capacity: int | None, progress: Callable[[int], Pro
         new.mkdir()
         try:
             with _opened(directory, verdict) as (tables, counters):
-                budget = Budget(capacity, 4096) if capacity else None
-                kept = _newest(tables, verdict.seed, budget.usable if budget else None)
-                state_most = budget.state_limit if budget else None
-                _copy(tables, new, counters, verdict.seed, kept, before, progress(len(kept)), state_most)
+                found = _by_use(tables, verdict.seed)
+                kept = _newest(found, budget.usable if budget else None)
+                chunks = _copy(tables, new, counters, verdict.seed, kept, budget, progress(len(kept)))
             discard(directory)
             Left(True, boot_id()).write(directory)
             os.replace(new / DATA_FILE, data)
@@ -242,11 +264,12 @@ def compact(directory: Path, capacity: int | None, progress: Callable[[int], Pro
             raise StorageUnavailableError(str(directory), f"cannot be compacted: {error}.") from error
         finally:
             shutil.rmtree(new, ignore_errors=True)
-        return Compacted(len(kept), verdict.chunks - len(kept), before, data.stat().st_size)
+        damaged = verdict.chunks - len(found) + len(kept) - chunks
+        return Compacted(chunks, len(found) - len(kept), damaged, before, data.stat().st_size)
 
 
-def _newest(tables: Tables, seed: int, usable: int | None) -> dict[bytes, Manifest]:
-    """The most recently used chunks whose stored bytes fit."""
+def _by_use(tables: Tables, seed: int) -> list[tuple[bytes, Manifest]]:
+    """Key hash and manifest of every chunk whose manifest is whole, most recently used first."""
     found: list[tuple[int, bytes, Manifest]] = []
     with tables.env.begin(buffers=True) as txn:
         for hashed, record in txn.cursor(tables.chunks):
@@ -256,9 +279,14 @@ def _newest(tables: Tables, seed: int, usable: int | None) -> dict[bytes, Manife
                 last = max(manifest.sequence, STAMP.unpack(stamp)[0] if stamp else 0)
                 found.append((last, bytes(hashed), manifest))
     found.sort(key=lambda entry: -entry[0])
+    return [(name, manifest) for _, name, manifest in found]
+
+
+def _newest(found: list[tuple[bytes, Manifest]], usable: int | None) -> dict[bytes, Manifest]:
+    """The first of `found` whose stored bytes fit."""
     kept: dict[bytes, Manifest] = {}
     stored = 0
-    for _, name, manifest in found:
+    for name, manifest in found:
         stored += manifest.stored
         if usable is not None and stored > usable:
             break
@@ -267,12 +295,15 @@ def _newest(tables: Tables, seed: int, usable: int | None) -> dict[bytes, Manife
 
 
 def _copy(
-    tables: Tables, new: Path, counters: Counters, seed: int, kept: dict[bytes, Manifest], size: int, step: Progress,
-    state_most: int | None,
-) -> None:  # fmt: skip
-    target = Tables(str(new), 2 * size + (64 << 20), sync=False)
+    tables: Tables, new: Path, counters: Counters, seed: int, kept: dict[bytes, Manifest], budget: Budget | None,
+    step: Progress,
+) -> int:  # fmt: skip
+    """Write a new file of `kept` and of a tier's state; how many chunks it holds: damaged ones are left behind."""
+    target = Tables(str(new), 2 * tables.file_bytes() + (64 << 20), sync=False)
     try:
-        fresh = Counters(clock=counters.clock)
+        # Numbers that commits lost in a power loss gave out are not given out again: whether there was one, the new
+        # file's state no longer tells.
+        fresh = Counters(clock=counters.clock + SKIP)
         todo = iter(sorted(kept.items()))
         done = 0
         with tables.env.begin(buffers=True) as txn:
@@ -294,14 +325,17 @@ def _copy(
                     out.put(COUNTERS_KEY, fresh.pack(), db=target.meta)
             with target.env.begin(write=True) as out:
                 state = [item for item in txn.cursor(tables.meta) if bytes(item[0]) not in (COUNTERS_KEY, FORMAT_KEY)]
-                # A state of a larger store would take the room that chunks were promised: it is kept whole or not.
-                if state_most is None or sum(len(value) for _, value in state) <= state_most:
-                    for key, value in state:
-                        out.put(key, value, db=target.meta)
+                # That of a larger store would take the room that chunks were promised.
+                if budget is not None and sum(len(value) for _, value in state) > budget.state_limit:
+                    _log.warning("lmdb store %s: a tier's state is over the limit and is not kept", tables.path)
+                    state = []
+                for key, value in state:
+                    out.put(key, value, db=target.meta)
                 out.put(FORMAT_KEY, layout.pack_format(seed), db=target.meta)
                 fresh.transaction = out.id()
                 out.put(COUNTERS_KEY, fresh.pack(), db=target.meta)
         target.env.sync(True)
+        return fresh.chunks
     finally:
         target.close()
 

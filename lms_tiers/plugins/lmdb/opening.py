@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import secrets
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,7 @@ from lms_tiers.plugins.lmdb.verify import Verdict, verify
 from lms_tiers.sizes import format_size
 
 #: After a power loss, sequence numbers of lost commits are not given out again.
-_SKIP: Final = 1 << 32
+SKIP: Final = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,17 @@ def open_directory(directory: Path, map_size: int, *, sync: bool) -> Opened:
     FormatError
         Not a store of ours, or of another version; nothing was changed.
     ConfigError
-        The file is larger than `map_size`.
+        The file is larger than `map_size`, or none is there and this machine has other pages than a store.
     """
     ownership = Ownership(directory)
     try:
         left = Left.read(directory)
         torn = left is not None and not left.clean and left.boot != boot_id()
         verdict = _check(directory, map_size, left is not None, torn)
+        if verdict is None and mmap.PAGESIZE != layout.PAGE:
+            # LMDB would make a file of these pages, and every promise about space counts in others.
+            found = format_size(mmap.PAGESIZE)
+            raise ConfigError(f"this machine has pages of {found}: an lmdb store is made of pages of 4 KiB only.")
         # Of a compact that was killed: it would take space beside the capacity. What is not ours is refused by now.
         shutil.rmtree(directory / COMPACT_DIR, ignore_errors=True)
         try:
@@ -70,7 +75,7 @@ def open_directory(directory: Path, map_size: int, *, sync: bool) -> Opened:
         ownership.release()
         raise
     if torn:
-        counters.clock += _SKIP
+        counters.clock += SKIP
     return Opened(tables, seed, counters, verdict is None or verdict.consistent)
 
 
@@ -89,15 +94,20 @@ def _check(directory: Path, map_size: int, ours: bool, torn: bool) -> Verdict | 
         _check_size(directory, size, map_size)
     if torn:
         restore(directory)
-    verdict = verify(str(data))
-    expected = f"format {layout.MAGIC.decode()} version {layout.VERSION}"
-    if verdict.kind == "version" or (verdict.kind == "foreign" and not ours):
+    verdict = judged(verify(str(data)), ours)
+    if verdict.kind in ("version", "foreign"):
+        expected = f"format {layout.MAGIC.decode()} version {layout.VERSION} with pages of {format_size(layout.PAGE)}"
         raise FormatError(str(data), verdict.reason, expected)
     if verdict.kind != "sound":
         move_aside(directory, verdict.reason)
         return None
     _check_size(directory, size, map_size)
     return verdict
+
+
+def judged(verdict: Verdict, ours: bool) -> Verdict:
+    """The verdict on a file in whose directory `state.json` is ours, or not: what we wrote is sick, never foreign."""
+    return replace(verdict, kind="sick") if ours and verdict.kind == "foreign" else verdict
 
 
 def _check_size(directory: Path, size: int, most: int) -> None:

@@ -53,10 +53,11 @@ def clear_away(tables: Tables, counters: Counters, seed: int) -> Counters:
     """Delete what does not belong; the true counters, already stored."""
     found = look(tables, seed)
     counters = Counters(max(counters.clock, found.clock), found.chunks, found.stored)
-    _log.warning(
-        "lmdb store %s: clearing away %d damaged manifests and %d parts of no chunk",
-        tables.path, len(found.damaged), len(found.orphans),
-    )  # fmt: skip
+    if found.damaged or found.orphans:
+        _log.warning(
+            "lmdb store %s: clearing away %d damaged manifests and %d parts of no chunk",
+            tables.path, len(found.damaged), len(found.orphans),
+        )  # fmt: skip
     for begin in range(0, max(len(found.damaged), len(found.orphans), 1), _BATCH):
         with tables.env.begin(write=True, buffers=True) as txn:
             for hashed in found.damaged[begin : begin + _BATCH]:

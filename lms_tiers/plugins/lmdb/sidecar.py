@@ -180,8 +180,8 @@ def move_aside(directory: Path, reason: str) -> Path:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(directory / name)
     _log.error(
-        "lmdb store %s is damaged (%s): it was moved to %s and the store starts empty. "
-        "Look at it with `lms-tiers check`, or delete it to get its space back.",
+        "lmdb store %s is damaged (%s): it was moved to %s and the store starts empty. Delete it to get its space "
+        "back; to look at it, move it to data.mdb of an empty directory and run `lms-tiers check` there.",
         directory, reason, aside,
     )  # fmt: skip
     return aside

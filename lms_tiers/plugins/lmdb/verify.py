@@ -20,6 +20,7 @@ import numpy.typing as npt
 from lms_tiers.errors import FormatError, StorageUnavailableError
 from lms_tiers.plugins.lmdb import layout
 from lms_tiers.plugins.lmdb.pages import BIG, Entries, Fault, NotLmdb, PageFile, distinct, tables
+from lms_tiers.sizes import format_size
 
 Kind = Literal["sound", "sick", "foreign", "version"]
 
@@ -30,7 +31,7 @@ _KEY_BYTES: Final = {
     layout.META: 0,
 }
 #: Up to so many values with pages of their own, the header of each is read too; deleting checks it in any case.
-_RUN_HEADS: Final = 20_000
+RUN_HEADS: Final = 20_000
 
 _DEADLY: Final = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 
@@ -42,7 +43,7 @@ class Verdict:
     Attributes
     ----------
     kind : {"sound", "sick", "foreign", "version"}
-        `foreign` is no file of ours, `version` one of ours that this code does not read.
+        `foreign` is no file of ours, `version` one of ours, or of other pages, that this code does not read.
     reason : str
     seed : int
         The file's identity.
@@ -67,7 +68,7 @@ class Verdict:
     consistent: bool = True
 
 
-def inspect_file(path: str, run_heads: int = _RUN_HEADS) -> Verdict:
+def inspect_file(path: str, run_heads: int = RUN_HEADS) -> Verdict:
     """Check every tree page of a file, its list of free pages, and that each page has one owner.
 
     Values with pages of their own are not read: their checksums are verified when they are.
@@ -78,6 +79,9 @@ def inspect_file(path: str, run_heads: int = _RUN_HEADS) -> Verdict:
         return Verdict("foreign", str(fault))
     except Fault as fault:
         return Verdict("sick", str(fault))
+    if file.page != layout.PAGE:
+        pages = format_size(file.page)
+        return Verdict("version", f"an LMDB file with pages of {pages}, made on a machine that has such")
     try:
         return _inspect(file, run_heads)
     except (Fault, IndexError, ValueError, OverflowError) as fault:
@@ -154,7 +158,7 @@ def _claimed(file: PageFile, parts: Entries, sequences: npt.NDArray[np.uint64]) 
     return bool((found == owners).all())
 
 
-def verify(path: str, run_heads: int = _RUN_HEADS) -> Verdict:
+def verify(path: str, run_heads: int = RUN_HEADS) -> Verdict:
     """Check a file in a child process; a child that dies of it has found it sick.
 
     Raises

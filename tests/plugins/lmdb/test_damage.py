@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lms_tiers.errors import FormatError, StorageUnavailableError
+from lms_tiers.errors import ConfigError, FormatError, StorageUnavailableError
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.lmdb.layout import CHUNKS, MAGIC
 from lms_tiers.plugins.lmdb.pages import PageFile, tables
@@ -222,6 +222,39 @@ def test_a_file_that_is_no_lmdb_file_is_refused_and_untouched(
     with pytest.raises(FormatError):
         opening()
     assert (folder / "data.mdb").read_bytes() == bytes_
+
+
+def with_pages(data: bytes, page: int) -> bytes:
+    """The two meta pages as LMDB writes them on a machine of larger pages, and nothing else that is right."""
+    metas = [data[at : at + 4096] for at in (0, 4096)]
+    size_at = 16 + 24  # the first tree's first field is the file's page size
+    return b"".join(
+        (meta[:size_at] + page.to_bytes(4, "little") + meta[size_at + 4 :]).ljust(page, b"\0") for meta in metas
+    ).ljust(4 * page, b"\0")
+
+
+@pytest.mark.parametrize("page", [8192, 16384, 32768])
+def test_a_file_of_larger_pages_is_refused_with_their_size_and_untouched(
+    opening: Callable[..., Any], tmp_path: Path, page: int
+) -> None:
+    opening().close()
+    data = tmp_path / "store" / "data.mdb"
+    theirs = with_pages(data.read_bytes(), page)
+    data.write_bytes(theirs)
+    for _ in range(2):
+        with pytest.raises(FormatError, match=f"pages of {page >> 10} KiB.*pages of 4 KiB"):
+            opening()
+        assert data.read_bytes() == theirs
+        (tmp_path / "store" / "state.json").unlink(missing_ok=True)
+
+
+def test_a_machine_of_larger_pages_makes_no_store(
+    opening: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmap.PAGESIZE", 16384)
+    with pytest.raises(ConfigError, match="pages of 16 KiB"):
+        opening()
+    assert not (tmp_path / "store" / "data.mdb").exists()
 
 
 def test_a_plain_file_in_the_directorys_place_is_refused(opening: Callable[..., Any], tmp_path: Path) -> None:

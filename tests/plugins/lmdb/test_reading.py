@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lms_tiers.messages import OpaqueKey
@@ -66,3 +67,10 @@ def test_no_more_manifests_are_remembered_than_a_few_hundred(
             assert backend.get(OpaqueKey(name)).data == content(int(name), 20)
         assert len(found) == 600
         assert len(backend._recent._known) <= 256
+
+
+def test_a_chunk_without_bytes_is_read_into_any_buffer(opening: Callable[..., Any], message: Any) -> None:
+    with opening() as backend:
+        backend.put(message("k", 0), bytearray())
+        for buffer in (bytearray(), np.empty((0, 3), np.float32), bytearray(8)):
+            assert backend.get_into(KEY, buffer).length == 0
