@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,13 @@ def test_every_block_of_the_page_works(page: str, environment: Environment, whee
         play(block, page, tmp_path, environ)
         ran += 1
     assert ran or page in ("docs/migration.md",)
+
+
+def test_the_tutorial_names_every_dependency_that_the_template_lacks() -> None:
+    example = tomllib.loads((ROOT / "examples" / "lms-tiers-files" / "pyproject.toml").read_text())
+    tutorial = (ROOT / "docs" / "tutorial.md").read_text()
+    for dependency in example["project"]["dependencies"]:
+        assert dependency.startswith("lms-tiers>") or f"`{dependency}`" in tutorial
 
 
 def test_what_is_not_run_says_why() -> None:
