@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from lms_tiers.cli import app
-from lms_tiers.errors import ConfigError, StorageLockedError, StorageUnavailableError
+from lms_tiers.errors import ConfigError, FormatError, StorageLockedError, StorageUnavailableError
 from lms_tiers.messages import ClientCommand, ClientMetaMessage, MemoryFormat, OpaqueKey
 from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
@@ -169,6 +170,40 @@ def test_compact_counts_what_it_drops_as_damaged_apart_from_what_it_keeps(store:
         assert backend.held()[0] == 10
     told = CliRunner().invoke(app, ["compact", str(store)]).stdout
     assert "10 chunks kept, 0 left out, 0 damaged and dropped" in told
+
+
+def test_compact_puts_the_old_file_on_the_medium_before_it_counts_as_closed(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noting(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}").removeprefix(str(store)))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    run("compact", str(store))
+    assert synced.index("/data.mdb") < synced.index("/state.json.new")
+    assert synced[-1] == ""  # the directory, once the new file has its name
+
+
+def test_a_compact_that_cannot_write_is_a_typed_error_and_the_store_is_as_before(store: Path) -> None:
+    (store / "compact.new").write_text("in the way")
+    before = (store / "data.mdb").read_bytes()
+    with pytest.raises(StorageUnavailableError, match="cannot be compacted"):
+        run("compact", str(store))
+    assert (store / "data.mdb").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", [["check", "--repair"], ["inspect"], ["compact"]], ids=" ".join)
+def test_a_directory_of_another_version_is_refused_and_untouched(store: Path, command: list[str]) -> None:
+    state = store / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"version": 3}))
+    before = {path.name: path.read_bytes() for path in store.iterdir() if path.name != "owner"}
+    with pytest.raises(FormatError, match="version 3"):
+        run(*command, str(store))
+    assert {name: (store / name).read_bytes() for name in before} == before
 
 
 @pytest.mark.parametrize("capacity", ["0B", "1KiB"])

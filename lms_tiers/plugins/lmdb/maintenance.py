@@ -15,14 +15,23 @@ from pathlib import Path
 
 import lmdb
 
-from lms_tiers.errors import FormatError, StorageUnavailableError
+from lms_tiers.errors import FormatError, LmsTiersError, StorageUnavailableError
 from lms_tiers.plugins.lmdb import layout, reading
 from lms_tiers.plugins.lmdb.changes import Transaction, drop_damaged, put_parts
 from lms_tiers.plugins.lmdb.checkpoint import discard, restore
 from lms_tiers.plugins.lmdb.layout import COUNTERS_KEY, FORMAT_KEY, STAMP, Counters, Manifest, seal
 from lms_tiers.plugins.lmdb.opening import SKIP, judged
 from lms_tiers.plugins.lmdb.repair import clear_away, look
-from lms_tiers.plugins.lmdb.sidecar import COMPACT_DIR, DATA_FILE, Left, Ownership, boot_id, fresh_lock_file, move_aside
+from lms_tiers.plugins.lmdb.sidecar import (
+    COMPACT_DIR,
+    DATA_FILE,
+    Left,
+    Ownership,
+    boot_id,
+    fresh_lock_file,
+    move_aside,
+    sync_file,
+)
 from lms_tiers.plugins.lmdb.space import Budget
 from lms_tiers.plugins.lmdb.tables import Tables
 from lms_tiers.plugins.lmdb.verify import RUN_HEADS, Verdict, verify
@@ -251,16 +260,21 @@ def compact(directory: Path, capacity: int | None, progress: Callable[[int], Pro
         before = data.stat().st_size
         new = directory / COMPACT_DIR
         shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
         try:
+            new.mkdir()
             with _opened(directory, verdict) as (tables, counters):
                 found = _by_use(tables, verdict.seed)
                 kept = _newest(found, budget.usable if budget else None)
                 chunks = _copy(tables, new, counters, verdict.seed, kept, budget, progress(len(kept)))
+            # Until the new file has its name the old one counts as closed, and its last writer may have been killed.
+            sync_file(data)
             discard(directory)
             Left(True, boot_id()).write(directory)
             os.replace(new / DATA_FILE, data)
-        except lmdb.Error as error:
+            sync_file(directory)
+        except LmsTiersError:
+            raise
+        except (OSError, lmdb.Error) as error:
             raise StorageUnavailableError(str(directory), f"cannot be compacted: {error}.") from error
         finally:
             shutil.rmtree(new, ignore_errors=True)

@@ -148,7 +148,12 @@ def replace_file(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(scratch)
         raise
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_file(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Put a file, or the names in a directory, on the medium."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
