@@ -138,6 +138,7 @@ def test_a_tier_over_its_capacity_ends_with_status_1(
         (("--device", "cpu", "--block-bytes", "9B"), "multiple of 8"),
         (("--device", "cpu", "--json", "/absent/out.json"), "there is no directory /absent"),
         (("--device", "cpu:x?capacity=1MiB"), "backend 'cpu' has no location"),
+        (("--device", "pinned?capacity=1MiB&page=5"), "option page = '5': size '5' has no unit"),
         (("--device", "cpu > "), "an empty tier beside '>'"),
         (("--device", "cpu?capacity=4KiB", "--block-bytes", "8KiB"), "holds at most"),
     ],
