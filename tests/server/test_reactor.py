@@ -60,7 +60,7 @@ def test_a_session_is_never_taken_between_parking_and_arming(serve: Serve, monke
 
 def test_a_grant_beside_the_arming_wakes_the_session(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = LMSLocalBackend()
-    server = serve(backend, receive_budget="1MiB", stall_timeout=5)
+    server = serve(backend, receive_budget="1MiB", stall_timeout=30)
     reactor = server._reactor
     epoll = HeldUp(reactor, lambda events: events == 0)  # one that waits for the budget
     monkeypatch.setattr(reactor, "_epoll", epoll)
