@@ -6,7 +6,6 @@ writer goes on item by item: the batch is an optimisation and never the only way
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -104,16 +103,12 @@ class BatchWriter:
         charges: list[int] = []
         started = time.perf_counter_ns()
         batch = items[start : start + len(run)]
-        thread = threading.get_ident()
-        if tier.position:
-            tier.calls[thread] = time.monotonic()
         try:
-            tier.backend.put_many(batch)
-            charges = [stored_bytes(tier, meta.key, need) for (meta, _), need in zip(batch, needs, strict=True)]
+            with tier.inside_below():
+                tier.backend.put_many(batch)
+                charges = [stored_bytes(tier, meta.key, need) for (meta, _), need in zip(batch, needs, strict=True)]
         except BaseException as caught:
             error = caught
-        finally:
-            tier.calls.pop(thread, None)
         took = time.perf_counter_ns() - started
         with h.lock:
             if error is None and not h.closing:

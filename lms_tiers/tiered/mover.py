@@ -311,14 +311,11 @@ class Mover:
     def _touch(self, touched: list[str]) -> None:
         tier = self.tier
         error: BaseException | None = None
-        thread = threading.get_ident()
-        tier.calls[thread] = time.monotonic()
         try:
-            tier.backend.touch(keys_of(touched))
+            with tier.inside():
+                tier.backend.touch(keys_of(touched))
         except BaseException as caught:
             error = caught
-        finally:
-            tier.calls.pop(thread, None)
         with self._h.lock:
             self.telling = {}
             if error is not None:

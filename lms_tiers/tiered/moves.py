@@ -5,7 +5,6 @@ The steps of a mover's work; when to do what is in mover.py. No method holds the
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -282,15 +281,13 @@ class Moves:
         h, tier = self._h, self.tier
         error: BaseException | None = None
         charges: list[int] = []
-        tier.calls[threading.get_ident()] = time.monotonic()
         started = time.perf_counter_ns()
         try:
-            self._store(ready)
-            charges = [stored_bytes(tier, item.key, item.need) for item in ready]
+            with tier.inside():
+                self._store(ready)
+                charges = [stored_bytes(tier, item.key, item.need) for item in ready]
         except BaseException as caught:
             error = caught
-        finally:
-            tier.calls.pop(threading.get_ident(), None)
         took = time.perf_counter_ns() - started
         with h.lock:
             again = 0 if error is None else self._failed(ready, error)

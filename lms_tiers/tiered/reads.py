@@ -44,12 +44,8 @@ def whole(backend: LMSBackendInterface, key: CacheEngineKey, meta: ChunkMeta) ->
 
 def noted(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta) -> T | None:
     """Ask, on record as being inside the backend: if it gets stuck, others are warned off."""
-    thread = threading.get_ident()
-    tier.calls[thread] = time.monotonic()
-    try:
+    with tier.inside():
         return ask(tier.backend, key, meta)
-    finally:
-        tier.calls.pop(thread, None)
 
 
 def in_time(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta, deadline: float) -> T | None:

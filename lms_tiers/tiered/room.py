@@ -6,7 +6,6 @@ does it wait, up to a deadline, and then it drops a chunk nobody else holds, and
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -136,19 +135,15 @@ class Room:
         """Delete stale bytes, whose mutator the caller is until then. Takes the lock."""
         h = self._h
         error: BaseException | None = None
-        thread = threading.get_ident()
-        if tier.position:
-            tier.calls[thread] = time.monotonic()
         try:
-            tier.backend.remove_many(keys_of(texts))
+            with tier.inside_below():
+                tier.backend.remove_many(keys_of(texts))
         except (KeyboardInterrupt, SystemExit):
             with h.lock:
                 tier.busy.difference_update(texts)
             raise
         except BaseException as caught:
             error = caught
-        finally:
-            tier.calls.pop(thread, None)
         with h.lock:
             if error is None:
                 for text in texts:

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -87,6 +89,26 @@ class Load:
         self.entry = entry
         self.done = done
         self.result: Any = None
+
+
+class Inside:
+    """A call of a thread inside a backend, on record while it lasts: if it gets stuck, others are warned off."""
+
+    __slots__ = ("_calls", "_thread")
+
+    def __init__(self, calls: dict[int, float]) -> None:
+        self._calls = calls
+
+    def __enter__(self) -> None:
+        self._thread = threading.get_ident()
+        self._calls[self._thread] = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._calls.pop(self._thread, None)
+
+
+#: Of calls of the top tier, which nobody is warned of.
+_UNNOTED: Final = nullcontext()
 
 
 class Tier:
@@ -194,6 +216,14 @@ class Tier:
         except Exception:
             return None  # a backend that cannot say what it needs gets nothing
         return need if need <= self.budget else None
+
+    def inside(self) -> Inside:
+        """Around a call of the backend. Takes no lock."""
+        return Inside(self.calls)
+
+    def inside_below(self) -> AbstractContextManager[None]:
+        """The same around what callers wait for; not in the top tier, whose calls are the hot path."""
+        return Inside(self.calls) if self.position else _UNNOTED
 
     def charge(self, nbytes: int) -> None:
         """Reserve `nbytes`, which fit."""

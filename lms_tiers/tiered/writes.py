@@ -6,7 +6,6 @@ A put goes to the first tier that can hold the chunk, wants it and works.
 from __future__ import annotations
 
 import enum
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -216,27 +215,14 @@ class Writer:
         put = tier.backend.put_tensor if tensor else tier.backend.put
         for more in range(_FULLER):
             try:
-                self._noted(tier, put, client_meta, data)
+                with tier.inside_below():
+                    put(client_meta, data)
                 return
             except (CapacityError, StorageFullError):
                 if not self.room.spare(tier, need << more):
                     break
-        self._noted(tier, put, client_meta, data)
-
-    @staticmethod
-    def _noted(
-        tier: Tier, put: Callable[[ClientMetaMessage, Any], None], client_meta: ClientMetaMessage, data: Any
-    ) -> None:
-        """Put, on record below the top as being inside the backend: if it gets stuck, others are warned off."""
-        if not tier.position:
+        with tier.inside_below():
             put(client_meta, data)
-            return
-        thread = threading.get_ident()
-        tier.calls[thread] = time.monotonic()
-        try:
-            put(client_meta, data)
-        finally:
-            tier.calls.pop(thread, None)
 
     def _undo(self, tier: Tier, text: str, need: int, error: BaseException) -> None:
         """A write failed: is what the tier held before still there?"""

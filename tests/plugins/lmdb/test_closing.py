@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,17 +13,11 @@ from lms_tiers.codecs.base import decode_into
 from lms_tiers.errors import BackendClosedError, StorageLockedError
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.lmdb import coding
+from tests.plugins.lmdb.waiting import until
 
 MIB = 1 << 20
 KEY = OpaqueKey("k")
 DATA = bytearray(bytes(range(64)) * (4 * MIB // 64))
-
-
-def until(condition: Callable[[], Any]) -> None:
-    gate, deadline = threading.Event(), time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        gate.wait(0.005)
 
 
 def test_closing_waits_for_a_chunk_that_is_being_decoded(

@@ -9,7 +9,6 @@ import os
 import shutil
 import stat
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,6 +28,7 @@ from lms_tiers.tiered.breaker import BreakerState
 from lms_tiers.tiered.events import EventReason
 from lms_tiers.tiered.store import TieredStore
 from lms_tiers.tiered.tier import TierConfig
+from tests.plugins.lmdb.waiting import until
 
 MIB = 1 << 20
 SYNCS = ["none", "batch", "commit"]
@@ -74,13 +74,6 @@ def until_refused(backend: LMSBackendInterface, message: Any, content: Any) -> i
         except StorageUnavailableError:
             return number
     raise AssertionError("a disk without an end")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    gate, deadline = threading.Event(), time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, condition
-        gate.wait(0.01)
 
 
 def check_all(backend: LMSBackendInterface, content: Any, numbers: range) -> None:

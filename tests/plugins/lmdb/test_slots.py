@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 from lms_tiers.errors import CapacityError, StorageUnavailableError
 from lms_tiers.messages import OpaqueKey
+from tests.plugins.lmdb.waiting import until
 
 KEY = OpaqueKey("new")
 
@@ -29,13 +29,6 @@ def every_slot(backend: Any) -> Iterator[None]:
             except lmdb.ReadersFullError:
                 free = False
         yield
-
-
-def until(condition: Callable[[], bool]) -> None:
-    gate, deadline = threading.Event(), time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        gate.wait(0.005)
 
 
 def test_a_checkpoint_that_finds_no_reader_slot_fails_no_put_and_is_made_at_the_next_flush(
