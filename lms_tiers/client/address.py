@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import ssl
 from dataclasses import dataclass
@@ -22,11 +24,24 @@ class Address:
         Empty and 0 for a Unix-domain socket.
     path : str
         Of the Unix-domain socket, else empty.
+
+    Raises
+    ------
+    ConfigError
+        The host or the path is none that a system call takes.
     """
 
     host: str
     port: int
     path: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            self.host.encode("idna")
+            os.fsencode(self.path)
+        except UnicodeError as error:
+            reason = str(error.__cause__ or error)
+            raise ConfigError(f"{self.host or self.path!r} cannot be the name of a server: {reason}.") from error
 
     @staticmethod
     def parse(text: str) -> Address:
@@ -64,24 +79,18 @@ class Address:
 
     def connect(self, timeout: float, tls: ssl.SSLContext | None = None) -> socket.socket:
         """A connected socket; raises `OSError`."""
-        if self.path:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
+        with contextlib.ExitStack() as undo:
+            if self.path:
+                sock = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
                 sock.settimeout(timeout)
                 sock.connect(self.path)
-            except BaseException:
-                sock.close()
-                raise
-        else:
-            sock = socket.create_connection((self.host, self.port), timeout)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if tls is None:
+            else:
+                sock = undo.enter_context(socket.create_connection((self.host, self.port), timeout))
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls is not None:
+                sock = tls.wrap_socket(sock, server_hostname=self.host or None)
+            undo.pop_all()
             return sock
-        try:
-            return tls.wrap_socket(sock, server_hostname=self.host or None)
-        except BaseException:
-            sock.close()
-            raise
 
 
 def tls_context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext | None:

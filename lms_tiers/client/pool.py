@@ -6,6 +6,7 @@ import random
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -22,6 +23,20 @@ from lms_tiers.wire.extension import MAX_KEY_BYTES
 
 _FIRST_DELAY: Final = 0.05
 _LAST_DELAY: Final = 5.0
+
+
+class _Place:
+    """One of a pool's places and the connection in it.
+
+    It is taken while somebody holds this object. So it comes back whatever ends its holder, also an interrupt in the
+    middle of giving it back.
+    """
+
+    __slots__ = ("__weakref__", "connection", "usable")
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self.usable = False
 
 
 class Pool:
@@ -52,9 +67,10 @@ class Pool:
         self._extension: Final = extension
         self._clock: Final = clock
         self._free: Final[list[Connection]] = []
-        self._lent: Final[set[Connection]] = set()
-        self._places = size
-        self._changed: Final = threading.Condition()
+        self._held: Final[weakref.WeakSet[_Place]] = weakref.WeakSet()
+        # Entered itself, not by the condition: an interrupt in the latter's own code would leave it taken.
+        self._lock: Final = threading.Lock()
+        self._changed: Final = threading.Condition(self._lock)
         self._closed = False
         self._delay = 0.0
         self._retry_at = float("-inf")
@@ -69,57 +85,54 @@ class Pool:
         ------
         BackendClosedError, StorageUnavailableError
         """
-        connection = self._take()
+        place = _Place()
         try:
-            yield connection
-        except BaseException:
-            self._give_back(connection, usable=False)
-            raise
-        self._give_back(connection, usable=True)
+            yield self._take(place)
+            place.usable = True
+        finally:
+            self._give_back(place)
 
-    def _take(self) -> Connection:
+    def _take(self, place: _Place) -> Connection:
         until = self._clock() + self._timeout
-        with self._changed:
+        with self._lock:
             while True:
                 if self._closed:
                     raise BackendClosedError("the lm:// client")
                 while self._free:
                     connection = self._free.pop()
                     if connection.alive:
-                        self._lent.add(connection)
+                        place.connection = connection
+                        self._held.add(place)
                         return connection
                     connection.close()
-                    self._places += 1
-                if self._places:
+                if len(self._held) < self._size:
                     break
-                if not self._changed.wait(max(0.0, until - self._clock())):
+                left = until - self._clock()
+                if left <= 0:
                     raise StorageUnavailableError(str(self.address), "every connection is in use: enlarge the pool.")
+                self._changed.wait(left)
             if self._clock() < self._retry_at:
                 raise StorageUnavailableError(
                     str(self.address), f"not reached lately ({self._last_fault}); retried soon."
                 )
-            self._places -= 1
-        return self._connect()
+            self._held.add(place)
+        return self._connect(place)
 
-    def _connect(self) -> Connection:
+    def _connect(self, place: _Place) -> Connection:
         try:
-            connection = self._open()
+            connection = place.connection = self._open()
         except OSError as error:
-            with self._changed:
-                self._places += 1
+            with self._lock:
                 self._last_fault = str(error)
                 self._delay = min(_LAST_DELAY, self._delay * 2 or _FIRST_DELAY)
                 # Many clients of one server that went away must not all come back in the same moment.
                 self._retry_at = self._clock() + self._delay * random.uniform(0.5, 1.0)
-                self._changed.notify()
             raise StorageUnavailableError(str(self.address), f"cannot be reached: {error}.") from error
-        with self._changed:
+        with self._lock:
             self._delay, self._retry_at = 0.0, float("-inf")
             self.connects += 1
             if self._closed:
-                connection.close()
                 raise BackendClosedError("the lm:// client")
-            self._lent.add(connection)
         return connection
 
     def _open(self) -> Connection:
@@ -139,13 +152,13 @@ class Pool:
             raise
         return connection
 
-    def _give_back(self, connection: Connection, *, usable: bool) -> None:
-        with self._changed:
-            self._lent.discard(connection)
-            if usable and not self._closed:
+    def _give_back(self, place: _Place) -> None:
+        with self._lock:
+            self._held.discard(place)
+            connection, place.connection = place.connection, None
+            if connection is not None and place.usable and not self._closed:
                 self._free.append(connection)
-            else:
-                self._places += 1
+            elif connection is not None:
                 connection.close()
             self._changed.notify()
 
@@ -156,13 +169,14 @@ class Pool:
 
     def close(self) -> None:
         """Close every connection; calls that wait on one end with an error. Idempotent."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             for connection in self._free:
                 connection.close()
             self._free.clear()
-            for connection in self._lent:
-                connection.abort()
+            for place in self._held:
+                if place.connection is not None:
+                    place.connection.abort()
             self._changed.notify_all()
 
 
