@@ -118,11 +118,19 @@ class UnsupportedError(LmsTiersError):
 
 
 class InvalidKeyError(LmsTiersError, ValueError):
-    """A key is not usable: empty, not text, not encodable, or longer than the backend takes."""
+    """A key is not usable: empty, not text, not encodable, longer than the backend takes, or made of unusable fields.
 
-    def __init__(self, key: str, reason: str) -> None:
+    Attributes
+    ----------
+    key, reason : str
+    field : str or None
+        The parameter or tag at fault, where a key cannot be built from its fields.
+    """
+
+    def __init__(self, key: str, reason: str, field: str | None = None) -> None:
         self.key = key
         self.reason = reason
+        self.field = field
         shown = key if len(key) <= 80 else key[:77] + "..."
         super().__init__(f"key {shown!r}: {reason}")
 

@@ -35,6 +35,8 @@ _OLD_KEY_TEXT: Final = re.compile(
     re.DOTALL,
 )
 _TAG: Final = "lmcache.tag."
+#: What sets the fields of a key's text apart, and control characters: no field of a key built here holds one.
+_MARKS: Final = re.compile(r"[@%\x00-\x1f\x7f-\x9f]")
 
 
 def dtype_name(dtype: torch.dtype | None) -> str | None:
@@ -51,6 +53,18 @@ def torch_dtype(name: str | None) -> torch.dtype | None:
 
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def _check_fields(text: str, fields: dict[str, Any], tags: tuple[tuple[str, Any], ...]) -> None:
+    """Raise `InvalidKeyError` for the first field whose text could be taken for another field's."""
+    named = [(name, str(value)) for name, value in fields.items()]
+    for tag, value in tags:
+        named += [(_TAG + tag, tag), (_TAG + tag, str(value))]
+    for name, value in named:
+        if found := _MARKS.search(value):
+            raise InvalidKeyError(
+                text, f"{name!r} holds {found[0]!r}, which no field of a key may: choose another value.", field=name
+            )
 
 
 class KeyLike(Protocol):
@@ -79,6 +93,12 @@ class CacheEngineKey:
     dtype : torch.dtype
     request_configs : dict, optional
         Entries named ``lmcache.tag.*`` become part of the key.
+
+    Raises
+    ------
+    InvalidKeyError
+        `dtype` has no name in key texts, or a field holds ``@``, ``%`` or a control character: its text could be that
+        of another key.
 
     Examples
     --------
@@ -110,6 +130,9 @@ class CacheEngineKey:
         text = f"{model_name}@{world_size}@{worker_id}@{hexhash}@{_KEY_DTYPE_OF[name]}"
         for k, v in tags:
             text += f"@{k}%{v}"
+        # Three looks at the whole text; which field is at fault is found out only where one is.
+        if text.count("@") != 4 + len(tags) or text.count("%") != len(tags) or not text.isprintable():
+            _check_fields(text, {"model_name": model_name, "world_size": world_size, "worker_id": worker_id}, tags)
         self._fill(text, model_name, world_size, worker_id, chunk_hash, name, request_configs, tags or None)
 
     def _fill(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DTYPE_NAMES: Final[tuple[str | None, ...]] = (
     None, "float16", "bfloat16", "float32", "float64", "uint8", "float8_e4m3fn", "float8_e5m2",
     "int8", "int16", "int32", "int64", "bool", "float8_e4m3fnuz", "float8_e5m2fnuz",
-    "uint16", "uint32", "uint64", "complex64", "complex128", "complex32", "float8_e8m0fnu",
+    "uint16", "uint32", "uint64", "complex64", "complex128", "complex32", "float8_e8m0fnu", "float4_e2m1fn_x2",
 )  # fmt: skip
 _DTYPE_CODES: Final = {name: code for code, name in enumerate(DTYPE_NAMES)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,10 @@ from lms_tiers.keys import CacheEngineKey, OpaqueKey, key_text
 
 
 def test_a_key_writes_lmcaches_layout_with_tags() -> None:
-    configs = {"lmcache.tag.user": "u%1", "lmcache.other": 3}
+    configs = {"lmcache.tag.user": "u 1", "lmcache.other": 3, "lmcache.tag.level": 2}
     key = CacheEngineKey("org/model", 2, 1, 0xDEADBEEF, torch.bfloat16, configs)
-    assert key.to_string() == "org/model@2@1@deadbeef@bfloat16@user%u%1"
-    assert key.tags == (("user", "u%1"),)
+    assert key.to_string() == "org/model@2@1@deadbeef@bfloat16@user%u 1@level%2"
+    assert key.tags == (("user", "u 1"), ("level", 2))
 
 
 def test_a_hash_of_bytes_is_written_in_hexadecimal() -> None:
@@ -64,6 +65,65 @@ def test_keys_differ_by_bytes_not_by_meaning() -> None:
 def test_a_dtype_without_a_key_name_is_refused() -> None:
     with pytest.raises(InvalidKeyError, match="complex64"):
         CacheEngineKey("m", 1, 0, 1, torch.complex64)
+
+
+MARKS = ("@", "%", "\n", "\0", "\x1f", "\x7f", "\x85")
+
+
+@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("model_name", {"model_name": "m{}1"}),
+        ("world_size", {"world_size": "1{}0"}),
+        ("worker_id", {"worker_id": "1{}0"}),
+        ("lmcache.tag.salt", {"request_configs": {"lmcache.tag.tenant": "b", "lmcache.tag.salt": "x{}"}}),
+        ("lmcache.tag.{}t", {"request_configs": {"lmcache.tag.tenant": "b", "lmcache.tag.{}t": "b"}}),
+    ],
+)
+def test_a_field_of_a_key_that_is_built_holds_no_mark_of_the_layout(
+    field: str, changes: dict[str, Any], mark: str
+) -> None:
+    def filled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {filled(k): filled(v) for k, v in value.items()}
+        return value.format(mark)
+
+    fields: dict[str, Any] = {"model_name": "m", "world_size": 1, "worker_id": 0, "chunk_hash": 1}
+    with pytest.raises(InvalidKeyError) as caught:
+        CacheEngineKey(dtype=torch.half, **{**fields, **filled(changes)})
+    assert caught.value.field == field.format(mark)
+    assert repr(caught.value.field) in str(caught.value)
+
+
+def test_a_tags_value_cannot_stand_for_another_tag() -> None:
+    honest = CacheEngineKey("m", 1, 0, 1, torch.half, {"lmcache.tag.salt": "x", "lmcache.tag.tenant": "b"})
+    with pytest.raises(InvalidKeyError, match=r"lmcache\.tag\.salt"):
+        CacheEngineKey("m", 1, 0, 1, torch.half, {"lmcache.tag.salt": "x@tenant%b"})
+    assert CacheEngineKey.from_string(honest.to_string()).tags == honest.tags
+
+
+_FIELD = st.text(max_size=6)
+
+
+@given(model=_FIELD, tags=st.dictionaries(_FIELD, _FIELD, max_size=3))
+@example(model="é/\u2028", tags={"": "", "ключ": "\xa0"})
+def test_keys_that_are_built_have_one_text_only_where_their_fields_agree(model: str, tags: dict[str, str]) -> None:
+    configs = {f"lmcache.tag.{k}": v for k, v in tags.items()}
+    if any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "@%" for c in "".join([model, *tags, *tags.values()])):
+        with pytest.raises(InvalidKeyError, match="which no field of a key may"):
+            CacheEngineKey(model, 1, 0, 1, torch.half, configs)
+        return
+    key = CacheEngineKey(model, 1, 0, 1, torch.half, configs)
+    head, *rest = key.to_string().split("@1@0@1@half")[0], *key.to_string().split("@")[5:]
+    assert head == model
+    assert dict(tag.split("%") for tag in rest) == tags
+
+
+def test_text_from_elsewhere_keeps_every_mark() -> None:
+    for mark in MARKS:
+        text = f"m{mark}1@1@0@1f@half@salt%x{mark}y"
+        assert CacheEngineKey.from_string(text).to_string() == text
 
 
 class Duck:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lms_tiers import LMSLocalBackend
 from lms_tiers.errors import FormatError, InvalidChunkError
 from lms_tiers.messages import (
     DTYPE_NAMES,
@@ -47,9 +48,30 @@ def test_metadata_survives_packing_and_the_way_out(
 
 
 def test_numbers_of_dtypes_in_stored_metadata_never_change() -> None:
-    assert DTYPE_NAMES[:9] == (
+    assert DTYPE_NAMES == (
         None, "float16", "bfloat16", "float32", "float64", "uint8", "float8_e4m3fn", "float8_e5m2", "int8",
+        "int16", "int32", "int64", "bool", "float8_e4m3fnuz", "float8_e5m2fnuz", "uint16", "uint32", "uint64",
+        "complex64", "complex128", "complex32", "float8_e8m0fnu", "float4_e2m1fn_x2",
     )  # fmt: skip
+
+
+def test_every_number_of_this_torch_that_can_be_copied_is_a_dtype() -> None:
+    found = {d for d in vars(torch).values() if isinstance(d, torch.dtype) and (d.is_floating_point or d.is_complex)}
+    found |= {getattr(torch, f"{sign}int{bits}") for sign in ("u", "") for bits in (8, 16, 32, 64)}
+    assert {str(dtype).removeprefix("torch.") for dtype in found} <= set(DTYPE_NAMES)
+
+
+@pytest.mark.parametrize("dtype", [d for d in DTYPES if d is not None], ids=str)
+def test_a_tensor_of_every_dtype_comes_back_as_one(dtype: torch.dtype) -> None:
+    raw = torch.arange(64, dtype=torch.uint8) % 2  # valid bools
+    tensor = raw.view(dtype).reshape(2, -1)
+    meta = message(raw.nbytes, dtype=dtype, shape=tensor.shape)
+    with LMSLocalBackend() as backend:
+        backend.put_tensor(meta, tensor)
+        found = backend.get_tensor(meta.key)
+    assert found is not None
+    assert (found.dtype, found.shape) == (dtype, tensor.shape)
+    assert torch.equal(found.view(torch.uint8), tensor.view(torch.uint8))
 
 
 class TheirFormat(enum.Enum):
