@@ -18,6 +18,7 @@ from lms_tiers.tiered.breaker import Breaker
 from lms_tiers.tiered.events import EventKind, EventReason
 from lms_tiers.tiered.index import Charges, Entry, Fit
 from lms_tiers.tiered.notify import EventLog
+from lms_tiers.tiered.pins import IN_THE_WAY, Pins
 from lms_tiers.tiered.suspended import SuspendedPolicy
 from lms_tiers.tiered.tier import RECENT_BATCH, Protected, Tier, TierConfig
 
@@ -64,7 +65,7 @@ class Hierarchy:
         self.charges: Final = Charges(count)
         self.nowhere: Final = self.charges.nowhere
         self.loading: Loading | None = None
-        self.pins: Final[dict[str, float]] = {}
+        self.pins: Final = Pins()
         self.closing = False
         #: When a chunk was last read from a tier below the top (`time.perf_counter_ns`): movers let readers go first.
         self.read_at = 0
@@ -305,14 +306,15 @@ class Hierarchy:
 
     def victims(self, tier: Tier, need: int) -> Iterator[tuple[str, Entry]]:
         """The policy's victims for `need` bytes, checked; LRU's from the moment the policy is at fault."""
-        pins = self.pins
-        if pins:
-            now = self.clock()
-            for key in [k for k, until in pins.items() if until <= now]:
-                del pins[key]
-        protected = Protected(tier.busy, pins)
+        passed, tier.passed = tier.passed, {}
+        if self.pins:
+            now = AccessContext(self.clock())
+            self.pins.expire(now.now)
+            if len(passed) > IN_THE_WAY:  # they count as used, so that they are not in the way again
+                tier.recent += [(text, now) for text in passed if text in self.pins]
         if tier.recent:
             self.catch_up(tier)
+        protected = Protected(tier.busy, self.pins, tier.passed)
         seen: set[str] = set()
         try:
             for victim in tier.victims(need, protected, self.index):

@@ -296,9 +296,9 @@ class TieredStore(LMSBackendInterface):
                 if entry is None or not entry.tiers & h.up:
                     return i
                 if seconds > 0:
-                    h.pins[text] = until
+                    h.pins.pin(text, until)
                 else:
-                    h.pins.pop(text, None)
+                    h.pins.unpin(text)
             h.wake()
         return len(keys)
 

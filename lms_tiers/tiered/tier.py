@@ -22,6 +22,7 @@ from lms_tiers.tiered.breaker import Breaker
 from lms_tiers.tiered.events import EventReason
 from lms_tiers.tiered.index import Entry
 from lms_tiers.tiered.late import LatePolicy
+from lms_tiers.tiered.pins import Pins
 from lms_tiers.tiered.stats import LatencyCounter, TierStats
 
 #: The cold end that is kept clean: a tenth of the capacity, and no more than this (walking it takes the lock).
@@ -65,16 +66,25 @@ class TierConfig:
 
 
 class Protected:
-    """Keys no policy may propose: those being written or deleted, and those pinned."""
+    """Keys no policy may propose: those being written or deleted, and those pinned.
 
-    __slots__ = ("_busy", "_pins")
+    `passed` gets the pinned ones that the policy asks for.
+    """
 
-    def __init__(self, busy: set[str], pins: dict[str, float]) -> None:
+    __slots__ = ("_busy", "_passed", "_pins")
+
+    def __init__(self, busy: set[str], pins: Pins, passed: dict[str, None]) -> None:
         self._busy = busy
         self._pins = pins
+        self._passed = passed
 
     def __contains__(self, key: object) -> bool:
-        return key in self._busy or key in self._pins
+        if key in self._busy:
+            return True
+        if key not in self._pins:
+            return False
+        self._passed[key] = None  # type: ignore[index]  # a pin's key is a text
+        return True
 
     def __len__(self) -> int:
         return len(self._busy) + len(self._pins)
@@ -158,6 +168,8 @@ class Tier:
         self.recent: list[tuple[str, AccessContext]] = []
         #: Keys hit, oldest first, not yet told to the backend.
         self.touched: dict[str, None] = {}
+        #: Pinned keys that were in the way when victims were chosen last.
+        self.passed: dict[str, None] = {}
         #: Keys this tier's policy refused to take from above.
         self.refused: Final[set[str]] = set()
         #: Those of them that could not be written: they may leave above, and are not where a flush wants them.
