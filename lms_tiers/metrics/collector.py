@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from lms_tiers.errors import ConfigError, LmsTiersError
 from lms_tiers.interface import BackendStats, LMSBackendInterface
+from lms_tiers.metrics.sharing import in_registry, merged, told_apart
 from lms_tiers.tiered.breaker import BreakerState
 from lms_tiers.tiered.stats import LATENCY_BOUNDS, Latency, StoreStats, TierStats
 
@@ -51,10 +54,15 @@ _STORE_COUNTERS: Final = (
     ("puts", "Chunks put.", "puts"),
     ("events_lost", "Events dropped because the observer was too slow.", "events_lost"),
 )
+#: Labels of the metrics themselves.
+OWN_LABELS: Final = frozenset({"tier", "reason", "state", "policy", "le"})
 
 
 class StoreCollector:
     """Collects one backend's `stats()` whenever it is scraped; nothing is counted twice and nothing on the data path.
+
+    A registry may hold any number of them: they share one family of each name. One whose labels another has already
+    gets the label `store` with a number, ``store="2"`` for the second without labels.
 
     Parameters
     ----------
@@ -66,7 +74,7 @@ class StoreCollector:
     Raises
     ------
     ConfigError
-        `prometheus-client` is not installed.
+        `prometheus-client` is not installed, or a label is none or has the name of one of the metrics' own.
 
     Examples
     --------
@@ -82,17 +90,32 @@ class StoreCollector:
     def __init__(self, backend: LMSBackendInterface, labels: Mapping[str, str] | None = None) -> None:
         require_prometheus()
         self._backend: Final = backend
-        self._labels: Final = dict(labels or {})
+        self._labels = _checked(labels or {})
 
-    def collect(self) -> Iterator[Metric]:
-        """Every metric now; none of a backend that is closed."""
+    def describe(self) -> list[Metric]:
+        """For `register`: the metrics, unless another of these has told the registry of them."""
+        others = in_registry(StoreCollector, sys._getframe(1))
+        self._labels = told_apart(self._labels, [other._labels for other in others])
+        return [] if others else self._families()
+
+    def collect(self) -> list[Metric]:
+        """Every metric now, of all these collectors in the registry that asks; none of a backend that is closed."""
+        members = in_registry(StoreCollector, sys._getframe(1))
+        if self not in members:
+            return self._families()
+        if members[0] is not self:
+            return []
+        return merged(family for member in members for family in member._families())
+
+    def _families(self) -> list[Metric]:
         try:
             stats = self._backend.stats()
         except LmsTiersError:
-            return
-        yield from self._store(stats)
+            return []
+        families = list(self._store(stats))
         if isinstance(stats, StoreStats):
-            yield from self._tiers(stats.tiers)
+            families += self._tiers(stats.tiers)
+        return families
 
     def _store(self, stats: BackendStats) -> Iterator[Metric]:
         for name, text, field in _STORE_GAUGES:
@@ -175,6 +198,13 @@ def require_prometheus() -> Any:
     except ImportError:
         raise ConfigError("metrics need prometheus-client: pip install 'lms-tiers[metrics]'.") from None
     return prometheus_client
+
+
+def _checked(labels: Mapping[str, str]) -> Mapping[str, str]:
+    for name in labels:
+        if name in OWN_LABELS or name.startswith("__") or not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name):
+            raise ConfigError(f"{name!r} cannot be a label of a store: use another word, as in {{'store': 'prompts'}}.")
+    return {name: str(value) for name, value in labels.items()}
 
 
 def _safe(text: str) -> str:

@@ -10,12 +10,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from lms_tiers.errors import ConfigError, StorageUnavailableError
-from lms_tiers.metrics.collector import require_prometheus
+from lms_tiers.metrics.collector import OWN_LABELS, require_prometheus
 
 _SECONDS: Final = 10.0
-
-#: A store may be told apart by labels of its own; these are the labels of the metrics themselves.
-_OWN_LABELS: Final = frozenset({"tier", "reason", "state", "policy", "le"})
 
 
 @dataclass(slots=True)
@@ -129,7 +126,7 @@ def _take(reading: Reading, name: str, labels: dict[str, str], value: float) -> 
             short = name.removeprefix("lms_tiers_server_")
             reading.server[f"{short}.{event}" if event else short] = value
         return
-    store = ",".join(f"{key}={text}" for key, text in labels.items() if key not in _OWN_LABELS)
+    store = ",".join(f"{key}={text}" for key, text in labels.items() if key not in OWN_LABELS)
     if name.startswith("lms_tiers_store_"):
         reading.stores.setdefault(store, {})[name.removeprefix("lms_tiers_store_")] = value
     elif name.startswith("lms_tiers_tier_"):
