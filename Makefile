@@ -11,7 +11,7 @@ MINUTES ?= 60
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs devices-page zoo findings serve fuzz interop soak soak-server \
+.PHONY: help install demo test test-all lint format docs devices-page zoo findings serve fuzz interop soak soak-server \
   bench-lmdb bench-codecs bench-store bench-server bench-peers gpu-check gpu-wheels policy-tables peers
 
 help: ## show the commands
@@ -33,9 +33,11 @@ demo: install ## generate a trace (or take TRACE=file), replay it over cpu > lmd
 	  --json $(DEMO)/replay.json --plot $(DEMO)/replay.png
 	@echo "results: $(DEMO)/replay.json, $(DEMO)/replay.png"
 
-test: install ## run the tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests --ignore tests/conformance
-	$(BIN)/python -m pytest tests/conformance # by itself: it looks for races, and a busy machine hides them
+test: install ## run the tests, but for those marked deep: two or three minutes
+	@$(BIN)/python scripts/suite.py --jobs $(JOBS)
+
+test-all: install ## run every test, fresh environments and thousands of drawn programs included
+	@$(BIN)/python scripts/suite.py --jobs $(JOBS) --all
 
 lint: install ## check style and types
 	$(BIN)/ruff check .

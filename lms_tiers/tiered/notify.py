@@ -23,6 +23,9 @@ _GATHER: Final = 0.02
 class EventLog:
     """Gathers events; without an observer it costs one test.
 
+    What is pending and whether the log is closed change under one lock, and the thread waits for what they are: there
+    is no flag of its own that somebody could set before it is cleared.
+
     Parameters
     ----------
     observer : callable, optional
@@ -33,49 +36,51 @@ class EventLog:
         self.on: Final = observer is not None
         self._observer = observer
         self._pending: deque[TierEvent] = deque(maxlen=_MAX_PENDING)
-        self._some = threading.Event()
-        self._stop = threading.Event()
+        self._changed: Final = threading.Condition()
+        self._closed = False
         self._thread: threading.Thread | None = None
         self.lost = 0
 
     def add(self, kind: EventKind, reason: EventReason, tier: str, key: str, nbytes: int) -> None:
         """Note one event. The caller holds the store's lock and has checked `on`."""
-        if len(self._pending) == _MAX_PENDING:
-            self.lost += 1
-        self._pending.append(TierEvent(kind, reason, tier, key, nbytes, time.time()))
-        if not self._some.is_set():
-            self._some.set()
-            if self._thread is None and not self._stop.is_set():
+        event = TierEvent(kind, reason, tier, key, nbytes, time.time())
+        with self._changed:
+            if self._closed:
+                self.lost += 1  # of a call that was left behind
+                return
+            if len(self._pending) == _MAX_PENDING:
+                self.lost += 1
+            self._pending.append(event)
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="lms-tiers-events", daemon=True)
                 self._thread.start()
+            elif len(self._pending) == 1:
+                self._changed.notify()
 
     def _run(self) -> None:
-        while True:
-            self._some.wait()
-            stopping = self._stop.wait(_GATHER)
-            self._some.clear()
-            self._hand_over()
-            if stopping:
-                return
+        closed = False
+        while not closed:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending or self._closed)
+                self._changed.wait_for(lambda: self._closed, _GATHER)
+                batch, closed = list(self._pending), self._closed
+                self._pending.clear()
+            if batch:
+                self._hand_over(batch)
 
-    def _hand_over(self) -> None:
-        batch: list[TierEvent] = []
+    def _hand_over(self, batch: Sequence[TierEvent]) -> None:
+        assert self._observer is not None
         try:
-            while True:
-                batch.append(self._pending.popleft())
-        except IndexError:
-            pass  # emptied
-        if batch and self._observer is not None:
-            try:
-                self._observer(batch)
-            except Exception:
-                _log.exception("the observer of tier events failed")
+            self._observer(batch)
+        except Exception:
+            _log.exception("the observer of tier events failed")
 
     def close(self, timeout: float) -> bool:
         """Hand over what is left and end the thread; False where the observer did not return in time."""
-        self._stop.set()
-        self._some.set()
-        thread = self._thread
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+            thread = self._thread
         if thread is None or thread is threading.current_thread():
             return True
         thread.join(timeout)

@@ -12,7 +12,7 @@ import pytest
 from tests.docs.blocks import SHOWN, Block, blocks
 from tests.packaging.environment import ROOT, Environment
 
-pytestmark = [pytest.mark.xdist_group("packaging"), pytest.mark.leaks_allowed]
+pytestmark = [pytest.mark.deep, pytest.mark.xdist_group("packaging"), pytest.mark.leaks_allowed]
 
 #: Documents whose every command and program is run.
 PAGES = ["README.md", "docs/tutorial.md", "docs/operations.md", "docs/devices.md", "docs/migration.md"]

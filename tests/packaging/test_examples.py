@@ -10,7 +10,7 @@ import pytest
 
 from tests.packaging.environment import ROOT, Environment, build
 
-pytestmark = [pytest.mark.xdist_group("packaging"), pytest.mark.leaks_allowed]
+pytestmark = [pytest.mark.deep, pytest.mark.xdist_group("packaging"), pytest.mark.leaks_allowed]
 
 EXAMPLES = sorted((ROOT / "examples").glob("lms-tiers-*"))
 

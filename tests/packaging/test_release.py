@@ -11,7 +11,7 @@ import pytest
 import lms_tiers
 from tests.packaging.environment import ROOT, Environment, build, run
 
-pytestmark = [pytest.mark.xdist_group("packaging"), pytest.mark.leaks_allowed]
+pytestmark = [pytest.mark.deep, pytest.mark.xdist_group("packaging"), pytest.mark.leaks_allowed]
 
 
 def test_the_wheel_holds_both_packages_typed_with_licence_and_templates(wheel: Path) -> None:

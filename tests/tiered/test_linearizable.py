@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import sys
 import threading
@@ -19,11 +18,10 @@ from lms_conformance.history import Call, History, linearizable
 import lms_tiers.tiered
 from lms_tiers.errors import CapacityError, LmsTiersError, StorageUnavailableError
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
+from tests.depth import drawn
 
 TIERED = str(Path(lms_tiers.tiered.__file__).parent)
 
-#: Programs in all; LMS_TIERS_PROGRAMS raises it for a nightly run.
-PROGRAMS = int(os.environ.get("PROGRAMS", "2000"))
 THREADS = 4
 
 #: Seconds; 0 gives the interpreter's lock away as well.
@@ -238,8 +236,8 @@ def check(shape: str, seed: int, history: History) -> None:
             pytest.fail(f"{shape}, seed {seed}: no order of these calls explains the answers:\n{shown}")
 
 
+@pytest.mark.parametrize("seeds", drawn(12, 286))
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_answer_is_explained_by_one_order_of_the_calls(bench: Any, shape: str) -> None:
-    first = int(os.environ.get("FIRST_SEED", "0"))
-    for seed in range(first, first + PROGRAMS // len(SHAPES)):
+def test_every_answer_is_explained_by_one_order_of_the_calls(bench: Any, shape: str, seeds: range) -> None:
+    for seed in seeds:
         run_program(bench, shape, seed)

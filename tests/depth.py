@@ -1,0 +1,22 @@
+"""How deep a run goes: what is marked `deep` is left out by `make test` and run by `make test-all`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+#: Times as many drawn programs in a deep run, for a night.
+DEPTH = int(os.environ.get("DEPTH", "1"))
+
+
+def drawn(quick: int, count: int) -> list[Any]:
+    """Parameters that are ranges of seeds: the first `quick` of them for every run, those up to `count` for a deep one.
+
+    Use as ``@pytest.mark.parametrize("seeds", drawn(20, 2000))``.
+    """
+    return [
+        pytest.param(range(quick), id="first"),
+        pytest.param(range(quick, count * DEPTH), id="rest", marks=pytest.mark.deep),
+    ]

@@ -1,0 +1,66 @@
+"""Events reach the observer in batches, the last ones too, wherever the thread that hands them over is at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lms_tiers.tiered import notify
+from lms_tiers.tiered.events import EventKind, EventReason, TierEvent
+from lms_tiers.tiered.notify import EventLog
+from tests.stepping import each_stop
+
+
+def add(log: EventLog, key: str) -> None:
+    log.add(EventKind.STATE, EventReason.BREAKER_OPEN, "t0", key, 0)
+
+
+@pytest.fixture
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify, "_GATHER", 0.0)
+
+
+@pytest.mark.usefixtures("_at_once")
+@pytest.mark.parametrize("late", [False, True])
+def test_wherever_the_thread_is_close_ends_it_and_no_event_is_lost(late: bool) -> None:
+    for stop in each_stop(notify.__file__, ("_run", "_hand_over", "<lambda>"), "lms-tiers-events"):
+        seen: list[TierEvent] = []
+        log = EventLog(seen.extend)
+        add(log, "first")
+
+        def end(log: EventLog = log) -> bool:
+            if late:
+                add(log, "last")
+            return log.close(30)
+
+        assert stop.beside(end), "the thread was left behind"
+        assert [event.key for event in seen] == ["first", "last"][: 1 + late]
+        assert log.lost == 0
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_wherever_the_thread_is_an_event_added_then_is_handed_over(bench: Any) -> None:
+    for stop in each_stop(notify.__file__, ("_run", "_hand_over", "<lambda>"), "lms-tiers-events"):
+        seen: list[TierEvent] = []
+        log = EventLog(seen.extend)
+        add(log, "first")
+        stop.beside(lambda log=log: add(log, "second"))  # type: ignore[misc]  # bound here
+        bench.until(lambda seen=seen: len(seen) == 2)
+        assert log.close(30)
+
+
+def test_an_event_after_close_starts_nothing_and_is_counted() -> None:
+    log = EventLog(lambda batch: None)
+    assert log.close(1)
+    add(log, "late")
+    assert log.lost == 1
+    assert log._thread is None
+
+
+def test_an_observer_may_close_the_log() -> None:
+    seen: list[bool] = []
+    log = EventLog(lambda batch: seen.append(log.close(30)))
+    add(log, "first")
+    assert log.close(30)
+    assert seen == [True]
