@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from lms_tiers.cli.trace_options import AnyOrderOption, BlockTokensOption, FormatOption, TimeUnitOption, TraceArgument
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from lms_tiers.replay.report import Report
+    from lms_tiers.replay.trace import Trace
 
 
 class Keys(enum.StrEnum):
@@ -26,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command("replay")
     def replay(
-        trace: Annotated[Path, typer.Argument(help="A trace in Mooncake's format.", show_default=False)],
+        trace: TraceArgument,
         device: Annotated[
             str,
             typer.Option(
@@ -38,6 +41,10 @@ def register(app: typer.Typer) -> None:
             Optional[int], typer.Option(min=1, help="Replay so many requests only.", show_default="all")
         ] = None,
         block_bytes: Annotated[str, typer.Option(help="Bytes of one block, with a unit.")] = "256KiB",
+        format: FormatOption = None,
+        block_tokens: BlockTokensOption = None,
+        time_unit: TimeUnitOption = None,
+        any_order: AnyOrderOption = False,
         restart: Annotated[
             bool, typer.Option("--restart", help="Close, reopen in a new process, and read back what should be warm.")
         ] = False,
@@ -58,6 +65,7 @@ def register(app: typer.Typer) -> None:
         from rich.console import Console
 
         from lms_tiers.cli.output import check_output, write_json
+        from lms_tiers.cli.trace_options import document, load
         from lms_tiers.replay.plot import plot_replay, require_matplotlib
         from lms_tiers.sizes import parse_size
 
@@ -65,11 +73,13 @@ def register(app: typer.Typer) -> None:
         check_output(plot)
         if plot is not None:
             require_matplotlib()
-        report = _run(
-            trace, device, requests, parse_size(block_bytes), keys, keep_partial, restart, Console(stderr=True)
-        )
+        size = parse_size(block_bytes)
+        read, doubts = load(trace, format, block_tokens, time_unit, limit=requests, any_order=any_order)
+        report = _run(trace, read, device, size, keys, keep_partial, restart, Console(stderr=True))
         if json_file is not None:
-            write_json(json_file, report.document())
+            figures = report.document()
+            figures["run"] |= document(trace, read, doubts)
+            write_json(json_file, figures)
         if plot is not None:
             plot_replay(report, plot)
         Console(stderr=str(json_file) == "-").print(report.table())
@@ -78,7 +88,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _run(
-    trace: Path, device: str, limit: int | None, block_bytes: int, kind: Keys, keep_partial: bool, restart: bool,
+    trace: Path, read: Trace, device: str, block_bytes: int, kind: Keys, keep_partial: bool, restart: bool,
     console: Console,
 ) -> Report:  # fmt: skip
     from contextlib import ExitStack
@@ -93,9 +103,8 @@ def _run(
     from lms_tiers.replay.report import Report
     from lms_tiers.replay.restart import ReadBack, read_back, warm_blocks
     from lms_tiers.replay.tiers import TierMeter
-    from lms_tiers.replay.trace import read_trace
 
-    requests = read_trace(trace, limit=limit)
+    requests = read.requests
     block_keys = BlockKeys(block_bytes, key_types(kind.value))
     blocks = BlockBytes(block_bytes)
     spec = parse_device(device)

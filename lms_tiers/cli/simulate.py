@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from lms_tiers.cli.trace_options import AnyOrderOption, BlockTokensOption, FormatOption, TimeUnitOption, TraceArgument
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -19,7 +21,7 @@ def register(app: typer.Typer) -> None:
     @app.command("simulate")
     def simulate(
         ctx: typer.Context,
-        trace: Annotated[Path, typer.Argument(help="A trace in Mooncake's format.", show_default=False)],
+        trace: TraceArgument,
         policies: Annotated[str, typer.Option(help="Names, separated by commas; opt knows the future.")] = (
             "lru,hazard,opt"
         ),
@@ -35,9 +37,10 @@ def register(app: typer.Typer) -> None:
         ] = "clean-copy",
         warm: Annotated[int, typer.Option(min=0, help="Do not count the hits of so many first requests.")] = 0,
         flat: Annotated[bool, typer.Option("--flat", help="Hide prefix chains from the policies.")] = False,
-        any_order: Annotated[bool, typer.Option("--any-order", help="Take timestamps that go back as they are.")] = (
-            False
-        ),
+        format: FormatOption = None,
+        block_tokens: BlockTokensOption = None,
+        time_unit: TimeUnitOption = None,
+        any_order: AnyOrderOption = False,
         json_file: Annotated[
             Optional[Path], typer.Option("--json", help="Write the figures as JSON; - is standard output.")
         ] = None,
@@ -47,9 +50,10 @@ def register(app: typer.Typer) -> None:
         from rich.console import Console
 
         from lms_tiers.cli.output import check_output, write_json
+        from lms_tiers.cli.trace_options import document as trace_document
+        from lms_tiers.cli.trace_options import load
         from lms_tiers.replay.plot import require_matplotlib
         from lms_tiers.replay.simulate import policy_names, prepare
-        from lms_tiers.replay.trace import read_trace
         from lms_tiers.sizes import parse_size
 
         _refuse_ignored(ctx, tiers is not None)
@@ -58,11 +62,12 @@ def register(app: typer.Typer) -> None:
         if plot is not None:
             require_matplotlib()
         size = None if block_bytes is None else parse_size(block_bytes)
-        stream = prepare(read_trace(trace, any_order=any_order), flat=flat)
+        read, doubts = load(trace, format, block_tokens, time_unit, any_order=any_order)
+        stream = prepare(read.requests, flat=flat)
         console = Console(stderr=True)
         names = policy_names(policies)
         document: dict[str, Any] = {
-            "trace": str(trace), "requests": len(stream.keys), "references": stream.references,
+            **trace_document(trace, read, doubts), "requests": len(stream.keys), "references": stream.references,
             "unique_blocks": stream.unique,
         }  # fmt: skip
         output = Console(stderr=str(json_file) == "-")

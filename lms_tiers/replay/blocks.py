@@ -81,7 +81,8 @@ class BlockBytes:
         import numpy as np
 
         # 18 bits of the digest for each of three offsets; an int and a text of the same digits are different ids.
-        digest = xxhash.xxh3_64_intdigest(f"{type(block_id).__name__}:{block_id}".encode(), self._seed)
+        name = f"{type(block_id).__name__}:{block_id}".encode("utf-8", "surrogatepass")
+        digest = xxhash.xxh3_64_intdigest(name, self._seed)
         out: NDArray[np.uint64] = np.frombuffer(buffer, np.uint64)
         a, b, c = digest % _STARTS, digest // _STARTS % _STARTS, digest // _STARTS**2 % _STARTS
         n = self._words

@@ -16,7 +16,8 @@ from statistics import NormalDist
 from typing import Final, TextIO
 
 from lms_tiers.errors import ConfigError
-from lms_tiers.replay.trace import BLOCK_TOKENS, Request
+from lms_tiers.replay.formats import BLOCK_TOKENS
+from lms_tiers.replay.trace import Request
 
 _NORMAL: Final = NormalDist()
 #: Requests a conversation has on average, where the number of conversations is not given.

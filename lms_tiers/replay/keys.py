@@ -86,8 +86,9 @@ class BlockKeys:
 
     def key(self, block_id: int | str) -> Any:
         """The key of a block."""
-        chunk_hash = block_id if isinstance(block_id, int) else xxhash.xxh3_128_intdigest(block_id.encode())
-        return self._types.key(self._model, 1, 0, chunk_hash, self._dtype)
+        if isinstance(block_id, str):
+            block_id = xxhash.xxh3_128_intdigest(block_id.encode("utf-8", "surrogatepass"))
+        return self._types.key(self._model, 1, 0, block_id, self._dtype)
 
     def message(self, key: Any) -> Any:
         """The message that puts a block under `key`."""

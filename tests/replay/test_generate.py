@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from lms_tiers.errors import ConfigError
+from lms_tiers.replay.formats import BLOCK_TOKENS
 from lms_tiers.replay.generate import TraceShape, generate_trace, summarize_trace, write_trace
-from lms_tiers.replay.trace import BLOCK_TOKENS, Request, read_trace
+from lms_tiers.replay.trace import Request, read_trace
 
 
 @pytest.fixture(scope="module")
