@@ -20,7 +20,7 @@ import xxhash
 with atheris.instrument_imports():
     from fuzz.memory import run_session
     from lms_tiers.messages import ChunkMeta, ClientCommand, MemoryFormat
-    from lms_tiers.wire import extension, plain
+    from lms_tiers.wire import extension, held, plain
     from lms_tiers.wire.extension import XCommand
 
 
@@ -43,8 +43,14 @@ def seeds() -> Iterator[bytes]:
             (
                 extension.encode_xrequest(XCommand.PUT, key, meta, argument=1, checksum=digest) + body,
                 extension.encode_xrequest(XCommand.PUT, key, meta, argument=1, checksum=digest + 1) + body,
-                *(extension.encode_xrequest(c, key) for c in XCommand if c not in (XCommand.PUT, XCommand.FLUSH)),
+                *(
+                    extension.encode_xrequest(c, key)
+                    for c in XCommand
+                    if c not in (XCommand.PUT, XCommand.FLUSH, XCommand.HELD)
+                ),
                 extension.encode_xrequest(XCommand.FLUSH, argument=100),
+                *(b"".join(held.encode_held([key, "absent", ""], leading=leading)[:2]) for leading in (False, True)),
+                *(b"".join(held.encode_held([key, "absent"], leading=leading)[:2]) for leading in (False, True)),
             )
         )
 

@@ -201,6 +201,23 @@ class StorageFullError(StorageUnavailableError):
     """
 
 
+class OutcomeUnknownError(StorageUnavailableError):
+    """A write may have been carried out or not: it was sent, and no answer came.
+
+    The key holds the old chunk or the new one, whole, and a write that is still on its way may take effect later.
+    Read or write again to know; do not take it for undone.
+
+    Attributes
+    ----------
+    operation : str
+        The method that was called, such as ``"put"``.
+    """
+
+    def __init__(self, where: str, operation: str, reason: str) -> None:
+        self.operation = operation
+        super().__init__(where, f"{operation} may have been carried out or not: {reason}")
+
+
 class StorageLockedError(StorageUnavailableError):
     """Another process, or another backend of this process, holds the storage."""
 

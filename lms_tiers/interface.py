@@ -1,6 +1,6 @@
 """The contract every backend keeps: LMCache's five methods, and working defaults for the rest.
 
-Contract version 1.0. The prose is in docs/contract.md, the proof in the conformance kit (`lms-tiers conform`).
+Contract version 1.1. The prose is in docs/contract.md, the proof in the conformance kit (`lms-tiers conform`).
 Nothing here knows tiers or policies; the hooks for them (`reserve_bytes` … `load_state`) have plain defaults.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 #: The version of this contract; a plugin declares the one it was written for.
-CONTRACT_VERSION: Final = "1.0"
+CONTRACT_VERSION: Final = "1.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,12 @@ class Capabilities:
         Works in a forked child; otherwise it raises `ForkedProcessError` there.
     max_key_bytes, max_value_bytes : int or None
         Limits; None means none but memory. Every backend takes keys of 150 bytes and values of 32 MiB.
+    shared : bool
+        Others write to the same place at the same time: what `put` returned for, every other instance gets; nothing is
+        remembered as absent; an instance that closes or dies takes nothing with it. Since contract 1.1.
+    batch_stops : bool
+        Where an item of `put_many` fails, none after it is stored. False, for a medium that has them all on their way
+        at one time: each of those after it is stored whole or not at all. Since contract 1.1.
     """
 
     contract: str = CONTRACT_VERSION
@@ -57,6 +63,8 @@ class Capabilities:
     forkable: bool = False
     max_key_bytes: int | None = None
     max_value_bytes: int | None = None
+    shared: bool = False
+    batch_stops: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +117,9 @@ class LMSBackendInterface(abc.ABC):
     """A place that keeps KV chunks: implement the five abstract methods, declare the rest in `capabilities`.
 
     Identity of a key is ``key.to_string()``, compared byte for byte. `put` takes the bytearray over. What `get`
-    returned never changes. After any error the state is what it was. Every method may be called from any thread at
-    any time; after `close` each raises `BackendClosedError`. Errors are those of `lms_tiers.errors`.
+    returned never changes. After any error but `OutcomeUnknownError` the state is what it was. Every method may be
+    called from any thread at any time; after `close` each raises `BackendClosedError`. Errors are those of
+    `lms_tiers.errors`.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
@@ -129,7 +138,7 @@ class LMSBackendInterface(abc.ABC):
         Raises
         ------
         InvalidKeyError, InvalidChunkError, ValueTooLargeError, CapacityError, StorageUnavailableError,
-        BackendClosedError
+        OutcomeUnknownError, BackendClosedError
         """
 
     @abc.abstractmethod
@@ -160,7 +169,11 @@ class LMSBackendInterface(abc.ABC):
             self.remove(key)
 
     def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
-        """Put in order. Where item i raises, the items before it are stored, it and those after are not."""
+        """Put in order. Where item i raises, the items before it are stored and it is not.
+
+        Nor are those after it, unless the backend declares `batch_stops` False. After an `OutcomeUnknownError` each
+        item may be stored, whole, or not.
+        """
         for client_meta, data in items:
             self.put(client_meta, data)
 
@@ -174,6 +187,10 @@ class LMSBackendInterface(abc.ABC):
             if not self.contains(key):
                 return i
         return len(keys)
+
+    def contains_many(self, keys: Sequence[CacheEngineKey]) -> list[bool]:
+        """What `contains` would answer for each key, in order; a remote medium is asked once for all of them."""
+        return [self.contains(key) for key in keys]
 
     def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
         """Read a chunk into the caller's writable buffer (at least `length` bytes) and answer its metadata, or None.

@@ -24,6 +24,7 @@ SAMPLES: dict[str, tuple[object, ...]] = {
     "CapacityError": ("cpu", 5, 4),
     "StorageUnavailableError": ("/x", "not writable"),
     "StorageFullError": ("/x", "no space left"),
+    "OutcomeUnknownError": ("lm://there:1", "put", "no answer came."),
     "StorageLockedError": ("/x", "process 7"),
     "FormatError": ("/x", "version 2", "version 1"),
     "DeadlineExceededError": ("flush", 0.5),

@@ -217,7 +217,7 @@ def weigh(result: Result, p: Property, spec: str, waiver: Waiver | None, today: 
             result.reason = f"its waiver expired on {waiver.expires}: {waiver.reason}"
     elif result.status in RED and not gates(p, spec):
         result.status = Status.WARNED
-        result.reason = f"came with spec {p.since} and will gate there"
+        result.reason = f"came with spec {p.since} and gates from the version after it on"
     return result
 
 

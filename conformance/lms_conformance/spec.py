@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from lms_conformance.harness import Harness
     from lms_tiers.interface import Capabilities
 
-#: Version of the set of properties; a property added later warns for one minor version before it gates.
-SPEC_VERSION: Final = "1.0"
+#: Version of the set of properties. One that came with a version warns under it, and gates from the next one on.
+SPEC_VERSION: Final = "1.1"
+FIRST_SPEC: Final = "1.0"
 
 #: Families in the order in which they run and are reported.
 FAMILIES: Final[Mapping[str, str]] = {
@@ -56,12 +57,14 @@ NEEDS: Final[Mapping[str, str]] = {
     "policy": "the backend declares no policy that the kit has a model of",
     "key_limit": "the backend declares no `max_key_bytes`",
     "value_limit": "the backend declares no `max_value_bytes`",
+    "batch_stops": "the backend declares that a failed item does not stop `put_many`",
     "capacity": "the harness opens backends without a capacity",
     "peek": "the harness has no `raw_peek`",
     "!remove": "the backend declares `remove`",
     "!persistent": "the backend declares `persistent`",
     "!evicts": "the backend declares `evicts`",
     "!forkable": "the backend declares `forkable`",
+    "!batch_stops": "the backend declares that a failed item stops `put_many`",
 }
 
 #: Eviction policies whose order the kit can predict.
@@ -94,7 +97,7 @@ class Property:
     sentence: str
     check: Callable[..., None]
     needs: tuple[str, ...] = ()
-    since: str = "1.0"
+    since: str = FIRST_SPEC
     given: Callable[[], SearchStrategy[Any]] | None = None
     weight: float = 1.0
 
@@ -119,7 +122,7 @@ def prop(
     sentence: str,
     *,
     needs: Iterable[str] = (),
-    since: str = "1.0",
+    since: str = FIRST_SPEC,
     given: Callable[[], SearchStrategy[Any]] | None = None,
     weight: float = 1.0,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -174,7 +177,7 @@ def select(only: Iterable[str]) -> list[Property]:
 
 def features(caps: Capabilities, harness: Harness) -> frozenset[str]:
     """What of `NEEDS` a backend with these capabilities and its harness have."""
-    have = {n for n in ("remove", "persistent", "tensors", "evicts", "forkable") if getattr(caps, n)}
+    have = {n for n in ("remove", "persistent", "tensors", "evicts", "forkable", "batch_stops") if getattr(caps, n)}
     if caps.evicts and caps.policy in MODELLED_POLICIES:
         have.add("policy")
     if caps.max_key_bytes is not None:
@@ -204,5 +207,5 @@ def parse_version(text: str) -> tuple[int, int]:
 
 
 def gates(p: Property, spec: str) -> bool:
-    """Whether `p` can turn a run under `spec` red; a newer one only warns."""
-    return parse_version(p.since) <= parse_version(spec)
+    """Whether `p` can turn a run under `spec` red; one that came with it, or later, only warns."""
+    return p.since == FIRST_SPEC or parse_version(p.since) < parse_version(spec)

@@ -114,6 +114,12 @@ class Subject:
         answer: int = self._do(code, lambda: self.backend.contains_prefix([as_key(k) for k in ks]))
         return answer
 
+    def contains_many(self, ks: Sequence[str]) -> list[bool]:
+        """`contains_many`."""
+        code = f"contains_many([{', '.join(_key_code(k) for k in ks)}])"
+        answer: list[bool] = self._do(code, lambda: self.backend.contains_many([as_key(k) for k in ks]))
+        return answer
+
     def get_into(self, k: str, buffer: Any) -> ChunkMeta | None:
         """`get_into`."""
         code = f"get_into({_key_code(k)}, {type(buffer).__name__})"

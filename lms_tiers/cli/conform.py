@@ -23,7 +23,7 @@ def conform(
     profile: str = typer.Option("ci", help="quick, ci or nightly."),
     only: list[str] = typer.Option([], help="A property ID or a family; may be repeated."),
     seed: Optional[int] = typer.Option(None, help="Repeats a run; nightly draws one."),
-    spec: str = typer.Option("1.0", help="The spec version that gates; newer properties only warn."),
+    spec: str = typer.Option("1.1", help="The spec version that gates; what came with it, or later, warns."),
     waivers: Optional[Path] = typer.Option(None, help="TOML file of \\[\\[waiver]] tables: property, reason, expires."),
     prove: bool = typer.Option(
         False, "--prove", help="Also plant known bugs in the backend, and show that each is caught."

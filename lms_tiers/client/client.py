@@ -9,19 +9,21 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar, Final, List, Optional, TypeVar
 
 from lms_tiers.buffers import writable_bytes
 from lms_tiers.client.address import Address
+from lms_tiers.client.asking import ask
 from lms_tiers.client.connection import Buffer, Connection
 from lms_tiers.client.dialect import Missing, Skipped
+from lms_tiers.client.pipeline import pipeline
 from lms_tiers.client.pool import Pool
 from lms_tiers.errors import (
     BackendClosedError,
     ForkedProcessError,
     InvalidBufferError,
     LmsTiersError,
+    OutcomeUnknownError,
     ProtocolError,
     StorageUnavailableError,
     ValueTooLargeError,
@@ -34,9 +36,6 @@ from lms_tiers.wire.plain import KEY_BYTES, MAX_LENGTH
 
 _T = TypeVar("_T")
 _Item = tuple[str, ChunkMeta, memoryview]
-
-#: Requests on their way at one time: enough to hide the round trip, few enough that their answers fit the socket.
-_WINDOW: Final = 32
 
 
 class Client(LMSBackendInterface):
@@ -71,10 +70,11 @@ class Client(LMSBackendInterface):
     """
 
     #: What this project's server offers. The place of a client is its server: what was flushed is there again after
-    #: connecting again, also after this process crashed (`persistent`), unless the server let it go (`evicts`); whether
-    #: it outlives the server's own end is for the server's device to say. An open client declares the server's limits.
+    #: connecting again, also after this process crashed (`persistent`), unless the server let it go (`evicts`); others
+    #: write there too (`shared`). Whether it outlives the server's own end is for the server's device to say. An open
+    #: client declares the server's limits.
     capabilities: ClassVar[Capabilities] = Capabilities(
-        remove=True, persistent=True, evicts=True, max_key_bytes=MAX_KEY_BYTES, max_value_bytes=MAX_LENGTH
+        remove=True, persistent=True, evicts=True, shared=True, max_key_bytes=MAX_KEY_BYTES, max_value_bytes=MAX_LENGTH
     )
 
     def __init__(
@@ -98,7 +98,9 @@ class Client(LMSBackendInterface):
                 self._pool.close()
                 raise
         if not extension:
-            offered = Capabilities(evicts=True, max_key_bytes=KEY_BYTES, max_value_bytes=MAX_LENGTH)
+            offered = Capabilities(
+                evicts=True, shared=True, batch_stops=False, max_key_bytes=KEY_BYTES, max_value_bytes=MAX_LENGTH
+            )
         # What a server offers is known only now.
         object.__setattr__(self, "capabilities", offered)
 
@@ -107,7 +109,10 @@ class Client(LMSBackendInterface):
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """Store a chunk; returns when the server has it. See `LMSBackendInterface.put`.
 
-        When the connection is lost after the chunk was sent, the error cannot tell whether it was stored.
+        Raises
+        ------
+        OutcomeUnknownError
+            The connection was lost, or no answer came in time: the server may have the chunk, or get it still.
         """
         self.put_many([(client_meta, kv_chunk_bytes)])
 
@@ -142,7 +147,7 @@ class Client(LMSBackendInterface):
         self.remove_many([key])
 
     def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
-        """Forget the keys, the requests all on their way at one time."""
+        """Forget the keys, the requests all on their way at one time; see `put` for what cannot be known."""
         self._check()
         texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
 
@@ -152,7 +157,7 @@ class Client(LMSBackendInterface):
             for _ in pipeline(connection, frames, lambda i: dialect.read_done(connection, texts[i])):
                 pass
 
-        self._write(remove)
+        self._write(remove, "remove")
 
     def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
         """Put in order, many on their way at one time; after a failure the server skips the rest."""
@@ -165,7 +170,7 @@ class Client(LMSBackendInterface):
             except LmsTiersError as error:
                 late = error
                 break
-        failure = self._write(lambda connection: self._put(connection, ready)) or late
+        failure = self._write(lambda connection: self._put(connection, ready), "put") or late
         if failure is not None:
             raise failure
 
@@ -250,25 +255,22 @@ class Client(LMSBackendInterface):
         return answer
 
     def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
-        """Length of the leading run the server holds, many questions on their way at one time."""
+        """Length of the leading run the server holds; one round trip to a server of ours."""
+        answers = self._ask(keys, leading=True)
+        return answers.index(False) if False in answers else len(answers)
+
+    def contains_many(self, keys: Sequence[CacheEngineKey]) -> list[bool]:
+        """Which keys the server holds; one round trip to a server of ours. False where it cannot be asked."""
+        answers = self._ask(keys, leading=False)
+        return answers + [False] * (len(keys) - len(answers))
+
+    def _ask(self, keys: Sequence[CacheEngineKey], *, leading: bool) -> list[bool]:
         self._check()
         texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
-        run = 0
-
-        def ask(connection: Connection) -> bool:
-            nonlocal run
-            dialect = connection.dialect
-            while run < len(texts):
-                part = texts[run : run + _WINDOW]
-                frames: list[list[Buffer]] = [[dialect.exists(text)] for text in part]
-                held = list(pipeline(connection, frames, partial(_held, connection, part)))
-                run += held.index(False) if False in held else len(held)
-                if False in held:
-                    break
-            return True
-
-        self._read(ask, False)
-        return run
+        answers: list[bool] = []
+        # After a lost connection the next one goes on where the answers ended.
+        self._read(lambda connection: ask(connection, connection.dialect, texts, answers, leading=leading), None)
+        return answers
 
     def scan(self) -> Iterator[ChunkInfo]:
         """Every chunk of the server with its metadata, in one answer."""
@@ -337,8 +339,11 @@ class Client(LMSBackendInterface):
                 self._check()
         return otherwise
 
-    def _write(self, call: Callable[[Connection], _T]) -> _T:
-        """Ask once: what was sent may have been done, and doing it again later could undo what came between."""
+    def _write(self, call: Callable[[Connection], _T], operation: str = "") -> _T:
+        """Ask once: what was sent may have been done, and doing it again later could undo what came between.
+
+        `operation` names what changes chunks; its outcome is unknown where the connection is lost.
+        """
         try:
             with self._pool.lend() as connection:
                 return call(connection)
@@ -348,6 +353,10 @@ class Client(LMSBackendInterface):
         except (OSError, ProtocolError) as error:
             self._count("failures")
             self._check()
+            if operation:
+                raise OutcomeUnknownError(
+                    str(self._address), operation, f"the connection was lost: {error}."
+                ) from error
             raise StorageUnavailableError(str(self._address), f"the connection was lost: {error}.") from error
 
 
@@ -355,18 +364,3 @@ def _item(client_meta: ClientMetaMessage, data: Any) -> _Item:
     key = key_text(client_meta.key, MAX_KEY_BYTES)
     view = memoryview(data if isinstance(data, bytes | bytearray) else own_bytes(data))
     return key, ChunkMeta.of(client_meta, len(view)), view
-
-
-def _held(connection: Connection, keys: Sequence[str], i: int) -> bool:
-    return connection.dialect.read_exists(connection, keys[i])
-
-
-def pipeline(connection: Connection, frames: Sequence[Sequence[Buffer]], read: Callable[[int], _T]) -> Iterator[_T]:
-    """Send `frames`, at most a window ahead of the answers, and yield what `read` makes of each answer."""
-    sent = 0
-    for i in range(len(frames)):
-        if sent - i <= _WINDOW // 2:
-            ready = frames[sent : i + _WINDOW]
-            connection.send([buffer for frame in ready for buffer in frame])
-            sent += len(ready)
-        yield read(i)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Final
 
 from lms_tiers.client.connection import Buffer, Connection
@@ -40,13 +40,16 @@ class Dialect(abc.ABC):
     ----------
     max_chunk, max_key : int
         Bytes that the server takes at most.
+    asks_many : bool
+        Whether the server takes `held`.
     """
 
     extended: ClassVar[bool]
 
-    def __init__(self, max_chunk: int, max_key: int) -> None:
+    def __init__(self, max_chunk: int, max_key: int, *, asks_many: bool = False) -> None:
         self.max_chunk: Final = max_chunk
         self.max_key: Final = max_key
+        self.asks_many: Final = asks_many
 
     @abc.abstractmethod
     def put(self, key: str, meta: ChunkMeta, data: memoryview, batch: int) -> list[Buffer]:
@@ -71,6 +74,14 @@ class Dialect(abc.ABC):
     @abc.abstractmethod
     def read_exists(self, connection: Connection, key: str) -> bool:
         """The answer."""
+
+    @abc.abstractmethod
+    def held(self, keys: Sequence[str], *, leading: bool) -> tuple[bytes, bytearray, int]:
+        """A question which of `keys` are held: header, body, and how many of them it asks for."""
+
+    @abc.abstractmethod
+    def read_held(self, connection: Connection, asked: int) -> list[bool]:
+        """The answers."""
 
     @abc.abstractmethod
     def remove(self, key: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Final
 
 import xxhash
@@ -17,13 +17,15 @@ from lms_tiers.errors import (
     InvalidChunkError,
     InvalidKeyError,
     LmsTiersError,
+    OutcomeUnknownError,
     StorageUnavailableError,
     UnsupportedError,
     ValueTooLargeError,
 )
 from lms_tiers.messages import ChunkMeta, ServerReturnCode
 from lms_tiers.wire import extension
-from lms_tiers.wire.extension import XCommand, XError, XReply
+from lms_tiers.wire.extension import MAX_ASK_BYTES, XCommand, XError, XReply
+from lms_tiers.wire.held import decode_bits, encode_held
 from lms_tiers.wire.plain import SERVER_HEADER
 
 _Told = dict[str, Any]
@@ -35,6 +37,7 @@ _ERRORS: Final[dict[int, Callable[[str, str, _Told], LmsTiersError]]] = {
     XError.TOO_LARGE: lambda where, key, told: ValueTooLargeError(key, int(told["size"]), int(told["limit"]), where),
     XError.CAPACITY: lambda where, key, told: CapacityError(where, int(told["needed"]), int(told["free"])),
     XError.UNSUPPORTED: lambda where, key, told: UnsupportedError(where, str(told["operation"])),
+    XError.UNKNOWN: lambda where, key, told: OutcomeUnknownError(where, str(told["operation"]), str(told["message"])),
     XError.DEADLINE: lambda where, key, told: DeadlineExceededError(str(told["operation"]), float(told["seconds"])),
 }
 
@@ -94,6 +97,19 @@ class ExtendedDialect(Dialect):
         if reply.error == XError.MISS:
             return False
         raise _read_error(connection, reply, key)
+
+    def held(self, keys: Sequence[str], *, leading: bool) -> tuple[bytes, bytearray, int]:
+        """See `Dialect`."""
+        return encode_held(keys, leading=leading)
+
+    def read_held(self, connection: Connection, asked: int) -> list[bool]:
+        """See `Dialect`."""
+        reply = _read_header(connection)
+        if reply.code != ServerReturnCode.SUCCESS:
+            raise _read_error(connection, reply, "")
+        if reply.length > MAX_ASK_BYTES:
+            raise connection.broken(f"answers of {reply.length} bytes.")
+        return decode_bits(connection.read(reply.length), asked)
 
     def remove(self, key: str) -> bytes:
         """See `Dialect`."""

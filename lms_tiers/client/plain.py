@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, Final
 
 from lms_tiers.client.connection import Buffer, Connection
@@ -61,6 +61,14 @@ class PlainDialect(Dialect):
         if reply.length:
             raise connection.broken("an answer to EXIST with a body.")
         return reply.code == ServerReturnCode.SUCCESS
+
+    def held(self, keys: Sequence[str], *, leading: bool) -> tuple[bytes, bytearray, int]:
+        """Not in this protocol."""
+        raise UnsupportedError("LMCache's lm:// server", "contains_many")
+
+    def read_held(self, connection: Connection, asked: int) -> list[bool]:
+        """Not in this protocol."""
+        raise UnsupportedError("LMCache's lm:// server", "contains_many")
 
     def remove(self, key: str) -> bytes:
         """Not in this protocol."""

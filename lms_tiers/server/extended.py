@@ -17,11 +17,13 @@ from lms_tiers.errors import (
     InvalidChunkError,
     InvalidKeyError,
     LmsTiersError,
+    OutcomeUnknownError,
     StorageUnavailableError,
     UnsupportedError,
     ValueTooLargeError,
 )
 from lms_tiers.messages import ChunkMeta, OpaqueKey, ServerReturnCode
+from lms_tiers.server.held import answer_held
 from lms_tiers.server.plain import check_length, refused, store, trouble, view_of
 from lms_tiers.server.session import Session, Steps, Wait
 from lms_tiers.wire import extension
@@ -37,6 +39,7 @@ _ERRORS: Final = (
     (CapacityError, XError.CAPACITY),
     (UnsupportedError, XError.UNSUPPORTED),
     (DeadlineExceededError, XError.DEADLINE),
+    (OutcomeUnknownError, XError.UNKNOWN),
     (StorageUnavailableError, XError.UNAVAILABLE),
 )
 _FIELDS: Final = ("reason", "size", "limit", "where", "needed", "free", "operation", "seconds")
@@ -53,13 +56,16 @@ def answer(session: Session, header: bytearray) -> Steps:
     """Serve one request; raises `ProtocolError` where the connection cannot go on."""
     started = time.perf_counter()
     request = extension.decode_xrequest(header)
-    check_length(session, request.length)
+    if request.command is not XCommand.HELD:
+        check_length(session, request.length)
     bytes_in = bytes_out = 0
     try:
         key, meta = yield from _names(session, request)
         if request.command is XCommand.PUT and meta is not None:
             bytes_in = request.length
             yield from _put(session, request, key, meta)
+        elif request.command is XCommand.HELD:
+            bytes_out = yield from answer_held(session, request)
         elif request.command is XCommand.GET:
             bytes_out = yield from _get(session, key)
         elif request.command is XCommand.EXIST:

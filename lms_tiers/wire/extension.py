@@ -17,6 +17,11 @@ from lms_tiers.wire.plain import KEY_BYTES, MAX_LENGTH, decode_reply
 #: Limits of the variable parts.
 MAX_KEY_BYTES: Final = 65535
 MAX_META_BYTES: Final = 12 + 8 * 255
+#: Most bytes of keys that one HELD asks for.
+MAX_ASK_BYTES: Final = 2**20
+
+#: Version of the extension that HELD came with.
+ASKS_MANY: Final = 2
 
 
 class XCommand(enum.IntEnum):
@@ -29,6 +34,7 @@ class XCommand(enum.IntEnum):
     REMOVE = 69
     FLUSH = 70
     SCAN = 71
+    HELD = 72
 
 
 _XCOMMANDS: Final = {command.value: command for command in XCommand}
@@ -48,6 +54,7 @@ class XError(enum.IntEnum):
     DAMAGED = 8
     SKIPPED = 9
     INTERNAL = 10
+    UNKNOWN = 11
 
 
 class XRequest(NamedTuple):
@@ -57,12 +64,13 @@ class XRequest(NamedTuple):
     ----------
     command : XCommand
     length : int
-        Bytes of chunk that follow key and metadata; 0 unless a PUT.
+        Bytes of chunk that follow key and metadata; of keys, in a HELD; else 0.
     key_bytes, meta_bytes : int
     argument : int
-        PUT: number of the batch it belongs to, 0 for none. FLUSH: milliseconds, negative for no limit.
+        PUT: number of the batch it belongs to, 0 for none. FLUSH: milliseconds, negative for no limit. HELD: 1 where
+        only the leading run is wanted.
     checksum : int
-        xxh3_64 of the chunk.
+        xxh3_64 of the chunk, or of the keys.
     inline : bytes
         The first 150 bytes of key and metadata.
     """
@@ -91,14 +99,15 @@ def is_extension(header: bytes | bytearray | memoryview) -> bool:
 
 
 def encode_xrequest(
-    command: XCommand, key: str = "", meta: ChunkMeta | None = None, *, argument: int = 0, checksum: int = 0
-) -> bytes:
-    """A request of the extension, key and metadata included; a PUT's chunk follows."""
+    command: XCommand, key: str = "", meta: ChunkMeta | None = None, *, argument: int = 0, checksum: int = 0,
+    length: int = 0,
+) -> bytes:  # fmt: skip
+    """A request of the extension, key and metadata included; a PUT's chunk follows, or `length` bytes of a HELD."""
     raw = key.encode()
     packed = b"" if meta is None else meta.pack()
     if len(raw) > MAX_KEY_BYTES:
         raise InvalidKeyError(key, f"is {len(raw)} bytes long; at most {MAX_KEY_BYTES} are taken.")
-    length = 0 if meta is None else meta.length
+    length = length if meta is None else meta.length
     if length > MAX_LENGTH:
         raise InvalidChunkError(key, f"{length} bytes are more than a header can tell.")
     both = raw + packed
@@ -122,7 +131,9 @@ def decode_xrequest(header: bytes | bytearray | memoryview) -> XRequest:
         raise ProtocolError("client", f"unknown command {number}.")
     if not 0 <= key_bytes <= MAX_KEY_BYTES or not 0 <= meta_bytes <= MAX_META_BYTES or length < 0:
         raise ProtocolError("client", f"parts of {key_bytes}, {meta_bytes} and {length} bytes.")
-    if command is not XCommand.PUT and length:
+    if command is XCommand.HELD and (length > MAX_ASK_BYTES or key_bytes or meta_bytes):
+        raise ProtocolError("client", f"HELD with parts of {key_bytes}, {meta_bytes} and {length} bytes.")
+    if command not in (XCommand.PUT, XCommand.HELD) and length:
         raise ProtocolError("client", f"{command.name} with a body of {length} bytes.")
     return XRequest(command, length, key_bytes, meta_bytes, argument, checksum, inline)
 

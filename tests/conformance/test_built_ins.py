@@ -1,4 +1,4 @@
-"""Every built-in backend, and the tiered store over them, keeps the contract: spec 1.0, no waivers.
+"""Every built-in backend, and the tiered store over them, keeps the contract: the kit's own spec, no waivers.
 
 `gpu`, `pinned` and the arena have files of their own in tests/plugins. The kit starts a server for `lm`.
 """

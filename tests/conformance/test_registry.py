@@ -50,6 +50,6 @@ def test_properties_are_selected_by_id_and_by_family() -> None:
 
 
 def test_a_newer_property_warns_and_does_not_gate() -> None:
-    newer = Property(id="KEY-99", sentence="Later.", check=lambda trial: None, since="1.1")
+    newer = Property(id="KEY-99", sentence="Later.", check=lambda trial: None, since=SPEC_VERSION)
     assert not gates(newer, SPEC_VERSION)
-    assert gates(newer, "1.1")
+    assert gates(newer, "1.2")

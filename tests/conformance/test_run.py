@@ -15,7 +15,7 @@ from lms_conformance.engine import Engine
 from lms_conformance.outcome import Report, Result, Status
 from lms_conformance.profiles import profile
 from lms_conformance.run import introduce, judge
-from lms_conformance.spec import Property, features
+from lms_conformance.spec import SPEC_VERSION, Property, features
 from lms_conformance.trial import Trial
 from lms_conformance.violation import expect
 from lms_conformance.waivers import read_waivers
@@ -183,9 +183,11 @@ def test_waivers_are_read_from_toml(tmp_path: Path) -> None:
         read_waivers(file)
 
 
-def test_a_newer_property_only_warns_under_an_older_spec() -> None:
+def test_a_newer_property_warns_under_the_spec_it_came_with_and_gates_after_it() -> None:
     assert weigh(made(breaks, since="1.1")).status is Status.WARNED
-    assert weigh(made(breaks, since="1.1"), spec="1.1").status is Status.FAILED
+    assert weigh(made(breaks, since="1.1"), spec="1.1").status is Status.WARNED
+    assert weigh(made(breaks, since="1.1"), spec="1.2").status is Status.FAILED
+    assert weigh(made(breaks), spec="1.0").status is Status.FAILED
 
 
 def test_the_same_seed_draws_the_same_examples() -> None:
@@ -201,6 +203,6 @@ def test_what_is_no_backend_cannot_be_introduced() -> None:
 
 
 def test_a_spec_newer_than_the_kit_is_refused() -> None:
-    for spec in ("1.1", "2.0"):
-        with pytest.raises(ConfigError, match=f"knows the spec up to 1.0, not {spec}"):
+    for spec in ("1.2", "2.0"):
+        with pytest.raises(ConfigError, match=f"knows the spec up to {SPEC_VERSION}, not {spec}"):
             run_properties(FactoryHarness(BareReference), only=["KEY-01"], spec=spec)

@@ -6,9 +6,10 @@ from functools import partial
 
 from hypothesis import strategies as st
 
-from lms_conformance.chunks import Chunk, key
+from lms_conformance.chunks import Chunk, difference, key
 from lms_conformance.programs import POOL, Op, chunks, expect_many, pool_keys, programs, run
 from lms_conformance.spec import prop
+from lms_conformance.subject import Subject
 from lms_conformance.trial import Trial
 from lms_conformance.violation import expect
 from lms_tiers.errors import InvalidChunkError
@@ -40,25 +41,31 @@ def _get_many(trial: Trial, case: tuple[list[tuple[str, Chunk]], list[str]]) -> 
     expect_many(backend, dict(items), asked)
 
 
-@prop("BAT-03", "Where item i of put_many is refused, those before it are stored, it and those after it are not.")
+@prop(
+    "BAT-03",
+    "Where item i of put_many is refused, those before it are stored, it and those after it are not.",
+    needs=["batch_stops"],
+)
 def _partial(trial: Trial) -> None:
     for bad in range(4):
         trial.anew()
         backend = trial.open()
         backend.put("old", Chunk(9, 30))
-        batch = []
-        for i in range(4):
-            message = Chunk(10 + i, 40).message(key(f"k{i}"))
-            message.length = 41 if i == bad else 40
-            batch.append((message, Chunk(10 + i, 40).data()))
-        trial.record(f"# {backend.var}.put_many of k0 … k3, where item {bad} has metadata of a wrong length")
-        backend.rejects(
-            InvalidChunkError,
-            partial(backend.backend.put_many, batch),
-            f"put_many whose item {bad} is invalid",
-        )
+        _put_with_a_fault(trial, backend, bad)
         model = {"old": Chunk(9, 30), **{f"k{i}": Chunk(10 + i, 40) for i in range(bad)}}
         backend.expect_model(model, [f"k{i}" for i in range(4)])
+
+
+def _put_with_a_fault(trial: Trial, backend: Subject, bad: int) -> None:
+    batch = []
+    for i in range(4):
+        message = Chunk(10 + i, 40).message(key(f"k{i}"))
+        message.length = 41 if i == bad else 40
+        batch.append((message, Chunk(10 + i, 40).data()))
+    trial.record(f"# {backend.var}.put_many of k0 … k3, where item {bad} has metadata of a wrong length")
+    backend.rejects(
+        InvalidChunkError, partial(backend.backend.put_many, batch), f"put_many whose item {bad} is invalid"
+    )
 
 
 @prop("BAT-04", "Batches of nothing change nothing and answer nothing.")
@@ -94,3 +101,28 @@ def _large(trial: Trial) -> None:
         expect_many(backend, dict(items), [k for k, _ in items])
     found = backend.contains_prefix([k for k, _ in items])
     expect(found == 200, "contains_prefix to count 200", found)
+
+
+@prop(
+    "BAT-07",
+    "Without `batch_stops`, where put_many refuses item i, those before it are stored, those after it whole or not.",
+    since="1.1",
+    needs=["!batch_stops"],
+)
+def _goes_on(trial: Trial) -> None:
+    for bad in range(4):
+        trial.anew()
+        backend = trial.open()
+        backend.put("old", Chunk(9, 30))
+        for i in range(4):
+            backend.put(f"k{i}", Chunk(20 + i, 50))
+        _put_with_a_fault(trial, backend, bad)
+        backend.expect_chunk("old", Chunk(9, 30))
+        for i in range(4):
+            old, new = Chunk(20 + i, 50), Chunk(10 + i, 40)
+            if i > bad:
+                found = backend.get(f"k{i}")
+                whole = difference(old, found) is None or difference(new, found) is None
+                expect(whole, f"{old!r} or {new!r} under 'k{i}', after the item that was refused", found)
+            else:
+                backend.expect_chunk(f"k{i}", old if i == bad else new)

@@ -1,11 +1,11 @@
-"""CNT: `contains` and `contains_prefix` say what `get` would."""
+"""CNT: `contains`, `contains_prefix` and `contains_many` say what `get` would."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 
 from lms_conformance.chunks import Chunk
-from lms_conformance.programs import POOL, Op, programs, step
+from lms_conformance.programs import POOL, Op, pool_keys, programs, step
 from lms_conformance.spec import prop
 from lms_conformance.trial import Trial
 from lms_conformance.violation import expect
@@ -71,3 +71,19 @@ def _degenerate(trial: Trial) -> None:
     for keys, want in ((["a", "a"], 2), (["a", "b", "a"], 1), (["b", "a"], 0), (["a"], 1)):
         found = backend.contains_prefix(keys)
         expect(found == want, f"{want} for {keys!r}", found)
+
+
+@prop(
+    "CNT-06",
+    "contains_many answers each key in order as contains would, absent and repeated ones too.",
+    since="1.1",
+    given=lambda: st.tuples(st.sets(pool_keys()), st.lists(pool_keys(), max_size=8)),
+)
+def _each(trial: Trial, case: tuple[set[str], list[str]]) -> None:
+    held, asked = case
+    backend = trial.open()
+    for k in sorted(held):
+        backend.put(k, Chunk(3, 20))
+    want = [k in held for k in asked]
+    found = backend.contains_many(asked)
+    expect(found == want, f"{want} for {asked!r}", found)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 
-from lms_conformance.chunks import Chunk, DuckKey, key
+from lms_conformance.chunks import Chunk, DuckKey, difference, key
+from lms_conformance.programs import Op, programs
 from lms_conformance.spec import prop
 from lms_conformance.subject import Subject
 from lms_conformance.trial import Trial
 from lms_conformance.violation import expect
-from lms_tiers.errors import BackendClosedError, InvalidChunkError, InvalidKeyError, LmsTiersError
+from lms_tiers.errors import (
+    BackendClosedError,
+    InvalidChunkError,
+    InvalidKeyError,
+    LmsTiersError,
+    OutcomeUnknownError,
+)
 
 
 def _bad_put(backend: Subject) -> Callable[[], None]:
@@ -97,3 +104,37 @@ def _exhaustion(trial: Trial) -> None:
             backend.rejects(InvalidKeyError, lambda: backend.get(DuckKey("")), "get of an empty key")
     backend.put("b", Chunk(4, 30))
     backend.expect_model({"a": Chunk(3, 30), "b": Chunk(4, 30)})
+
+
+@prop(
+    "ERR-06",
+    "OutcomeUnknownError comes from writes alone; the key then holds the old chunk or the new one, whole.",
+    since="1.1",
+    given=lambda: programs("put", "get", "contains"),
+)
+def _doubt(trial: Trial, program: tuple[Op, ...]) -> None:
+    backend = trial.open()
+    may_hold: dict[str, list[Chunk | None]] = {}
+    in_doubt: dict[str, list[Chunk | None]] = {}  # what was sent without an answer may arrive later
+    for op in program:
+        k = op.keys[0]
+        before, late = may_hold.setdefault(k, [None]), in_doubt.setdefault(k, [])
+        if op.kind == "put":
+            try:
+                backend.put(k, op.chunks[0])
+                may_hold[k] = [op.chunks[0], *late]
+            except OutcomeUnknownError:
+                late.append(op.chunks[0])
+                before.append(op.chunks[0])
+        elif op.kind == "get":
+            _holds_one_of(backend, k, before)
+        else:
+            backend.contains(k)
+    for k, before in may_hold.items():
+        _holds_one_of(backend, k, before)
+
+
+def _holds_one_of(backend: Subject, k: str, may_hold: list[Chunk | None]) -> None:
+    found = backend.get(k)
+    fits = any(found is None if chunk is None else difference(chunk, found) is None for chunk in may_hold)
+    expect(fits, f"one of {may_hold!r} under {k!r}", found)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import List
 
 from lms_conformance.zoo.mutant import Wrapper, mutant, text_of
 from lms_tiers.errors import LmsTiersError
-from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.interface import Capabilities, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ClientMetaMessage, LMSMemoryObj, OpaqueKey
 
 Item = tuple[ClientMetaMessage, bytearray]
@@ -150,3 +151,28 @@ class BatchesHold128(Wrapper):
     def put_many(self, items: Sequence[Item]) -> None:
         """The first ones."""
         self.inner.put_many(items[:128])
+
+
+@mutant("answers-for-the-leading-run", "CNT-06")
+class AnswersLeadingRun(Wrapper):
+    """Answers contains_many from the length of the leading run."""
+
+    def contains_many(self, keys: Sequence[CacheEngineKey]) -> list[bool]:
+        """False after the first gap."""
+        run = self.inner.contains_prefix(keys)
+        return [i < run for i in range(len(keys))]
+
+
+@mutant("loses-what-came-before-the-failure", "BAT-07")
+class LosesBefore(Wrapper):
+    """Has every item of a batch on its way at one time, and gives the first one up where another failed."""
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]  # the wrapped backend's, but for one
+        """Nothing is promised of what comes after a failure."""
+        return replace(self.inner.capabilities, batch_stops=False)
+
+    def put_many(self, items: Sequence[Item]) -> None:
+        """All but the first, where one fails."""
+        for item in (*items[1:], *items[:1]):
+            self.inner.put(*item)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import List, Optional
 
 from lms_conformance.zoo.mutant import Wrapper, mutant, text_of, with_length
+from lms_tiers.errors import OutcomeUnknownError
 from lms_tiers.interface import ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, OpaqueKey, own_bytes
 
@@ -120,6 +121,18 @@ class WrapsGenerations(Wrapper):
         puts = self._puts[text_of(client_meta.key)] = self._puts.get(text_of(client_meta.key), 0) + 1
         if puts <= 256:
             self.inner.put(client_meta, kv_chunk_bytes)
+
+
+@mutant("loses-the-old-chunk-in-doubt", "ERR-06")
+class LosesInDoubt(Wrapper):
+    """Deletes before it writes, and gets no answer to an overwrite."""
+
+    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
+        """Unless no answer comes."""
+        if text_of(client_meta.key) and self.inner.contains(client_meta.key):
+            self.inner.remove(client_meta.key)
+            raise OutcomeUnknownError("mutant", "put", "no answer came.")
+        self.inner.put(client_meta, kv_chunk_bytes)
 
 
 @mutant("does-not-remove", "RMV-01")

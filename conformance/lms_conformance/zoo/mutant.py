@@ -60,6 +60,9 @@ class Wrapper(LMSBackendInterface):
     def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:  # noqa: D102
         return self.inner.contains_prefix(keys)
 
+    def contains_many(self, keys: Sequence[CacheEngineKey]) -> list[bool]:  # noqa: D102
+        return self.inner.contains_many(keys)
+
     def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:  # noqa: D102
         return self.inner.get_into(key, buffer)
 

@@ -214,6 +214,11 @@ class FaultyBackend(LMSBackendInterface):
         answer, faults = self._call("contains", lambda: self.inner.contains(key), False)
         return bool(answer) is not (Fault.LIE in faults)
 
+    def contains_many(self, keys: Sequence[CacheEngineKey]) -> list[bool]:
+        """The inner answers, or lies."""
+        answers, faults = self._call("contains_many", lambda: self.inner.contains_many(keys), [False] * len(keys))
+        return [answer is not (Fault.LIE in faults) for answer in answers or ()]
+
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
         """The inner chunk, or nothing, or one byte less."""
         obj, faults = self._call("get", lambda: self.inner.get(key))
