@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+import socketserver
 import threading
 from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,21 +57,31 @@ class _BoundedServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = True
 
-    def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
-        self._places = threading.BoundedSemaphore(_REQUESTS)
-        super().__init__(address, handler)
+    def __init__(self, host: str, port: int, handler: type[_Handler]) -> None:
+        self._served: set[int] = set()
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        self.address_family = info[0]
+        super().__init__(info[4][:2], handler)  # type: ignore[arg-type]  # host and port, of either family
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)  # HTTPServer's would ask a name server for this machine's name
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._places.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if len(self._served) >= _REQUESTS:
             self.shutdown_request(request)
+            return
+        self._served.add(id(request))
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._served.discard(id(request))  # no thread came of it that would
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._places.release()
+            self._served.discard(id(request))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         _log.debug("a metrics request failed", exc_info=True)
@@ -112,15 +124,22 @@ class MetricsPort:
             "ready": staticmethod(ready),
         }
         try:
-            self._http: Final = _BoundedServer((host, port), type("Handler", (_Handler,), members))
-        except OSError as error:
-            raise StorageUnavailableError(f"{host}:{port}", f"cannot be listened on: {error.strerror}.") from error
+            self._http: Final = _BoundedServer(host, port, type("Handler", (_Handler,), members))
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise StorageUnavailableError(f"{host}:{port}", f"cannot be listened on: {reason}.") from error
         self.port: Final = int(self._http.server_address[1])
         self.host: Final = host
+        #: As it stands in a URL.
+        self.address: Final = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self._thread: Final = threading.Thread(
             target=self._http.serve_forever, kwargs={"poll_interval": 0.2}, name="lms-tiers-metrics", daemon=True
         )
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._http.server_close()
+            raise
 
     def close(self) -> None:
         """Stop listening. Idempotent."""

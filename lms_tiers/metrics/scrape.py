@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -84,7 +84,7 @@ class Reading:
 
 
 def scrape(url: str, clock: Callable[[], float] = time.time) -> Reading:
-    """Read the metrics at `url`: a URL, or ``host:port``.
+    """Read the metrics at `url`: a URL, or ``host:port``. No proxy of the environment is asked: a metrics port is near.
 
     Raises
     ------
@@ -100,9 +100,10 @@ def scrape(url: str, clock: Callable[[], float] = time.time) -> Reading:
     if not address.startswith(("http://", "https://")):
         raise ConfigError(f"{url!r} is not the address of a metrics port: give HOST:PORT or http://HOST:PORT/metrics.")
     try:
-        with urllib.request.urlopen(address, timeout=_SECONDS) as answer:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(address, timeout=_SECONDS) as answer:
             text = answer.read().decode(errors="replace")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise StorageUnavailableError(address, f"no metrics could be read: {reason}.") from error
     try:

@@ -105,10 +105,9 @@ class Reactor:
 
     def adopt(self, descriptor: int, session: Session) -> None:
         """Take over a new connection; its first bytes will find a thread."""
-        self._sessions[descriptor] = session
         with self._arming:
-            self._parked[descriptor] = session
             self._epoll.register(descriptor, _EVENTS[Wait.READ])
+            self._sessions[descriptor] = self._parked[descriptor] = session
 
     def wake(self, descriptor: int) -> None:
         """Let the session go on that is parked, or about to be parked, for the budget."""
@@ -196,7 +195,8 @@ class Reactor:
         with self._changed:
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:  # a machine without room for more threads may have started some only
+                thread.join()
         for descriptor, session in self._sessions.copy().items():
             self._parked.pop(descriptor, None)
             self._end(descriptor, session)

@@ -91,7 +91,7 @@ def announcement(server: Server, metrics: MetricsPort | None) -> Iterator[str]:
         capacity = "no limit" if tier.capacity is None else format_size(tier.capacity)
         yield f"  {tier.name}{':' + tier.location if tier.location else ''}  {capacity}"
     if metrics is not None:
-        yield f"metrics on http://{metrics.host}:{metrics.port}/metrics (also /healthz, /readyz)"
+        yield f"metrics on http://{metrics.address}/metrics (also /healthz, /readyz)"
     address = server.address
     if settings.host in ("0.0.0.0", "::"):
         address = f"lm://<this machine's address>:{server.port}"

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
-import os
 import socket
 import ssl
-import stat
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final, Self
 
-from lms_tiers.errors import ConfigError, StorageUnavailableError
+from lms_tiers.errors import ConfigError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.server.budget import ReceiveBudget
 from lms_tiers.server.counters import Counters
+from lms_tiers.server.listening import BACKLOG, Listener
 from lms_tiers.server.reactor import Reactor
 from lms_tiers.server.session import Session
 from lms_tiers.server.settings import ServerSettings
@@ -25,7 +24,6 @@ from lms_tiers.wire.buffers import receive_buffer
 
 _log = logging.getLogger(__name__)
 
-_BACKLOG: Final = 1024
 #: Connections taken in one go; more wait in the kernel's queue, so that a storm does not hold a thread for ever.
 _ACCEPTS: Final = 64
 
@@ -68,12 +66,17 @@ class Server:
         self.budget: Final = ReceiveBudget(self.settings.receive_budget)
         self._closed = False
         self._tls: Final = tls_context(self.settings)
-        self._listener: socket.socket | None = _listen(self.settings)
         self._accepting: Final = threading.Lock()
-        self._bound: Final = self._listener.getsockname()
-        self._reactor: Final = Reactor(self.settings.threads, self.counters)
-        self._reactor.start()
-        self._reactor.listen(self._listener.fileno(), self._accept)
+        self._listener: Listener | None = Listener(self.settings)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._listener.close)
+            undo.callback(self._listener.unlink)
+            self._bound: Final = self._listener.sock.getsockname()
+            self._reactor: Final = Reactor(self.settings.threads, self.counters)
+            undo.callback(self._reactor.stop)
+            self._reactor.start()
+            self._reactor.listen(self._listener.sock.fileno(), self._accept)
+            undo.pop_all()
 
     @property
     def address(self) -> str:
@@ -101,7 +104,7 @@ class Server:
     def _accept(self) -> None:
         with self._accepting:
             if self._listener is not None:
-                self._accept_from(self._listener, _ACCEPTS)
+                self._accept_from(self._listener.sock, _ACCEPTS)
 
     def _accept_from(self, listener: socket.socket, most: int) -> None:
         for _ in range(most):
@@ -154,14 +157,13 @@ class Server:
             listener, self._listener = self._listener, None
             if listener is None:
                 return
-            self._reactor.unlisten(listener.fileno())
+            self._reactor.unlisten(listener.sock.fileno())
+            listener.unlink()
             try:
-                self._accept_from(listener, _BACKLOG)
+                self._accept_from(listener.sock, BACKLOG)
             except OSError as error:
                 _log.warning("cannot accept the last connections", extra={"fault": str(error)})
             listener.close()
-            if self.settings.unix:
-                Path(self.settings.unix).unlink(missing_ok=True)
 
     def drain(self, timeout: float) -> int:
         """Stop accepting and let running requests finish.
@@ -206,54 +208,3 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
     except OSError as error:
         raise ConfigError(f"the TLS files cannot be used: {error}.") from error
     return context
-
-
-def _listen(settings: ServerSettings) -> socket.socket:
-    where = settings.unix or f"{settings.host}:{settings.port}"
-    try:
-        if settings.unix:
-            return _listen_unix(settings.unix, settings.unix_mode)
-        info = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(info[0], socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.setblocking(False)
-            listener.bind(info[4])
-            listener.listen(_BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-        return listener
-    except OSError as error:
-        raise StorageUnavailableError(where, f"cannot be listened on: {error.strerror or error}.") from error
-
-
-def _listen_unix(path: str, mode: int) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.setblocking(False)
-        _remove_stale(path)
-        before = os.umask(0o777 & ~mode)
-        try:
-            listener.bind(path)
-        finally:
-            os.umask(before)
-        listener.listen(_BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the socket file of a server that is gone; one that still answers, or another file, stays."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)

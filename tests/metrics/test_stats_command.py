@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import urllib.request
 from typing import Any
 
 import pytest
@@ -119,6 +120,22 @@ def test_a_port_where_nobody_listens_is_a_typed_error(bench: Any) -> None:
     assert isinstance(run(address).exception, StorageUnavailableError)
     with pytest.raises(ConfigError, match="HOST:PORT"):
         scrape("lm://127.0.0.1:1")
+
+
+def test_no_proxy_of_the_environment_is_asked(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # as in a new process: an opener keeps the proxies it found
+    with MetricsPort([StoreCollector(bench.store)]) as port:
+        assert run(f"127.0.0.1:{port.port}").exit_code == 0
+        assert run(f"localhost:{port.port}").exit_code == 0
+
+
+@pytest.mark.parametrize("target", ["a..b:1", "[::1", "127.0.0.1:port", "a b:1"])
+def test_what_cannot_be_asked_is_a_typed_error(target: str) -> None:
+    with pytest.raises(StorageUnavailableError):
+        scrape(target)
 
 
 def test_an_answer_that_is_no_metrics_is_said_to_be_none(bench: Any) -> None:

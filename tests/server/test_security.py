@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import stat
@@ -11,6 +12,10 @@ import pytest
 
 from lms_tiers.client import Client
 from lms_tiers.errors import ConfigError, StorageUnavailableError
+from lms_tiers.metrics.port import MetricsPort
+from lms_tiers.metrics.scrape import scrape
+from lms_tiers.server.collector import metrics_port
+from lms_tiers.server.listening import Listener
 from lms_tiers.server.run import announcement
 from lms_tiers.server.server import Server
 from lms_tiers.server.settings import make_settings
@@ -142,6 +147,72 @@ def test_a_stale_unix_socket_is_replaced_and_a_living_one_or_a_file_is_not(serve
     with pytest.raises(StorageUnavailableError):
         serve(unix=str(file))
     assert file.read_text() == "data"
+
+
+def test_a_stopping_server_leaves_the_socket_that_its_successor_bound(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "lm.sock"
+    stopping = serve(unix=str(path))
+    path.unlink()
+    successor = serve(unix=str(path))
+    stopping.close()
+    assert path.is_socket()
+    assert healthy(successor)
+    path.unlink()
+    successor.close()
+
+
+def test_a_stopping_server_lets_go_of_its_path_before_it_listens_no_more(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lm.sock"
+    stopping = serve(unix=str(path))
+    close, successors = Listener.close, list[Server]()
+
+    def beside(listener: Listener) -> None:
+        monkeypatch.setattr(Listener, "close", close)
+        close(listener)
+        successors.append(serve(unix=str(path)))
+
+    monkeypatch.setattr(Listener, "close", beside)
+    stopping.stop_accepting()
+    assert path.is_socket()
+    assert healthy(successors[0])
+
+
+def test_of_two_servers_that_find_a_dead_ones_socket_one_gets_the_path(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lm.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    rename, others = os.rename, list[Server]()
+
+    def beside(source: str, target: str) -> None:
+        monkeypatch.setattr(os, "rename", rename)
+        others.append(serve(unix=str(path)))
+        os.rename(source, target)
+
+    monkeypatch.setattr(os, "rename", beside)
+    with pytest.raises(StorageUnavailableError, match="in use"):
+        serve(unix=str(path))
+    assert healthy(others[0])
+    assert [file.name for file in tmp_path.iterdir()] == ["lm.sock"]
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_metrics_listen_on_the_addresses_that_the_server_listens_on(serve: Serve, host: str) -> None:
+    server = serve(host=host)
+    with metrics_port(server, host, 0) as port:
+        assert f"http://[{host}]:{port.port}/metrics" in "\n".join(announcement(server, port))
+        assert scrape(f"[::1]:{port.port}").server["accepting"] == 1
+    assert server.address == f"lm://[{host}]:{server.port}"
+
+
+def test_a_host_that_no_lookup_takes_is_a_typed_error(serve: Serve) -> None:
+    with pytest.raises(StorageUnavailableError, match=r"a\.\.b"):
+        serve(host="a..b")
+    with pytest.raises(StorageUnavailableError, match=r"a\.\.b"):
+        MetricsPort([], "a..b")
 
 
 def test_a_port_in_use_is_a_typed_error(serve: Serve) -> None:
