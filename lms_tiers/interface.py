@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, List, Mapping, Optional,
 
 from lms_tiers.buffers import copy_bytes, scatter_bytes, tensor_bytes, writable_bytes
 from lms_tiers.errors import InvalidBufferError, UnsupportedError
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, described
 
 if TYPE_CHECKING:
     import torch
@@ -375,5 +375,4 @@ class _Named:
         self.key = key
         self.length = obj.length
         self.fmt = obj.fmt
-        self.dtype = obj.dtype
-        self.shape = obj.shape
+        self.dtype, self.shape = described(obj)

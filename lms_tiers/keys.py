@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Optional, Protocol
 
-from lms_tiers.errors import InvalidKeyError
+from lms_tiers.errors import FormatError, InvalidKeyError
 
 if TYPE_CHECKING:
     import torch
@@ -46,12 +46,20 @@ def dtype_name(dtype: torch.dtype | None) -> str | None:
 
 @lru_cache(maxsize=64)
 def torch_dtype(name: str | None) -> torch.dtype | None:
-    """The torch dtype of a stored name; the inverse of `dtype_name`."""
+    """The torch dtype of a stored name; the inverse of `dtype_name`.
+
+    Raises
+    ------
+    FormatError
+        This torch has no such dtype, an older one than wrote it; the bytes can be had all the same.
+    """
     if name is None:
         return None
     import torch
 
-    dtype: torch.dtype = getattr(torch, name)
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise FormatError("chunk metadata", f"the dtype {name!r}", f"those of torch {torch.__version__}")
     return dtype
 
 

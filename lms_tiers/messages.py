@@ -1,13 +1,14 @@
 """Keys, formats and messages: what travels between callers and backends, compatible with LMCache 0.5.6.
 
-Own code works on `ChunkMeta` (what a backend stores beside the bytes) and on a key's canonical text. torch is
-imported on first use of a dtype only, so that listing plugins stays quick. Nothing here stores or moves chunks.
+Own code works on `ChunkMeta` (what a backend stores beside the bytes) and on a key's canonical text. torch is imported
+when a caller asks for a dtype or a shape as torch's own, never to move bytes. Nothing here stores or moves chunks.
 """
 
 from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Optional
@@ -38,8 +39,10 @@ __all__ = [
     "OpaqueKey",
     "ServerMetaMessage",
     "ServerReturnCode",
+    "described",
     "dtype_name",
     "key_text",
+    "over",
     "own_bytes",
     "torch_dtype",
 ]
@@ -76,8 +79,27 @@ class ServerReturnCode(enum.IntEnum):
     FAIL = 400
 
 
+class _MadeOfMeta:
+    """What a message made of `ChunkMeta` answers for `dtype` and `shape`: torch's own, made when they are asked for.
+
+    Such a message leaves both unset and keeps the metadata; one made by its constructor has them as any attribute.
+    """
+
+    _meta: ChunkMeta | None = None
+
+    if not TYPE_CHECKING:  # a checker shall know the fields, and no others
+
+        def __getattr__(self, name: str) -> Any:  # called for what is unset only
+            meta = self._meta
+            if meta is None or name not in ("dtype", "shape"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            value = torch_dtype(meta.dtype) if name == "dtype" else _size(meta.shape)
+            setattr(self, name, value)
+            return value
+
+
 @dataclass
-class ClientMetaMessage:
+class ClientMetaMessage(_MadeOfMeta):
     """What a client says of a chunk; the first argument of `put`. LMCache's own objects serve as well."""
 
     command: ClientCommand
@@ -101,8 +123,8 @@ class ServerMetaMessage:
     location: Optional[str] = None
 
 
-@dataclass(slots=True)
-class LMSMemoryObj:
+@dataclass
+class LMSMemoryObj(_MadeOfMeta):
     """A chunk's bytes and metadata, as `get` answers them; `data` is bytes-like, C-contiguous, and never changes."""
 
     data: bytearray
@@ -111,6 +133,25 @@ class LMSMemoryObj:
     dtype: Optional[torch.dtype]
     shape: torch.Size
 
+
+def described(obj: Any) -> tuple[Any, Sequence[int]]:
+    """What a message or memory object says of dtype and shape: names and plain sizes where torch is not needed yet."""
+    if not isinstance(obj, _MadeOfMeta) or (meta := obj._meta) is None:
+        return obj.dtype, obj.shape
+    given = vars(obj)
+    return given.get("dtype", meta.dtype), given.get("shape", meta.shape)
+
+
+def over(obj: LMSMemoryObj, data: Any) -> LMSMemoryObj:
+    """`obj` with another buffer of the same bytes."""
+    if type(obj) is not LMSMemoryObj:
+        return LMSMemoryObj(data, obj.length, obj.fmt, obj.dtype, obj.shape)
+    other = _new(LMSMemoryObj)
+    vars(other).update(vars(obj), data=data)
+    return other
+
+
+_new: Final = object.__new__
 
 _META: Final = struct.Struct("<BBBBQ")  # version, fmt, dtype, dimensions, length
 _DIMENSIONS_AT: Final = 3
@@ -154,17 +195,21 @@ class ChunkMeta:
                 fmt = MemoryFormat(fmt.value)
             except (AttributeError, ValueError):
                 raise InvalidChunkError(_shown(meta.key), f"format {meta.fmt!r} is not a MemoryFormat.") from None
-        return _intern(meta.key, nbytes, fmt, meta.dtype, tuple(meta.shape))
+        dtype, shape = described(meta)
+        return _intern(meta.key, nbytes, fmt, dtype, tuple(shape))
 
     def memory_obj(self, data: Any) -> LMSMemoryObj:
         """`data` with this metadata, as `get` answers it."""
-        return LMSMemoryObj(data, self.length, self.fmt, torch_dtype(self.dtype), _size(self.shape))
+        obj = _new(LMSMemoryObj)
+        obj._meta, obj.data, obj.length, obj.fmt = self, data, self.length, self.fmt
+        return obj
 
     def message(self, key: CacheEngineKey) -> ClientMetaMessage:
         """The put message that stores this chunk under `key`."""
-        return ClientMetaMessage(
-            ClientCommand.PUT, key, self.length, self.fmt, torch_dtype(self.dtype), _size(self.shape)
-        )
+        message = _new(ClientMetaMessage)
+        message._meta, message.command, message.key = self, ClientCommand.PUT, key
+        message.length, message.fmt, message.location = self.length, self.fmt, None
+        return message
 
     def pack(self) -> bytes:
         """The stable binary form (see docs/format.md)."""

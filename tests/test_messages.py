@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import enum
-from dataclasses import dataclass
+import pickle
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,9 +22,12 @@ from lms_tiers.messages import (
     ChunkMeta,
     ClientCommand,
     ClientMetaMessage,
+    LMSMemoryObj,
     MemoryFormat,
     OpaqueKey,
+    over,
     own_bytes,
+    torch_dtype,
 )
 
 DTYPES = [None if n is None else getattr(torch, n) for n in DTYPE_NAMES if n is None or hasattr(torch, n)]
@@ -109,6 +116,56 @@ def test_metadata_that_cannot_be_stored_is_refused(changes: dict[str, Any], says
         return
     with pytest.raises(InvalidChunkError, match=says):
         ChunkMeta.of(message(4, **changes), 4)
+
+
+def test_metadata_answers_as_the_constructors_do() -> None:
+    meta = ChunkMeta(4, MemoryFormat.KV_2LTD, "bfloat16", (1, 2))
+    made, given = meta.message(OpaqueKey("k")), message(4)
+    assert made.dtype is torch.bfloat16
+    assert isinstance(made.shape, torch.Size)
+    obj, plain = meta.memory_obj(b"abcd"), LMSMemoryObj(
+        bytearray(b"abcd"), 4, MemoryFormat.KV_2LTD, torch.bfloat16, torch.Size([1, 2])
+    )  # fmt: skip
+    for one, other in ((made, given), (obj, plain)):
+        fresh = meta.message(OpaqueKey("k")) if one is made else meta.memory_obj(b"abcd")
+        assert fresh == other
+        for again in (copy.copy(fresh), copy.deepcopy(fresh), pickle.loads(pickle.dumps(fresh)), replace(fresh)):
+            assert again == other
+        assert dataclasses.asdict(fresh) == dataclasses.asdict(other)
+        assert repr(fresh).replace("b'abcd'", "_") == repr(other).replace("bytearray(b'abcd')", "_")
+        with pytest.raises(AttributeError, match="no attribute 'strides'"):
+            _ = fresh.strides  # type: ignore[union-attr]
+
+
+def test_what_a_caller_changes_in_a_message_is_what_is_stored() -> None:
+    changed = ChunkMeta(4, MemoryFormat.KV_2LTD, "bfloat16", (1, 2)).message(OpaqueKey("k"))
+    changed.dtype = torch.int8
+    assert ChunkMeta.of(changed, 4) == ChunkMeta(4, MemoryFormat.KV_2LTD, "int8", (1, 2))
+    changed.shape = torch.Size([4])
+    assert ChunkMeta.of(changed, 4) == ChunkMeta(4, MemoryFormat.KV_2LTD, "int8", (4,))
+
+
+def test_another_buffer_of_a_chunk_keeps_what_is_said_of_it() -> None:
+    obj = ChunkMeta(4, MemoryFormat.KV_2LTD, "bfloat16", (1, 2)).memory_obj(b"abcd")
+    obj.shape = torch.Size([2])
+    view: Any = memoryview(obj.data)
+    assert over(obj, view) == replace(obj, data=view)
+    assert over(obj, view).data is view
+    theirs: Any = SimpleNamespace(length=4, fmt=obj.fmt, dtype=torch.bfloat16, shape=torch.Size([2]))
+    assert over(theirs, view) == over(obj, view)
+
+
+def test_the_bytes_of_a_dtype_that_this_torch_lacks_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch, "complex32")
+    torch_dtype.cache_clear()
+    meta = ChunkMeta(4, MemoryFormat.KV_2LTD, "complex32", (1,))
+    with LMSLocalBackend() as backend:
+        backend.put(meta.message(OpaqueKey("k")), bytearray(b"abcd"))
+        found = backend.get(OpaqueKey("k"))
+    assert found is not None
+    assert found.data == b"abcd"
+    with pytest.raises(FormatError, match="'complex32'"):
+        _ = found.dtype
 
 
 def test_a_length_that_differs_from_the_bytes_is_refused() -> None:

@@ -49,8 +49,6 @@ def serve(settings: ServerSettings, reload: Callable[[], ServerSettings], say: C
     """
     memory = ChunkMemory()
     memory.keep(settings.receive_budget)
-    import torch  # noqa: F401 - a request must not wait for this import
-
     with _signals() as received, contextlib.ExitStack() as opened:
         backend = CreateStorageBackend(settings.device)
         opened.callback(backend.close)

@@ -16,7 +16,7 @@ from lms_tiers.buffers import copy_bytes, writable_bytes
 from lms_tiers.errors import BackendClosedError, DeadlineExceededError, InvalidBufferError
 from lms_tiers.interface import ChunkView, LMSBackendInterface
 from lms_tiers.keys import dtype_name
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, described, over
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry
@@ -283,7 +283,8 @@ class Reader:
                 return None
             writable = writable_bytes(buffer, obj.length)
             copy_bytes(writable[: obj.length], memoryview(obj.data).cast("B"))
-            return ChunkMeta(obj.length, obj.fmt, dtype_name(obj.dtype), tuple(obj.shape))
+            dtype, shape = described(obj)
+            return ChunkMeta(obj.length, obj.fmt, dtype_name(dtype), tuple(shape))
 
         def ask(backend: LMSBackendInterface, key: CacheEngineKey, meta: ChunkMeta) -> ChunkMeta | None:
             writable_bytes(buffer, meta.length)
@@ -320,5 +321,5 @@ class Reader:
         if self.shares and type(obj.data) is bytearray:
             # The tier above and other readers may hold the same buffer: nobody writes to it.
             view: Any = memoryview(obj.data).toreadonly()
-            return LMSMemoryObj(view, obj.length, obj.fmt, obj.dtype, obj.shape)
+            return over(obj, view)
         return obj
