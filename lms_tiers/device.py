@@ -54,7 +54,7 @@ class TierSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        text = self.name + (f":{quote(self.location, safe='/:@{}[], +~=')}" if self.location else "")
+        text = self.name + (f":{_quote(self.location, '/:@{}[], +~=')}" if self.location else "")
         given: dict[str, Any] = {}
         if self.capacity is not None:
             given["capacity"] = f"{self.capacity}B"
@@ -63,9 +63,7 @@ class TierSpec:
         if self.write != "back":
             given["write"] = self.write
         given.update(self.options)
-        return text + (
-            "?" + "&".join(f"{k}={quote(str(v), safe='/:@, +~')}" for k, v in given.items()) if given else ""
-        )
+        return text + ("?" + "&".join(f"{k}={_quote(str(v), '/:@, +~')}" for k, v in given.items()) if given else "")
 
     @property
     def bare(self) -> bool:
@@ -112,7 +110,7 @@ def parse_tier(text: str) -> TierSpec:
     """Read one tier's text; see `parse_device`."""
     head, has_options, tail = text.strip().partition("?")
     name, _, location = head.partition(":")
-    fields: dict[str, Any] = {"name": name.strip(), "location": unquote(location.strip()), "options": {}}
+    fields: dict[str, Any] = {"name": name.strip(), "location": _unquote(location.strip()), "options": {}}
     for option in tail.split("&") if has_options else ():
         key, equals, value = option.partition("=")
         key = key.strip()
@@ -121,8 +119,17 @@ def parse_tier(text: str) -> TierSpec:
         target = fields if key in ("capacity", "policy", "write") else fields["options"]
         if key in target:
             raise ConfigError(f"in {text.strip()!r}, option {key!r} stands twice.")
-        target[key] = unquote(value.strip())
+        target[key] = _unquote(value.strip())
     return _tier(fields, text.strip())
+
+
+# A path need not be text: its other bytes travel as Python's file functions give and take them.
+def _quote(text: str, safe: str) -> str:
+    return quote(text, safe=safe, errors="surrogateescape")
+
+
+def _unquote(text: str) -> str:
+    return unquote(text, errors="surrogateescape")
 
 
 def _read_toml(path: Path) -> DeviceSpec:

@@ -27,6 +27,7 @@ ROOMS = [
     ["client"],
     ["wire", "arena"],
     ["policies", "codecs"],
+    ["place"],
     ["device", "options"],
     ["sizes"],
     ["hookspecs"],

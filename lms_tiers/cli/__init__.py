@@ -52,10 +52,16 @@ for _name in COMMANDS:
 
 def main() -> None:
     """Run the command line; an error of ours is one line on standard error and exit status 2."""
-    try:
-        app()
-    except LmsTiersError as error:
-        if "--verbose" in sys.argv or "-v" in sys.argv:
-            raise
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    from lms_tiers.cli.terminal import any_terminal
+
+    with any_terminal():
+        try:
+            try:
+                app()
+            finally:
+                sys.stdout.flush()
+        except LmsTiersError as error:
+            if "--verbose" in sys.argv or "-v" in sys.argv:
+                raise
+            typer.echo(f"error: {error}", err=True)
+            sys.exit(2)

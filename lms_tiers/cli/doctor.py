@@ -150,15 +150,10 @@ def _disk(path: Path) -> list[Finding]:
 
 
 def _file_system(path: Path) -> str:
-    best, kind = "", "unknown"
-    real = str(path.resolve())
-    for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines():
-        _, mount, found, *_ = line.split(" ")
-        mount = mount.replace("\\040", " ")
-        inside = real == mount or real.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= len(best):
-            best, kind = mount, found
-    return kind
+    from lms_tiers.place.mounts import mount_of
+
+    found = mount_of(path)
+    return "unknown" if found is None else found.kind
 
 
 def _plugins() -> list[Finding]:
