@@ -8,17 +8,17 @@ import queue
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from types import FrameType
 from typing import Final
 
-from lms_tiers.device import DeviceSpec, parse_device
-from lms_tiers.errors import ConfigError, LmsTiersError
+from lms_tiers.device import parse_device
+from lms_tiers.errors import LmsTiersError
 from lms_tiers.factory import CreateStorageBackend
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.metrics.port import MetricsPort
 from lms_tiers.server.collector import metrics_port
 from lms_tiers.server.memory import ChunkMemory
+from lms_tiers.server.reload import reload as take_over
 from lms_tiers.server.server import Server
 from lms_tiers.server.settings import ServerSettings
 from lms_tiers.sizes import format_size
@@ -60,7 +60,7 @@ def serve(settings: ServerSettings, reload: Callable[[], ServerSettings], say: C
             say(line)
         current = settings
         while (number := _wait(received)) == signal.SIGHUP:
-            current = _reload(backend, current, reload)
+            current = take_over(server, current, reload)
         _log.info("draining", extra={"signal": signal.Signals(number).name, "seconds": settings.drain_timeout})
         return _finish(server, backend, settings.drain_timeout, received)
 
@@ -106,44 +106,6 @@ def announcement(server: Server, metrics: MetricsPort | None) -> Iterator[str]:
             f"warning: anybody who reaches {settings.host}:{server.port} can read and write this cache: "
             "restrict it with --allow CIDR or --tls-cert, --tls-key and --tls-client-ca"
         )
-
-
-def _reload(
-    backend: LMSBackendInterface, current: ServerSettings, reload: Callable[[], ServerSettings]
-) -> ServerSettings:
-    """Take new capacities over; whatever is wrong with the settings, the server goes on as it was."""
-    try:
-        settings = reload()
-        _resize(backend, parse_device(current.device), parse_device(settings.device))
-    except LmsTiersError as error:
-        _log.error("not reloaded", extra={"fault": str(error)})
-        return current
-    for name in ServerSettings.model_fields:
-        if name != "device" and getattr(settings, name) != getattr(current, name):
-            _log.error("not reloaded: restart to change it", extra={"setting": name})
-    return current.model_copy(update={"device": settings.device})
-
-
-def _resize(backend: LMSBackendInterface, device: DeviceSpec, new: DeviceSpec) -> None:
-    if [replace(t, capacity=None) for t in new.tiers] != [replace(t, capacity=None) for t in device.tiers]:
-        raise ConfigError("the tiers are others, or their options: restart to change them.")
-    resize = getattr(backend, "resize", None)
-    for name, old, tier in zip(_tier_names(new), device.tiers, new.tiers, strict=True):
-        if tier.capacity == old.capacity:
-            continue
-        if tier.capacity is None or resize is None:
-            raise ConfigError(f"the tier {name!r} cannot be resized so: restart to change it.")
-        resize(name, tier.capacity)
-        _log.info("resized", extra={"tier": name, "capacity": tier.capacity})
-
-
-def _tier_names(device: DeviceSpec) -> list[str]:
-    """Names as the store gives them: a second tier of one backend is `name#2`."""
-    names: list[str] = []
-    for tier in device.tiers:
-        same = sum(n == tier.name or n.startswith(f"{tier.name}#") for n in names)
-        names.append(f"{tier.name}#{same + 1}" if same else tier.name)
-    return names
 
 
 def _finish(server: Server, backend: LMSBackendInterface, seconds: float, received: queue.SimpleQueue[int]) -> int:

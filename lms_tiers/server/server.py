@@ -65,7 +65,7 @@ class Server:
         self.counters: Final = Counters()
         self.budget: Final = ReceiveBudget(self.settings.receive_budget)
         self._closed = False
-        self._tls: Final = tls_context(self.settings)
+        self._tls = tls_context(self.settings)
         self._accepting: Final = threading.Lock()
         self._listener: Listener | None = Listener(self.settings)
         with contextlib.ExitStack() as undo:
@@ -133,9 +133,9 @@ class Server:
         return any(mapped in network for network in self.settings.allow)
 
     def _open(self, sock: socket.socket, peer: str) -> None:
-        linger = self.settings.linger
+        linger, tls = self.settings.linger, self._tls
         try:
-            stream: Stream = TlsStream(sock, self._tls, linger) if self._tls else PlainStream(sock, linger)
+            stream: Stream = TlsStream(sock, tls, linger) if tls else PlainStream(sock, linger)
             descriptor = stream.fileno()
         except OSError as error:
             # The peer has gone before it was looked at.
@@ -147,6 +147,10 @@ class Server:
             self._reactor.spare, lambda _: self._reactor.wake(descriptor), self._allocate,
         )  # fmt: skip
         self._reactor.adopt(descriptor, session)
+
+    def use_tls(self, context: ssl.SSLContext | None) -> None:
+        """Serve new connections with the certificates of `context`; open ones go on with theirs."""
+        self._tls = context
 
     def stop_accepting(self) -> None:
         """Close the listening socket; open connections go on, those too that nobody has taken yet.

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+import torch  # noqa: F401 - as in a server: no request waits for this import
 
 from lms_tiers import LMSBackendInterface, LMSLocalBackend
 from lms_tiers.server.server import Server
