@@ -19,8 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lms_tiers.place.machine import disk_bytes
 from lms_tiers.replay.blocks import BlockBytes
-from lms_tiers.replay.tiers import disk_bytes
 from lms_tiers.replay.trace import iter_trace
 
 # These scripts lie beside each other and are no package.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pluggy
 
@@ -43,6 +43,9 @@ class BackendSpec:
         (the address of an lm:// server). The conformance kit runs on it.
     aliases : tuple of str
         Other names for the same backend.
+    medium : {"memory", "disk", ""}
+        What its chunks take: the machine's memory, the disk its location lies on, or neither or not known. A capacity
+        is compared with what there is.
     """
 
     name: str
@@ -51,6 +54,7 @@ class BackendSpec:
     summary: str = ""
     example: str = ""
     aliases: tuple[str, ...] = ()
+    medium: Literal["memory", "disk", ""] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

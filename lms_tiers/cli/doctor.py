@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Optional
 
 import typer
+
+from lms_tiers.errors import ConfigError
 
 State = Literal["ok", "note", "fault"]
 
@@ -31,10 +33,14 @@ def register(app: typer.Typer) -> None:
     @app.command("doctor")
     def doctor(
         path: Path = typer.Argument(Path(), help="A directory meant for a disk tier."),
+        device: Optional[str] = typer.Option(None, help="A device text that this machine is meant for."),
+        strict: bool = typer.Option(False, "--strict", help="With --device: what does not fit is a fault."),
         as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
     ) -> None:
         """Report versions, accelerator, limits, disk and plugins, and what to mend. Exit 1 if something is at fault."""
-        findings = examine(path)
+        if strict and device is None:
+            raise ConfigError("--strict is for --device: give a device text to compare with this machine.")
+        findings = examine(path) + ([] if device is None else _device(device, strict))
         if as_json:
             typer.echo(json.dumps([asdict(f) for f in findings], indent=2))
         else:
@@ -45,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
 def examine(path: Path) -> list[Finding]:
     """Everything the report says, in its order."""
-    return [*_versions(), *_accelerator(), *_limits(), *_disk(path), *_plugins()]
+    return [*_versions(), *_accelerator(), *_memory(), *_limits(), *_disk(path), *_plugins()]
 
 
 def _versions() -> list[Finding]:
@@ -86,6 +92,30 @@ def _accelerator() -> list[Finding]:
         name = torch.cuda.get_device_name(index)
         found.append(Finding(f"gpu:{index}", "ok", f"{name}, {format_size(free)} free of {format_size(total)}"))
     return found
+
+
+def _memory() -> list[Finding]:
+    from lms_tiers.place.machine import Machine
+    from lms_tiers.sizes import format_size
+
+    limit = Machine().memory()
+    if limit is None:
+        return [Finding("memory", "note", "unknown", "compare the capacities of tiers in memory yourself.")]
+    return [Finding("memory", "ok", f"{format_size(limit.nbytes)} ({limit.source})")]
+
+
+def _device(text: str, strict: bool) -> list[Finding]:
+    from lms_tiers.device import parse_device
+    from lms_tiers.place.fit import media_of, misfits
+    from lms_tiers.place.machine import Machine
+    from lms_tiers.registry import default_registry
+
+    device = parse_device(text)
+    found = misfits(device, media_of(default_registry().backends.specs()), Machine())
+    if not found:
+        return [Finding("device", "ok", f"fits this machine: {device}")]
+    sentences = (reason.rpartition(": ") for reason in found)
+    return [Finding("device", "fault" if strict else "note", what, advice) for what, _, advice in sentences]
 
 
 def _limits() -> list[Finding]:

@@ -33,11 +33,15 @@ def register(app: typer.Typer) -> None:
         metrics_host: Optional[str] = typer.Option(None, help="Where metrics listen.  \\[default: 127.0.0.1]"),
         metrics_port: Optional[int] = typer.Option(None, help="/metrics, /healthz and /readyz.  \\[default: none]"),
         log_format: Optional[str] = typer.Option(None, help="text or json.  \\[default: text]"),
+        strict: Optional[bool] = typer.Option(
+            None, "--strict", help="Refuse capacities that memory or disk cannot hold; without it, warn of them."
+        ),
     ) -> None:
         """Serve a device over LMCache's lm:// protocol until SIGTERM. SIGHUP reloads capacities from --config.
 
         Exit 0 when drained and flushed, 1 when connections were cut or the flush did not finish, 2 on a wrong setting.
         """
+        from lms_tiers.server.fit import check_fit
         from lms_tiers.server.logs import configure
         from lms_tiers.server.run import serve as run
         from lms_tiers.server.settings import ServerSettings, make_settings
@@ -53,4 +57,5 @@ def register(app: typer.Typer) -> None:
 
         first = settings()
         configure(first.log_format, verbose=bool(ctx.parent and ctx.parent.params.get("verbose")))
+        check_fit(first)
         raise typer.Exit(run(first, settings, typer.echo))

@@ -122,5 +122,6 @@ def register_backends(register: Callable[[BackendSpec], None]) -> None:
             factory=open_backend,
             summary="host memory, without a copy; evicts only behind a capacity",
             example="cpu",
+            medium="memory",
         )
     )

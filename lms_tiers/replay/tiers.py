@@ -5,18 +5,13 @@ The store's word alone would not show a budget that it miscounts. Knows `stats()
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from lms_tiers.device import DeviceSpec, TierSpec
 from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.place.machine import disk_bytes
 from lms_tiers.tiered.stats import StoreStats
-
-_DISK_BLOCK: Final = 512  # the unit of st_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +40,6 @@ class TierFigures:
     def over_capacity(self) -> bool:
         """Whether the tier held more than it may."""
         return self.capacity_bytes is not None and self.peak_bytes > self.capacity_bytes
-
-
-def disk_bytes(location: Path) -> int:
-    """Bytes that a file, or all files under a directory, take on disk; a file's holes take none."""
-    return sum(_DISK_BLOCK * found.st_blocks for found in _files(location))
-
-
-def _files(location: Path) -> Iterator[os.stat_result]:
-    try:
-        found = os.stat(location)
-        if stat.S_ISREG(found.st_mode):
-            yield found
-        elif stat.S_ISDIR(found.st_mode):
-            for entry in os.scandir(location):
-                yield from _files(Path(entry.path))
-    except FileNotFoundError:  # a backend removes files while they are counted
-        return
 
 
 class TierMeter:

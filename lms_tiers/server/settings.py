@@ -48,6 +48,8 @@ class ServerSettings(pydantic.BaseModel):
         Seconds that running requests and the flush get after SIGTERM.
     metrics_host, metrics_port : str, int or None
     log_format : {"text", "json"}
+    strict : bool
+        Refuse capacities that this machine's memory or disk cannot hold, instead of warning of them.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +76,7 @@ class ServerSettings(pydantic.BaseModel):
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int | None, pydantic.Field(ge=0, le=65535)] = None
     log_format: Literal["text", "json"] = "text"
+    strict: bool = False
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Self:

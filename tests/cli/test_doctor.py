@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lms_tiers.cli import app, doctor
+from lms_tiers.errors import ConfigError
 from lms_tiers.registry import BUILTINS
 
 
@@ -40,3 +41,30 @@ def test_a_network_file_system_is_a_fault(tmp_path: Path, monkeypatch: pytest.Mo
     (finding,) = [f for f in doctor.examine(tmp_path) if f.subject.startswith("disk")]
     assert finding.state == "fault"
     assert "local disk" in finding.advice
+
+
+def test_a_device_that_does_not_fit_is_a_note_and_a_fault_where_it_is_strict(tmp_path: Path) -> None:
+    arguments = [
+        "doctor",
+        str(tmp_path),
+        "--json",
+        "--device",
+        f"cpu?capacity=900TiB > lmdb:{tmp_path}/kv?capacity=901TiB",
+    ]
+    for strict, status in ((False, 0), (True, 1)):
+        done = CliRunner().invoke(app, arguments + ["--strict"] * strict)
+        found = [f for f in json.loads(done.stdout) if f["subject"] == "device"]
+        assert done.exit_code == status
+        assert [f["state"] for f in found] == ["fault" if strict else "note"] * 2
+        assert all("TiB" in f["value"] and f["advice"].startswith("lower") for f in found)
+
+
+def test_a_device_that_fits_is_said_to(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["doctor", str(tmp_path), "--json", "--device", "cpu?capacity=1MiB", "--strict"])
+    findings = {f["subject"]: f for f in json.loads(done.stdout)}
+    assert (done.exit_code, findings["device"]["state"], findings["memory"]["state"]) == (0, "ok", "ok")
+
+
+def test_strict_without_a_device_says_what_it_is_for(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["doctor", str(tmp_path), "--strict"])
+    assert isinstance(done.exception, ConfigError)

@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 from lms_tiers import ChunkMeta, CreateStorageBackend, MemoryFormat, OpaqueKey
 from lms_tiers.cli import app
 from lms_tiers.client import Client
+from lms_tiers.errors import ConfigError
 from lms_tiers.messages import ClientCommand
+from lms_tiers.server import logs
 from lms_tiers.wire.plain import encode_request
 
 pytestmark = pytest.mark.leaks_allowed
@@ -167,3 +169,12 @@ def test_the_help_shows_every_default() -> None:
     shown = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"}).output
     for default in ("127.0.0.1", "65432", "cpu?capacity=4GiB", "256MiB", "1GiB", "32", "4096", "30", "none", "text"):
         assert f"[default: {default}]" in shown
+
+
+def test_a_strict_server_does_not_start_on_a_machine_that_cannot_hold_its_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logs, "configure", lambda *_, **__: None)  # it would stay with the tests after this one
+    done = CliRunner().invoke(app, ["serve", "--port", "0", "--device", "cpu?capacity=900TiB", "--strict"])
+    assert isinstance(done.exception, ConfigError)
+    assert "900 TiB" in str(done.exception)

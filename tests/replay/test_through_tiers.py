@@ -8,12 +8,13 @@ import pytest
 
 from lms_tiers.device import parse_device
 from lms_tiers.factory import open_device
+from lms_tiers.place.machine import disk_bytes
 from lms_tiers.replay.blocks import BlockBytes
 from lms_tiers.replay.generate import TraceShape, generate_trace, summarize_trace
 from lms_tiers.replay.keys import BlockKeys, KeyKind, key_types
 from lms_tiers.replay.replay import Replay, ReplayResult
 from lms_tiers.replay.restart import warm_blocks
-from lms_tiers.replay.tiers import TierFigures, TierMeter, disk_bytes
+from lms_tiers.replay.tiers import TierFigures, TierMeter
 
 SIZE = 16384
 TRACE = generate_trace(TraceShape(requests=60, seed=4))

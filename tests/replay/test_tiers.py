@@ -11,8 +11,9 @@ import torch
 from lms_tiers.device import parse_device
 from lms_tiers.interface import BackendStats
 from lms_tiers.messages import CacheEngineKey, ClientCommand, ClientMetaMessage, MemoryFormat
+from lms_tiers.place.machine import disk_bytes
 from lms_tiers.plugins.cpu import LMSLocalBackend
-from lms_tiers.replay.tiers import TierFigures, TierMeter, disk_bytes
+from lms_tiers.replay.tiers import TierFigures, TierMeter
 
 
 class Boastful(LMSLocalBackend):

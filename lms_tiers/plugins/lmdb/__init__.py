@@ -21,5 +21,6 @@ def register_backends(register: Callable[[BackendSpec], None]) -> None:
             options="lms_tiers.plugins.lmdb.options:LmdbOptions",
             summary="a bounded LMDB file on a local disk: persistent, checksummed, compressed",
             example="lmdb:{tmp}/lms?capacity={capacity}",
+            medium="disk",
         )
     )

@@ -13,6 +13,7 @@ SPEC: Final = BackendSpec(
     options="lms_tiers.plugins.pinned.backend:PinnedOptions",
     summary="page-locked host memory, taken whole at start; ordinary memory where no accelerator is",
     example="pinned?capacity={capacity}",
+    medium="memory",
 )
 
 
