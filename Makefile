@@ -77,8 +77,8 @@ soak: install ## put, get, restart and break a store for MINUTES and compare eve
 soak-server: install ## kill and restart a server under load for MINUTES
 	$(BIN)/python benchmarks/server_soak.py --minutes $(MINUTES)
 
-bench-lmdb: install ## churn, hot reads, part sizes and a million chunks of the LMDB tier, beside memcpy and disk
-	$(BIN)/python -m benchmarks.lmdb_all --markdown docs/bench/lmdb.md --plot docs/img/lmdb-parts.png
+bench-lmdb: install ## churn, hot reads and a million chunks of the LMDB tier, beside memcpy and disk
+	$(BIN)/python -m benchmarks.lmdb_all --markdown docs/bench/lmdb.md
 
 bench-codecs: peers ## codecs beside blosc2 and ZipNN
 	$(PEERS)/python benchmarks/codecs.py --markdown docs/bench/codecs.md

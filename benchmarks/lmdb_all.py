@@ -89,19 +89,7 @@ def scaled(found: Document) -> list[str]:
     ]  # fmt: skip
 
 
-def parts(found: Document) -> list[str]:
-    return [
-        "## Part sizes, measured", "",
-        *table(
-            ["parts of", "first fill MB/s", "steady MB/s", "steady ÷ first", "p99 ÷ p50", "map full", "read GB/s",
-             "of memcpy"],
-            [[r["parts"], r["first_fill_mb_s"], r["steady_mb_s"], r["steady_over_first"], r["p99_ms"] / r["p50_ms"],
-              r["map_full"], r["read_gb_s"], r["read_of_memcpy"]] for r in found["rows"]],
-        ),
-    ]  # fmt: skip
-
-
-TOLD = {"lmdb_read": read, "lmdb_churn": churned, "lmdb_scale": scaled, "lmdb_parts": parts}
+TOLD = {"lmdb_read": read, "lmdb_churn": churned, "lmdb_scale": scaled}
 
 
 def write(page: Path, documents: dict[str, Document]) -> None:
@@ -120,16 +108,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--gib", default="6", help="size of the churned store")
     parser.add_argument("--chunks", default="1000000", help="small chunks of the scale run")
-    parser.add_argument("--parts", default="16KiB,64KiB,256KiB,1MiB", help="part sizes to compare")
-    parser.add_argument("--only", default="read,churn,scale,parts")
+    parser.add_argument("--only", default="read,churn,scale")
     parser.add_argument("--path", help="folder on the disk to measure")
     parser.add_argument("--json", type=Path, help="folder for the documents")
     parser.add_argument("--markdown", type=Path, help="page to write the tables into")
-    parser.add_argument("--plot", help="PNG of part sizes")
     given = parser.parse_args()
     extra = {
         "lmdb_read": [], "lmdb_churn": ["--gib", given.gib], "lmdb_scale": ["--chunks", given.chunks],
-        "lmdb_parts": ["--parts", given.parts, *(["--plot", given.plot] if given.plot else [])],
     }  # fmt: skip
     where = ["--path", given.path] if given.path else []
     documents: dict[str, Document] = {}

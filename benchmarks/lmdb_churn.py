@@ -51,7 +51,7 @@ class Parts:
         self.backend.remove_many([OpaqueKey(str(n)) for n in numbers])
 
     def full(self) -> int:
-        return int(self.backend.stats().detail["map_full"])
+        return self.backend.stats().failures
 
     def close(self) -> None:
         self.backend.close()

@@ -14,10 +14,10 @@ def register(app: typer.Typer) -> None:
     @app.command("check")
     def check(
         path: Path = typer.Argument(..., help="The directory of an lmdb store that nobody has open."),
-        repair: bool = typer.Option(False, "--repair", help="Delete what is damaged; move a sick file aside."),
+        repair: bool = typer.Option(False, "--repair", help="Remove what is damaged and write the index anew."),
         as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
     ) -> None:
-        """Verify a store's structure and the checksum of every chunk. Exit 1 if something is wrong (and not mended)."""
+        """Verify a store's index and the checksum of every chunk. Exit 1 if something is wrong (and not mended)."""
         import json
 
         from rich.console import Console
@@ -33,9 +33,9 @@ def register(app: typer.Typer) -> None:
         else:
             console = Console()
             reason = f" ({escape(report.reason)})" if report.reason else ""
-            console.print(f"structure: {report.verdict}{reason}")
+            console.print(f"index: {report.verdict}{reason}")
             console.print(
-                f"chunks: {report.chunks}, damaged: {report.damaged}, parts of no chunk: {report.orphans}"
+                f"chunks: {report.chunks}, damaged: {report.damaged}, lost with the index: {report.lost}"
                 + (" — mended" if report.repaired else "")
             )
             for key in report.damaged_keys:

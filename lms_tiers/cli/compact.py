@@ -1,4 +1,4 @@
-"""`lms-tiers compact`: give a disk store's free pages back to the file system."""
+"""`lms-tiers compact`: give what a disk store does not need back to the file system."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
         ),
         as_json: bool = typer.Option(False, "--json", help="Print JSON instead of text."),
     ) -> None:
-        """Write a store anew without free pages. Needs room for both files meanwhile."""
+        """Give free pages back to the file system, verify every chunk, and write the index anew."""
         import json
 
         from lms_tiers.cli.store_progress import counting

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from lms_tiers.plugins.lmdb.maintenance import Contents
+    from lms_tiers.plugins.lmdb.maintenance import Contained
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
             _print(contents)
 
 
-def _document(contents: Contents) -> dict[str, Any]:
+def _document(contents: Contained) -> dict[str, Any]:
     document = asdict(contents)
     document["groups"] = [
         {"dtype": dtype, "codec": codec, **asdict(group)} for (dtype, codec), group in sorted(contents.groups.items())
@@ -42,7 +42,7 @@ def _document(contents: Contents) -> dict[str, Any]:
     return document
 
 
-def _print(contents: Contents) -> None:
+def _print(contents: Contained) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -51,7 +51,7 @@ def _print(contents: Contents) -> None:
     console = Console()
     console.print(
         f"{contents.chunks} chunks, {format_size(contents.length)} of data, charged {format_size(contents.stored)}; "
-        f"file {format_size(contents.file_bytes)}, of it free {format_size(contents.free_bytes)}"
+        f"files {format_size(contents.file_bytes)}, of it free {format_size(contents.free_bytes)}"
     )
     console.print(
         f"age: youngest {contents.youngest:.0f} s, median {contents.median_age:.0f} s, oldest {contents.oldest:.0f} s"

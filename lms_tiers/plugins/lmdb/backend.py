@@ -1,4 +1,4 @@
-"""The lmdb backend: the contract's methods over `reading`, `changes` and the writer thread."""
+"""The lmdb backend: the contract's methods over `reading`, `writing` and what keeps a store on the medium."""
 
 from __future__ import annotations
 
@@ -7,46 +7,37 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, List, Optional
+from typing import Any, ClassVar, Final, List, Optional
 
 import lmdb
 
-from lms_tiers.buffers import writable_bytes
-from lms_tiers.codecs.scratch import scratch
-from lms_tiers.errors import (
-    ConfigError,
-    DeadlineExceededError,
-    LmsTiersError,
-    StorageUnavailableError,
-)
+from lms_tiers.errors import ConfigError, StorageUnavailableError
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, ChunkView, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
-from lms_tiers.plugins.lmdb import changes, reading
-from lms_tiers.plugins.lmdb.checkpoint import Checkpoints, discard
+from lms_tiers.plugins.lmdb import listing, state
+from lms_tiers.plugins.lmdb.checkpoint import MOST, Checkpoints, close_down
 from lms_tiers.plugins.lmdb.coding import Coding
-from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, PAGE, key_hash
-from lms_tiers.plugins.lmdb.listing import Brief, chunks_by_use, keys, one
-from lms_tiers.plugins.lmdb.opening import Opened, open_directory
+from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES
+from lms_tiers.plugins.lmdb.opening import close_clean, open_directory
 from lms_tiers.plugins.lmdb.options import LmdbOptions
-from lms_tiers.plugins.lmdb.parts import cut
-from lms_tiers.plugins.lmdb.preparing import Preparing
-from lms_tiers.plugins.lmdb.recency import Uses
-from lms_tiers.plugins.lmdb.repair import clear_away
-from lms_tiers.plugins.lmdb.sidecar import Left, boot_id
-from lms_tiers.plugins.lmdb.space import Budget
-from lms_tiers.plugins.lmdb.state import DamagedState, pack, unpack
-from lms_tiers.plugins.lmdb.storing import Storing
-from lms_tiers.plugins.lmdb.tables import unreadable
-from lms_tiers.plugins.lmdb.writing import Operation, Writer
+from lms_tiers.plugins.lmdb.reading import Reader, fitting, one_buffer, scattered
+from lms_tiers.plugins.lmdb.sidecar import DATA_FILE, TIER_FILE, replace_file, unavailable
+from lms_tiers.plugins.lmdb.space import Budget, charge, reserve
+from lms_tiers.plugins.lmdb.syncing import Syncing
+from lms_tiers.plugins.lmdb.writing import Writer
 
 _log = logging.getLogger(__name__)
 
+#: Nanoseconds between two looks whether the directory still leads to the files that are open.
+_LOOK: Final = 10_000_000
+#: Chunks of a batch that are read together.
+_READ_TOGETHER: Final = 64
+
 
 class LmdbBackend(LMSBackendInterface):
-    """Chunks in one LMDB file of bounded size.
+    """Chunks in one file of bounded size, with an LMDB index.
 
     Parameters
     ----------
@@ -64,309 +55,276 @@ class LmdbBackend(LMSBackendInterface):
     capabilities: ClassVar[Capabilities] = Capabilities(remove=True, persistent=True, max_key_bytes=MAX_KEY_BYTES)
 
     def __init__(self, directory: Path, capacity: int, options: LmdbOptions) -> None:
-        self._budget = Budget(capacity, PAGE)
-        self._path = directory
-        self._options = options
-        self._coding = Coding(options.codec, options.threads)
-        opened = open_directory(directory, self._budget.map_size, sync=options.sync == "commit")
-        self._tables = opened.tables
-        self._seed = opened.seed
-        self._checkpoints: Checkpoints | None = None
-        with contextlib.ExitStack() as undo:
-            undo.callback(opened.tables.close)
-            self._start(opened, undo)
-            undo.pop_all()
-        self._lock = threading.Lock()
-        self._recent = reading.Recent()
-        self._bytes_read = 0
-        self._corrupt = 0
-        self._unreadable = 0
-
-    def _start(self, opened: Opened, undo: contextlib.ExitStack) -> None:
-        budget, counters = self._budget, opened.counters
-        try:
-            if self._options.sync == "batch":
-                # Before the first commit: the checkpoint of whoever wrote before is protected no more.
-                self._checkpoints = Checkpoints(opened.tables, self._path)
-                undo.callback(self._checkpoints.stop)
-                self._checkpoints.wait(self._checkpoints.mark())
-            else:
-                discard(self._path)
-            if not opened.consistent:
-                counters = clear_away(opened.tables, counters, opened.seed)
-        except (OSError, lmdb.Error) as error:
-            raise StorageUnavailableError(str(self._path), f"cannot be opened: {error}.") from error
-        self._uses = Uses()
-        self._preparing = Preparing(budget, self._coding, opened.seed, str(self._path))
-        self._writer = Writer(opened.tables, counters, self._uses, self._checkpoints, budget.pinned_most)
-        self._storing = Storing(self._preparing, self._writer)
+        self._budget: Final = Budget(capacity)
+        self._path: Final = directory
+        self._coding: Final = Coding(options.codec, options.threads)
+        self._store, self._ownership = open_directory(directory, self._budget, options)
+        store = self._store
+        self._identity: Final = os.fstat(store.data.fd).st_ino, os.fstat(store.data.fd).st_dev
+        self._looked = 0
+        self._lock: Final = threading.Lock()
+        self._gone = False
+        self._reader: Final = Reader(store, self._coding)
+        self._syncing: Final = Syncing(store, options.sync != "none")
+        self._writer: Final = Writer(store, self._coding, self._syncing)
+        self._checkpoints: Final = Checkpoints(store, options.sync != "none")
+        self._peak = self._nbytes()
 
     # -- in --------------------------------------------------------------------------------------------------------
 
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
-        """Store a chunk; returns when it is committed."""
-        with self._tables.calling():
-            self._storing.put(client_meta, kv_chunk_bytes)
+        """Store a chunk; returns when it is in the journal."""
+        self.put_many(((client_meta, kv_chunk_bytes),))
 
     def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
-        """Store chunks in order, many in one commit."""
-        with self._tables.calling():
-            self._storing.put_many(items)
+        """Store chunks in order, neighbours by one write."""
+        with self._changing():
+            self._writer.put_many((client_meta, [data]) for client_meta, data in items)
 
     def put_from(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
-        """Store chunks straight from another backend's memory, where it lends it in one piece."""
-        with self._tables.calling():
-            return self._storing.put_from(client_metas, source)
+        """Store chunks straight from another backend's memory."""
+        with self._changing():
+            return self._writer.put_from(client_metas, source)
 
     def remove(self, key: CacheEngineKey) -> None:
-        """Delete a chunk; returns when that is committed."""
+        """Delete a chunk; returns when that is in the journal."""
         self.remove_many((key,))
 
     def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
-        """Delete chunks in few commits."""
-        texts = [key_text(key, MAX_KEY_BYTES).encode() for key in keys]
-        hashed = [(key_hash(text, self._seed), text) for text in texts]
-        with self._tables.calling():
-            submit = self._writer.submit
-            running = [
-                submit(Operation(partial(changes.remove_all, keys=hashed[i : i + 64], seed=self._seed)))
-                for i in range(0, len(hashed), 64)
-            ]
-            for operation in running:
-                operation.outcome()
+        """Delete chunks, some hundreds by one write."""
+        texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
+        with self._changing():
+            for begin in range(0, len(texts), 16):
+                self._syncing.committed(self._store.remove(texts[begin : begin + 16]))
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        store = self._store
+        with store.epochs.calling():
+            store.check()
+            now = time.monotonic_ns()
+            if now - self._looked > _LOOK:
+                self._look()
+                self._looked = now
+            yield
+
+    def _look(self) -> None:
+        """Raise where the files have lost their names: what is written would be gone with the last descriptor."""
+        try:
+            found = (self._path / DATA_FILE).stat()
+            same = (found.st_ino, found.st_dev) == self._identity
+        except OSError:
+            same = False
+        if not same:
+            self._store.counters.failures += 1
+            raise StorageUnavailableError(str(self._path), "the files were deleted or replaced under the store.")
 
     # -- out -------------------------------------------------------------------------------------------------------
 
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether the chunk is there, by its manifest."""
-        found = self._find(key)
-        return found is not None and self._coding.reads(found.layout)
-
-    def _find(self, key: CacheEngineKey) -> Brief | None:
-        text = key_text(key, MAX_KEY_BYTES).encode()
-        hashed = key_hash(text, self._seed)
-        try:
-            return one(self._tables, text, hashed, self._seed)
-        except reading.Damaged as damage:
-            self._drop(hashed, damage)
-            return None
+        return self._reader.readable(key_text(key, MAX_KEY_BYTES)) is not None
 
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
         """The chunk in a bytearray of its own."""
-        found = self._read(key, None)
+        found = self._reader.get(key_text(key, MAX_KEY_BYTES))
         return None if found is None else found[0].memory_obj(found[1])
 
     def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
-        """Read into the caller's buffer; stored raw, there is one copy."""
-        found = self._read(key, lambda meta: writable_bytes(buffer, meta.length)[: meta.length])
-        return None if found is None else found[0]
+        """Read into the caller's buffer."""
+        return self._reader.into(key_text(key, MAX_KEY_BYTES), one_buffer(buffer))
 
-    def _read(
-        self, key: CacheEngineKey, target: Callable[[ChunkMeta], memoryview] | None
-    ) -> tuple[ChunkMeta, Any] | None:
-        """The chunk, and where its bytes are: in what `target` answers for its metadata, or in memory of their own."""
-        text = key_text(key, MAX_KEY_BYTES).encode()
-        hashed = key_hash(text, self._seed)
-        try:
-            with self._tables.reading() as txn:
-                manifest = self._recent.find(txn, self._tables, text, hashed, self._seed)
-                if manifest is None:
-                    return None
-                if not self._coding.reads(manifest.layout):
-                    self._unreadable += 1  # kept for when its codec is back
-                    return None
-                out: Any = None if target is None else target(manifest.meta)
-                encoded: memoryview | None = None
-                if manifest.layout:
-                    encoded = scratch("lmdb", manifest.stream).data  # this thread's
-                    reading.copy(txn, self._tables, manifest, encoded)
-                elif out is not None:
-                    reading.copy(txn, self._tables, manifest, out)
-                else:
-                    out = reading.fetch(txn, self._tables, manifest)
-            if encoded is not None:
-                # `close` ends the threads that help: it must wait for this as it does for the reading.
-                with self._tables.calling():
-                    out = bytearray(manifest.meta.length) if out is None else out
-                    self._coding.decode(manifest, encoded, memoryview(out))
-        except reading.Damaged as damage:
-            self._drop(hashed, damage)
-            return None
-        self._bytes_read += manifest.stored
-        return manifest.meta, out
+    def get_scattered(self, key: CacheEngineKey, buffers: Sequence[Any]) -> ChunkMeta | None:
+        """Read into the caller's buffers, one after another."""
+        return self._reader.into(key_text(key, MAX_KEY_BYTES), scattered(buffers))
 
-    def _drop(self, hashed: bytes, damage: reading.Damaged) -> None:
-        """Damage is a miss and a counter, and the damaged chunk is deleted, so that `contains` tells the truth."""
-        self._corrupt += 1
-        _log.warning("lmdb store %s: a chunk is damaged and was dropped: %s", self._path, damage.reason)
-        with contextlib.suppress(LmsTiersError):
-            self._writer.submit(
-                Operation(lambda tx: changes.drop_damaged(tx, hashed, damage.sequence, self._seed))
-            ).outcome()
+    def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
+        """Chunks in order, neighbours by one read."""
+        out: list[bytearray] = [bytearray()] * len(keys)
+
+        def target(number: int) -> Any:
+            def asked(meta: ChunkMeta) -> list[memoryview]:
+                out[number] = bytearray(meta.length)
+                return [memoryview(out[number])]
+
+            return asked
+
+        texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
+        found: list[ChunkMeta | None] = []
+        for begin in range(0, len(texts), _READ_TOGETHER):
+            some = texts[begin : begin + _READ_TOGETHER]
+            found += self._reader.many([(text, target(begin + i)) for i, text in enumerate(some)])
+        return [None if meta is None else meta.memory_obj(data) for meta, data in zip(found, out, strict=True)]
+
+    def get_many_into(self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]]) -> list[ChunkMeta | None]:
+        """Read chunks into buffers of their own, neighbours by one read."""
+        wanted = [(key_text(key, MAX_KEY_BYTES), fitting(scattered(buffers))) for key, buffers in requests]
+        found: list[ChunkMeta | None] = []
+        for begin in range(0, len(wanted), _READ_TOGETHER):
+            found += self._reader.many(wanted[begin : begin + _READ_TOGETHER])
+        return found
 
     @contextlib.contextmanager
     def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
-        """The parts as they lie in the file where stored raw.
-
-        A read transaction stays open in the block and holds back freed pages: keep it short.
-        """
-        text = key_text(key, MAX_KEY_BYTES).encode()
-        hashed = key_hash(text, self._seed)
-        with contextlib.ExitStack() as stack:
-            found: ChunkView | None = None
-            manifest = None
-            try:
-                txn = stack.enter_context(self._tables.borrowing())
-                manifest = reading.find(txn, self._tables, text, hashed, self._seed)
-                if manifest is not None and not manifest.layout:
-                    parts = reading.borrow(txn, self._tables, manifest)
-                    tail = (memoryview(manifest.tail),) if manifest.tail else ()
-                    found = ChunkView(manifest.meta, (*parts, *tail))
-                    self._bytes_read += manifest.stored
-                    for part in parts:
-                        stack.callback(_release, part)
-            except reading.Damaged as damage:
-                stack.close()
-                self._drop(hashed, damage)
-            except lmdb.Error as error:
-                raise unreadable(str(self._path), error) from error
-            if found is None and manifest is not None and manifest.layout:
-                stack.close()
-                decoded = self._read(key, None)
-                if decoded is not None:
-                    found = ChunkView(decoded[0], (memoryview(decoded[1]),))
-            yield found
+        """A copy that is lent for the block: the file is not mapped."""
+        found = self._reader.get(key_text(key, MAX_KEY_BYTES))
+        yield None if found is None else ChunkView(found[0], (memoryview(found[1]),) if found[1] else ())
 
     def list_keys(self) -> List[CacheEngineKey]:
-        """Every key, read in batches: no transaction stays open for long."""
+        """Every key."""
         return list(self.iter_keys())
 
     def iter_keys(self) -> Iterator[CacheEngineKey]:
         """As `list_keys`, a batch at a time."""
-        self._tables.check()
-        return keys(self._tables, self._seed, self._coding.reads)
+        self._store.check()
+        return self._listed(listing.keys(self._store, self._coding.reads))
 
-    def close(self) -> None:
-        """Commit and sync what is under way, then close."""
-        tables = self._tables
-        if os.getpid() != tables.pid:
-            return  # a forked child owns nothing here
-        with self._lock:
-            if tables.closed:
-                return
-            with contextlib.suppress(LmsTiersError):
-                self._writer.submit(Operation()).wait()
-            self._writer.stop()
-            try:
-                tables.check_file()
-                if self._checkpoints is not None:
-                    self._checkpoints.wait(self._checkpoints.mark())
-                # Also where the option `sync` is none: a closed store survives a power loss.
-                tables.env.sync(True)
-                Left(True, boot_id()).write(self._path)
-            except (OSError, lmdb.Error) as error:
-                _log.warning("lmdb store %s: closed, but not on the medium: %s", self._path, error)
-            if self._checkpoints is not None:
-                self._checkpoints.stop()
-            tables.close()
-            self._coding.close()
+    def _listed(self, found: Iterator[Any]) -> Iterator[Any]:
+        """Steps of a listing, each a call of its own: `close` waits for one, not for whoever holds the listing."""
+        store = self._store
+        while True:
+            with store.epochs.calling():
+                store.check()
+                try:
+                    one = next(found)
+                except StopIteration:
+                    return
+                except lmdb.Error as error:
+                    raise unavailable(self._path, error, "read failed") from error
+            yield one
 
     # -- for a tier ------------------------------------------------------------------------------------------------
 
     @property
     def usable_bytes(self) -> int:
-        """What chunks may be charged with together: the capacity less what LMDB needs beside them."""
+        """What chunks may be charged with together: the capacity less what is needed beside them."""
         return self._budget.usable
 
     def reserve_bytes(self, length: int) -> int:
-        """The charge of a chunk stored raw under the longest key; codecs only lower it."""
-        return self._preparing.reserve(length)
+        """The charge of a chunk stored raw, in single pages, under the longest key."""
+        return reserve(length)
 
     def stored_bytes(self, key: CacheEngineKey) -> int | None:
-        """The chunk's charge, from its manifest."""
-        found = self._find(key)
-        return None if found is None else found.stored
+        """The chunk's charge."""
+        found = self._reader.located(key_text(key, MAX_KEY_BYTES))
+        return None if found is None else charge(found.pages, found.nrecord)
 
     def held(self) -> tuple[int, int]:
         """Chunks held, and the sum of their charges; see `lms_tiers.tiered.loading.Locating`."""
-        return self._writer.counters.chunks, self._writer.counters.stored
+        counters = self._store.counters
+        return counters.chunks, counters.charged
 
     def locate(self, key: CacheEngineKey) -> ChunkInfo | None:
         """What `scan` lists of `key`."""
-        found = self._find(key)
-        return ChunkInfo(key, found.meta, found.stored) if found and self._coding.reads(found.layout) else None
+        found = self._reader.readable(key_text(key, MAX_KEY_BYTES))
+        return None if found is None else ChunkInfo(key, found.form.meta, charge(found.pages, found.nrecord))
 
     def scan(self) -> Iterator[ChunkInfo]:
         """Every chunk, least recently put or used first."""
-        with self._tables.calling():
-            self._barrier()
-        yield from chunks_by_use(self._tables, self._seed, self._coding.reads)
+        self._store.check()
+        return self._listed(listing.chunks_by_use(self._store, self._coding.reads))
 
     def touch(self, keys: Sequence[CacheEngineKey]) -> None:
-        """Note uses; they reach the file with the next commit, flush or close."""
-        self._tables.check()
-        if self._uses.note([key_hash(key_text(key).encode(), self._seed) for key in keys]):
-            self._barrier()
+        """Note uses; they reach the medium with a checkpoint."""
+        self._store.check()
+        if self._store.touch([key_text(key) for key in keys]) > MOST:
+            with self._store.changed:
+                self._store.changed.notify_all()
 
-    def _barrier(self, timeout: float | None = None) -> Any:
-        operation = self._writer.submit(Operation())
-        if not operation.wait(timeout):
-            raise DeadlineExceededError("flush of an lmdb store", timeout or 0.0)
-        return operation.outcome()
-
-    def save_state(self, state: bytes) -> None:
-        """Keep a tier's state in the file; one that is too large is dropped, with a warning."""
-        with self._tables.calling():
-            packed = pack(state, self._budget.state_limit, str(self._path))
-            groups = cut(len(packed), self._budget.page)
-            self._writer.submit(Operation(lambda tx: changes.save_state(tx, packed, groups), len(packed))).outcome()
+    def save_state(self, state_bytes: bytes) -> None:
+        """Keep a tier's state; one that is too large is dropped, with a warning."""
+        with self._changing():
+            packed = state.pack(state_bytes, self._budget.state_limit, str(self._path))
+            try:
+                replace_file(self._path / TIER_FILE, packed)
+            except OSError as error:
+                self._store.counters.failures += 1
+                raise unavailable(self._path, error, "cannot keep a tier's state") from error
 
     def load_state(self) -> bytes | None:
         """The state kept last; None without one, or where it is damaged."""
-        with self._tables.reading() as txn:
-            packed = changes.load_state(txn, self._tables.meta)
-        if not packed:
-            return None
-        try:
-            return unpack(packed)
-        except DamagedState:
-            self._corrupt += 1
-            return None
+        with self._store.epochs.calling():
+            self._store.check()
+            try:
+                packed = (self._path / TIER_FILE).read_bytes()
+            except OSError:
+                return None
+            if not packed:
+                return None
+            try:
+                return state.unpack(packed)
+            except state.DamagedState:
+                self._store.counters.corrupt += 1
+                return None
 
     def flush(self, timeout: float | None = None) -> None:
-        """Return when everything put before is committed and, as the option `sync` promises, on the medium."""
-        with self._tables.calling():
-            began = time.monotonic()
-            transaction = self._barrier(timeout)
-            if self._checkpoints is None:
-                return
-            left = None if timeout is None else timeout - (time.monotonic() - began)
-            try:
-                done = self._checkpoints.wait(transaction, left)
-            except OSError as error:
-                raise StorageUnavailableError(str(self._path), f"{error}.") from error
-            if not done:
-                raise DeadlineExceededError("flush of an lmdb store", timeout or 0.0)
+        """Return when everything put before is, as the option `sync` promises, on the medium."""
+        with self._store.epochs.calling():
+            self._store.check()
+            self._look()
+            self._syncing.reach(self._store.journal.position, timeout)
+
+    def shrink(self) -> None:
+        """Give the file system back what no chunk needs.
+
+        Raises
+        ------
+        OSError, lmdb.Error
+        """
+        self._checkpoints.make()
+        with self._store.changed:
+            self._store.pages.reclaim()
+            self._store.pages.give_tail_back(1)
+            self._store.pages.punch(self._store.pages.room.free.pages)
+        self._store.index.renew()
 
     def stats(self) -> BackendStats:
-        """Counters since open; bytes used are those of data.mdb on disk."""
-        with self._tables.calling():
-            counters, writer = self._writer.counters, self._writer.stats
-            size = self._tables.file_bytes()
+        """Counters since open; bytes used are those of all files on disk."""
+        store = self._store
+        with store.epochs.calling():
+            store.check()
+            counters, used = store.counters, self._nbytes()
             return BackendStats(
-                keys=counters.chunks, bytes_used=size, bytes_peak=size, bytes_written=writer.bytes_written,
-                bytes_read=self._bytes_read, failures=writer.failures, corrupt=self._corrupt,
+                keys=counters.chunks, bytes_used=used, bytes_peak=self._peak, bytes_written=store.data.written,
+                bytes_read=counters.read, failures=counters.failures, corrupt=counters.corrupt,
                 detail={
-                    "stored_bytes": counters.stored, "commits": writer.commits, "map_full": writer.map_full,
-                    "unreadable": self._unreadable,
+                    "stored_bytes": counters.charged, "commits": counters.records,
+                    "checkpoints": self._checkpoints.made, "free_bytes": store.pages.room.free.pages * 4096,
+                    "unreadable": counters.unreadable,
                 },
             )  # fmt: skip
 
+    def _nbytes(self) -> int:
+        store = self._store
+        used = store.data.nbytes + store.index.nbytes + self._budget.spare * 4096 + 2 * self._budget.journal
+        self._peak = max(getattr(self, "_peak", 0), used)
+        return used
 
-def _release(part: memoryview) -> None:
-    # A slice that the block's user kept forbids the release; the contract forbids using it after the block.
-    with contextlib.suppress(BufferError):
-        part.release()
+    def close(self) -> None:
+        """Put everything on the medium, then close."""
+        store = self._store
+        if os.getpid() != store.pid:
+            return  # a forked child owns nothing here
+        with self._lock:
+            if self._gone:
+                return
+            self._gone = True
+            idle = store.close(60.0)
+            self._checkpoints.stop()
+            self._syncing.stop()
+            try:
+                self._look()
+                close_down(store, self._checkpoints)
+                close_clean(store)
+            except (OSError, lmdb.Error, StorageUnavailableError) as error:
+                _log.warning("lmdb store %s: closed, but not on the medium: %s", self._path, error)
+                with contextlib.suppress(lmdb.Error):
+                    store.index.abandon()
+            if idle:
+                store.data.close()
+                store.journal.close()
+            self._ownership.release()
+            self._coding.close()
 
 
 def open_backend(location: str, capacity: int | None, options: LmdbOptions | None) -> LmdbBackend:

@@ -15,8 +15,7 @@ from lms_tiers.codecs.base import Codec, decode_into, encode_bound
 from lms_tiers.codecs.catalog import Catalog, current
 from lms_tiers.codecs.workers import Crew
 from lms_tiers.errors import CodecError
-from lms_tiers.plugins.lmdb.layout import Manifest
-from lms_tiers.plugins.lmdb.reading import Damaged
+from lms_tiers.plugins.lmdb.layout import Damaged, Form
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +70,8 @@ class Coding:
     def __init__(self, codec: str, threads: int) -> None:
         self._catalog: Final[Catalog] = current()
         self._codec: Final[Codec] = self._catalog.make(codec)
+        #: Whether everything is stored as it is.
+        self.plain: Final = codec == "raw"
         self._readers: Final[dict[str, Codec | None]] = {}
         self._threads = threads or min(os.cpu_count() or 1, 4)
         self._lock = threading.Lock()
@@ -122,7 +123,7 @@ class Coding:
         self._readers[layout] = codec
         return codec is not None
 
-    def decode(self, manifest: Manifest, stream: memoryview, out: memoryview) -> None:
+    def decode(self, form: Form, lengths: tuple[int, ...], stream: memoryview, out: memoryview) -> None:
         """Decode the blocks that lie one after another in `stream`, of a layout that `reads` answers for.
 
         Raises
@@ -131,15 +132,15 @@ class Coding:
         """
         blocks: list[memoryview] = []
         at = 0
-        for size in manifest.blocks:
+        for size in lengths:
             blocks.append(stream[at : at + size])
             at += size
         try:
             helpers = self._helpers(len(out))
-            codec = self._readers.get(manifest.layout)
-            decode_into(manifest.layout, manifest.block_bytes, blocks, out, codec=codec, executor=helpers)
+            codec = self._readers.get(form.layout)
+            decode_into(form.layout, form.block_bytes, blocks, out, codec=codec, executor=helpers)
         except CodecError as error:
-            raise Damaged(str(error), manifest.sequence) from error
+            raise Damaged(str(error)) from error
 
     def close(self) -> None:
         """End the threads."""

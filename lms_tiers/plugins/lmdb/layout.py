@@ -1,304 +1,166 @@
-"""The records of the file: names of tables, keys, and the manifest of a chunk. See docs/format.md.
+"""Records as they lie on disk, packed and unpacked: the manifest of a chunk, the head of `data`. See docs/format.md.
 
-Packing and unpacking only; nothing here opens a file or knows a transaction.
+Also the short form of a manifest that a running store keeps in memory. Nothing here opens a file.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from operator import mul
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import xxhash
 
 from lms_tiers.errors import FormatError
 from lms_tiers.messages import ChunkMeta
-from lms_tiers.plugins.lmdb.parts import RUN_HEADER
 
-#: What the record `FORMAT_KEY` holds, and the only version this code reads and writes.
 MAGIC: Final = b"lms_tiers/lmdb"
-VERSION: Final = 2
+VERSION: Final = 3
+EXPECTED: Final = f"format {MAGIC.decode()} version {VERSION}"
 
-CHUNKS: Final = b"chunks"  # key hash -> manifest
-PARTS: Final = b"parts"  # part key -> stored bytes
-RECENCY: Final = b"recency"  # key hash -> stamp of the last use, where later than the put
-META: Final = b"meta"  # format record, counters, a tier's state
+#: Extents begin and end at multiples of this, whatever the machine's pages are.
+PAGE: Final = 4096
+#: Longest key text in UTF-8.
+MAX_KEY_BYTES: Final = 1024
+MAX_DIMENSIONS: Final = 64
 
-FORMAT_KEY: Final = b"format"
-COUNTERS_KEY: Final = b"counters"
+#: A run of pages of `data`: the first page, and how many.
+Extent: TypeAlias = tuple[int, int]
+
+_COUNT_BITS: Final = 24
+_COUNT: Final = (1 << _COUNT_BITS) - 1
+#: Longest chunk: one extent's count of pages.
+LONGEST: Final = (_COUNT - 1) * PAGE
+
+#: sequence, created (ms), checksum of the stored bytes, bytes a block encodes, blocks, extents, key bytes, layout bytes
+_HEAD: Final = struct.Struct("<QQQIIIHH")
+#: bytes of the record, mark, xxh3-64 of everything before, seeded by the store's seed
+TAIL: Final = struct.Struct("<IIQ")
+MARK: Final = 0x334D4C4B
+_MARK_BYTES: Final = struct.pack("<I", MARK)
+_META_BYTES: Final = 12
+#: Of a record beside key, layout, dimensions, blocks and extents.
+FIXED: Final = _HEAD.size + _META_BYTES + TAIL.size
 
 HASH_BYTES: Final = 16
-PART_KEY: Final = struct.Struct(">QH")
 STAMP: Final = struct.Struct("<Q")
-_FORMAT: Final = struct.Struct("<14sHQ")  # magic, version, seed
-_COUNTERS: Final = struct.Struct("<QQQQ")  # clock, chunks, stored bytes, transaction
-#: version, flags, key bytes, layout bytes, groups of parts, blocks, block bytes, sequence, stored bytes, created (ms)
-_HEAD: Final = struct.Struct("<BBHHHIIQQQ")
-#: Where a manifest has its sequence number, with the stored bytes behind it.
-CHARGES_AT: Final = 16
-_SEQUENCE: Final = struct.Struct("<Q")
-_CREATED_AT: Final = 32
+_FILE_HEAD: Final = struct.Struct("<14sHQ")
 _SUM: Final = struct.Struct("<Q")
-_PAGE: Final = struct.Struct("<I")
-#: Of chunk metadata: bytes without dimensions, and where it has their number.
-_META_BYTES: Final = 12
-_DIMENSIONS_AT: Final = 3
-
-#: Longest key text in UTF-8: a manifest stays far below a page for every usual chunk.
-MAX_KEY_BYTES: Final = 1024
-MAX_PARTS: Final = 65535
-#: Bytes of a page of the file, which LMDB chooses by the machine: a file of other pages is refused.
-PAGE: Final = 4096
-#: Longest chunk: where a file is worn, each of its parts has a single page.
-LONGEST: Final = MAX_PARTS * (PAGE - RUN_HEADER)
-
-# Spreads part keys over the tree: pages emptied by evictions are filled again by later puts, wherever those land.
-SPREAD: Final = 0x9E3779B97F4A7C15
-_WRAP: Final = 2**64 - 1
 
 
-def key_hash(key: bytes, seed: int) -> bytes:
-    """The key of a chunk's records: 128 bits over the key's text, seeded per file. The text itself is compared."""
-    return xxhash.xxh3_128_digest(key, seed)
+class Damaged(Exception):
+    """A chunk or a record that cannot be trusted."""
 
-
-def part_key(sequence: int, number: int) -> bytes:
-    """The key of part `number` of the put number `sequence`; no two puts share one."""
-    return PART_KEY.pack(sequence * SPREAD & _WRAP, number)
-
-
-def part_keys(sequence: int, count: int) -> list[bytes]:
-    """The keys of the first `count` parts of a put."""
-    spread = sequence * SPREAD & _WRAP
-    return [PART_KEY.pack(spread, number) for number in range(count)]
-
-
-def pack_format(seed: int) -> bytes:
-    """The record that says whose file this is."""
-    body = _FORMAT.pack(MAGIC, VERSION, seed)
-    return body + _SUM.pack(xxhash.xxh3_64_intdigest(body))
-
-
-def unpack_format(data: bytes | memoryview, where: str) -> int:
-    """The file's hash seed.
-
-    Raises
-    ------
-    FormatError
-        Another version, or no record of ours.
-    """
-    expected = f"format {MAGIC.decode()} version {VERSION}"
-    try:
-        magic, version, seed = _FORMAT.unpack_from(data)
-        (checksum,) = _SUM.unpack_from(data, _FORMAT.size)
-    except struct.error:
-        raise FormatError(where, "a format record of another shape", expected) from None
-    if magic != MAGIC or checksum != xxhash.xxh3_64_intdigest(data[: _FORMAT.size]):
-        raise FormatError(where, "a damaged or foreign format record", expected)
-    if version != VERSION:
-        raise FormatError(where, f"version {version}", expected)
-    return int(seed)
-
-
-@dataclass(slots=True)
-class Counters:
-    """What the file counts, kept in the same transaction as what it counts.
-
-    Attributes
-    ----------
-    clock : int
-        The last sequence number or stamp given out.
-    chunks : int
-        Chunks held.
-    stored : int
-        Sum of their stored bytes.
-    transaction : int
-        LMDB's number of the commit that wrote this: a meta page of another commit is found out.
-    """
-
-    clock: int = 0
-    chunks: int = 0
-    stored: int = 0
-    transaction: int = 0
-
-    def pack(self) -> bytes:
-        """As stored."""
-        body = _COUNTERS.pack(self.clock, self.chunks, self.stored, self.transaction)
-        return body + _SUM.pack(xxhash.xxh3_64_intdigest(body))
-
-    @staticmethod
-    def unpack(data: bytes | memoryview) -> Counters:
-        """Read what `pack` wrote.
-
-        Raises
-        ------
-        FormatError
-            Damaged.
-        """
-        try:
-            (checksum,) = _SUM.unpack_from(data, _COUNTERS.size)
-            if checksum == xxhash.xxh3_64_intdigest(data[: _COUNTERS.size]):
-                return Counters(*_COUNTERS.unpack_from(data))
-        except struct.error:
-            pass  # a short record is a damaged one
-        raise FormatError("counters", "damaged bytes", f"version {VERSION}")
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
 
 
 class Manifest(NamedTuple):
-    """Everything of a chunk but the bytes in its parts. A tuple, for each read makes one.
+    """All that is known of a chunk beside its bytes.
 
     Attributes
     ----------
     key : bytes
-        The key's text in UTF-8, in full.
+        UTF-8 text.
     meta : ChunkMeta
     sequence : int
-        Number of the put: it names the parts, and orders puts.
-    stored : int
-        Physical bytes the chunk is charged with.
+        Of the put; no two share one, and later puts have larger ones.
     created : int
         Milliseconds since the epoch.
+    checksum : int
+        xxh3-64 of the stored bytes.
     layout : str
-        Block format of the codec; empty where the bytes are stored as they are.
+        Of the codec; empty where the bytes are stored as they are.
     block_bytes : int
         Bytes of the chunk that each block encodes; 0 where raw.
     blocks : tuple of int
-        Encoded length of each block; the blocks lie one after another over parts and tail.
-    groups : tuple of (int, int)
-        Runs of parts of one size: how many, and how many bytes each.
-    pages : tuple of int
-        The first page of each part in the file, a hint; 0 where it is not known or the part lies in a tree page.
-    checksum : int
-        xxh3-64 of the stored bytes: parts and tail.
-    tail : bytes
-        The stored bytes that follow the last part.
+        Encoded length of each block.
+    extents : tuple of Extent
+        Where the stored bytes lie, in order; this record ends with the last of them.
     """
 
     key: bytes
     meta: ChunkMeta
     sequence: int
-    stored: int
     created: int
+    checksum: int
     layout: str
     block_bytes: int
     blocks: tuple[int, ...]
-    groups: tuple[tuple[int, int], ...]
-    pages: tuple[int, ...]
-    checksum: int
-    tail: bytes
-
-    @staticmethod
-    def raw(key: bytes, meta: ChunkMeta, groups: tuple[tuple[int, int], ...]) -> Manifest:
-        """The manifest of a chunk stored as it is; sequence, charge, time, pages, checksum and tail come later."""
-        return Manifest(key, meta, 0, 0, 0, "", 0, (), groups, (), 0, b"")
-
-    @property
-    def parts(self) -> int:
-        """How many parts the chunk has."""
-        return sum(count for count, _ in self.groups)
+    extents: tuple[Extent, ...]
 
     @property
     def stream(self) -> int:
-        """How many bytes are stored, in parts and tail."""
+        """Stored bytes."""
         return sum(self.blocks) if self.layout else self.meta.length
 
     @property
-    def nbytes(self) -> int:
-        """Length of `pack`, the tail included that the groups leave over."""
-        tail = self.stream - sum(count * size for count, size in self.groups)
-        lists = 8 * len(self.groups) + 4 * len(self.blocks) + _PAGE.size * self.parts + _SUM.size
-        meta = len(self.meta.pack())
-        return _HEAD.size + meta + len(self.key) + len(self.layout.encode()) + lists + tail + _SUM.size
+    def pages(self) -> int:
+        """Pages of all extents."""
+        return sum(count for _, count in self.extents)
 
-    def pack(self) -> bytearray:
-        """As stored, once `seal` has numbered it and noted the pages."""
-        layout = self.layout.encode()
-        return bytearray().join((
-            _HEAD.pack(
-                VERSION, 0, len(self.key), len(layout), len(self.groups), len(self.blocks), self.block_bytes,
-                self.sequence, self.stored, self.created,
-            ),
-            self.meta.pack(),
+    def pack(self, seed: int) -> bytes:
+        """The record."""
+        layout, blocks, extents = self.layout.encode(), self.blocks, self.extents
+        body = b"".join((
+            _HEAD.pack(self.sequence, self.created, self.checksum, self.block_bytes, len(blocks), len(extents),
+                       len(self.key), len(layout)),
+            _packed_meta(self.meta),
             self.key,
             layout,
-            struct.pack(f"<{2 * len(self.groups)}I", *(n for group in self.groups for n in group)),
-            struct.pack(f"<{len(self.blocks)}I", *self.blocks),
-            _SUM.pack(self.checksum),
-            self.tail,
-            bytes(_PAGE.size * self.parts + _SUM.size),
+            _words(len(blocks)).pack(*blocks) if blocks else b"",
+            pack_extents(extents),
         ))  # fmt: skip
+        body += TAIL.pack(len(body) + TAIL.size, MARK, 0)[:8]
+        return body + _SUM.pack(xxhash.xxh3_64_intdigest(body, seed))
 
     @staticmethod
-    def peek(data: bytes | memoryview, seed: int) -> tuple[bytes, str, bytes, int]:
-        """Key, layout, packed metadata and charge only, for listing: a third of the work of `unpack`.
+    def unpack(record: bytes, seed: int) -> Manifest:
+        """Read a whole record.
 
         Raises
         ------
-        FormatError
-            Damaged, or of another version.
+        Damaged
         """
-        end = len(data) - _SUM.size
         try:
-            version, _, nkey, nlayout, _, _, _, _, stored, _ = _HEAD.unpack_from(data)
-            if version != VERSION or _SUM.unpack_from(data, end)[0] != xxhash.xxh3_64_intdigest(data[:end], seed):
-                raise FormatError("chunk manifest", "damaged bytes", f"version {VERSION}")
-            at = _HEAD.size + _META_BYTES + 8 * data[_HEAD.size + _DIMENSIONS_AT]
-            layout = bytes(data[at + nkey : at + nkey + nlayout]).decode()
-            return bytes(data[at : at + nkey]), layout, bytes(data[_HEAD.size : at]), stored
-        except (struct.error, IndexError, UnicodeDecodeError) as error:
-            raise FormatError("chunk manifest", f"damaged bytes ({error})", f"version {VERSION}") from None
-
-    @staticmethod
-    def unpack(data: bytes | memoryview, seed: int) -> Manifest:
-        """Read what `pack` wrote and `seal` numbered.
-
-        Raises
-        ------
-        FormatError
-            Damaged, or of another version.
-        """
-        end = len(data) - _SUM.size
-        view = memoryview(data)
-        try:
-            (checksum,) = _SUM.unpack_from(data, end)
-            if checksum != xxhash.xxh3_64_intdigest(view[:end], seed):
-                raise FormatError("chunk manifest", "damaged bytes", f"version {VERSION}")
-            version, _, nkey, nlayout, ngroups, nblocks, block_bytes, sequence, stored, created = _HEAD.unpack_from(
-                data
-            )
-            if version != VERSION:
-                raise FormatError("chunk manifest", f"version {version}", f"version {VERSION}")
-            meta, size = ChunkMeta.unpack(view[_HEAD.size : end])
+            nbytes, mark, checksum = TAIL.unpack_from(record, len(record) - TAIL.size)
+            if nbytes != len(record) or mark != MARK or xxhash.xxh3_64_intdigest(record[:-8], seed) != checksum:
+                raise Damaged("a manifest fails its checksum")
+            sequence, created, data, block_bytes, nblocks, nextents, nkey, nlayout = _HEAD.unpack_from(record)
+            meta, size = ChunkMeta.unpack(record[_HEAD.size : _HEAD.size + _META_BYTES + 8 * 255])
             at = _HEAD.size + size
-            key = bytes(view[at : at + nkey])
+            key = record[at : at + nkey]
             at += nkey
-            layout = bytes(view[at : at + nlayout]).decode() if nlayout else ""
+            layout = record[at : at + nlayout].decode()
             at += nlayout
-            flat = _words(2 * ngroups + nblocks).unpack_from(data, at)
-            at += 4 * len(flat)
-            blocks = flat[2 * ngroups :]
-            counts, sizes = flat[: 2 * ngroups : 2], flat[1 : 2 * ngroups : 2]
-            (checksum,) = _SUM.unpack_from(data, at)
-            parts = sum(counts)
-            noted = end - _PAGE.size * parts
-            tail = bytes(view[at + _SUM.size : noted])
-            pages = _words(parts).unpack_from(data, noted)
-        except (struct.error, UnicodeDecodeError) as error:
-            raise FormatError("chunk manifest", f"damaged bytes ({error})", f"version {VERSION}") from None
-        groups = tuple(zip(counts, sizes, strict=True))
-        manifest = Manifest(
-            key, meta, sequence, stored, created, layout, block_bytes, blocks, groups, pages, checksum, tail
-        )
-        stream = manifest.stream
-        # Before anybody takes memory for them.
-        if stream > LONGEST or meta.length > LONGEST:
-            raise FormatError("chunk manifest", "more bytes than any put", f"version {VERSION}")
-        if sum(map(mul, counts, sizes)) + len(tail) != stream:
-            raise FormatError("chunk manifest", "lengths that disagree", f"version {VERSION}")
+            blocks = _words(nblocks).unpack_from(record, at)
+            extents = unpack_extents(record, at + 4 * nblocks, nextents)
+        except (struct.error, UnicodeDecodeError, FormatError) as error:
+            raise Damaged(f"a manifest that is none ({error})") from None
+        manifest = Manifest(key, meta, sequence, created, data, layout, block_bytes, blocks, extents)
+        if (
+            not extents
+            or manifest.stream + len(record) > manifest.pages * PAGE
+            or max(manifest.stream, meta.length) > LONGEST
+        ):
+            raise Damaged("a manifest whose lengths disagree")
         return manifest
+
+
+def record_bytes(key: int, meta: ChunkMeta, layout: str, blocks: int, extents: int) -> int:
+    """How long the record of a chunk will be."""
+    return FIXED + key + 8 * len(meta.shape) + len(layout) + 4 * blocks + 8 * extents
+
+
+def pack_extents(extents: tuple[Extent, ...] | list[Extent]) -> bytes:
+    """Eight bytes each."""
+    return _longs(len(extents)).pack(*[page << _COUNT_BITS | count for page, count in extents])
+
+
+def unpack_extents(data: bytes | memoryview, at: int, count: int) -> tuple[Extent, ...]:
+    """What `pack_extents` packed `count` of at `at`."""
+    return tuple((place >> _COUNT_BITS, place & _COUNT) for place in _longs(count).unpack_from(data, at))
 
 
 @lru_cache(maxsize=256)
@@ -306,10 +168,124 @@ def _words(count: int) -> struct.Struct:
     return struct.Struct(f"<{count}I")
 
 
-def seal(record: bytearray, sequence: int, created: int, pages: Sequence[int], seed: int) -> None:
-    """Number a packed manifest, say when it was put and on which pages, and close it with its checksum."""
-    _SEQUENCE.pack_into(record, CHARGES_AT, sequence)
-    _SEQUENCE.pack_into(record, _CREATED_AT, created)
-    end = len(record) - _SUM.size
-    _words(len(pages)).pack_into(record, end - _PAGE.size * len(pages), *pages)
-    _SUM.pack_into(record, end, xxhash.xxh3_64_intdigest(memoryview(record)[:end], seed))
+@lru_cache(maxsize=256)
+def _longs(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}Q")
+
+
+@lru_cache(maxsize=4096)
+def _packed_meta(meta: ChunkMeta) -> bytes:
+    return meta.pack()
+
+
+def at_page_end(data: memoryview, end: int) -> int:
+    """Bytes of the record that ends before `end` in `data`, if one does; 0 otherwise. Its checksum is not verified."""
+    if data[end - 12 : end - 8] != _MARK_BYTES:
+        return 0
+    return int.from_bytes(data[end - 16 : end - 12], "little")
+
+
+def key_hash(key: bytes, seed: int) -> bytes:
+    """The key of a chunk's record in the index: 128 bits, seeded per store. The text itself is compared."""
+    return xxhash.xxh3_128_digest(key, seed)
+
+
+def pack_head(seed: int) -> bytes:
+    """Page 0 of `data`, which says whose file this is."""
+    body = _FILE_HEAD.pack(MAGIC, VERSION, seed)
+    return (body + _SUM.pack(xxhash.xxh3_64_intdigest(body))).ljust(PAGE, b"\0")
+
+
+def unpack_head(data: bytes, where: str) -> int | None:
+    """The store's seed; None where the head is damaged or not ours.
+
+    Raises
+    ------
+    FormatError
+        Of another version.
+    """
+    if len(data) < _FILE_HEAD.size + 8:
+        return None
+    magic, version, seed = _FILE_HEAD.unpack_from(data)
+    (checksum,) = _SUM.unpack_from(data, _FILE_HEAD.size)
+    if magic != MAGIC or checksum != xxhash.xxh3_64_intdigest(data[: _FILE_HEAD.size]):
+        return None
+    if version != VERSION:
+        raise FormatError(where, f"version {version}", EXPECTED)
+    return int(seed)
+
+
+# -- in memory -----------------------------------------------------------------------------------------------------
+
+#: sequence, checksum, first extent, number of the form, bytes of the record, blocks, further extents
+ENTRY: Final = struct.Struct("<QQQIIII")
+
+
+class Form(NamedTuple):
+    """What many chunks have in common."""
+
+    meta: ChunkMeta
+    layout: str
+    block_bytes: int
+
+
+class Forms:
+    """Forms by number, so that a chunk's entry takes 80 bytes of memory."""
+
+    def __init__(self) -> None:
+        self.by_number: Final[list[Form]] = []
+        self._numbers: Final[dict[Form, int]] = {}
+
+    def number(self, form: Form) -> int:
+        """The same for equal forms. Callers hold the store's lock."""
+        found = self._numbers.get(form)
+        if found is None:
+            found = len(self.by_number)
+            self.by_number.append(form)
+            self._numbers[form] = found
+        return found
+
+    def entry(self, manifest: Manifest, nrecord: int) -> bytes:
+        """The short form of a manifest whose record has `nrecord` bytes. Callers hold the store's lock."""
+        page, count = manifest.extents[0]
+        number = self.number(Form(manifest.meta, manifest.layout, manifest.block_bytes))
+        nblocks, more = len(manifest.blocks), manifest.extents[1:]
+        entry = ENTRY.pack(
+            manifest.sequence, manifest.checksum, page << _COUNT_BITS | count, number, nrecord, nblocks, len(more)
+        )
+        if nblocks or more:
+            entry += _words(nblocks).pack(*manifest.blocks) + pack_extents(more)
+        return entry
+
+
+class Found(NamedTuple):
+    """An entry, read."""
+
+    sequence: int
+    checksum: int
+    form: Form
+    nrecord: int
+    blocks: tuple[int, ...]
+    extents: tuple[Extent, ...]
+
+    @property
+    def stream(self) -> int:
+        """Stored bytes."""
+        return sum(self.blocks) if self.form.layout else self.form.meta.length
+
+    @property
+    def pages(self) -> int:
+        """Pages of all extents."""
+        return sum(count for _, count in self.extents)
+
+
+def read_entry(entry: bytes, forms: Forms) -> Found:
+    """What `Forms.entry` packed."""
+    sequence, checksum, place, number, nrecord, nblocks, more = ENTRY.unpack_from(entry)
+    first = (place >> _COUNT_BITS, place & _COUNT)
+    blocks: tuple[int, ...] = ()
+    extents: tuple[Extent, ...] = (first,)
+    if nblocks or more:
+        blocks = _words(nblocks).unpack_from(entry, ENTRY.size)
+        extents = (first, *unpack_extents(entry, ENTRY.size + 4 * nblocks, more))
+    return Found(sequence, checksum, forms.by_number[number], nrecord, blocks, extents)

@@ -1,142 +1,104 @@
-"""Listing the file, however large: keys as a stream, and every chunk in the order of use.
+"""Listing a store, however large: keys as a stream, and every chunk in the order of use.
 
-Both read in short transactions, a batch each: a long one would hold back every page freed meanwhile. What changes
-between two batches may or may not be listed; no key is listed twice.
+What the index does not have yet is copied first; the index itself is read a batch at a time. What changes meanwhile may
+or may not be listed; no key is listed twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import Final, NamedTuple, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from lms_tiers.errors import FormatError
 from lms_tiers.interface import ChunkInfo
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, OpaqueKey
-from lms_tiers.plugins.lmdb.layout import CHARGES_AT, HASH_BYTES, STAMP, Manifest
-from lms_tiers.plugins.lmdb.reading import Damaged
-from lms_tiers.plugins.lmdb.tables import Tables
-
-#: Records listed in one transaction: half a millisecond.
-_BATCH: Final = 1024
-
-T = TypeVar("T")
-Items: TypeAlias = list[tuple[bytes, bytes]]
+from lms_tiers.messages import CacheEngineKey, OpaqueKey
+from lms_tiers.plugins.lmdb.index import hashed
+from lms_tiers.plugins.lmdb.layout import HASH_BYTES, Damaged, Manifest
+from lms_tiers.plugins.lmdb.space import charge
+from lms_tiers.plugins.lmdb.store import Store
 
 #: Whether chunks of a layout can be read.
 Reads: TypeAlias = Callable[[str], bool]
 
-
-class Brief(NamedTuple):
-    """What a listing tells of a chunk."""
-
-    layout: str
-    meta: ChunkMeta
-    stored: int
+#: Chunks listed between two looks at the index.
+BATCH: int = 256
+_SEQUENCE: Final = slice(0, 8)
 
 
-def one(tables: Tables, key: bytes, hashed: bytes, seed: int) -> Brief | None:
-    """The chunk of one key; in one short transaction, and without what only a reader of its bytes needs.
+class Newer(NamedTuple):
+    """What stands before the index: manifests by key hash, None for what is gone; and later uses."""
 
-    Raises
-    ------
-    Damaged
-    """
-    record = tables.value(tables.chunks, hashed)
-    if record is None:
-        return None
-    try:
-        found, layout, meta, stored = Manifest.peek(record, seed)
-        return Brief(layout, ChunkMeta.unpack(meta)[0], stored) if found == key else None
-    except FormatError as error:
-        raise Damaged(str(error)) from None
+    records: dict[bytes, bytes | None]
+    stamps: dict[bytes, int]
 
 
-def keys(tables: Tables, seed: int, reads: Reads) -> Iterator[CacheEngineKey]:
+def newer(store: Store) -> Newer:
+    """A copy of what the index does not have."""
+    with store.changed:
+        records = {**store.committing, **store.dirty}
+        stamps = dict(store.uses)
+    seed = store.seed
+    return Newer(
+        {hashed(text, seed): record for text, record in records.items()},
+        {hashed(text, seed): stamp for text, stamp in stamps.items()},
+    )
+
+
+def _manifests(store: Store, ahead: Newer) -> Iterator[list[tuple[bytes, int, bytes]]]:
+    """Key hash, stamp and record of every chunk, a batch at a time."""
+    yield [(name, 0, record) for name, record in ahead.records.items() if record is not None]
+    for found in store.index.items(BATCH):
+        yield [item for item in found if item[0] not in ahead.records]
+
+
+def keys(store: Store, reads: Reads) -> Iterator[CacheEngineKey]:
     """Every key whose manifest can be trusted and whose layout can be read."""
-    for found in _batches(tables, tables.chunks, lambda items: [_key(value, seed, reads) for _, value in items]):
-        yield from (CacheEngineKey.from_string(key.decode()) for key in found if key is not None)
+    for found in _manifests(store, newer(store)):
+        for _, _, record in found:
+            try:
+                manifest = Manifest.unpack(record, store.seed)
+            except Damaged:
+                continue
+            if reads(manifest.layout):
+                yield CacheEngineKey.from_string(manifest.key.decode())
 
 
-def _key(record: bytes, seed: int, reads: Reads) -> bytes | None:
-    try:
-        key, layout, _, _ = Manifest.peek(record, seed)
-    except FormatError:
-        return None
-    return key if reads(layout) else None
-
-
-def _batches(tables: Tables, table: object, take: Callable[[Items], T]) -> Iterator[T]:
-    """What `take` makes of the records, (key, value) in key order, with a transaction for each batch."""
-    after: bytes | None = None
-    while True:
-        with tables.reading(copies=True) as txn:
-            cursor = txn.cursor(table)
-            if not (cursor.first() if after is None else cursor.set_range(after)):
-                return
-            if after is not None and cursor.key() == after and not cursor.next():
-                return
-            items: Items = list(islice(cursor.iternext(), _BATCH))
-        after = items[-1][0] if len(items) == _BATCH else None
-        yield take(items)
-        if after is None:
-            return
-
-
-def chunks_by_use(tables: Tables, seed: int, reads: Reads) -> Iterator[ChunkInfo]:
+def chunks_by_use(store: Store, reads: Reads) -> Iterator[ChunkInfo]:
     """Every chunk that can be trusted and read, least recently put or used first; 24 bytes each are held for that."""
-    for some in _by_use(tables):
-        found: list[ChunkInfo] = []
-        with tables.reading(copies=True) as txn:
-            for hashed in some:
-                record = txn.get(hashed, db=tables.chunks)
-                if record is None:
-                    continue  # removed meanwhile
-                try:
-                    key, layout, meta, stored = Manifest.peek(record, seed)
-                    if reads(layout):
-                        # Opaque: parsing the texts of a million keys takes seconds, and whoever scans compares texts.
-                        found.append(ChunkInfo(OpaqueKey(key.decode()), ChunkMeta.unpack(meta)[0], stored))
-                except FormatError:
-                    continue
-        yield from found
+    ahead = newer(store)
+    names, stamps = bytearray(), bytearray()
+    for found in _manifests(store, ahead):
+        for name, stamp, record in found:
+            names += name
+            stamps += max(stamp, int.from_bytes(record[_SEQUENCE], "little"), ahead.stamps.get(name, 0)).to_bytes(
+                8, "little"
+            )
+    order = np.argsort(np.frombuffer(stamps, "<u8"), kind="stable")
+    listed: npt.NDArray[np.uint8] = np.frombuffer(names, np.uint8).reshape(-1, HASH_BYTES)
+    for begin in range(0, len(order), BATCH):
+        for row in listed[order[begin : begin + BATCH]]:
+            info = _info(store, ahead, row.tobytes(), reads)
+            if info is not None:
+                yield info
 
 
-def _by_use(tables: Tables) -> Iterator[list[bytes]]:
-    """Key hashes, a batch at a time, least recently put or used first."""
-    names, last = _pairs(tables, tables.chunks, CHARGES_AT)
-    used, stamps = _pairs(tables, tables.recency, 0)
-    if len(used) and len(names):
-        # Both are in key order. A chunk removed between the two reads has a stamp without a name. Half of a hash
-        # tells them apart: of two that share it one might be thought used later, which harms nothing.
-        heads, used_heads = _heads(names), _heads(used)
-        at = np.minimum(np.searchsorted(heads, used_heads), len(names) - 1)
-        same = heads[at] == used_heads
-        np.maximum.at(last, at[same], stamps[same])
-    order = np.argsort(last, kind="stable")
-    del last, used, stamps
-    step = max(1, _BATCH // 4)  # reading a manifest takes four times as long: whoever else wants to run waits as long
-    for begin in range(0, len(order), step):
-        yield [name.tobytes() for name in names[order[begin : begin + step]]]
-
-
-def _heads(names: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    return np.ascontiguousarray(names[:, :8]).view(">u8")[:, 0].astype(np.uint64)
-
-
-def _pairs(tables: Tables, table: object, at: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
-    """Key hash, and the number at `at` in the value, of each record."""
-    end = at + STAMP.size
-
-    def take(items: Items) -> tuple[bytes, bytes]:
-        whole = [item for item in items if len(item[0]) == HASH_BYTES and len(item[1]) >= end]
-        return b"".join([name for name, _ in whole]), b"".join([record[at:end] for _, record in whole])
-
-    names, numbers = bytearray(), bytearray()
-    for some, their in _batches(tables, table, take):
-        names += some
-        numbers += their
-    return np.frombuffer(names, np.uint8).reshape(-1, HASH_BYTES), np.frombuffer(numbers, "<u8").astype(np.uint64)
+def _info(store: Store, ahead: Newer, name: bytes, reads: Reads) -> ChunkInfo | None:
+    record = ahead.records.get(name)
+    if record is None:
+        found = store.index.find(name)
+        if found is None:
+            return None  # removed meanwhile
+        record = found[1]
+    try:
+        manifest = Manifest.unpack(record, store.seed)
+    except Damaged:
+        return None
+    if not reads(manifest.layout):
+        return None
+    text = manifest.key.decode()
+    if store.dirty.get(text, b"") is None or store.committing.get(text, b"") is None:
+        return None
+    # Opaque: parsing the texts of a million keys takes seconds, and whoever scans compares texts.
+    return ChunkInfo(OpaqueKey(text), manifest.meta, charge(manifest.pages, len(record)))

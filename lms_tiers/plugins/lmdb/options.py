@@ -17,3 +17,4 @@ class LmdbOptions(Options):
     sync: SyncMode = Field("batch", description="what survives a power loss: see docs/durability.md")
     codec: str = Field("auto", description="auto, raw, zstd:N, planes, or one of a plugin")
     threads: int = Field(0, ge=0, le=64, description="threads that encode and decode; 0: one per core, at most 4")
+    direct: bool = Field(False, description="read and write chunks past the page cache (O_DIRECT)")

@@ -1,4 +1,7 @@
-"""The small files beside data.mdb: who owns the directory, how it was left, and moving a sick file aside."""
+"""The files of a directory: their names, who owns it, how it was left, and files made with its owner's rights.
+
+A file is 0600 from its first byte, or has owner, group and mode of the store it comes into.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +9,50 @@ import contextlib
 import errno
 import fcntl
 import json
-import logging
 import os
-import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from lms_tiers.errors import FormatError, StorageLockedError, StorageUnavailableError
-from lms_tiers.plugins.lmdb.layout import MAGIC, VERSION
+import lmdb
 
-_log = logging.getLogger(__name__)
+from lms_tiers.errors import FormatError, StorageFullError, StorageLockedError, StorageUnavailableError
+from lms_tiers.plugins.lmdb.layout import EXPECTED, MAGIC, VERSION
 
-DATA_FILE: Final = "data.mdb"
-LOCK_FILE: Final = "lock.mdb"
+DATA_FILE: Final = "data"
+INDEX_FILE: Final = "index.mdb"
+NEW_INDEX: Final = "index.new"
+JOURNALS: Final = ("journal.0", "journal.1")
+TIER_FILE: Final = "tier"
 OWNER_FILE: Final = "owner"
 STATE_FILE: Final = "state.json"
-CHECKPOINT_FILE: Final = "checkpoint"
-COMPACT_DIR: Final = "compact.new"
-_STATE_BYTES: Final = 256
+#: Of versions 1 and 2.
+OLD_DATA: Final = "data.mdb"
+_STATE_BYTES: Final = 512
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-#: LMDB's reader table for `MAX_READERS` readers: 64 bytes each, header included.
-_LOCK_BYTES: Final = 32 << 10
+_HELD: Final = (errno.EAGAIN, errno.EACCES)
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+def unavailable(where: str | Path, error: OSError | lmdb.Error, doing: str = "") -> StorageUnavailableError:
+    """What a caller hears of an error of the medium."""
+    reason = f"{doing}: {error}" if doing else str(error)
+    full = isinstance(error, lmdb.MapFullError) or "No space left" in reason
+    if full or (isinstance(error, OSError) and error.errno in _FULL):
+        return StorageFullError(str(where), f"{reason}: no room is left on the medium.")
+    return StorageUnavailableError(str(where), f"{reason}.")
 
 
 class Ownership:
     """The lock that makes one process the owner of a directory, and tells others who it is.
+
+    Parameters
+    ----------
+    directory : Path
+    create : bool
+        Make what is missing. Where not, nothing is written: a store that can only be read is locked all the same.
 
     Raises
     ------
@@ -40,28 +60,39 @@ class Ownership:
     """
 
     def __init__(self, directory: Path, create: bool = True) -> None:
+        self._fd = -1
+        self._pid = os.getpid()
+        self._made: list[Path] = []
         try:
             if directory.is_file():
                 raise FormatError(str(directory), "a plain file", "a directory of lms_tiers")
             if create:
+                self._made = [path for path in (directory, *directory.parents) if not path.exists()]
                 directory.mkdir(parents=True, exist_ok=True)
-            fd = os.open(directory / OWNER_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._made.insert(0, directory / OWNER_FILE) if not (directory / OWNER_FILE).exists() else None
+                fd = create_file(directory / OWNER_FILE, os.O_RDWR)
+            else:
+                try:
+                    fd = os.open(directory / OWNER_FILE, os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    return
         except OSError as error:
             raise StorageUnavailableError(str(directory), f"{error.strerror}: give a writable directory.") from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(fd)
+            if error.errno not in _HELD:
+                reason = f"{error.strerror}: this file system does not lock files; use a local disk."
+                raise StorageUnavailableError(str(directory), reason) from error
             me = holder == str(os.getpid())
             raise StorageLockedError(str(directory), "this process" if me else f"process {holder}") from None
-        try:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        except OSError:
-            _log.debug("%s: no room to write who owns it", directory)
         self._fd = fd
-        self._pid = os.getpid()
+        if create:
+            with contextlib.suppress(OSError):  # no room to say who: the lock holds all the same
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Give the directory back. Idempotent; nothing happens in a forked child."""
@@ -71,6 +102,13 @@ class Ownership:
         # An explicit unlock reaches the copies of the descriptor that forked children hold.
         fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
+
+    def undo(self) -> None:
+        """A directory that was made for nothing is gone again; one that holds anything stays."""
+        for path in self._made:
+            with contextlib.suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+        self.release()
 
 
 def boot_id() -> str:
@@ -88,25 +126,39 @@ class Left:
     Attributes
     ----------
     clean : bool
-        Closed, with everything on the medium.
+        Closed, with everything on the medium: what follows, and what `journal.0` says of free pages, is true.
     boot : str
         Boot id of the machine that wrote last.
+    seed : int
+        The store's.
+    capacity : int
+        Of the last opening.
+    index : str
+        xxh3-64 of the index file.
+    clock, chunks, charged, share : int
+        The last sequence number, chunks held, sum of their charges, and of their shares of the index.
     """
 
     clean: bool
     boot: str
+    seed: int
+    capacity: int
+    index: str = ""
+    clock: int = 0
+    chunks: int = 0
+    charged: int = 0
+    share: int = 0
 
     def write(self, directory: Path) -> None:
         """Keep this, on the medium, in one step; also where the disk is full and it was kept before."""
-        told = {"format": MAGIC.decode(), "version": VERSION, "clean": self.clean, "boot": self.boot}
-        data = json.dumps(told).encode().ljust(_STATE_BYTES)
+        data = json.dumps({"format": MAGIC.decode(), "version": VERSION, **asdict(self)}).encode().ljust(_STATE_BYTES)
         path = directory / STATE_FILE
         try:
             replace_file(path, data)
         except OSError as error:
             if error.errno not in _FULL or not path.exists() or path.stat().st_size != len(data):
                 raise
-            # Less than a sector, over one: the medium writes it whole or not at all.
+            # A sector, over one: the medium writes it whole or not at all.
             with open(path, "r+b") as file:
                 file.write(data)
                 file.flush()
@@ -119,27 +171,48 @@ class Left:
         Raises
         ------
         FormatError
-            Written by a later version.
+            Of another version.
         """
-        path = directory / STATE_FILE
         try:
-            told = json.loads(path.read_bytes())
+            told = json.loads((directory / STATE_FILE).read_bytes())
             if told["format"] != MAGIC.decode():
                 return None
             if told["version"] != VERSION:
-                raise FormatError(
-                    str(directory), f"version {told['version']}", f"format {MAGIC.decode()} version {VERSION}"
-                )
-            return Left(told["clean"] is True, str(told["boot"]))
+                raise FormatError(str(directory), f"version {told['version']}", EXPECTED)
+            left = Left(**{name: told[name] for name in Left.__slots__})
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        numbers = (left.seed, left.capacity, left.clock, left.chunks, left.charged, left.share)
+        sound = all(type(number) is int and 0 <= number < 1 << 64 for number in numbers)
+        return left if sound and type(left.clean) is bool and type(left.index) is str else None
+
+
+def create_file(path: Path, flags: int = os.O_RDWR) -> int:
+    """A descriptor of the file, made where missing: for its owner alone, or as the store around it."""
+    try:
+        return os.open(path, flags | os.O_CLOEXEC)
+    except FileNotFoundError:
+        pass
+    fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        model = path.with_name(DATA_FILE)
+        like = model.stat() if model.exists() else path.parent.stat()
+        if os.geteuid() == 0 and (like.st_uid, like.st_gid) != (0, 0):
+            os.fchown(fd, like.st_uid, like.st_gid)
+        os.fchmod(fd, like.st_mode & 0o777 if model.exists() else 0o600)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Put `data` where a reader, also one after a power loss, finds the old bytes or the new ones."""
     scratch = path.with_name(path.name + ".new")
     try:
-        with open(scratch, "wb") as file:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(scratch)
+        with open(create_file(scratch), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -153,40 +226,15 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def sync_file(path: Path) -> None:
     """Put a file, or the names in a directory, on the medium."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with descriptor(path) as fd:
         os.fsync(fd)
+
+
+@contextmanager
+def descriptor(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """An open file, closed at the end."""
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        yield fd
     finally:
         os.close(fd)
-
-
-def fresh_lock_file(directory: Path) -> None:
-    """Replace LMDB's reader table by an empty one that has all its blocks.
-
-    LMDB makes it sparse and writes to it through a mapping: on a full disk the first reader in a hole would be a
-    SIGBUS. Whoever the old one remembers is dead: only the owner of the directory calls this.
-    """
-    path = directory / LOCK_FILE
-    if path.exists() and path.stat().st_size != _LOCK_BYTES:
-        os.unlink(path)
-    # Over the old one where there is one: a store on a full disk opens.
-    with open(path, "r+b" if path.exists() else "wb") as file:
-        file.write(bytes(_LOCK_BYTES))
-
-
-def move_aside(directory: Path, reason: str) -> Path:
-    """Rename a sick data file, never delete it, and say so in the log."""
-    stamp = time.strftime("%Y%m%dT%H%M%S")
-    number = 0
-    while (aside := directory / f"{DATA_FILE}.sick-{stamp}{f'-{number}' if number else ''}").exists():
-        number += 1
-    os.rename(directory / DATA_FILE, aside)
-    for name in (LOCK_FILE, CHECKPOINT_FILE):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(directory / name)
-    _log.error(
-        "lmdb store %s is damaged (%s): it was moved to %s and the store starts empty. Delete it to get its space "
-        "back; to look at it, move it to data.mdb of an empty directory and run `lms-tiers check` there.",
-        directory, reason, aside,
-    )  # fmt: skip
-    return aside

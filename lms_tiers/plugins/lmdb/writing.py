@@ -1,372 +1,220 @@
-"""The one writer thread: it gathers operations, applies many in one commit, and tells each how it ended.
+"""The way in: chunks are checked and encoded in the caller's thread, get their pages, are written, and then put.
 
-A full map is handled here: a batch is taken apart, freed pages are released by empty-handed commits, readers that
-pin old pages are waited for; only then an operation fails, and nothing of it is left. Knows no key or codec.
+Bytes first, then the record in the journal: neighbours of a batch are one write, their records another. What a chunk
+borrows is held until both are done.
 """
 
 from __future__ import annotations
 
-import errno
-import logging
-import os
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import islice
 from typing import Any, Final
 
-import lmdb
+import xxhash
 
-from lms_tiers.errors import (
-    BackendClosedError,
-    CapacityError,
-    LmsTiersError,
-    StorageFullError,
-    StorageUnavailableError,
-)
-from lms_tiers.plugins.lmdb.changes import Transaction, note_uses
-from lms_tiers.plugins.lmdb.checkpoint import Checkpoints
-from lms_tiers.plugins.lmdb.layout import COUNTERS_KEY, Counters
-from lms_tiers.plugins.lmdb.recency import Uses
-from lms_tiers.plugins.lmdb.tables import Tables
+from lms_tiers.errors import InvalidChunkError, StorageUnavailableError, ValueTooLargeError
+from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.messages import ChunkMeta, ClientMetaMessage, key_text
+from lms_tiers.plugins.lmdb.coding import Coding, Encoded
+from lms_tiers.plugins.lmdb.datafile import Run
+from lms_tiers.plugins.lmdb.layout import LONGEST, MAX_DIMENSIONS, MAX_KEY_BYTES, PAGE, Manifest
+from lms_tiers.plugins.lmdb.reading import _front as front
+from lms_tiers.plugins.lmdb.sidecar import unavailable
+from lms_tiers.plugins.lmdb.space import charge, pages_for
+from lms_tiers.plugins.lmdb.store import Chunk, Store
+from lms_tiers.plugins.lmdb.syncing import Syncing
 
-_log = logging.getLogger(__name__)
-
-#: What a system call says where a disk or a quota is used up.
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-#: More than the pages of its trees that a small commit writes.
-_TREE: Final = 1 << 18
-
-#: A commit takes no more operations once it holds this many bytes.
-BATCH_BYTES: Final = 32 << 20
-BATCH_OPERATIONS: Final = 4096
-#: How long a write that finds no free page waits for readers that pin them.
-READERS_WAIT: Final = 10.0
-#: With checkpoints: the most that a power loss takes of what was not flushed.
-CHECKPOINT_SECONDS: Final = 5.0
-
-
-class Chain:
-    """Operations of one call that stand or fall in order: after a failure the rest is skipped."""
-
-    __slots__ = ("failed",)
-
-    def __init__(self) -> None:
-        self.failed = False
-
-
-class Operation:
-    """One change. `apply` raises before it changes anything, or not at all.
-
-    Without `apply` it is a barrier: it ends when all before it are committed, and where there are checkpoints its
-    result is the commit that became one.
-    """
-
-    __slots__ = ("_done", "apply", "chain", "error", "result", "weight")
-
-    def __init__(
-        self, apply: Callable[[Transaction], Any] | None = None, weight: int = 0, chain: Chain | None = None
-    ) -> None:
-        self.apply = apply
-        self.weight = weight
-        self.chain = chain
-        self.error: BaseException | None = None
-        self.result: Any = None
-        self._done = threading.Lock()
-        self._done.acquire()
-
-    def finer(self) -> bool:
-        """Be content with smaller runs of free pages from now on; False where it cannot be."""
-        return False
-
-    def finish(self) -> None:
-        """Let the waiting caller go on."""
-        if self.error is not None and self.chain is not None:
-            self.chain.failed = True
-        # Mostly a method of its own: a cycle would keep what the operation borrowed until the collector runs.
-        self.apply = None
-        self._done.release()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Whether it ended within `timeout` seconds."""
-        done = self._done.acquire(timeout=-1 if timeout is None else max(timeout, 0))
-        if done:
-            self._done.release()
-        return done
-
-    def outcome(self) -> Any:
-        """Wait; the result of `apply`, or its error."""
-        self.wait()
-        if self.error is not None:
-            raise self.error
-        return self.result
-
-
-class Skipped(LmsTiersError):
-    """An operation after a failed one of its chain; never leaves this package."""
-
-
-def _blame(batch: list[Operation], error: Exception) -> None:
-    for operation in batch:
-        operation.error = operation.error or error
-
-
-def _finish(batch: list[Operation]) -> None:
-    """End operations, and keep nothing of them: the thread's own variables live until the next batch comes."""
-    for operation in batch:
-        operation.finish()
-    batch.clear()
-
-
-@dataclass(slots=True)
-class WriterStats:
-    """What the writer counts."""
-
-    commits: int = 0
-    bytes_written: int = 0
-    failures: int = 0
-    map_full: int = 0
+#: Chunks and bytes written together.
+_TOGETHER: Final = 64
+_TOGETHER_BYTES: Final = 8 << 20
+#: So many chunks of another backend are borrowed at once.
+_LENT_MOST: Final = 32
 
 
 class Writer:
-    """The writer thread of one open file.
+    """Puts of one store."""
 
-    Parameters
-    ----------
-    tables : Tables
-    counters : Counters
-        As read from the file.
-    uses : Uses
-        What was used since; joins the next commit.
-    checkpoints : Checkpoints or None
-        Asked for a checkpoint when one is due.
-    pinned_most : int
-        Bytes whose pages the checkpoint may hold back before another one is made.
-    """
+    def __init__(self, store: Store, coding: Coding, syncing: Syncing) -> None:
+        self._store: Final = store
+        self._coding: Final = coding
+        self._syncing: Final = syncing
 
-    def __init__(
-        self,
-        tables: Tables,
-        counters: Counters,
-        uses: Uses,
-        checkpoints: Checkpoints | None = None,
-        pinned_most: int = 0,
-    ) -> None:
-        self.stats = WriterStats()
-        self.counters = counters
-        self._tables = tables
-        self._uses = uses
-        self._page = int(tables.env.stat()["psize"])
-        self._checkpoints = checkpoints
-        self._pinned_most = pinned_most
-        self._freed = 0  # bytes deleted since the last mark: the checkpoint pins their pages
-        self._marked = counters.transaction
-        self._due = 0.0
-        self._queue: deque[Operation] = deque()
-        self._wake = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="lms-tiers-lmdb-writer", daemon=True)
-        self._thread.start()
-
-    def submit(self, operation: Operation) -> Operation:
-        """Queue an operation; `Operation.outcome` waits for it."""
-        self.submit_all((operation,))
-        return operation
-
-    def submit_all(self, operations: Sequence[Operation]) -> None:
-        """Queue operations, to be committed together as far as they fit into a commit."""
-        with self._wake:
-            if self._stopping:
-                raise BackendClosedError("lmdb")
-            self._queue.extend(operations)
-            self._wake.notify()
-
-    def stop(self) -> None:
-        """Commit what is queued, take nothing more, end the thread. Idempotent."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not self._queue:
-                    if self._stopping:
-                        return
-                    if not self._wake.wait(self._patience()):
-                        break
-                batch = self._take()
-            try:
-                if batch:
-                    self._commit(batch)
-                else:
-                    self.mark()
-            except Exception as error:
-                # An error nobody foresaw must not end the thread: callers would wait for ever.
-                _log.exception("the lmdb writer failed")
-                _blame(batch, error)
-            _finish(batch)
-
-    # -- checkpoints -----------------------------------------------------------------------------------------------
-
-    def _patience(self) -> float | None:
-        """Seconds until a checkpoint is due; None where none will be."""
-        if self._checkpoints is None or not self._unmarked:
-            return None
-        return max(0.0, self._due - time.monotonic())
-
-    @property
-    def _unmarked(self) -> bool:
-        """Whether no checkpoint of the last commit was asked for, or it failed."""
-        lost = self._checkpoints is not None and self._checkpoints.failed
-        return lost or self._marked != self.counters.transaction
-
-    def mark(self) -> int:
-        """Let the last commit become a checkpoint. In the writer thread."""
-        self._freed = 0
-        self._due = time.monotonic() + CHECKPOINT_SECONDS
-        self._marked = self.counters.transaction
-        return self._checkpoints.mark() if self._checkpoints is not None else self._marked
-
-    def _mark_if_due(self) -> None:
-        checkpoints = self._checkpoints
-        if checkpoints is None or checkpoints.busy:
-            return
-        if self._freed > self._pinned_most or time.monotonic() > self._due:
-            self.mark()
-
-    def _unpin(self) -> None:
-        """Let the pages that the last checkpoint pins go, by making another one."""
-        if self._checkpoints is not None and self._unmarked:
-            self._checkpoints.wait(self.mark())
-
-    def _take(self) -> list[Operation]:
-        batch: list[Operation] = []
+    def put_many(self, items: Iterable[tuple[ClientMetaMessage, list[Any]]]) -> None:
+        """Store chunks, each given as buffers, in order; where one fails, those before it are stored, others not."""
+        group: list[Chunk] = []
         weight = 0
-        while self._queue and len(batch) < BATCH_OPERATIONS:
-            if batch and weight + self._queue[0].weight > BATCH_BYTES:
-                break
-            operation = self._queue.popleft()
-            weight += operation.weight
-            batch.append(operation)
-        return batch
-
-    def _commit(self, batch: list[Operation]) -> None:
         try:
-            self._tables.check_file()
-            barriers = [operation for operation in batch if operation.apply is None]
-            if len(barriers) < len(batch) or self._uses:
-                self._attempt(batch)
-            if barriers:
-                transaction = self.mark() if self._unmarked else self._marked
-                for operation in barriers:
-                    operation.result = transaction
-        except lmdb.MapFullError:
-            self.stats.map_full += 1
-            if len(batch) == 1:
-                self._squeeze(batch[0])
-            else:
-                self._singly(batch)
-        except (lmdb.Error, OSError) as error:
-            if len(batch) == 1:
-                self._fail(batch, error)
-            else:
-                self._singly(batch)
-
-    def _singly(self, batch: list[Operation]) -> None:
-        """Each in a commit of its own: on a full disk some fit. What a sick disk refuses once it is asked no more."""
-        refused: BaseException | None = None
-        for operation in batch:
-            if refused is not None and operation.weight:
-                operation.error = refused
-            else:
-                self._commit([operation])
-            if isinstance(operation.error, StorageUnavailableError):
-                refused = operation.error
-            if operation.error is not None and operation.chain is not None:
-                operation.chain.failed = True
-
-    def _fail(self, batch: list[Operation], error: Exception) -> None:
-        self.stats.failures += 1
-        _log.warning("lmdb store %s: a commit failed: %s", self._tables.path, error)
-        kind = StorageFullError if self._is_full(batch, error) else StorageUnavailableError
-        for operation in batch:
-            operation.error = kind(self._tables.path, f"write failed: {error}.")
-
-    def _is_full(self, batch: list[Operation], error: Exception) -> bool:
-        """Whether a commit failed for want of room. LMDB calls a write that was cut short an I/O error."""
-        if isinstance(error, lmdb.DiskError) or getattr(error, "errno", None) in _FULL:
-            return True
-        try:
-            disk = os.statvfs(self._tables.path)
-        except OSError:
-            return False
-        return disk.f_bavail * disk.f_frsize < sum(operation.weight for operation in batch) + _TREE
-
-    def _attempt(self, batch: list[Operation]) -> None:
-        """All of `batch` in one transaction; operations that refuse by themselves are noted, the others committed."""
-        counters = replace(self.counters)
-        uses = self._uses.take()
-        try:
-            with self._tables.env.begin(write=True, buffers=True) as txn:
-                written = self._apply(batch, Transaction(txn, self._tables, counters), uses)
-        except BaseException:
-            self._uses.give_back(uses)
+            for client_meta, buffers in items:
+                group.append(self._prepare(client_meta, buffers))
+                weight += group[-1].manifest.stream
+                if weight >= _TOGETHER_BYTES or len(group) >= _TOGETHER:
+                    full, group, weight = group, [], 0
+                    self._store_group(full)
+        except (InvalidChunkError, ValueError):
+            self._store_group(group)  # what came before a chunk that is refused
             raise
-        # What was deleted, and the tree pages that were copied.
-        copied = (8 + 3 * len(batch) + len(uses)) * self._page
-        self._freed += max(0, self.counters.stored + written - counters.stored) + copied
-        self.counters = counters
-        self.stats.commits += 1
-        self.stats.bytes_written += written
-        self._mark_if_due()
+        except BaseException:
+            self._give_back(group)
+            raise
+        self._store_group(group)
 
-    def _apply(self, batch: list[Operation], transaction: Transaction, uses: dict[bytes, None]) -> int:
-        failed: set[Chain] = set()
-        written = 0
-        for operation in batch:
-            operation.error = None
-            chain = operation.chain
-            if chain is not None and (chain.failed or chain in failed):
-                operation.error = Skipped("after a failed one")
-                continue
-            if operation.apply is None:
-                continue
-            try:
-                operation.result = operation.apply(transaction)
-                written += operation.weight
-            except LmsTiersError as error:
-                operation.error = error
-                if chain is not None:
-                    failed.add(chain)
-        if uses:
-            note_uses(transaction, uses)
-        transaction.counters.transaction = transaction.txn.id()
-        transaction.txn.put(COUNTERS_KEY, transaction.counters.pack(), db=self._tables.meta)
-        return written
+    def put_from(self, client_metas: Iterable[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
+        """Store chunks as `source` lends them, in order; which of them it held as the messages say."""
+        held: list[bool] = []
+        metas = iter(client_metas)
+        while some := list(islice(metas, _LENT_MOST)):
+            with ExitStack() as views:
+                self.put_many(_lent(some, source, views, held))
+        return held
 
-    def _squeeze(self, operation: Operation) -> None:
-        """Find pages for one operation: release freed ones, wait for readers; else it fails with `CapacityError`."""
-        deadline = time.monotonic() + READERS_WAIT
-        while True:
-            try:
-                # Pages freed by commit n may be used again by n + 2, and not while an older commit is pinned.
-                for _ in range(2):
-                    self._unpin()
-                    self._attempt([])
-                self._unpin()
-                self._attempt([operation])
-                return
-            except lmdb.MapFullError:
-                if operation.finer():
-                    continue
-                if not self._tables.read or time.monotonic() > deadline:
-                    operation.error = CapacityError(f"lmdb store {self._tables.path}", operation.weight, 0)
+    def _prepare(self, client_meta: ClientMetaMessage, buffers: list[Any]) -> Chunk:
+        text = key_text(client_meta.key, MAX_KEY_BYTES)
+        pieces = [piece for piece in map(_flat, buffers) if len(piece)]
+        length = sum(map(len, pieces))
+        meta = ChunkMeta.of(client_meta, length)
+        if len(meta.shape) > MAX_DIMENSIONS:
+            raise InvalidChunkError(text, f"has {len(meta.shape)} dimensions; at most {MAX_DIMENSIONS} are stored.")
+        usable = self._store.budget.usable
+        if length > LONGEST:
+            raise ValueTooLargeError(text, length, usable, f"lmdb store {self._store.where}")
+        created = time.time_ns() // 1_000_000
+        raw = Chunk(text, Manifest(text.encode(), meta, 0, created, 0, "", 0, (), ()), pieces)
+        chunk = self._encode(raw)
+        try:
+            if _least_charge(chunk) > usable:
+                raise ValueTooLargeError(text, _least_charge(chunk), usable, f"lmdb store {self._store.where}")
+            chunk.manifest = chunk.manifest._replace(checksum=_checksum(chunk.pieces))
+        except BaseException:
+            self._give_back([chunk])
+            raise
+        return chunk
+
+    def _encode(self, raw: Chunk) -> Chunk:
+        if not raw.pieces or self._coding.plain:
+            return raw
+        whole = raw.pieces[0] if len(raw.pieces) == 1 else memoryview(b"".join(raw.pieces))
+        encoded = self._coding.encode(whole, raw.manifest.meta.dtype)
+        if encoded is None:
+            return raw
+        manifest = raw.manifest._replace(layout=encoded.layout, block_bytes=encoded.block_bytes, blocks=encoded.lengths)
+        smaller = Chunk(raw.text, manifest, [encoded.stream], _buffer(encoded))
+        # Raw unless it saves a page: raw is read with one copy.
+        if _least_charge(smaller) + PAGE <= _least_charge(raw):
+            return smaller
+        self._give_back([smaller])
+        return raw
+
+    def _store_group(self, group: list[Chunk]) -> None:
+        """Put chunks; where that fails for want of room, one by one, so that what fits is stored."""
+        try:
+            if len(group) > 1:
+                try:
+                    self._put(group)
                     return
-                time.sleep(0.005)
-            except (lmdb.Error, OSError) as error:
-                self._fail([operation], error)
-                return
+                except StorageUnavailableError:
+                    pass
+            for chunk in group:
+                self._put([chunk])
+        finally:
+            self._give_back(group)
+
+    def _put(self, group: list[Chunk]) -> None:
+        store = self._store
+        error: BaseException | None = None
+        granted: list[Chunk] = []
+        try:
+            for chunk in group:
+                if not store.complete:
+                    store.find(chunk.text)  # what it replaces is to be known
+                granted.append(chunk)
+                try:
+                    store.grant(chunk)
+                except BaseException as caught:
+                    store.take_back(granted.pop())
+                    error = caught
+                    break
+            if granted:
+                try:
+                    store.data.write(_runs(granted))
+                except OSError as caught:
+                    store.counters.failures += 1
+                    raise unavailable(store.where, caught, "cannot be written") from caught
+                position = store.publish(granted)
+                granted = []
+                self._syncing.committed(position)
+        finally:
+            for chunk in granted:
+                store.take_back(chunk)
+        if error is not None:
+            raise error
+
+    def _give_back(self, group: Iterable[Chunk]) -> None:
+        for chunk in group:
+            scratch, chunk.scratch = chunk.scratch, None
+            if scratch is not None:
+                self._coding.pool.give(scratch)
+
+
+def _runs(chunks: list[Chunk]) -> list[Run]:
+    """What is written where; neighbours are one."""
+    pieces: list[Run] = []
+    for chunk in chunks:
+        pages = sum(count for _, count in chunk.extents)
+        end = bytes(pages * PAGE - chunk.manifest.stream - len(chunk.record)) + chunk.record
+        buffers: list[Any] = [*chunk.pieces, memoryview(end)]
+        if len(chunk.extents) == 1:
+            pieces.append((chunk.extents[0][0] * PAGE, buffers))
+            continue
+        for page, count in chunk.extents:
+            pieces.append((page * PAGE, front(buffers, count * PAGE)))
+    if len(pieces) == 1:
+        return pieces
+    pieces.sort(key=lambda piece: piece[0])
+    runs: list[Run] = []
+    end_of_last = -1
+    for offset, buffers in pieces:
+        if offset == end_of_last:
+            runs[-1][1].extend(buffers)
+        else:
+            runs.append((offset, list(buffers)))
+        end_of_last = offset + sum(map(len, buffers))
+    return runs
+
+
+def _least_charge(chunk: Chunk) -> int:
+    nrecord = chunk.least + 8
+    return charge(pages_for(chunk.manifest.stream, nrecord), nrecord)
+
+
+def _checksum(pieces: list[memoryview]) -> int:
+    if len(pieces) == 1:
+        return xxhash.xxh3_64_intdigest(pieces[0])
+    digest = xxhash.xxh3_64()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.intdigest()
+
+
+def _lent(
+    client_metas: Iterable[ClientMetaMessage], source: LMSBackendInterface, views: ExitStack, held: list[bool]
+) -> Iterator[tuple[ClientMetaMessage, list[Any]]]:
+    """What to put, borrowed until `views` ends; notes of each chunk whether `source` held it."""
+    for client_meta in client_metas:
+        view = views.enter_context(source.view(client_meta.key))
+        held.append(view is not None and view.meta == ChunkMeta.of(client_meta, client_meta.length))
+        if view is not None and held[-1]:
+            yield client_meta, list(view.buffers)
+
+
+def _flat(data: Any) -> memoryview:
+    view = memoryview(data)
+    if not view.c_contiguous:
+        view = memoryview(view.tobytes("C"))
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def _buffer(encoded: Encoded) -> bytearray | None:
+    owner = encoded.stream.obj
+    return owner if isinstance(owner, bytearray) else None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lms_tiers.errors import CapacityError, ConfigError, FormatError, ValueTooLargeError
+from lms_tiers.errors import CapacityError, ConfigError, ValueTooLargeError
 from lms_tiers.messages import OpaqueKey
 
 MIB = 1 << 20
@@ -19,8 +19,8 @@ MIB = 1 << 20
 def on_disk(directory: Path) -> int:
     total = 0
     for path in directory.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # a checkpoint is renamed while we look
-            total += path.stat().st_size
+        with contextlib.suppress(FileNotFoundError):  # a file is renamed while we look
+            total += path.stat().st_blocks * 512
     return total
 
 
@@ -166,26 +166,49 @@ def test_a_file_larger_than_the_capacity_is_refused_also_without_its_state_file(
         assert len(backend.list_keys()) == 10
 
 
-def test_what_a_killed_compact_left_is_gone_once_the_store_is_open(
+def test_what_a_killed_renewal_of_the_index_left_is_gone_once_the_store_is_open(
     opening: Callable[..., Any], message: Any, content: Any, tmp_path: Path
 ) -> None:
     with opening() as backend:
         backend.put(message("k", MIB), content(1, MIB))
-    left = tmp_path / "store" / "compact.new"
-    left.mkdir()
-    (left / "data.mdb").write_bytes(bytes(8 * MIB))
+    left = tmp_path / "store" / "index.new"
+    left.write_bytes(bytes(8 * MIB))
     with opening() as backend:
         assert not left.exists()
         assert backend.get(OpaqueKey("k")).data == content(1, MIB)
 
 
-def test_a_directory_that_is_not_ours_keeps_what_has_the_name_of_a_compacts(
-    opening: Callable[..., Any], tmp_path: Path
+def test_small_chunks_after_large_ones_and_large_ones_again_stay_within_the_capacity(
+    opening: Callable[..., Any], message: Any, content: Any, tmp_path: Path
 ) -> None:
-    theirs = tmp_path / "store" / "compact.new" / "a file"
-    theirs.parent.mkdir(parents=True)
-    theirs.write_text("theirs")
-    (tmp_path / "store" / "data.mdb").write_bytes(b"some text")
-    with pytest.raises(FormatError):
-        opening()
-    assert theirs.read_text() == "theirs"
+    """The index grows with the first and shrinks with the second: pages of `data` make room for it and take it back."""
+    backend = opening(capacity=16 * MIB, sync="none")
+    tier = Tier(backend, seed=3)
+    number = 0
+    for length, rounds in ((600 << 10, 60), (100, 6000), (600 << 10, 60)):
+        for _ in range(rounds):
+            number += 1
+            tier.put(message(number, length), content(number, length))
+            if number % 50 == 0:
+                backend._checkpoints.make()
+                assert on_disk(tmp_path / "store") <= 16 * MIB
+    assert backend.stats().detail["stored_bytes"] == tier.used
+    for name in tier.charges:
+        assert backend.get(OpaqueKey(name)) is not None
+    assert on_disk(tmp_path / "store") <= 16 * MIB
+
+
+def test_a_capacity_beyond_any_disk_opens_or_names_the_cause_and_leaves_no_files(
+    opening: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lmdb
+
+    opening("huge", capacity=200 << 40).close()
+
+    def refusing(*args: Any, **named: Any) -> Any:
+        raise lmdb.MemoryError("mdb_env_open: Cannot allocate memory")
+
+    monkeypatch.setattr(lmdb, "open", refusing)
+    with pytest.raises(ConfigError, match="address space"):
+        opening("small", capacity=200 << 40)
+    assert not (tmp_path / "small").exists()

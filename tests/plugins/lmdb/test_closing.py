@@ -1,16 +1,15 @@
-"""Closing waits for what is under way, and a store whose close gave up waiting is free once that ends."""
+"""Closing waits for what is under way; the files are closed only once nobody is inside."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
 
 from lms_tiers.codecs.base import decode_into
-from lms_tiers.errors import BackendClosedError, StorageLockedError
+from lms_tiers.errors import BackendClosedError
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.lmdb import coding
 from tests.plugins.lmdb.waiting import until
@@ -30,7 +29,7 @@ def test_closing_waits_for_a_chunk_that_is_being_decoded(
     def decode_late(*args: Any, **named: Any) -> None:
         closing.start()
         # Either it waits for us, or it has ended the threads that are to help.
-        until(lambda: backend._tables._changed._waiters or not closing.is_alive())
+        until(lambda: backend._store.epochs._waiting or not closing.is_alive())
         decode_into(*args, **named)
 
     monkeypatch.setattr(coding, "decode_into", decode_late)
@@ -40,57 +39,56 @@ def test_closing_waits_for_a_chunk_that_is_being_decoded(
         closing.join()
 
 
-def test_a_store_closed_while_a_chunk_is_decoded_says_that_it_is_closed(
-    opening: Callable[..., Any], message: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backend = opening(codec="zstd:1", threads=2)
-    backend.put(message("k", len(DATA)), DATA)
-    tables = backend._tables
-    calling = tables.calling
-
-    def closed_between() -> Any:
-        # Its bytes are read, and nobody has begun to decode them.
-        backend.close()
-        return calling()
-
-    monkeypatch.setattr(tables, "calling", closed_between)
-    with pytest.raises(BackendClosedError):
-        backend.get(KEY)
-
-
-@pytest.mark.parametrize("held", ["call", "view", "both"])
-def test_a_store_whose_close_gave_up_waiting_is_free_once_the_last_call_ends(
-    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch, held: str
+def test_closing_waits_for_a_read_and_for_a_put_and_what_comes_later_is_refused(
+    opening: Callable[..., Any], message: Any, content: Any
 ) -> None:
     backend = opening()
     backend.put(message("k", MIB), content(1, MIB))
-    tables = backend._tables
-    ends: list[int] = []
-    finished = tables._closed
+    readv, write = backend._store.data.readv, backend._store.data.write
+    inside, go = threading.Semaphore(0), threading.Event()
 
-    def closed() -> None:
-        ends.append(1)
-        finished()
+    def slowly(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any) -> Any:
+            inside.release()
+            assert go.wait(30)
+            return call(*args)
 
-    monkeypatch.setattr(tables, "_closed", closed)
-    monkeypatch.setattr(tables, "close", partial(tables.close, timeout=0.0))
-    view = backend.view(KEY)
-    if held != "call":
-        lent = view.__enter__()
-    if held != "view":
-        tables.enter()
-    backend.close()
-    assert ends == []
-    with pytest.raises(StorageLockedError):
-        opening()
-    if held != "view":
-        tables.leave()
-    if held == "both":
-        assert ends == []
-    if held != "call":
-        assert b"".join(lent.buffers) == content(1, MIB)
-        del lent
-        view.__exit__(None, None, None)
-    assert ends == [1]
-    with opening() as backend:
-        assert backend.get(KEY).data == content(1, MIB)
+        return called
+
+    backend._store.data.readv, backend._store.data.write = slowly(readv), slowly(write)
+    answers: list[Any] = []
+    calls: list[Callable[[], Any]] = [
+        lambda: answers.append(backend.get(KEY)),
+        lambda: backend.put(message("new", 100), content(2, 100)),
+    ]
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+        assert inside.acquire(timeout=30)
+    closing = threading.Thread(target=backend.close)
+    closing.start()
+    until(lambda: backend._store.epochs._waiting)
+    for call in calls:
+        with pytest.raises(BackendClosedError):
+            call()
+    assert closing.is_alive()
+    go.set()
+    for thread in (*threads, closing):
+        thread.join()
+    assert answers[0].data == content(1, MIB)
+    with opening() as again:
+        assert again.get(OpaqueKey("new")).data == content(2, 100)
+
+
+def test_a_listing_that_is_held_does_not_keep_a_store_from_closing(
+    opening: Callable[..., Any], message: Any, content: Any
+) -> None:
+    backend = opening()
+    backend.put_many([(message(n, 100), content(n, 100)) for n in range(10)])
+    listing, view = backend.iter_keys(), backend.view(OpaqueKey("3"))
+    next(listing)
+    with view as lent:
+        backend.close()
+        assert bytes(lent.buffers[0]) == content(3, 100)
+    with pytest.raises(BackendClosedError):
+        next(listing)

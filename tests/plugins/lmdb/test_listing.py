@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from lms_tiers.plugins.lmdb import listing
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "_BATCH", 7)
+    monkeypatch.setattr(listing, "BATCH", 7)
 
 
 @pytest.mark.parametrize("count", [0, 1, 6, 7, 8, 14, 100])
@@ -35,26 +34,25 @@ def test_every_key_is_listed_once_and_scanned_in_the_order_of_use(
         assert [int(info.key.to_string()) for info in backend.scan()] == order
 
 
-def test_a_list_holds_no_transaction_open_for_longer_than_a_batch(
+def test_a_list_asks_the_index_for_a_batch_at_a_time(
     opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opening() as backend:
         backend.put_many([(message(n, 100), content(n, 100)) for n in range(50)])
-        reading, began = backend._tables.reading, []
+    with opening() as backend:
+        items, steps = backend._store.index.items, []
 
-        @contextmanager
-        def counted(copies: bool = False) -> Iterator[Any]:
-            began.append(1)
-            with reading(copies) as txn:
-                yield txn
+        def counted(step: int) -> Iterator[Any]:
+            for batch in items(step):
+                steps.append(len(batch))
+                yield batch
 
-        monkeypatch.setattr(backend._tables, "reading", counted)
-        stream = listing.keys(backend._tables, backend._seed, backend._coding.reads)
+        monkeypatch.setattr(backend._store.index, "items", counted)
+        stream = backend.iter_keys()
         next(stream)
-        assert len(began) == 1
-        assert not backend._tables.read
+        assert steps == [7]
         assert len(list(stream)) == 49
-        assert len(began) >= 8
+        assert steps == [7] * 7 + [1]
 
 
 def test_what_is_removed_and_put_while_a_list_is_read_spoils_nothing(

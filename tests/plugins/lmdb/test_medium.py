@@ -21,6 +21,7 @@ from lms_tiers.errors import StorageFullError, StorageUnavailableError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.cpu import LMSLocalBackend
+from lms_tiers.plugins.lmdb import backend as backend_module
 from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from lms_tiers.policies.lru import Lru
@@ -203,27 +204,27 @@ def _flushed(tiered: TieredStore) -> bool:
 
 @contextmanager
 def writes_refused(path: Path) -> Iterator[None]:
-    """As after an error that made the kernel remount a disk read-only: every descriptor of the file refuses writes."""
-    found = [int(n) for n in os.listdir("/proc/self/fd") if _same(f"/proc/self/fd/{n}", path)]
-    assert found
+    """As after an error that made the kernel remount a disk read-only: every descriptor there refuses writes."""
+    found = {int(n): target for n in os.listdir("/proc/self/fd") if (target := _file(n)) and target.parent == path}
+    assert {file.name for file in found.values()} >= {"data", "index.mdb", "journal.0", "journal.1"}
     kept = {fd: os.dup(fd) for fd in found}
-    reader = os.open(path, os.O_RDONLY)
     try:
-        for fd in found:
+        for fd, file in found.items():
+            reader = os.open(file, os.O_RDONLY)
             os.dup2(reader, fd, inheritable=False)
+            os.close(reader)
         yield
     finally:
         for fd, copy in kept.items():
             os.dup2(copy, fd, inheritable=False)
             os.close(copy)
-        os.close(reader)
 
 
-def _same(link: str, path: Path) -> bool:
+def _file(fd: str) -> Path | None:
     try:
-        return os.path.samefile(link, path)
+        return Path(os.readlink(f"/proc/self/fd/{fd}"))
     except OSError:
-        return False
+        return None
 
 
 @pytest.mark.parametrize("sync", SYNCS)
@@ -234,7 +235,7 @@ def test_a_disk_that_turns_read_only_under_a_store_costs_the_puts_only(
         for number in range(4):
             backend.put(message(number, MIB), content(number, MIB))
         backend.flush(60)
-        with writes_refused(tmp_path / "store" / "data.mdb"):
+        with writes_refused(tmp_path / "store"):
             for _ in range(2):
                 with pytest.raises(StorageUnavailableError):
                     backend.put(message(0, MIB), content(99, MIB))
@@ -301,8 +302,9 @@ def test_a_directory_nobody_may_write_to_or_look_into_is_refused(
 
 @pytest.mark.parametrize("sync", SYNCS)
 def test_a_directory_deleted_under_a_store_costs_the_puts_only(
-    tmp_path: Path, message: Any, content: Any, sync: str
+    tmp_path: Path, message: Any, content: Any, sync: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(backend_module, "_LOOK", 0)
     backend = store(tmp_path / "kv", sync)
     for number in range(4):
         backend.put(message(number, MIB), content(number, MIB))

@@ -1,72 +1,110 @@
-"""Manifests that are remembered: only as long as the file is what it was."""
+"""Batches of reads: neighbours together, into the callers' buffers, which are not touched where they do not fit."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lms_tiers.errors import CapacityError, InvalidBufferError
 from lms_tiers.messages import OpaqueKey
-from lms_tiers.plugins.lmdb import reading
 
 KIB = 1 << 10
 KEY = OpaqueKey("k")
 
 
 @pytest.fixture
-def found(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The keys whose manifests were looked up."""
-    keys: list[bytes] = []
-    find = reading.find
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The offset of each `preadv`."""
+    offsets: list[int] = []
+    preadv = os.preadv
 
-    def noting(txn: Any, tables: Any, key: bytes, *rest: Any) -> Any:
-        keys.append(key)
-        return find(txn, tables, key, *rest)
+    def noting(fd: int, buffers: Any, offset: int) -> int:
+        offsets.append(offset)
+        return preadv(fd, buffers, offset)
 
-    monkeypatch.setattr(reading, "find", noting)
-    return keys
+    monkeypatch.setattr(os, "preadv", noting)
+    return offsets
 
 
-def test_a_chunk_read_again_is_not_looked_up_until_something_is_committed(
-    opening: Callable[..., Any], message: Any, content: Any, found: list[bytes]
+@pytest.mark.parametrize("codec", ["raw", "zstd:1"])
+def test_neighbours_are_read_by_one_call_each_into_its_own_buffer(
+    opening: Callable[..., Any], message: Any, content: Any, reads: list[int], codec: str
 ) -> None:
-    size = 100 * KIB
+    with opening(codec=codec) as backend:
+        sizes = [n * 7 * KIB + n for n in range(16)]
+        backend.put_many([(message(n, size), content(n, size)) for n, size in enumerate(sizes)])
+        reads.clear()
+        buffers = [[bytearray(size // 2), bytearray(size - size // 2 + 3)] for size in sizes]
+        found = backend.get_many_into([(OpaqueKey(str(n)), buffers[n]) for n in range(15, -1, -1)])
+        assert len(reads) == 1
+        assert [meta.length for meta in found] == sizes[::-1]
+        for n, size in enumerate(sizes):
+            assert bytes(buffers[n][0] + buffers[n][1])[:size] == content(n, size)
+        reads.clear()
+        assert [obj.data for obj in backend.get_many([OpaqueKey(str(n)) for n in range(16)])] == [
+            content(n, size) for n, size in enumerate(sizes)
+        ]
+        assert len(reads) == 1
+
+
+def test_a_buffer_that_a_chunk_does_not_fit_is_as_it_was(
+    opening: Callable[..., Any], message: Any, content: Any, reads: list[int]
+) -> None:
     with opening() as backend:
-        backend.put(message("k", size), content(1, size))
-        for _ in range(3):
-            assert backend.get(KEY).data == content(1, size)
-        assert found == [b"k"]
-        backend.put(message("other", 10), content(2, 10))
-        for _ in range(3):
-            assert backend.get(KEY).data == content(1, size)
-        assert found == [b"k", b"k"]
+        for n in range(3):
+            backend.put(message(n, 10 * KIB), content(n, 10 * KIB))
+        short, right = bytearray(b"x" * (10 * KIB - 1)), bytearray(10 * KIB)
+        reads.clear()
+        with pytest.raises(InvalidBufferError):
+            backend.get_into(OpaqueKey("0"), short)
+        with pytest.raises(InvalidBufferError):
+            backend.get_scattered(OpaqueKey("0"), [short[:100], short[:100]])
+        assert reads == []
+        found = backend.get_many_into([(OpaqueKey("1"), [short]), (OpaqueKey("2"), [right]), (OpaqueKey("9"), [right])])
+        assert [meta is not None for meta in found] == [False, True, False]
+        assert short == b"x" * (10 * KIB - 1)
+        assert right == content(2, 10 * KIB)
 
 
-def test_what_replaced_or_removed_a_remembered_chunk_is_seen_at_once(
+def test_a_damaged_chunk_among_neighbours_is_one_miss(opening: Callable[..., Any], message: Any, content: Any) -> None:
+    with opening() as backend:
+        backend.put_many([(message(n, 10 * KIB), content(n, 10 * KIB)) for n in range(5)])
+        page = backend._reader.located("2").extents[0][0]
+        os.pwrite(backend._store.data.fd, b"?", page * 4096 + 5000)
+        found = backend.get_many([OpaqueKey(str(n)) for n in range(5)])
+        assert [obj and bytes(obj.data) for obj in found] == [
+            None if n == 2 else bytes(content(n, 10 * KIB)) for n in range(5)
+        ]
+        assert backend.stats().corrupt == 1
+        assert not backend.contains(OpaqueKey("2"))
+
+
+def test_a_chunk_of_several_extents_reads_and_moves_like_any_other(
     opening: Callable[..., Any], message: Any, content: Any
 ) -> None:
-    with opening() as backend:
-        for generation in range(20):
-            size = 50 * KIB + generation
-            backend.put(message("k", size), content(generation, size))
-            assert backend.get(KEY).data == content(generation, size)
-            if generation % 3 == 0:
-                backend.remove(KEY)
-                assert backend.get(KEY) is None
-
-
-def test_no_more_manifests_are_remembered_than_a_few_hundred(
-    opening: Callable[..., Any], message: Any, content: Any, found: list[bytes]
-) -> None:
-    names = [str(number) for number in range(600)]
-    with opening() as backend:
-        backend.put_many([(message(name, 20), content(int(name), 20)) for name in names])
+    with opening(capacity=2 << 20) as backend, opening("other") as other:
+        with pytest.raises(CapacityError):
+            backend.put_many([(message(n, 3 * KIB), content(n, 3 * KIB)) for n in range(1000)])
+        backend.remove_many(backend.list_keys()[::2])
+        size = 100 * KIB
+        names = (f"big {n}" for n in range(100))
         for name in names:
-            assert backend.get(OpaqueKey(name)).data == content(int(name), 20)
-        assert len(found) == 600
-        assert len(backend._recent._known) <= 256
+            backend.put(message(name, size), content(500, size))
+            if len(backend._reader.located(name).extents) > 10:
+                break
+        key = OpaqueKey(name)
+        assert backend.get(key).data == content(500, size)
+        assert other.put_from([message(name, size)], backend) == [True]
+        assert other.get(key).data == content(500, size)
+        pieces = [bytearray(3333) for _ in range(40)]
+        backend.get_scattered(key, pieces)
+        assert b"".join(pieces)[:size] == content(500, size)
+    with opening(capacity=2 << 20) as backend:
+        assert backend.get(key).data == content(500, size)
 
 
 def test_a_chunk_without_bytes_is_read_into_any_buffer(opening: Callable[..., Any], message: Any) -> None:
@@ -74,3 +112,20 @@ def test_a_chunk_without_bytes_is_read_into_any_buffer(opening: Callable[..., An
         backend.put(message("k", 0), bytearray())
         for buffer in (bytearray(), np.empty((0, 3), np.float32), bytearray(8)):
             assert backend.get_into(KEY, buffer).length == 0
+
+
+@pytest.mark.parametrize("sync", ["none", "batch", "commit"])
+def test_a_store_past_the_page_cache_holds_what_it_was_given(
+    opening: Callable[..., Any], message: Any, content: Any, sync: str
+) -> None:
+    sizes = [0, 1, 4096, 5000, 300_001]
+    with opening(direct=True, sync=sync) as backend:
+        backend.put_many([(message(n, size), content(n, size)) for n, size in enumerate(sizes)])
+        assert [obj.data for obj in backend.get_many([OpaqueKey(str(n)) for n in range(5)])] == [
+            content(n, size) for n, size in enumerate(sizes)
+        ]
+        backend.remove(OpaqueKey("3"))
+        backend.put(message("new", 5000), content(9, 5000))
+        assert backend.get(OpaqueKey("new")).data == content(9, 5000)
+    with opening(direct=True) as backend:
+        assert backend.get(OpaqueKey("4")).data == content(4, 300_001)

@@ -1,33 +1,54 @@
-"""Many chunks at once: few commits, and in order whatever fails."""
+"""Many chunks at once: one write for neighbours and one record write, and in order whatever fails."""
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from lms_tiers.errors import BackendClosedError, InvalidChunkError
+from lms_tiers.errors import CapacityError, InvalidChunkError, StorageFullError
 from lms_tiers.messages import OpaqueKey
 
 KIB, MIB = 1 << 10, 1 << 20
 
 
-def test_chunks_that_come_slowly_are_committed_together(
-    opening: Callable[..., Any], message: Any, content: Any
+def test_a_batch_is_one_write_of_bytes_and_one_of_records(
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    calls: list[str] = []
+
+    def noted(name: str) -> Callable[..., int]:
+        real = getattr(os, name)
+
+        def called(*args: Any) -> int:
+            calls.append(name)
+            return int(real(*args))
+
+        return called
+
+    for name in ("pwritev", "pwrite"):
+        monkeypatch.setattr(os, name, noted(name))
+    with opening(sync="none") as backend:
+        items = [(message(n, 100 * KIB), content(n, 100 * KIB)) for n in range(32)]
+        calls.clear()
+        backend.put_many(items)
+        assert calls == ["pwritev", "pwrite"]
+        calls.clear()
+        backend.put(message("k", 10), content(1, 10))
+        assert calls == ["pwritev", "pwrite"]
+        assert [obj.data for obj in backend.get_many([m.key for m, _ in items])] == [data for _, data in items]
+
+
+def test_of_equal_keys_in_one_batch_the_last_one_stays(opening: Callable[..., Any], message: Any, content: Any) -> None:
     with opening() as backend:
-        before = backend.stats().detail["commits"]
-
-        def slowly() -> Iterator[Any]:
-            for number in range(100):
-                # Whatever the writer was given so far is committed now.
-                backend._barrier()
-                yield message(number, 100 * KIB), content(number, 100 * KIB)
-
-        backend._storing.put_many(slowly())
-        assert backend.stats().keys == 100
-        assert backend.stats().detail["commits"] - before <= 4
+        backend.put_many([(message("k", 5000 + n), content(n, 5000 + n)) for n in range(5)])
+        assert backend.get(OpaqueKey("k")).data == content(4, 5004)
+        assert backend.held()[0] == 1
+        backend.remove(OpaqueKey("k"))
+        assert backend.held() == (0, 0)
 
 
 def test_what_came_before_a_chunk_that_is_refused_is_stored(
@@ -41,11 +62,60 @@ def test_what_came_before_a_chunk_that_is_refused_is_stored(
         assert sorted(key.to_string() for key in backend.list_keys()) == [str(number) for number in range(6)]
 
 
-@pytest.mark.parametrize("codec", ["raw", "zstd:1"])
-def test_a_store_that_closes_under_a_batch_gives_every_buffer_back(
-    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch, codec: str
+def test_more_chunks_than_are_borrowed_at_once_move_from_one_store_to_another(
+    opening: Callable[..., Any], message: Any, content: Any
 ) -> None:
-    with opening(codec=codec) as backend:
+    metas = [message(number, 100) for number in range(600)]
+    with opening("source") as source, opening("target") as target:
+        source.put_many([(meta, content(number, 100)) for number, meta in enumerate(metas)])
+        assert target.put_from([*metas, message("absent", 100)], source) == [True] * 600 + [False]
+        for number in range(600):
+            assert target.get(OpaqueKey(str(number))).data == content(number, 100)
+
+
+def test_of_chunks_lent_by_another_store_those_before_one_that_fails_are_stored(
+    opening: Callable[..., Any], message: Any, content: Any
+) -> None:
+    size = 100 << 10
+    metas = [message(number, size) for number in range(100)]
+    with opening("source") as source, opening("target", capacity=5 << 20) as target:
+        source.put_many([(meta, content(number, size)) for number, meta in enumerate(metas)])
+        with pytest.raises(CapacityError):
+            target.put_from(metas, source)
+        held = sorted(int(key.to_string()) for key in target.list_keys())
+        assert held == list(range(len(held)))
+        assert len(held) > 32
+
+
+@pytest.mark.parametrize("call", ["pwritev", "pwrite"])
+def test_a_write_that_fails_changes_nothing_and_its_pages_come_back(
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    with opening() as backend:
+        backend.put(message("k", 50 * KIB), content(1, 50 * KIB))
+        before = backend.held(), backend._store.pages.room.backed - backend._store.pages.room.free.pages
+
+        def full(*args: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, full)
+            with pytest.raises(StorageFullError):
+                backend.put(message("k", 60 * KIB), content(2, 60 * KIB))
+            with pytest.raises(StorageFullError):
+                backend.put_many([(message(n, KIB), content(n, KIB)) for n in range(5)])
+        assert (backend.held(), backend._store.pages.room.backed - backend._store.pages.room.free.pages) == before
+        assert backend.get(OpaqueKey("k")).data == content(1, 50 * KIB)
+        assert backend.stats().failures >= 2
+        backend.put(message("k", 60 * KIB), content(2, 60 * KIB))
+        assert backend.get(OpaqueKey("k")).data == content(2, 60 * KIB)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_whatever_ends_a_batch_gives_back_what_was_borrowed(
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    with opening(codec="zstd:1") as backend:
         taken: list[int] = []
         pool = backend._coding.pool
         take, give = pool.take, pool.give
@@ -61,13 +131,14 @@ def test_a_store_that_closes_under_a_batch_gives_every_buffer_back(
         monkeypatch.setattr(pool, "take", taking)
         monkeypatch.setattr(pool, "give", giving)
 
-        def closing() -> Iterator[Any]:
-            for number in range(100):
-                if number == 50:
-                    backend._writer.stop()
-                yield message(number, 256 * KIB), bytearray(content(number, 128 * KIB) + bytes(128 * KIB))
+        def ending() -> Iterator[Any]:
+            for number in range(40):
+                if number == 25:
+                    raise error
+                yield message(number, 256 * KIB), [bytearray(content(number, 128 * KIB) + bytes(128 * KIB))]
 
-        with pytest.raises(BackendClosedError):
-            backend._storing.put_many(closing())
+        with pytest.raises(error):
+            backend._writer.put_many(ending())
         assert sum(taken) == 0
-        assert backend.get(OpaqueKey("0")) is not None
+        charged = sum(backend.stored_bytes(key) for key in backend.list_keys())
+        assert backend.held() == (len(backend.list_keys()), charged)

@@ -1,0 +1,155 @@
+"""Free pages of `data`: which runs there are, and which of them a chunk gets. Knows no file and no chunk.
+
+Best fit with coalescing. `Extents` is a set of runs; `Room` has two of them: pages whose blocks the file has, and pages
+that have none, because they were never written or were given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from sortedcontainers import SortedList
+
+from lms_tiers.plugins.lmdb.layout import Extent
+
+#: `data` may have so many pages: 4 PiB.
+END: Final = 1 << 40
+
+
+class Extents:
+    """Runs of pages, none touching another."""
+
+    def __init__(self, runs: Iterable[Extent] = ()) -> None:
+        self._counts: Final[dict[int, int]] = {}  # first page -> pages
+        self._begins: Final[dict[int, int]] = {}  # page after the last -> first page
+        self._sizes: Final[Any] = SortedList()  # (pages, first page)
+        self.pages = 0
+        for start, count in runs:
+            self.add(start, count)
+
+    def __iter__(self) -> Iterator[Extent]:
+        return iter(sorted(self._counts.items()))
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def add(self, start: int, count: int) -> None:
+        """Put a run in; none of its pages is in."""
+        self.pages += count
+        begin = self._begins.get(start)
+        if begin is not None:
+            count += self._drop(begin)
+            start = begin
+        if start + count in self._counts:
+            count += self._drop(start + count)
+        self._insert(start, count)
+
+    def take(self, count: int) -> Extent | None:
+        """`count` pages from the front of the shortest run that has them; None where none has."""
+        at = self._sizes.bisect_left((count, 0))
+        if at == len(self._sizes):
+            return None
+        whole, start = self._sizes[at]
+        return self._front(start, whole, count)
+
+    def take_longest(self, most: int) -> Extent | None:
+        """Up to `most` pages from the front of the longest run."""
+        if not self._sizes:
+            return None
+        whole, start = self._sizes[-1]
+        return self._front(start, whole, min(whole, most))
+
+    def begin(self, end: int) -> int | None:
+        """First page of the run that ends at page `end`."""
+        return self._begins.get(end)
+
+    def take_before(self, end: int) -> Extent | None:
+        """The run that ends at page `end`, whole."""
+        start = self._begins.get(end)
+        if start is None:
+            return None
+        count = self._drop(start)
+        self.pages -= count
+        return start, count
+
+    def _front(self, start: int, whole: int, count: int) -> Extent:
+        self._drop(start)
+        if whole > count:
+            self._insert(start + count, whole - count)
+        self.pages -= count
+        return start, count
+
+    def _insert(self, start: int, count: int) -> None:
+        self._counts[start] = count
+        self._begins[start + count] = start
+        self._sizes.add((count, start))
+
+    def _drop(self, start: int) -> int:
+        count = self._counts.pop(start)
+        del self._begins[start + count]
+        self._sizes.remove((count, start))
+        return count
+
+
+class Room:
+    """The pages of one `data`: free ones with blocks, free ones without, and how many have blocks.
+
+    Callers hold the store's lock.
+
+    Parameters
+    ----------
+    free, hollow : iterable of Extent
+        Together all pages that no chunk has.
+    backed : int
+        Pages with blocks, those of chunks among them.
+    """
+
+    def __init__(self, free: Iterable[Extent], hollow: Iterable[Extent], backed: int) -> None:
+        self.free: Final = Extents(free)
+        self.hollow: Final = Extents(hollow)
+        self.backed = backed
+
+    def take(self, count: int, growth: int) -> list[Extent] | None:
+        """`count` pages, in as few runs as there are; None where they are not there.
+
+        Parameters
+        ----------
+        growth : int
+            Pages that may get blocks for it.
+        """
+        run = self.free.take(count)
+        if run is not None:
+            return [run]
+        if count <= growth:
+            run = self.hollow.take(count)
+            if run is not None:
+                self.backed += count
+                return [run]
+        if self.free.pages + max(0, growth) < count:
+            return None
+        taken: list[Extent] = []
+        while count:
+            piece = self.free.take_longest(count)
+            if piece is None:
+                piece = self.hollow.take(count)
+                assert piece is not None, "pages without blocks have no end"
+                self.backed += count
+            taken.append(piece)
+            count -= piece[1]
+        return taken
+
+    def give(self, extents: Iterable[Extent]) -> None:
+        """Pages that have blocks are free again."""
+        for start, count in extents:
+            self.free.add(start, count)
+
+    def hollowed(self, start: int, count: int) -> None:
+        """A run taken out of `free` has lost its blocks."""
+        self.backed -= count
+        self.hollow.add(start, count)
+
+    def tail(self) -> Extent | None:
+        """The free run at the end of the file, taken out of `free`."""
+        end = self.hollow.begin(END)
+        return None if end is None else self.free.take_before(end)

@@ -1,0 +1,314 @@
+"""What a store holds, in memory: entries, what the index does not have yet, free pages, charges, and how each changes.
+
+A change is one record in the journal and then one step under the lock. Readers take no lock: an entry is found in a
+dictionary, or in the index where nothing newer stands before it. Bytes are moved by `reading` and `writing`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from lms_tiers.errors import BackendClosedError, CapacityError, ForkedProcessError, StorageUnavailableError
+from lms_tiers.plugins.lmdb.datafile import DataFile
+from lms_tiers.plugins.lmdb.epochs import Epochs
+from lms_tiers.plugins.lmdb.extents import Room
+from lms_tiers.plugins.lmdb.index import Index, hashed
+from lms_tiers.plugins.lmdb.journal import FIRST, GONE, OVERHEAD, PUT, Journal
+from lms_tiers.plugins.lmdb.layout import Damaged, Extent, Forms, Found, Manifest, read_entry, record_bytes
+from lms_tiers.plugins.lmdb.pages import Counters, Pages
+from lms_tiers.plugins.lmdb.sidecar import unavailable
+from lms_tiers.plugins.lmdb.space import Budget, charge, index_share, pages_for
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A put on its way: `pieces` are its stored bytes; `extents` and `record` come with its grant."""
+
+    text: str
+    manifest: Manifest
+    pieces: list[memoryview]
+    scratch: bytearray | None = None
+    extents: list[Extent] = field(default_factory=list)
+    record: bytes = b""
+    charged: int = 0
+
+    @property
+    def least(self) -> int:
+        """Bytes of the record without its extents."""
+        manifest = self.manifest
+        return record_bytes(len(manifest.key), manifest.meta, manifest.layout, len(manifest.blocks), 0)
+
+
+class Store:
+    """See the module. Everything that changes it holds `changed`, a condition and the only lock.
+
+    Parameters
+    ----------
+    where : Path
+    budget : Budget
+    seed : int
+    data, index, journal, room
+        Opened, and as `counters` and `clock` say.
+    firm : bool
+        Whether a change counts only once it is synced.
+    complete : bool
+        Whether the index is empty: what is not in memory is nowhere.
+    """
+
+    def __init__(
+        self, where: Path, budget: Budget, seed: int, data: DataFile, index: Index, journal: Journal, room: Room,
+        counters: Counters, clock: int, *, firm: bool, complete: bool,
+    ) -> None:  # fmt: skip
+        self.where: Final = where
+        self.budget: Final = budget
+        self.seed: Final = seed
+        self.data: Final = data
+        self.index: Final = index
+        self.journal: Final = journal
+        self.counters: Final = counters
+        self.clock = clock
+        self.firm: Final = firm
+        self.complete: Final = complete
+        self.pid: Final = os.getpid()
+        self.changed: Final = threading.Condition(threading.Lock())
+        self.epochs: Final = Epochs()
+        self.pages: Final = Pages(where, budget, data, index, room, self.epochs, counters, self.changed, firm)
+        self.forms: Final = Forms()
+        self.entries: Final[dict[str, bytes]] = {}
+        #: What the index does not have: manifests, None for what was removed. `committing` is on its way there.
+        self.dirty: dict[str, bytes | None] = {}
+        self.committing: dict[str, bytes | None] = {}
+        self.uses: dict[str, int] = {}
+        #: How often something reached the index, so that what a reader found there may be older than memory.
+        self.commits = 0
+        self.closed = False
+        #: Why the journal cannot be emptied, where it cannot.
+        self.stuck: BaseException | None = None
+
+    # -- who may come in -------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise where no call may begin."""
+        # The process first: a lock that another thread held at the fork stays locked in the child for ever.
+        if os.getpid() != self.pid:
+            raise ForkedProcessError("lmdb")
+        if self.closed:
+            raise BackendClosedError("lmdb")
+
+    def close(self, timeout: float) -> bool:
+        """Let no new call begin, and wait for the running ones; whether all have ended."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+        return self.epochs.wait_empty(timeout)
+
+    # -- out -------------------------------------------------------------------------------------------------------
+
+    def find(self, text: str) -> bytes | None:
+        """The entry of a key's chunk. Whoever reads what it tells of is inside `epochs` already.
+
+        Raises
+        ------
+        StorageUnavailableError
+            The index cannot be read.
+        """
+        entry = self.entries.get(text)
+        if entry is not None or self.complete:
+            return entry
+        while True:
+            commits = self.commits
+            # This order: what is frozen is in `committing` before it has left `dirty`.
+            if text in self.dirty or text in self.committing:
+                return self.entries.get(text)
+            manifest, record = self._look_up(text)
+            if manifest is None:
+                return self.entries.get(text)
+            with self.changed:
+                if commits == self.commits and text not in self.dirty and text not in self.committing:
+                    return self.entries.setdefault(text, self.forms.entry(manifest, len(record)))
+
+    def _look_up(self, text: str) -> tuple[Manifest | None, bytes]:
+        try:
+            found = self.index.find(hashed(text, self.seed))
+            if found is None:
+                return None, b""
+            manifest = Manifest.unpack(found[1], self.seed)
+        except Damaged:
+            return None, b""
+        except Exception as error:
+            raise StorageUnavailableError(str(self.where), f"read failed: {error}: run `lms-tiers check`.") from error
+        return (manifest, found[1]) if manifest.key == text.encode() else (None, b"")
+
+    # -- room ------------------------------------------------------------------------------------------------------
+
+    def grant(self, chunk: Chunk) -> None:
+        """Pages, a sequence number and a record for a chunk.
+
+        Raises
+        ------
+        CapacityError
+        """
+        with self.changed:
+            self.check()
+            self._grant(chunk)
+        manifest = chunk.manifest._replace(extents=tuple(chunk.extents))
+        chunk.manifest, chunk.record = manifest, manifest.pack(self.seed)
+
+    def _grant(self, chunk: Chunk) -> None:
+        manifest = chunk.manifest
+        stream, least = manifest.stream, chunk.least
+        need = pages_for(stream, least + 8)
+        cost = charge(need, least + 8)
+        usable = self.budget.usable
+        if self.counters.charged + cost > usable:
+            raise CapacityError(f"lmdb store {self.where}", cost, max(0, usable - self.counters.charged))
+        self.counters.charged += cost
+        chunk.charged = cost
+        have = 0
+        while have < need:
+            chunk.extents += self.pages.take(need - have, cost)
+            have = sum(count for _, count in chunk.extents)
+            need = pages_for(stream, least + 8 * len(chunk.extents))
+        nrecord = least + 8 * len(chunk.extents)
+        self.counters.charged += charge(have, nrecord) - cost
+        chunk.charged = charge(have, nrecord)
+        self.clock += 1
+        chunk.manifest = manifest._replace(sequence=self.clock)
+
+    def take_back(self, chunk: Chunk) -> None:
+        """A chunk that was granted is not put: nobody can know of it."""
+        with self.changed:
+            self._take_back(chunk)
+
+    def _take_back(self, chunk: Chunk) -> None:
+        self.counters.charged -= chunk.charged
+        extents, chunk.extents, chunk.charged = chunk.extents, [], 0
+        self.pages.unwritten(extents)
+
+    # -- in --------------------------------------------------------------------------------------------------------
+
+    def publish(self, chunks: Sequence[Chunk]) -> int:
+        """Chunks whose bytes are written are put, each replacing an older one; the journal's position after them.
+
+        Raises
+        ------
+        StorageUnavailableError
+            None of them is put.
+        """
+        with self.changed:
+            self._await_journal(sum(len(chunk.record) + OVERHEAD for chunk in chunks))
+            last: dict[str, Chunk] = {}
+            frames: list[bytes] = []
+            won: list[Chunk] = []
+            for chunk in chunks:
+                manifest, before = chunk.manifest, last.get(chunk.text)
+                if before is not None:
+                    given_up = sum(before.extents[-1]) - 1
+                else:
+                    old = self._entry(chunk.text)
+                    if old is not None and old.sequence > manifest.sequence:
+                        continue  # a put that began later was quicker: this one came before it
+                    given_up = 0 if old is None else sum(old.extents[-1]) - 1
+                frames.append(self.journal.frame(PUT, manifest.sequence, given_up, chunk.record))
+                last[chunk.text] = chunk
+                won.append(chunk)
+            self._append(frames)
+            for chunk in chunks:
+                if chunk in won:
+                    self._enter(chunk)
+                else:
+                    self._take_back(chunk)
+            return self.journal.position
+
+    def _entry(self, text: str) -> Found | None:
+        entry = self.entries.get(text)
+        return None if entry is None else read_entry(entry, self.forms)
+
+    def _enter(self, chunk: Chunk) -> None:
+        counters = self.counters
+        self._leave(chunk.text)
+        self.entries[chunk.text] = self.forms.entry(chunk.manifest, len(chunk.record))
+        self.dirty[chunk.text] = chunk.record
+        counters.chunks += 1
+        counters.share += index_share(len(chunk.record))
+        chunk.charged = 0
+
+    def _leave(self, text: str) -> None:
+        entry = self.entries.pop(text, None)
+        self.uses.pop(text, None)
+        if entry is None:
+            return
+        found = read_entry(entry, self.forms)
+        counters = self.counters
+        counters.chunks -= 1
+        counters.charged -= charge(found.pages, found.nrecord)
+        counters.share -= index_share(found.nrecord)
+        self.dirty[text] = None
+        self.pages.give_up(found.extents, self.journal.position)
+
+    def remove(self, texts: Sequence[str], only: bytes | None = None) -> int:
+        """Remove what is there of `texts`; where `only` is given, just the chunk of that entry.
+
+        Raises
+        ------
+        StorageUnavailableError
+            Nothing is removed.
+        """
+        for text in texts:
+            self.find(text)
+        with self.changed:
+            self._await_journal(sum(len(text) * 4 + OVERHEAD for text in texts))
+            frames: list[bytes] = []
+            gone: list[str] = []
+            for text in dict.fromkeys(texts):
+                found = self._entry(text)
+                if found is None or (only is not None and self.entries.get(text) is not only):
+                    continue
+                self.clock += 1
+                given_up = sum(found.extents[-1]) - 1
+                frames.append(self.journal.frame(GONE, self.clock, given_up, text.encode()))
+                gone.append(text)
+            if gone:
+                self._append(frames)
+            for text in gone:
+                self._leave(text)
+            self.pages.reclaim()
+            return self.journal.position
+
+    def _await_journal(self, nbytes: int) -> None:
+        """Wait until the journal has room for so many bytes. The lock is held."""
+        if nbytes > self.budget.journal - FIRST:
+            raise AssertionError("a record longer than a journal")
+        while self.journal.room < nbytes:
+            if self.stuck is not None:
+                stuck, self.stuck = self.stuck, None  # told once; the next call finds it tried again
+                self.counters.failures += 1
+                raise unavailable(self.where, stuck, "the index cannot be written")  # type: ignore[arg-type]
+            if self.closed:
+                raise BackendClosedError("lmdb")
+            self.changed.notify_all()
+            self.changed.wait(1.0)
+
+    def _append(self, frames: list[bytes]) -> None:
+        try:
+            self.journal.append(b"".join(frames), len(frames))
+        except OSError as error:
+            self.counters.failures += 1
+            raise unavailable(self.where, error, "the journal cannot be written") from error
+        self.counters.records += len(frames)
+        if self.journal.used * 2 > self.journal.nbytes:
+            self.changed.notify_all()
+
+    def touch(self, texts: Sequence[str]) -> int:
+        """Note uses, oldest first; how many wait to be written."""
+        with self.changed:
+            for text in texts:
+                self.clock += 1
+                self.uses.pop(text, None)
+                self.uses[text] = self.clock
+            return len(self.uses)
