@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 
 class Waiter(Protocol):
@@ -14,6 +14,33 @@ class Waiter(Protocol):
 
     def wake(self) -> None:
         """Go on: `granted` was set."""
+
+
+class Share:
+    """Bytes of the budget for the length of a block, given back at its end, whatever ends it.
+
+    Attributes
+    ----------
+    taken : bool
+        False where the waiter is queued: it is woken, `granted`, when its turn comes. One that leaves before leaves
+        the queue as well.
+    """
+
+    __slots__ = ("_budget", "_nbytes", "_waiter", "taken")
+
+    def __init__(self, budget: ReceiveBudget, nbytes: int, waiter: Waiter) -> None:
+        self._budget, self._nbytes, self._waiter = budget, nbytes, waiter
+        self.taken = False
+
+    def __enter__(self) -> Self:
+        self.taken = self._budget.acquire(self._nbytes, self._waiter)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.taken:
+            self._budget.release(self._nbytes)
+        else:
+            self._budget.withdraw(self._nbytes, self._waiter)
 
 
 class ReceiveBudget:
@@ -36,6 +63,10 @@ class ReceiveBudget:
     def waiting(self) -> int:
         """Sessions that wait."""
         return len(self._waiting)
+
+    def share(self, nbytes: int, waiter: Waiter) -> Share:
+        """`acquire` for a block."""
+        return Share(self, nbytes, waiter)
 
     def acquire(self, nbytes: int, waiter: Waiter) -> bool:
         """Take `nbytes` now, or queue `waiter`: it is granted the bytes and woken when its turn comes."""

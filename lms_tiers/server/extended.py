@@ -100,12 +100,10 @@ def _names(session: Session, request: XRequest) -> Generator[Wait, None, tuple[s
     if request.tail_bytes:
         # A long key is a body like any other: thousands of peers must not make thousands of buffers.
         share = min(request.tail_bytes, session.budget.limit)
-        if not session.budget.acquire(share, session):
-            yield from session.admit(share)
-        try:
+        with session.budget.share(share, session) as taking:
+            if not taking.taken:
+                yield from session.admit(share)
             tail = yield from session.receive(request.tail_bytes)
-        finally:
-            session.budget.release(share)
     try:
         return extension.decode_xnames(request, tail)
     except (InvalidKeyError, InvalidChunkError) as error:
@@ -121,23 +119,22 @@ def _put(session: Session, request: XRequest, key: str, meta: ChunkMeta) -> Step
         yield from session.skip(request.length)
         yield from session.answer(extension.encode_xreply(ServerReturnCode.FAIL, error=XError.SKIPPED))
         return
-    if not session.budget.acquire(request.length, session):
-        yield from session.admit(request.length)
     try:
-        session.stream.acknowledge()
-        body = yield from session.receive(request.length)
-        if xxhash.xxh3_64_intdigest(body) != request.checksum:
-            session.counters.add("damaged")
-            session.failed_batch = batch
-            yield from session.answer(extension.encode_xreply(ServerReturnCode.FAIL, error=XError.DAMAGED))
-            return
-        store(session, key, meta, body)
+        with session.budget.share(request.length, session) as share:
+            if not share.taken:
+                yield from session.admit(request.length)
+            session.stream.acknowledge()
+            body = yield from session.receive(request.length)
+            if xxhash.xxh3_64_intdigest(body) != request.checksum:
+                session.counters.add("damaged")
+                session.failed_batch = batch
+                yield from session.answer(extension.encode_xreply(ServerReturnCode.FAIL, error=XError.DAMAGED))
+                return
+            store(session, key, meta, body)
     except LmsTiersError as error:
         session.failed_batch = batch
         refused(session, key, error)
         raise
-    finally:
-        session.budget.release(request.length)
     yield from session.answer(_OK)
 
 
@@ -160,6 +157,8 @@ def _get(session: Session, key: str) -> Generator[Wait, None, int]:
     except (BackendClosedError, InvalidKeyError):
         raise
     except Exception as error:
+        if isinstance(error, LmsTiersError) and found:
+            raise RuntimeError("the storage failed within an answer") from error  # which no other answer may follow
         if found:
             raise
         trouble(session, "xget", key, error)

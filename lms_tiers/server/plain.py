@@ -65,20 +65,19 @@ def _put(session: Session, request: Request) -> Steps:
         yield from session.skip(request.length)
         session.stream.acknowledge()
         return
-    if not session.budget.acquire(request.length, session):
-        yield from session.admit(request.length)
     try:
-        # A PUT is never answered: acknowledge at once, or the client's Nagle and our delayed ACK wait for each other.
-        session.stream.acknowledge()
-        body, got = session.receive_some(request.length)
-        if got < request.length:
-            yield from session.receive_rest(body, got)
-        session.stream.acknowledge()
-        store(session, request.key, request.meta, body)
+        with session.budget.share(request.length, session) as share:
+            if not share.taken:
+                yield from session.admit(request.length)
+            # Never answered: acknowledge at once, or the client's Nagle and our delayed ACK wait for each other.
+            session.stream.acknowledge()
+            body, got = session.receive_some(request.length)
+            if got < request.length:
+                yield from session.receive_rest(body, got)
+            session.stream.acknowledge()
+            store(session, request.key, request.meta, body)
     except LmsTiersError as error:
         refused(session, request.key, error)
-    finally:
-        session.budget.release(request.length)
     session.counters.request("put", time.perf_counter() - started, request.length, 0)
 
 

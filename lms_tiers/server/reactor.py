@@ -87,7 +87,7 @@ class Reactor:
     def _accept(self, descriptor: int, accept: Callable[[], None]) -> None:
         try:
             accept()
-        except OSError as error:
+        except (OSError, RuntimeError, MemoryError) as error:
             # Out of descriptors: the sweep arms the listener again a moment later, instead of spinning here.
             self._counters.add("accept_failures")
             _log.warning("cannot accept a connection", extra={"fault": str(error)})

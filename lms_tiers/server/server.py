@@ -142,11 +142,14 @@ class Server:
             _log.debug("connection lost", extra={"peer": peer, "fault": str(error)})
             sock.close()
             return
-        session = Session(
-            stream, self.backend, self.settings, self.budget, self.counters, peer,
-            self._reactor.spare, lambda _: self._reactor.wake(descriptor), self._allocate,
-        )  # fmt: skip
-        self._reactor.adopt(descriptor, session)
+        with contextlib.ExitStack() as undo:
+            undo.callback(stream.close)
+            session = Session(
+                stream, self.backend, self.settings, self.budget, self.counters, peer,
+                self._reactor.spare, lambda _: self._reactor.wake(descriptor), self._allocate,
+            )  # fmt: skip
+            self._reactor.adopt(descriptor, session)
+            undo.pop_all()
 
     def use_tls(self, context: ssl.SSLContext | None) -> None:
         """Serve new connections with the certificates of `context`; open ones go on with theirs."""

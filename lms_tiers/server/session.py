@@ -89,6 +89,7 @@ class Session:
         self.deadline = math.inf if first is None else time.monotonic() + first
         self.failed_batch = 0
         self._transfer_end = math.inf
+        self._unsent = 0
         self.steps: Final = self._run()
 
     def wake(self) -> None:
@@ -120,6 +121,8 @@ class Session:
         except Exception:
             self.counters.add("internal_errors")
             _log.exception("closed a connection: an error in the storage or the server", extra={"peer": self.peer})
+        finally:
+            self._let_go()
 
     def _serve(self) -> Steps:
         from lms_tiers.server import extended, plain
@@ -228,19 +231,14 @@ class Session:
         return body
 
     def admit(self, nbytes: int) -> Steps:
-        """Wait for the share of the receive budget that `budget.acquire` could not give at once."""
+        """Wait for a share of the receive budget that could not be taken at once; the share's block gives it back."""
         self.counters.add("budget_waits")
         if self.granted:
             return
         self.deadline = time.monotonic() + self.settings.stall_timeout + nbytes / self.settings.min_rate
         while not self.granted:
-            try:
-                yield Wait.BUDGET
-            except GeneratorExit:
-                self.budget.withdraw(nbytes, self)
-                raise
+            yield Wait.BUDGET
             if not self.granted and self.hung_up:
-                self.budget.withdraw(nbytes, self)
                 raise PeerGone
 
     def skip(self, nbytes: int) -> Steps:
@@ -258,7 +256,8 @@ class Session:
         Returns
         -------
         bytearray or None
-            The rest, for `send_rest`, which releases its share of the budget; None when all is sent.
+            The rest, for `send_rest`; its share of the budget is released with it, or with the session. None when all
+            is sent.
 
         Raises
         ------
@@ -282,6 +281,7 @@ class Session:
                     if not self.budget.try_acquire(rest):
                         self.counters.add("slow_readers_cut")
                         raise PeerGone
+                    self._unsent = rest
                     return bytearray().join(pending)
                 try:
                     sent = self.stream.send(pending, self.spare())
@@ -304,7 +304,13 @@ class Session:
                     except BlockingIOError:
                         yield from self._park(Wait.WRITE)
         finally:
-            self.budget.release(len(rest))
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Give back the share of what was left to send; nothing where that was done."""
+        unsent, self._unsent = self._unsent, 0
+        if unsent:
+            self.budget.release(unsent)
 
     def send(self, *buffers: Buffer) -> Steps | None:
         """Send an answer; what the peer does not take at once is left to the steps returned."""

@@ -1,0 +1,105 @@
+"""What a session or a connection was lent comes back, whatever ends it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from lms_tiers import ChunkView, LMSLocalBackend
+from lms_tiers.errors import StorageUnavailableError
+from lms_tiers.messages import CacheEngineKey
+from lms_tiers.server.budget import ReceiveBudget
+from lms_tiers.wire import extension
+from lms_tiers.wire.extension import XCommand
+from tests.server.conftest import Serve
+from tests.server.peer import GET, Peer, header, healthy, wait_until
+from tests.server.test_budget import Waiter
+
+MIB = 2**20
+
+
+class Sick(LMSLocalBackend):
+    """Fails when it takes a lent chunk back."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    @contextmanager
+    def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
+        with super().view(key) as view:
+            yield view
+        if view is not None and view.meta.length > MIB:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), StorageUnavailableError("disk", "gone")], ids=["bug", "disk"])
+@pytest.mark.parametrize("extended", [False, True], ids=["plain", "extended"])
+def test_a_storage_that_fails_within_a_slow_answer_costs_no_share_of_the_budget(
+    serve: Serve, error: Exception, extended: bool
+) -> None:
+    server = serve(Sick(error), max_chunk="16MiB", receive_budget="64MiB")
+    with Peer(server) as peer:
+        peer.put("big", bytes(16 * MIB))
+        assert peer.exists("big")
+    with Peer(server, receive_buffer=4096) as reader:
+        reader.send(extension.encode_xrequest(XCommand.GET, "big") if extended else header(GET, "big"))
+        wait_until(lambda: server.counters["internal_errors"] + server.counters["disconnects"] == 1)
+        wait_until(lambda: server.connections == 0)
+    assert server.budget.peak > 8 * MIB
+    assert server.budget.used == 0
+    assert healthy(server)
+
+
+def test_a_share_comes_back_whatever_ends_its_block() -> None:
+    budget = ReceiveBudget(10)
+    with suppress(MemoryError), budget.share(8, Waiter()) as share:
+        assert share.taken
+        with suppress(KeyError), budget.share(5, Waiter()) as queued:
+            assert not queued.taken
+            raise KeyError
+        assert budget.waiting == 0
+        raise MemoryError
+    assert budget.used == 0
+
+
+def test_a_share_granted_to_one_that_has_left_comes_back() -> None:
+    budget = ReceiveBudget(10)
+    assert budget.acquire(8, Waiter())
+    waiter = Waiter()
+    with suppress(KeyError), budget.share(5, waiter):
+        budget.release(8)
+        assert waiter.granted
+        assert budget.used == 5
+        raise KeyError
+    assert budget.used == 0
+
+
+class Full:
+    """An epoll set that takes no descriptor the next time."""
+
+    def __init__(self, epoll: Any) -> None:
+        self.epoll = epoll
+        self.refused = 0
+
+    def register(self, *arguments: Any) -> None:
+        if not self.refused:
+            self.refused = 1
+            raise OSError(errno.ENOSPC, "no more watches")
+        self.epoll.register(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.epoll, name)
+
+
+def test_a_connection_that_cannot_be_watched_is_closed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    monkeypatch.setattr(server._reactor, "_epoll", Full(server._reactor._epoll))
+    with Peer(server) as refused:
+        assert refused.closed()
+    assert server.connections == 0
+    assert healthy(server)
