@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, cast
 from urllib.parse import quote, unquote
 
 from lms_tiers.errors import ConfigError
+from lms_tiers.secrets import MASK, is_secret, mask_location, mask_unread
 from lms_tiers.sizes import parse_size
 
 WriteMode = Literal["back", "through"]
@@ -28,9 +29,9 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _TIER_FIELDS: Final = ("name", "location", "capacity", "policy", "write", "options")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TierSpec:
-    """One tier of a device.
+    """One tier of a device. As text it is for people to read: what is secret in it is masked; `text` has everything.
 
     Attributes
     ----------
@@ -53,8 +54,20 @@ class TierSpec:
     write: WriteMode = "back"
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def text(self) -> str:
+        """The text that is read as this tier; with its secrets, so it is not to be printed."""
+        return self._written(self.location, self.options)
+
     def __str__(self) -> str:
-        text = self.name + (f":{_quote(self.location, '/:@{}[], +~=')}" if self.location else "")
+        options = {name: MASK if is_secret(name) else value for name, value in self.options.items()}
+        return self._written(mask_location(self.location), options)
+
+    def __repr__(self) -> str:
+        return f"<TierSpec {self}>"
+
+    def _written(self, location: str, options: Mapping[str, Any]) -> str:
+        text = self.name + (f":{_quote(location, '/:@{}[], +~=*')}" if location else "")
         given: dict[str, Any] = {}
         if self.capacity is not None:
             given["capacity"] = f"{self.capacity}B"
@@ -62,8 +75,8 @@ class TierSpec:
             given["policy"] = self.policy
         if self.write != "back":
             given["write"] = self.write
-        given.update(self.options)
-        return text + ("?" + "&".join(f"{k}={_quote(str(v), '/:@, +~')}" for k, v in given.items()) if given else "")
+        given.update(options)
+        return text + ("?" + "&".join(f"{k}={_quote(str(v), '/:@, +~*')}" for k, v in given.items()) if given else "")
 
     @property
     def bare(self) -> bool:
@@ -71,11 +84,19 @@ class TierSpec:
         return self.capacity is None and self.policy is None and self.write == "back"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class DeviceSpec:
-    """The tiers of a device, fastest first."""
+    """The tiers of a device, fastest first. As text it is for people to read; see `TierSpec`."""
 
     tiers: tuple[TierSpec, ...]
+
+    @property
+    def text(self) -> str:
+        """The text that is read as this device; with its secrets, so it is not to be printed."""
+        return " > ".join(tier.text for tier in self.tiers)
+
+    def __repr__(self) -> str:
+        return f"<DeviceSpec {self}>"
 
     def __str__(self) -> str:
         return " > ".join(map(str, self.tiers))
@@ -101,7 +122,7 @@ def parse_device(device: str) -> DeviceSpec:
     tiers = device.split(">")
     if not all(text.strip() for text in tiers):
         raise ConfigError(
-            f"in {device.strip()!r}, there is an empty tier beside '>': name a backend, or leave '>' out."
+            f"in {mask_unread(device.strip())!r}, there is an empty tier beside '>': name a backend, or leave '>' out."
         )
     return DeviceSpec(tuple(map(parse_tier, tiers)))
 
@@ -111,16 +132,17 @@ def parse_tier(text: str) -> TierSpec:
     head, has_options, tail = text.strip().partition("?")
     name, _, location = head.partition(":")
     fields: dict[str, Any] = {"name": name.strip(), "location": _unquote(location.strip()), "options": {}}
-    for option in tail.split("&") if has_options else ():
+    shown = mask_unread(text.strip())
+    for number, option in enumerate(tail.split("&") if has_options else (), 1):
         key, equals, value = option.partition("=")
         key = key.strip()
         if not key or not equals:
-            raise ConfigError(f"in {text.strip()!r}, {option!r} is not of the form option=value.")
+            raise ConfigError(f"in {shown!r}, option {number} is not of the form option=value.")
         target = fields if key in ("capacity", "policy", "write") else fields["options"]
         if key in target:
-            raise ConfigError(f"in {text.strip()!r}, option {key!r} stands twice.")
+            raise ConfigError(f"in {shown!r}, option {key!r} stands twice.")
         target[key] = _unquote(value.strip())
-    return _tier(fields, text.strip())
+    return _tier(fields, shown)
 
 
 # A path need not be text: its other bytes travel as Python's file functions give and take them.

@@ -33,6 +33,12 @@ class LmsTiersError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), *self._init)
 
+    def reworded(self, reword: Callable[[str], str]) -> LmsTiersError:
+        """The same error, made of other words: every text that it was made of is passed through `reword`."""
+        _, (kind, given, named) = self.__reduce__()
+        error: LmsTiersError = _rebuild(kind, tuple(reword(a) if isinstance(a, str) else a for a in given), named)
+        return error
+
 
 class ConfigError(LmsTiersError, ValueError):
     """A device text, option, size or setting is not valid.

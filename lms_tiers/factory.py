@@ -15,6 +15,7 @@ from lms_tiers.errors import ConfigError, LmsTiersError, PluginError
 from lms_tiers.interface import CONTRACT_VERSION, LMSBackendInterface
 from lms_tiers.policies.base import EvictionPolicy
 from lms_tiers.registry import Registry, default_registry, load_attribute
+from lms_tiers.secrets import passwords, scrub
 
 if TYPE_CHECKING:
     from lms_tiers.tiered.tier import TierConfig
@@ -94,6 +95,11 @@ def make_policy(spec: TierSpec, registry: Registry) -> EvictionPolicy:
     return policy
 
 
+def _tells(error: Exception, secrets: Sequence[str]) -> bool:
+    """Whether a plugin's error gives a secret away; it, and all it came from, must not be printed then."""
+    return any(secret and secret in f"{error} {error.__cause__} {error.__context__}" for secret in secrets)
+
+
 def open_backend(spec: TierSpec, registry: Registry | None = None) -> LMSBackendInterface:
     """Open one tier's backend, bare.
 
@@ -112,18 +118,22 @@ def open_backend(spec: TierSpec, registry: Registry | None = None) -> LMSBackend
         for option in spec.options:
             known = ("capacity", "policy", "write")
             raise ConfigError(f"backend {spec.name!r} has no option {option!r}.", unknown=option, known=known)
-        options = None
+        options, secrets = None, passwords(spec.location)
     else:
-        from lms_tiers.options import parse_options
+        from lms_tiers.options import parse_options, secret_values
 
         options = parse_options(model, spec.name, spec.options)
+        secrets = [*secret_values(options), *passwords(spec.location)]
     try:
         with offering(Catalog(registry.codecs)):
             backend = factory(spec.location, spec.capacity, options)
-    except LmsTiersError:
-        raise
+    except LmsTiersError as error:
+        if not _tells(error, secrets):
+            raise
+        raise error.reworded(lambda text: scrub(text, secrets)) from None
     except Exception as error:
-        raise PluginError(spec.name, f"failed to open: {type(error).__name__}: {error}.") from error
+        told = f"failed to open: {type(error).__name__}: {scrub(str(error), secrets)}."
+        raise PluginError(spec.name, told) from (None if _tells(error, secrets) else error)
     if not isinstance(backend, LMSBackendInterface):
         raise PluginError(spec.name, f"its factory returned {type(backend).__name__}, not an LMSBackendInterface.")
     contract = backend.capabilities.contract

@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from lms_tiers.hookspecs import BackendSpec
+from lms_tiers.options import secret_options
 from lms_tiers.registry import Registry, load_attribute
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "devices.md"
@@ -53,6 +54,13 @@ and suggests the nearest.
 | `write` | `back` | `back`: chunks come down as they are demoted; `through`: every put is queued to this tier at once |
 
 One tier with none of these is the bare backend.
+
+## Secrets
+
+Where a backend's option `x` is a secret (type `SecretStr` below), `x_env=NAME` takes it from a variable of the
+environment and `x_file=PATH` from a file, without the line break at its end. Prefer both to the value itself: a device
+text stands in the list of processes and in shell histories. No log, error or report prints a secret; where a device text
+is printed, `***` stands for it, as for a password in a location (`user:password@host`).
 """
 
 CODECS = """## Codecs
@@ -86,8 +94,11 @@ def _backend(spec: BackendSpec) -> str:
     if model is None or not model.model_fields:
         return "\n".join([*lines, "No options of its own.", ""])
     lines += ["| option | type | default | meaning |", "|---|---|---|---|"]
+    secrets = secret_options(model)
     for name, field in model.model_fields.items():
         lines.append(f"| `{name}` | {_type(field)} | {_default(field)} | {_cell(field.description or '')} |")
+        if name in secrets:
+            lines.append(f"| `{name}_env`, `{name}_file` | text | none | where `{name}` is kept: a variable, a file |")
     return "\n".join([*lines, ""])
 
 

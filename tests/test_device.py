@@ -41,7 +41,7 @@ def test_a_chain_of_tiers_is_read_fastest_first() -> None:
 )
 def test_what_is_written_is_read_back(tiers: list[TierSpec]) -> None:
     spec = DeviceSpec(tuple(tiers))
-    assert parse_device(str(spec)) == spec
+    assert parse_device(spec.text) == spec
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import base64
+import contextlib
 import inspect
 import pickle
 import sys
@@ -18,6 +19,7 @@ from lms_conformance.damage import flip_stored, truncate_files
 from lms_conformance.waivers import Waiver
 from lms_tiers.errors import ConfigError
 from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.secrets import declare, mask, mask_location
 
 #: Capacity where a device text asks for one and a property does not care.
 DEFAULT_CAPACITY = 64 * 1024 * 1024
@@ -170,7 +172,8 @@ class DeviceHarness(Harness):
         from lms_tiers.device import parse_device
 
         self.device = device
-        self.name = device
+        _know_secrets(device)
+        self.name = mask(device)
         self.served = "{server}" in device
         self.capacity_scale = max(1, device.count("{capacity}") + self.served)
         self.takes_capacity = self.served or "{capacity}" in device
@@ -178,8 +181,8 @@ class DeviceHarness(Harness):
         for tier in parse_device(example).tiers:
             if "tmp-of-conformance" not in tier.location and _is_path(tier.location):
                 raise ConfigError(
-                    f"the kit would write to and damage {tier.location}: write {{tmp}} for the location, "
-                    f"as in '{tier.name}:{{tmp}}'."
+                    f"the kit would write to and damage {mask_location(tier.location)}: "
+                    f"write {{tmp}} for the location, as in '{tier.name}:{{tmp}}'."
                 )
 
     def _text(self, path: Path, capacity: int | None) -> str:
@@ -219,11 +222,11 @@ class DeviceHarness(Harness):
     def source(self) -> str:
         """A call of the factory, or of this harness where it starts a server."""
         if self.served:
-            return _source_of(self.device)
+            return _source_of(mask(self.device))
         return (
             "from lms_tiers import CreateStorageBackend\n\n"
             "def open_backend(path, capacity=None):\n"
-            f"    device = {self.device!r}.replace('{{tmp}}', str(path))\n"
+            f"    device = {mask(self.device)!r}.replace('{{tmp}}', str(path))\n"
             f"    return CreateStorageBackend(device.replace('{{capacity}}', f'{{capacity or {DEFAULT_CAPACITY}}}B'))\n"
         )
 
@@ -254,10 +257,22 @@ class NameHarness(DeviceHarness):
         return (
             "from lms_tiers.device import parse_tier\nfrom lms_tiers.factory import open_backend as open_bare\n\n"
             "def open_backend(path, capacity=None):\n"
-            f"    text = {self.device!r}.replace('{{tmp}}', str(path))\n"
+            f"    text = {mask(self.device)!r}.replace('{{tmp}}', str(path))\n"
             f"    text = text.replace('{{capacity}}', f'{{capacity or {DEFAULT_CAPACITY}}}B')\n"
             "    return open_bare(parse_tier(text))\n"
         )
+
+
+def _know_secrets(device: str) -> None:
+    """Let the models of the backends that `device` names say which of their options are secrets."""
+    from lms_tiers.options import secret_options
+    from lms_tiers.registry import default_registry, load_attribute
+
+    for tier in device.split(">"):
+        name = tier.strip().partition("?")[0].partition(":")[0].strip()
+        # What cannot be loaded is told where it is opened.
+        with contextlib.suppress(Exception):
+            declare(secret_options(load_attribute(default_registry().backends[name].options)))
 
 
 def _source_of(subject: str) -> str:

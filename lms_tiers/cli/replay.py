@@ -103,6 +103,7 @@ def _run(
     from lms_tiers.replay.report import Report
     from lms_tiers.replay.restart import ReadBack, read_back, warm_blocks
     from lms_tiers.replay.tiers import TierMeter
+    from lms_tiers.secrets import mask
 
     requests = read.requests
     block_keys = BlockKeys(block_bytes, key_types(kind.value))
@@ -137,4 +138,4 @@ def _run(
             work = ReadBack(device, block_bytes, kind.value, tuple(warm))
             reread = read_back(work, lambda done: bar.update(reading, completed=done))
             bar.update(reading, completed=len(warm))
-    return Report(str(trace), device, kind.value, block_bytes, result, tiers, reread, persistent)
+    return Report(str(trace), mask(device), kind.value, block_bytes, result, tiers, reread, persistent)

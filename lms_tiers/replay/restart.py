@@ -23,6 +23,7 @@ from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.replay.blocks import BlockBytes
 from lms_tiers.replay.keys import BlockKeys, KeyKind, key_types
 from lms_tiers.replay.trace import Request
+from lms_tiers.secrets import mask
 
 _PROGRESS_BLOCKS: Final = 64
 
@@ -52,7 +53,7 @@ class RestartResult:
 class ReadBack:
     """The task of the new process."""
 
-    device: str
+    device: str = dataclasses.field(repr=False)
     block_bytes: int
     keys: KeyKind
     blocks: tuple[int | str, ...]
@@ -94,7 +95,7 @@ def _follow(task: ReadBack, child: subprocess.Popen[str], on_progress: Callable[
     for line in child.stdout:
         said: dict[str, Any] = json.loads(line)
         if "error" in said:
-            raise StorageUnavailableError(task.device, f"could not be reopened: {said['error']}")
+            raise StorageUnavailableError(mask(task.device), f"could not be reopened: {said['error']}")
         if "done" in said:
             if on_progress is not None:
                 on_progress(said["done"])
@@ -102,7 +103,7 @@ def _follow(task: ReadBack, child: subprocess.Popen[str], on_progress: Callable[
             result = RestartResult(**said)
     status = child.wait()
     if result is None or status:
-        raise StorageUnavailableError(task.device, f"the process that reopened it ended with status {status}.")
+        raise StorageUnavailableError(mask(task.device), f"the process that reopened it ended with status {status}.")
     return result
 
 

@@ -16,6 +16,7 @@ from lms_tiers.errors import LmsTiersError
 from lms_tiers.factory import CreateStorageBackend
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.metrics.port import MetricsPort
+from lms_tiers.secrets import mask_location
 from lms_tiers.server.collector import metrics_port
 from lms_tiers.server.memory import ChunkMemory
 from lms_tiers.server.reload import reload as take_over
@@ -87,7 +88,7 @@ def announcement(server: Server, metrics: MetricsPort | None) -> Iterator[str]:
     yield "tiers, fastest first:"
     for tier in parse_device(settings.device).tiers:
         capacity = "no limit" if tier.capacity is None else format_size(tier.capacity)
-        yield f"  {tier.name}{':' + tier.location if tier.location else ''}  {capacity}"
+        yield f"  {tier.name}{':' + mask_location(tier.location) if tier.location else ''}  {capacity}"
     if metrics is not None:
         yield f"metrics on http://{metrics.address}/metrics (also /healthz, /readyz)"
     address = server.address

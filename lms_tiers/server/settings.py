@@ -58,7 +58,7 @@ class ServerSettings(pydantic.BaseModel):
     port: Annotated[int, pydantic.Field(ge=0, le=65535)] = 65432
     unix: str | None = None
     unix_mode: Annotated[int, pydantic.Field(ge=0, le=0o777)] = 0o600
-    device: str = "cpu?capacity=4GiB"
+    device: Annotated[str, pydantic.Field(repr=False)] = "cpu?capacity=4GiB"  # it may hold secrets
     allow: tuple[pydantic.IPvAnyNetwork, ...] = ()
     tls_cert: str | None = None
     tls_key: str | None = None
