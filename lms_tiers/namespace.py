@@ -10,9 +10,9 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from lms_tiers.errors import InvalidKeyError
 from lms_tiers.keys import KeyLike, OpaqueKey
@@ -74,6 +74,10 @@ class Namespace:
     def __hash__(self) -> int:
         return hash(self.digest)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return _rebuilt, ({**named, "free": dict(self.free)},)
+
     def canonical(self) -> str:
         """The record as one text: equal records have equal texts, records that differ in any field do not.
 
@@ -87,12 +91,12 @@ class Namespace:
                 raise InvalidKeyError(
                     str(name), f"is a field of a namespace and must be text, int, bool or None, not {value!r}."
                 )
-        fields = {
+        parts = {
             "form": _FORM, "model": self.model, "revision": self.revision, "dtype": self.dtype, "layout": self.layout,
             "tensor": [self.tensor_size, self.tensor_rank], "pipeline": [self.pipeline_size, self.pipeline_rank],
             "engine": self.engine, "free": dict(self.free),
         }  # fmt: skip
-        return json.dumps(fields, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+        return json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
 
     @property
     def prefix(self) -> str:
@@ -123,6 +127,10 @@ class Namespace:
     def matches(self, digest: str | None) -> bool:
         """Whether the digest that is kept with a chunk is this one's; a chunk without one, or another's, is a miss."""
         return digest == self.digest
+
+
+def _rebuilt(named: dict[str, Any]) -> Namespace:
+    return Namespace(**named)
 
 
 def digest_of(key: KeyLike) -> str | None:

@@ -59,8 +59,8 @@ One tier with none of these is the bare backend.
 
 Where a backend's option `x` is a secret (type `SecretStr` below), `x_env=NAME` takes it from a variable of the
 environment and `x_file=PATH` from a file, without the line break at its end. Prefer both to the value itself: a device
-text stands in the list of processes and in shell histories. No log, error or report prints a secret; where a device text
-is printed, `***` stands for it, as for a password in a location (`user:password@host`).
+text stands in the list of processes and in shell histories. No log, error or report prints a secret: where a device
+text is printed, `***` stands for it, as for a password in a location (`user:password@host`).
 """
 
 CODECS = """## Codecs

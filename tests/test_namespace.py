@@ -48,7 +48,7 @@ def test_the_digest_is_the_same_in_every_version_of_this_package() -> None:
 
 
 def test_the_order_of_free_fields_does_not_matter_and_they_are_the_records_own() -> None:
-    given_fields = {"b": 1, "a": "x"}
+    given_fields: dict[str, Any] = {"b": 1, "a": "x"}
     one, other = Namespace(model="m", free=given_fields), Namespace(model="m", free={"a": "x", "b": 1})
     given_fields["c"] = 2
     assert one == other
