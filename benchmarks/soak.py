@@ -59,7 +59,6 @@ class Soak:
     def __init__(self, folder: str, seed: int) -> None:
         self.folder = folder
         self.rng = random.Random(seed)
-        self.stop = threading.Event()
         self.wrong: list[str] = []
         self.counts = dict.fromkeys(("puts", "refused", "gets", "hits", "removes", "flushes", "restarts", "faults"), 0)
         #: Per key: versions whose put began, and the newest whose put returned. One writer per key.
@@ -81,10 +80,10 @@ class Soak:
             back_pressure=0.2, stall=0.5, breaker_cooldown=0.05, breaker_longest=0.5, close_timeout=20.0,
         )  # fmt: skip
 
-    def work(self, number: int, store: TieredStore) -> None:
+    def work(self, number: int, store: TieredStore, stop: threading.Event) -> None:
         rng = random.Random(number * 7919 + self.counts["restarts"])
         buffer = bytearray(max(SIZES) + 64)
-        while not self.stop.is_set():
+        while not stop.is_set():
             i = min(int(rng.expovariate(1 / 150)), KEYS - 1)
             draw = rng.random()
             if draw < 0.04:
@@ -154,9 +153,9 @@ class Soak:
         elif version < least:
             self.wrong.append(f"key {i}: version {version} after {least} was stored")
 
-    def trouble(self) -> None:
+    def trouble(self, stop: threading.Event) -> None:
         """For a while, something fails somewhere."""
-        while not self.stop.wait(self.rng.uniform(0.05, 0.4)):
+        while not stop.wait(self.rng.uniform(0.05, 0.4)):
             backend = self.rng.choice(self.backends)
             for operation in self.rng.sample(OPERATIONS, 2):
                 fault = self.rng.choice([Fault.FAIL, Fault.FAIL_AFTER, Fault.SLOW, Fault.NOTHING, Fault.WRONG_LENGTH])
@@ -168,7 +167,7 @@ class Soak:
                 self.counts["faults"] += 1
             if self.rng.random() < 0.05:
                 backend.inject(self.rng.choice(("get", "put")), Fault.BLOCK, times=1)
-            self.stop.wait(self.rng.uniform(0.0, 0.3))
+            stop.wait(self.rng.uniform(0.0, 0.3))
             for each in self.backends:
                 each.heal()
         for each in self.backends:
@@ -176,13 +175,13 @@ class Soak:
 
     def leg(self, seconds: float) -> None:
         """Work for a while, then settle, check everything, close and reopen."""
-        self.stop.clear()
-        threads = [threading.Thread(target=self.guarded, args=(n, self.store)) for n in range(THREADS)]
-        threads.append(threading.Thread(target=self.trouble))
+        stop = threading.Event()  # of this leg alone: a thread that outlives it does not go on in the next
+        threads = [threading.Thread(target=self.guarded, args=(n, self.store, stop)) for n in range(THREADS)]
+        threads.append(threading.Thread(target=self.trouble, args=(stop,)))
         for thread in threads:
             thread.start()
-        self.stop.wait(seconds)
-        self.stop.set()
+        stop.wait(seconds)
+        stop.set()
         for thread in threads:
             thread.join(60)
         flushed = self.flush()
@@ -215,12 +214,12 @@ class Soak:
             time.sleep(0.05)
         return False
 
-    def guarded(self, number: int, store: TieredStore) -> None:
+    def guarded(self, number: int, store: TieredStore, stop: threading.Event) -> None:
         try:
-            self.work(number, store)
+            self.work(number, store, stop)
         except BaseException as error:
             self.wrong.append(f"thread {number}: {type(error).__name__}: {error}")
-            self.stop.set()
+            stop.set()
 
 
 def resident() -> int:

@@ -6,10 +6,18 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+#: A busy machine makes any example slow: no deadline.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
+
+#: Seconds until what a test leaves behind is a leak: longer than any machine is busy.
+PATIENCE = 60
 
 #: Threads that the process keeps on purpose (shared pools) carry this prefix.
 SHARED_THREADS = "lms-shared"
@@ -29,10 +37,10 @@ def _descriptors() -> dict[str, str]:
     return found
 
 
-def _poll(condition: object, seconds: float) -> None:
+def _poll(condition: Callable[[], object], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     gate = threading.Event()
-    while condition() and time.monotonic() < deadline:  # type: ignore[operator]
+    while condition() and time.monotonic() < deadline:
         gate.wait(0.005)
 
 
@@ -44,7 +52,7 @@ def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     threads, descriptors, files = _threads(), _descriptors(), set(os.listdir())
     yield
-    _poll(lambda: _threads() - threads, 3)
+    _poll(lambda: _threads() - threads, PATIENCE)
     left = _threads() - threads
     assert not left, f"threads left behind: {sorted(t.name for t in left)}"
 
@@ -58,7 +66,7 @@ def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
     if extra():
         gc.collect()
-        _poll(extra, 3)
+        _poll(extra, PATIENCE)
     assert not extra(), f"descriptors left behind: {extra()}"
     stray = {f for f in set(os.listdir()) - files if not f.startswith(".")}
     assert not stray, f"files left in the working directory: {stray}"

@@ -35,6 +35,9 @@ from lms_tiers.errors import ConfigError
 #: does not even say that it hangs is killed: native code that never gives the interpreter back.
 GRACE: Final = 120.0
 
+#: Seconds to hear what a process said before it ended.
+_LAST_WORDS: Final = 30.0
+
 
 def run_supervised(
     harness: Harness,
@@ -173,9 +176,13 @@ class _Child:
         deadline = time.monotonic() + patience
         while True:
             dead = process.poll() is not None
+            if dead:
+                # What it started may hold its end of the line open.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
             with contextlib.suppress(queue.Empty):
-                # What was said before the end is heard before the end is believed.
-                return self._heard.get(timeout=0.5 if dead else 0.1)
+                # What was said before the end is heard before the end is believed: the reader says when that is all.
+                return self._heard.get(timeout=_LAST_WORDS if dead else 0.1)
             if dead:
                 return None
             if time.monotonic() > deadline:

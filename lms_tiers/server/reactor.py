@@ -162,8 +162,10 @@ class Reactor:
                     self._advance(descriptor, session)
 
     def _sweep(self) -> None:
-        while not self._stopping:
+        while True:
             with self._changed:
+                if self._stopping:  # set under this lock: not between the look and the wait
+                    return
                 self._changed.wait(_SWEEP_SECONDS)
             now = time.monotonic()
             for descriptor, session in self._parked.copy().items():
@@ -190,10 +192,10 @@ class Reactor:
 
     def stop(self) -> None:
         """End the threads (each finishes the request it is serving) and every session left."""
-        self._stopping = True
-        os.eventfd_write(self._stop_event, 1)
         with self._changed:
+            self._stopping = True
             self._changed.notify_all()
+        os.eventfd_write(self._stop_event, 1)  # never read: it wakes every thread that looks
         for thread in self._threads:
             if thread.ident is not None:  # a machine without room for more threads may have started some only
                 thread.join()

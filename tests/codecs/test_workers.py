@@ -8,11 +8,13 @@ from concurrent.futures import CancelledError
 
 import pytest
 
+from lms_tiers.codecs import workers
 from lms_tiers.codecs.base import MIN_BLOCK, BlockFormat, Buffer
 from lms_tiers.codecs.blocks import decode_blocks, encode_blocks
 from lms_tiers.codecs.raw import RAW
 from lms_tiers.codecs.workers import Crew
 from lms_tiers.errors import CodecError
+from tests.stepping import each_stop
 
 
 @pytest.fixture
@@ -121,3 +123,23 @@ def test_shutting_down_cancels_what_was_not_begun_where_asked() -> None:
     assert running.result(30)
     with pytest.raises(CancelledError):
         waiting.result(30)
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_shutdown_at_any_moment_of_a_submission_refuses_it_or_lets_it_be_done(wait: bool) -> None:
+    for stop in each_stop(workers.__file__, ("submit", "lend", "_put"), "submitting"):
+        crew = Crew(1, "crew")
+        outcomes: list[object] = []
+
+        def submit(crew: Crew = crew, outcomes: list[object] = outcomes) -> None:
+            try:
+                outcomes.append(crew.submit(lambda: "done").result(60))
+            except RuntimeError:
+                outcomes.append("refused")
+
+        submitting = threading.Thread(target=submit, name="submitting")
+        submitting.start()
+        stop.beside(lambda crew=crew: crew.shutdown(wait))  # type: ignore[misc]  # bound here
+        submitting.join(60)
+        crew.shutdown()
+        assert outcomes in (["done"], ["refused"])

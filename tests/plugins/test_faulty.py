@@ -15,7 +15,9 @@ from lms_tiers import CreateStorageBackend
 from lms_tiers.errors import BackendClosedError, ConfigError, StorageUnavailableError
 from lms_tiers.messages import CacheEngineKey, ClientCommand, ClientMetaMessage, MemoryFormat
 from lms_tiers.plugins.cpu import LMSLocalBackend
+from lms_tiers.plugins.faulty import backend as faulty_module
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
+from tests.stepping import each_stop
 
 KEY = CacheEngineKey.from_string("m@1@0@1f@bfloat16")
 
@@ -158,3 +160,14 @@ def test_a_device_text_wraps_any_backend(tmp_path: Path) -> None:
 def test_a_probability_above_one_is_refused() -> None:
     with pytest.raises(ConfigError):
         CreateStorageBackend("faulty:cpu?fail=2")
+
+
+def test_heal_lets_a_call_go_on_that_was_told_to_block_and_does_not_yet() -> None:
+    for stop in each_stop(faulty_module.__file__, ("_call", "_draw", "_block"), "caller"):
+        backend = FaultyBackend(LMSLocalBackend())
+        backend.inject("get", Fault.BLOCK)
+        caller = threading.Thread(target=backend.get, args=(KEY,), name="caller")
+        caller.start()
+        stop.beside(backend.heal)
+        caller.join(60)
+        assert not caller.is_alive()

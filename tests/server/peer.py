@@ -33,7 +33,7 @@ class Peer:
     def __init__(self, server: Server, *, tls: ssl.SSLContext | None = None, receive_buffer: int | None = None) -> None:
         path = server.settings.unix
         sock = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
-        sock.settimeout(10)
+        sock.settimeout(60)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         try:

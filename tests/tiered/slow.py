@@ -57,7 +57,7 @@ class Slow:
 
     def scan(self) -> Iterator[ChunkInfo]:
         for text in list(self.backend._held):
-            assert self._allowed.acquire(timeout=30), "nobody lets the listing go on"
+            assert self._allowed.acquire(timeout=60), "nobody lets the listing go on"
             if self.sick is not None:
                 raise self.sick
             info = self._info(text)
@@ -65,7 +65,7 @@ class Slow:
                 yield info
             self.told += 1
 
-    def allow(self, chunks: int = 1 << 20) -> None:
+    def allow(self, chunks: int = 1 << 10) -> None:
         """Let so many more chunks be listed."""
         self._allowed.release(chunks)
 

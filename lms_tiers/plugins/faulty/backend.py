@@ -151,7 +151,8 @@ class FaultyBackend(LMSBackendInterface):
         """Calls that hang now."""
         return self._blocked
 
-    def _draw(self, operation: str) -> list[_Order]:
+    def _draw(self, operation: str) -> tuple[list[_Order], threading.Event]:
+        """The orders for this call, and what it blocks at: drawn in one step, so that no `heal` comes between."""
         with self._lock:
             self.calls[operation] += 1
             drawn = []
@@ -162,16 +163,16 @@ class FaultyBackend(LMSBackendInterface):
                     if order.times is not None:
                         order.times -= 1
             self._orders = [order for order in self._orders if order.times is None or order.times > 0]
-            return drawn
+            return drawn, self._gate
 
     def _call(self, operation: str, call: Callable[[], T], nothing: T | None = None) -> tuple[T | None, set[Fault]]:
-        drawn = self._draw(operation) if self._orders else self._count(operation)
+        drawn, gate = self._draw(operation)
         faults = {order.fault for order in drawn}
         for order in drawn:
             if order.fault is Fault.SLOW:
                 self._closed.wait(order.seconds)
             elif order.fault is Fault.BLOCK:
-                self._block()
+                self._block(gate)
             elif order.fault is Fault.CLOSE:
                 self.inner.close()
             elif order.fault is Fault.FAIL:
@@ -182,14 +183,8 @@ class FaultyBackend(LMSBackendInterface):
                 raise order.error()
         return answer, faults
 
-    def _count(self, operation: str) -> list[_Order]:
+    def _block(self, gate: threading.Event) -> None:
         with self._lock:
-            self.calls[operation] += 1
-        return []
-
-    def _block(self) -> None:
-        with self._lock:
-            gate = self._gate
             self._blocked += 1
         try:
             while not gate.wait(0.05):

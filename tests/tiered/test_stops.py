@@ -1,0 +1,63 @@
+"""Wherever a thread of the store is when another one gives it work or ends it, the work is done and the thread ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lms_tiers.tiered import loading, mover
+from tests.stepping import each_stop
+from tests.tiered.slow import Slow
+
+
+def moving(bench: Any, stop: Any) -> Any:
+    """A store whose mover has just been poked."""
+    store = bench.store(250, 4000, close_timeout=60.0)
+    bench.put(store, 1, 1)
+    bench.put(store, 2, 2)
+    store.drain(60)
+    stop.arm()
+    with store._h.lock:
+        store._movers[1].poke()
+    return store
+
+
+def test_a_mover_does_what_it_is_given_at_any_moment(bench: Any) -> None:
+    for stop in each_stop(mover.__file__, ("_run", "_timeout"), "lms-tiers-t1", armed=False):
+        store = moving(bench, stop)
+        stop.beside(lambda store=store: bench.put(store, 3, 3))  # type: ignore[misc]  # bound here
+        store.drain(60)  # returns when nothing is left to do
+        assert [bench.get(store, i) for i in (1, 2, 3)] == [1, 2, 3]
+        store.close()
+
+
+def test_a_mover_ends_wherever_it_is(bench: Any) -> None:
+    for stop in each_stop(mover.__file__, ("_run", "_timeout"), "lms-tiers-t1", armed=False):
+        stop.beside(moving(bench, stop).close)
+
+
+def being_loaded(bench: Any, stop: Any) -> Any:
+    """A store whose loader has just been told of three chunks."""
+    slow = Slow(bench, 3)
+    store = bench.store(4000, backends=[slow.backend], close_timeout=60.0)
+    stop.arm()
+    slow.allow()
+    return store
+
+
+@pytest.mark.usefixtures("in_the_background")
+@pytest.mark.parametrize("function", ["_run", "_read", "_take_batch", "_finish"])
+def test_the_loader_of_the_lowest_tier_ends_wherever_it_is(bench: Any, function: str) -> None:
+    for stop in each_stop(loading.__file__, (function,), "lms-tiers-start-t0", stride=3, armed=False):
+        stop.beside(being_loaded(bench, stop).close)
+
+
+@pytest.mark.usefixtures("in_the_background")
+@pytest.mark.parametrize("function", ["_run", "_read", "_take_batch", "_finish"])
+def test_who_waits_for_the_loader_is_woken_wherever_it_is(bench: Any, function: str) -> None:
+    for stop in each_stop(loading.__file__, (function,), "lms-tiers-start-t0", stride=3, armed=False):
+        store = being_loaded(bench, stop)
+        stop.beside(lambda store=store: store.flush(60))  # type: ignore[misc]  # bound here
+        assert [bench.get(store, i) for i in range(3)] == [0, 1, 2]
+        store.close()
