@@ -59,13 +59,17 @@ class BatchWriter:
         if leaving is not None and not w.room.make_room(tier, total, "", w.back_pressure, leaving, force=False):
             return 0
         run = texts[start : start + len(needs)]
+        entries = [
+            Entry(metas[i], unfit[i], h.nowhere, contexts[start + i].parent, contexts[start + i].position)
+            for i in range(len(run))
+        ]
         with h.lock:
             if h.closing or any(text in tier.busy for text in run):
                 w.room.give_back(tier, total)
                 return 0
-            for text in run:
-                h.acquire(tier, text, 0.0)
-        return self._write(tier, items, run, contexts, start, metas, needs, unfit)
+            for text, need, entry in zip(run, needs, entries, strict=True):
+                h.acquire(tier, text, need, entry)
+        return self._write(tier, items, run, contexts, start, entries, needs)
 
     def _plain(
         self, tier: Tier, items: Sequence[tuple[ClientMetaMessage, Any]], texts: Sequence[str], start: int
@@ -96,7 +100,7 @@ class BatchWriter:
 
     def _write(
         self, tier: Tier, items: Sequence[tuple[ClientMetaMessage, Any]], run: Sequence[str],
-        contexts: Sequence[AccessContext], start: int, metas: list[ChunkMeta], needs: list[int], unfit: list[int],
+        contexts: Sequence[AccessContext], start: int, entries: list[Entry], needs: list[int],
     ) -> int:  # fmt: skip
         w, h = self._w, self._w.h
         error: BaseException | None = None
@@ -107,6 +111,8 @@ class BatchWriter:
             with tier.inside_below():
                 tier.backend.put_many(batch)
                 charges = [stored_bytes(tier, meta.key, need) for (meta, _), need in zip(batch, needs, strict=True)]
+        except (KeyboardInterrupt, SystemExit):
+            raise  # nobody knows where it came from: see audit.py
         except BaseException as caught:
             error = caught
         took = time.perf_counter_ns() - started
@@ -117,11 +123,10 @@ class BatchWriter:
                     h.worked(tier)
                 w.puts += len(run)
                 for i, text in enumerate(run):
-                    context = contexts[start + i]
-                    entry = Entry(metas[i], unfit[i], h.nowhere, context.parent, context.position)
-                    tier.bytes_written += metas[i].length
-                    tier.used -= needs[i] - charges[i]
-                    h.publish(tier, text, entry, charges[i], context)
+                    entry = entries[i]
+                    tier.bytes_written += entry.meta.length
+                    tier.settle(needs[i], charges[i])
+                    h.publish(tier, text, entry, charges[i], contexts[start + i])
                     h.release(tier, text)
                     w.written(tier, text, entry)
                     if h.log.on:
@@ -132,6 +137,4 @@ class BatchWriter:
             for text, need in zip(run, needs, strict=True):
                 h.doubt(tier, text, need)  # nobody knows how far the backend got
                 h.release(tier, text)
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise error
         return 0

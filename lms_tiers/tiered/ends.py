@@ -83,12 +83,16 @@ def shut_down(
 
 def _tidy(hierarchy: Hierarchy, room: Room, until: float) -> None:
     """Delete what calls that were still running left behind, then save what the tiers remember."""
+    while True:
+        with hierarchy.lock:
+            if not any(tier.busy for tier in hierarchy.tiers) or time.monotonic() >= until:
+                break
+            change = hierarchy.change()
+        hierarchy.wait(change, 0.01)
     with hierarchy.lock:
-        while any(tier.busy for tier in hierarchy.tiers) and time.monotonic() < until:
-            hierarchy.wait(0.01)
         stale = [[k for k in tier.garbage if k not in tier.busy] for tier in hierarchy.tiers]
         for tier, keys in zip(hierarchy.tiers, stale, strict=True):
-            tier.busy.update(keys)
+            tier.busy.add_all(keys)
     for tier, keys in zip(hierarchy.tiers, stale, strict=True):
         if keys:
             room.delete(tier, keys)

@@ -5,9 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Final
 
-from lms_tiers.errors import BackendClosedError, DeadlineExceededError, StorageFullError, StorageUnavailableError
+from lms_tiers.errors import (
+    BackendClosedError,
+    ConfigError,
+    DeadlineExceededError,
+    LmsTiersError,
+    StorageFullError,
+    StorageUnavailableError,
+)
 from lms_tiers.tiered.events import EventReason
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry
@@ -109,17 +117,24 @@ class Flusher:
             loading.wait(deadline)
         self.collect(deadline)
 
-    def resize(self, room: Room, tier: Tier, capacity: int, timeout: float | None) -> None:
-        """Give `tier` another capacity; returns when it holds no more than that.
+    def resize(self, room: Room, name: str | int, capacity: int, timeout: float | None) -> None:
+        """Give a tier another capacity; returns when it holds no more than that.
 
         Raises
         ------
         ConfigError
-            More than the backend was opened with.
+            No such tier, not a positive size, or more than the backend was opened with.
         DeadlineExceededError
         """
         h = self._h
+        names = {tier.name: tier for tier in h.tiers}
+        tier = names.get(name) if isinstance(name, str) else dict(enumerate(h.tiers)).get(name)
+        if tier is None:
+            raise ConfigError(f"the store has no tier {name!r}.", unknown=str(name), known=names)
+        if capacity <= 0:
+            raise ConfigError(f"tier {tier.name!r}: capacity must be positive, not {capacity}.")
         with h.lock:
+            h.resizing[get_ident()] = tier, tier.capacity
             tier.set_capacity(capacity)
             h.resized()
             try:
@@ -127,15 +142,21 @@ class Flusher:
             except Exception as error:
                 h.suspend(tier, error)
             held = list(h.index.values())
-        self._fit_anew(held)
+        self.fit_anew(held)
         deadline = Deadline("resize", timeout)
-        while not room.make_room(tier, 0, "", deadline.left() or 30.0, outwait=False):
-            with h.lock:
-                if h.closing:
-                    raise BackendClosedError("the store")
-                h.wait(deadline.tick())
+        try:
+            while not room.make_room(tier, 0, "", deadline.left() or 30.0, outwait=False):
+                with h.lock:
+                    if h.closing:
+                        raise BackendClosedError("the store")
+                    change = h.change()
+                h.wait(change, deadline.tick())
+        except LmsTiersError:
+            h.resizing.pop(get_ident(), None)  # the new capacity stands
+            raise
+        h.resizing.pop(get_ident(), None)
 
-    def _fit_anew(self, held: list[Entry]) -> None:
+    def fit_anew(self, held: list[Entry]) -> None:
         """What fits where has changed for what was held before; what was put since then was asked anew."""
         h = self._h
         unfit = {length: h.fit(length).unfit for length in {entry.meta.length for entry in held}}
@@ -154,37 +175,43 @@ class Flusher:
         """
         h = self._h
         deadline = Deadline("drain", timeout)
-        with self._hurry(), h.lock:
-            for mover in self._movers:
-                mover.poke()
-            while any(m.pending() and h.up & m.tier.bit for m in self._movers):
-                h.wait(deadline.tick())
+        with self._hurry():
+            with h.lock:
+                for mover in self._movers:
+                    mover.poke()
+            while True:
+                with h.lock:
+                    if not any(m.pending() and h.up & m.tier.bit for m in self._movers):
+                        return
+                    change = h.change()
+                h.wait(change, deadline.tick())
 
     @contextmanager
     def _hurry(self) -> Iterator[None]:
         """Movers do not wait for readers meanwhile."""
-        h = self._h
-        with h.lock:
-            h.hurry += 1
+        hurry, thread = self._h.hurry, get_ident()
         try:
+            hurry.add(thread)
             yield
         finally:
-            with h.lock:
-                h.hurry -= 1
+            hurry.discard(thread)
 
     def collect(self, deadline: Deadline) -> None:
         """Delete the stale bytes there are now."""
         h = self._h
-        with h.lock:
-            for tier, mover in zip(h.tiers, self._movers, strict=True):
+        for tier, mover in zip(h.tiers, self._movers, strict=True):
+            with h.lock:
                 stale = set(tier.garbage)
-                while stale:
+            while stale:
+                with h.lock:
                     if not h.up & tier.bit:
                         raise StorageUnavailableError(tier.name, f"{len(stale)} stale chunks could not be deleted.")
                     if mover.refused and h.rests(tier):
                         raise StorageFullError(tier.name, f"{len(stale)} stale chunks could not be deleted.")
                     mover.poke()
-                    h.wait(deadline.tick())
+                    change = h.change()
+                h.wait(change, deadline.tick())
+                with h.lock:
                     stale &= tier.garbage.keys()
 
     def _clean(self, lowest: Tier, deadline: Deadline) -> int:
@@ -192,14 +219,15 @@ class Flusher:
         h, mover = self._h, self._movers[lowest.position]
         arrived: set[str] = set()
         failed = 0
-        with h.lock:
-            lowest.watchers.append(arrived)
-            lowest.refused.difference_update(lowest.unwritten)  # they are tried again
-            lowest.unwritten.clear()
-            failures = self._failures(lowest)
-            try:
+        try:
+            with h.lock:
+                lowest.watchers[get_ident()] = arrived
+                lowest.refused.difference_update(lowest.unwritten)  # they are tried again
+                lowest.unwritten.clear()
+                failures = self._failures(lowest)
                 tries = dict.fromkeys(self._dirty(lowest), 0)
-                while tries:
+            while tries:
+                with h.lock:
                     for (text, entry), tried in list(tries.items()):
                         if mover.queued(text):
                             continue
@@ -217,10 +245,13 @@ class Flusher:
                         raise StorageFullError(lowest.name, f"{len(tries)} chunks could not be written.")
                     if not h.up & lowest.bit and tries:
                         raise StorageUnavailableError(lowest.name, f"{len(tries)} chunks could not be written.")
-                    if tries:
-                        h.wait(deadline.tick())
-            finally:
-                lowest.watchers.remove(arrived)
+                    if not tries:
+                        break
+                    change = h.change()
+                h.wait(change, deadline.tick())
+        finally:
+            with h.lock:
+                lowest.watchers.pop(get_ident(), None)
         return failed
 
     def _failures(self, lowest: Tier) -> int:
@@ -254,15 +285,19 @@ class Flusher:
         h, tier = self._h, mover.tier
         if not tier.touches:
             return
-        with h.lock:
-            h.catch_up(tier)
-            batch = tier.touched  # later ones are not waited for
-            mover.eager += 1
-            try:
-                while ((batch and tier.touched is batch) or mover.telling) and h.up & tier.bit:
+        try:
+            with h.lock:
+                h.catch_up(tier)
+                batch = tier.touched  # later ones are not waited for
+                mover.eager.add(get_ident())
+            while True:
+                with h.lock:
+                    if not ((batch and tier.touched is batch) or mover.telling) or not h.up & tier.bit:
+                        return
                     mover.poke()
-                    h.wait(deadline.tick())
-                    if tier.touched is not batch and mover.telling is not batch:
-                        break
-            finally:
-                mover.eager -= 1
+                    change = h.change()
+                h.wait(change, deadline.tick())
+                if tier.touched is not batch and mover.telling is not batch:
+                    return
+        finally:
+            mover.eager.discard(get_ident())

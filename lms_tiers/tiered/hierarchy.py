@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from lms_tiers.errors import PolicyError
 from lms_tiers.policies.base import AccessContext, RemoveReason
 from lms_tiers.tiered.breaker import Breaker
+from lms_tiers.tiered.changes import Changes
 from lms_tiers.tiered.events import EventKind, EventReason
 from lms_tiers.tiered.index import Charges, Entry, Fit
 from lms_tiers.tiered.notify import EventLog
@@ -53,8 +54,7 @@ class Hierarchy:
     ) -> None:  # fmt: skip
         count = len(configs)
         self.lock: Final = threading.Lock()
-        self._changed: Final = threading.Condition(self.lock)
-        self._waiting = 0
+        self._changes: Final = Changes()
         self.clock: Final = clock
         self.log: Final = log
         self.stall: Final = stall
@@ -69,49 +69,38 @@ class Hierarchy:
         self.closing = False
         #: When a chunk was last read from a tier below the top (`time.perf_counter_ns`): movers let readers go first.
         self.read_at = 0
-        #: Calls that wait for the movers to have nothing left to do.
-        self.hurry = 0
+        #: Threads that wait for the movers to have nothing left to do.
+        self.hurry: Final[set[int]] = set()
+        #: Threads that resize a tier, and its capacity before.
+        self.resizing: Final[dict[int, tuple[Tier, int | None]]] = {}
         self._fits: dict[int, Fit] = {}
         #: Wakes the mover of a tier; set by the store.
         self.poke: Callable[[Tier], None] = lambda tier: None
+        #: Makes the store whole after an error that came from anywhere; set by the store. Takes the lock.
+        self.mend: Callable[[BaseException], None] = lambda error: None
+        self.change: Final = self._changes.next
+        self.wait: Final = self._changes.wait
+        self.wake: Final = self._changes.wake
 
-    # -- waiting -----------------------------------------------------------------------------------------------------
+    # -- mutators ----------------------------------------------------------------------------------------------------
 
-    def wait(self, seconds: float | None) -> None:
-        """Give the lock up until something changed."""
-        self._waiting += 1
-        try:
-            self._changed.wait(seconds)
-        finally:
-            self._waiting -= 1
-
-    def wake(self) -> None:
-        """Something changed."""
-        if self._waiting:
-            self._changed.notify_all()
-
-    def acquire(self, tier: Tier, text: str, patience: float) -> bool:
-        """Become the one mutator of `text` in `tier`; False after `patience` seconds.
+    def acquire(self, tier: Tier, text: str, need: int, entry: Entry) -> bool:
+        """Become the one mutator of `text` in `tier`, to write `entry`, `need` bytes; False where somebody is.
 
         From here on, a copy of `text` that `tier` holds is hidden from readers as being overwritten.
         """
         if text in tier.busy:
-            deadline = time.monotonic() + patience
-            while text in tier.busy:
-                left = deadline - time.monotonic()
-                if left <= 0 or self.closing:
-                    return False
-                self.wait(left)
-        tier.busy.add(text)
-        entry = self.index.get(text)
-        if entry is not None and entry.tiers & tier.bit:
+            return False
+        tier.busy.add(text, need, entry)
+        old = self.index.get(text)
+        if old is not None and old.tiers & tier.bit:
             tier.writing.add(text)
         return True
 
     def release(self, tier: Tier, text: str) -> None:
         """Stop being the mutator of `text` in `tier`."""
-        tier.busy.discard(text)
         tier.writing.discard(text)
+        tier.busy.discard(text)
         if text in tier.garbage:
             self.poke(tier)
         self.wake()
@@ -141,11 +130,11 @@ class Hierarchy:
         """`tier` holds `entry`, whose `charge` bytes were reserved."""
         if self.loading is not None and self.loading.tier is tier:
             self.loading.unweighed.discard(text)  # overwritten
-        entry.tiers |= tier.bit
         if entry.charges is self.nowhere:
             entry.charges = self.charges.first(tier.position, charge)
         else:
             entry.charges = self.charges.changed(entry.charges, tier.position, charge)
+        entry.tiers |= tier.bit
         tier.keys += 1
         if tier.below and not entry.tiers & tier.below:
             tier.note_dirty(text, charge)
@@ -160,9 +149,16 @@ class Hierarchy:
             self.suspend(tier, error)
 
     def publish(self, tier: Tier, text: str, entry: Entry, charge: int, context: AccessContext) -> None:
-        """`entry`, written to `tier`, becomes the newest generation; all older copies are stale from here on."""
+        """`entry`, written to `tier`, becomes the newest generation; all older copies are stale from here on.
+
+        They are stale before it does: an interrupt in between leaves no bytes that nobody knows of.
+        """
         entry.tiers |= tier.bit
         old = self.index.get(text)
+        if old is not None and old.tiers & self.all != tier.bit:
+            for other in self.tiers:
+                if old.tiers & other.bit and other is not tier:
+                    other.garbage[text] = old.charges[other.position]
         self.index[text] = entry
         if old is not None:
             for other in self.tiers:
@@ -171,7 +167,6 @@ class Hierarchy:
                     if other is tier:
                         tier.used -= old.charges[tier.position]
                     else:
-                        other.garbage[text] = old.charges[other.position]
                         self.poke(other)
                     self.left(other, text, RemoveReason.REPLACED)
         if text in tier.garbage:
@@ -204,13 +199,16 @@ class Hierarchy:
         """Un-grant every copy of `text`."""
         if self.loading is not None:
             self.loading.seen.add(text)
-        entry = self.index.pop(text, None)
+        entry = self.index.get(text)
         if entry is None:
             return
         for tier in self.tiers:
-            tier.refused.discard(text)
             if entry.tiers & tier.bit:
                 tier.garbage[text] = entry.charges[tier.position]
+        del self.index[text]
+        for tier in self.tiers:
+            tier.refused.discard(text)
+            if entry.tiers & tier.bit:
                 self.left(tier, text, RemoveReason.REMOVED)
                 self.poke(tier)
                 if self.log.on:
@@ -232,6 +230,7 @@ class Hierarchy:
         if entry is not None and entry.tiers & tier.bit:
             self.ungrant(tier, text, entry, RemoveReason.REMOVED)
         tier.garbage[text] = tier.garbage.get(text, 0) + reserved
+        tier.settle(reserved, reserved)
 
     def lose(self, tier: Tier, text: str, entry: Entry) -> None:
         """`tier` does not have the chunk it should hold, or has it damaged."""

@@ -6,9 +6,10 @@ of them, wherever the loading stands: it is kept back, may not leave, and is tol
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
+from lms_tiers.tiered.ranks import listed
 
 
 class _Either:
@@ -42,6 +43,8 @@ class LatePolicy(EvictionPolicy):
         #: Chunks kept back, least recently used first: the size where `policy` does not know the chunk yet, and the
         #: last use; None where there was none, and the chunk's turn tells its rank.
         self._kept: dict[str, tuple[int | None, AccessContext | None]] = {}
+        #: Whether an interrupt came while the state is being restored: what the policy knows is to be compared then.
+        self.torn = False
         #: Chunks that left while the state is being restored.
         self._gone: dict[str, RemoveReason] | None = None
 
@@ -61,6 +64,20 @@ class LatePolicy(EvictionPolicy):
         if size is not None and used is None:
             del self._kept[key]
             self._policy.on_insert(key, size, context)
+
+    def reconcile(self, held: Mapping[str, int]) -> None:
+        """Know of `held` (key → size), after an interrupt, and of nothing else."""
+        known = listed(self._policy, len(held) + len(self._policy) + 1) if self._gone is None else None
+        self.torn = known is None
+        for key in [key for key in self._kept if key not in held]:
+            self.on_remove(key, RemoveReason.REMOVED)
+        if known is None:
+            return  # it is the loader's
+        for key in known - held.keys():
+            self._policy.on_remove(key, RemoveReason.REMOVED)
+        for key in held.keys() - known:
+            used = self._kept.pop(key, (None, None))[1]
+            self._kept[key] = (held[key], used)
 
     def freeze(self) -> None:
         """Everything is loaded: until `thaw` the policy is the loader's, without the lock, to `restore_state`."""

@@ -20,6 +20,7 @@ from lms_tiers.tiered.flush import Deadline
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry
 from lms_tiers.tiered.late import LatePolicy
+from lms_tiers.tiered.ranks import align
 from lms_tiers.tiered.reads import in_time, noted
 from lms_tiers.tiered.tier import Tier
 
@@ -94,7 +95,8 @@ class Loading:
         #: Keys that could not be looked up before they changed, as long as their bytes of the start are stale and not
         #: overwritten. Guarded by the store's lock.
         self.unweighed: Final[set[str]] = set()
-        self._nbytes = nbytes  # charged for chunks that are not settled
+        #: What chunks that are not settled are charged with.
+        self.unsettled_bytes = nbytes
         #: Whether what is not settled is stale, to be deleted as it is listed.
         self.cleared = False
         self._asked = 0
@@ -132,11 +134,14 @@ class Loading:
         StorageUnavailableError
             The backend cannot list its chunks now.
         """
-        with self._h.lock:
-            while self._h.loading is self:
+        while True:
+            with self._h.lock:
+                if self._h.loading is not self:
+                    return
                 if not self.moves:
                     raise StorageUnavailableError(self.tier.name, "cannot list its chunks.")
-                self._h.wait(deadline.tick())
+                change = self._h.change()
+            self._h.wait(change, deadline.tick())
 
     def clear(self) -> None:
         """Let everything that is not settled be stale. The lock is held."""
@@ -281,23 +286,24 @@ class Loading:
     def _count(self, nbytes: int) -> None:
         """One chunk less is not settled, and is charged for itself. The lock is held."""
         self.tier.unlisted -= 1
-        self._nbytes -= nbytes
-        if self._nbytes < 0:  # the backend told of less than it held
-            self.tier.used -= self._nbytes
-            self._nbytes = 0
+        self.unsettled_bytes -= nbytes
+        if self.unsettled_bytes < 0:  # the backend told of less than it held
+            self.tier.used -= self.unsettled_bytes
+            self.unsettled_bytes = 0
 
     def _take(self, text: str, info: ChunkInfo, unfit: int, turn: AccessContext | None) -> None:
         """Index a chunk that is not settled; `turn` where it is its turn. The lock is held."""
         h, tier = self._h, self.tier
-        self._count(info.stored_bytes)
         if self.cleared:
             self.seen.add(text)
             tier.garbage[text] = info.stored_bytes
+            self._count(info.stored_bytes)
             h.poke(tier)
             return
         charges = h.charges.first(tier.position, info.stored_bytes)
         charge = charges[tier.position]
         h.index[text] = Entry(info.meta, unfit | tier.bit, charges)
+        self._count(info.stored_bytes)
         tier.keys += 1
         try:
             if tier.policy is not self._late:
@@ -324,11 +330,14 @@ class Loading:
             if tier.policy is late:
                 try:
                     tier.policy = late.thaw()
+                    if late.torn:
+                        bit = tier.bit
+                        align(tier.policy, tier.position, {k: e for k, e in h.index.items() if e.tiers & bit})
                 except Exception as error:
                     failed = failed or error
                 if failed is not None:
                     h.suspend(tier, failed)
-            tier.used -= self._nbytes  # of chunks that it holds and does not list
+            tier.used -= self.unsettled_bytes  # of chunks that it holds and does not list
             tier.unlisted = 0
             h.loading = None
             h.wake()

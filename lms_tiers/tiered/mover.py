@@ -71,8 +71,8 @@ class Mover:
         self._moves: Final = Moves(hierarchy, room, tier, back_pressure)
         self._singly = 0  # so many chunks are moved one by one, to find the one that makes a batch fail
         self.idle = True
-        #: Flushes that wait for what was used to be told to the backend, and what is being told now.
-        self.eager = 0
+        #: Threads whose flush waits for what was used to be told to the backend, and what is being told now.
+        self.eager: Final[set[int]] = set()
         self.telling: dict[str, None] = {}
         self.stopping = False
 
@@ -88,6 +88,19 @@ class Mover:
             else:
                 self._wake.notify()
 
+    def rouse(self) -> None:
+        """There may be work, and an interrupt may have come between any two steps of `poke` or `offer`."""
+        tier = self.tier
+        tier.queue_bytes = sum(pick[3] for pick in tier.queue)
+        self._queued.update(pick[0] for pick in tier.queue)
+        if self._thread is not None and self._thread.ident is not None:
+            self._wake.notify()
+            return
+        self._thread = None  # one that starts all the same ends at once
+        self.idle = True
+        if tier.queue or tier.garbage:
+            self.poke()
+
     def offer(self, text: str, entry: Entry, obj: LMSMemoryObj | None, soon: bool = True) -> bool:
         """Queue a chunk to be moved into the tier, if it is not; False where the queue is full.
 
@@ -99,9 +112,9 @@ class Mover:
         nbytes = entry.meta.length
         if tier.queue and tier.queue_bytes + nbytes > self._limit:
             return False
-        self._queued.add(text)
         tier.queue.append((text, entry, obj, nbytes))
         tier.queue_bytes += nbytes
+        self._queued.add(text)
         if tier.queue_bytes > tier.queue_peak:
             tier.queue_peak = tier.queue_bytes
         self._soon |= soon
@@ -141,6 +154,8 @@ class Mover:
         while True:
             with h.lock:
                 while True:
+                    if self._thread is not threading.current_thread():
+                        return  # its start was interrupted, and another one was started
                     if self.stopping:
                         self.idle = True
                         h.wake()
@@ -157,8 +172,9 @@ class Mover:
                     self.idle = False
             try:
                 job()
-            except BaseException:
+            except BaseException as error:
                 _log.exception("a mover of tier %r stumbled", self.tier.name)
+                h.mend(error)
             del job  # it holds chunks
 
     def _timeout(self) -> float | None:
@@ -187,7 +203,7 @@ class Mover:
         if tier.garbage and time.monotonic() >= self._delete_after:
             stale = list(itertools.islice((k for k in tier.garbage if k not in tier.busy), _DELETE_BATCH))
             if stale:
-                tier.busy.update(stale)
+                tier.busy.add_all(stale)
                 return partial(self._delete, stale)
         self._later = False
         rest = self._rests()

@@ -311,7 +311,7 @@ class Moves:
     def _settle(self, item: _Ready, charge: int, now: float) -> None:
         """Publish a chunk that was written, if it is still the newest generation. The lock is held."""
         h, tier, text, entry = self._h, self.tier, item.text, item.entry
-        tier.used -= item.need - charge
+        tier.settle(item.need, charge)
         tier.bytes_written += entry.meta.length
         tier.used -= tier.garbage.pop(text, 0)  # overwritten
         if item.obj is None:
@@ -340,7 +340,7 @@ class Moves:
         h, tier = self._h, self.tier
         upward = bool(entry.tiers & tier.below)
         h.grant(tier, text, entry, charge, self._context(entry, now, upward))
-        for arrived in tier.watchers:
+        for arrived in tier.watchers.values():
             arrived.add(text)
         if upward:
             tier.promoted += 1
@@ -360,7 +360,7 @@ class Moves:
         for item in ready:
             text, need = item.text, item.need
             if len(ready) == 1 and isinstance(error, LmsTiersError) and not direct:
-                tier.used -= need
+                tier.settle(need, 0)
             else:
                 h.doubt(tier, text, need)
             if len(ready) == 1 and h.up & tier.bit and not direct and not full:

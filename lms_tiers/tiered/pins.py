@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from typing import Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from lms_tiers.tiered.hierarchy import Hierarchy
 
 #: Pinned chunks that may be in the way each time victims are chosen.
 IN_THE_WAY: Final = 32
@@ -38,8 +42,13 @@ class Pins:
         self._until[text] = until
         heapq.heappush(self._ends, (until, text))
         if len(self._ends) > 2 * len(self._until) + _OUTDATED:
-            self._ends = [(end, key) for key, end in self._until.items()]
-            heapq.heapify(self._ends)
+            self.sort()
+
+    def sort(self) -> None:
+        """Make the heap anew, of what is pinned now."""
+        ends = [(end, key) for key, end in self._until.items()]
+        heapq.heapify(ends)
+        self._ends = ends
 
     def unpin(self, text: str) -> None:
         """`text` is pinned no more."""
@@ -58,3 +67,20 @@ class Pins:
 
     def __len__(self) -> int:
         return len(self._until)
+
+
+def pin(hierarchy: Hierarchy, texts: Sequence[str], seconds: float) -> int:
+    """Keep the leading `texts` that are present for `seconds`, 0 to let them go; answers how many. Takes the lock."""
+    h = hierarchy
+    until = h.clock() + seconds
+    with h.lock:
+        for i, text in enumerate(texts):
+            entry = h.index.get(text)
+            if entry is None or not entry.tiers & h.up:
+                return i
+            if seconds > 0:
+                h.pins.pin(text, until)
+            else:
+                h.pins.unpin(text)
+        h.wake()
+    return len(texts)

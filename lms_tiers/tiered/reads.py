@@ -184,13 +184,15 @@ class Reader:
                 if lower:
                     return h.tiers[(lower & -lower).bit_length() - 1]
                 deadline = time.monotonic() + self._patience
-                with h.lock:
-                    while text in tier.writing:
-                        left = deadline - time.monotonic()
-                        if left <= 0:
-                            return None
-                        h.wait(left)
-                return tier
+                while True:
+                    with h.lock:
+                        if text not in tier.writing:
+                            return tier
+                        change = h.change()
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        return None
+                    h.wait(change, left)
             if tier.calls:
                 with h.lock:
                     h.check_stall(tier)

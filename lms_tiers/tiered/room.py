@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Final
 
 from lms_tiers.errors import StorageFullError
@@ -49,7 +50,7 @@ class Room:
         """
         excess = tier.used + need - tier.budget
         if excess <= 0:
-            tier.charge(need)
+            tier.reserve(need)
             if tier.budget - tier.used + tier.ahead < tier.window >> 1 or tier.dirty_bytes > tier.dirty_most:
                 self._clean_ahead(tier)
             return None
@@ -60,7 +61,7 @@ class Room:
             if stale not in tier.busy:
                 going.append(stale)
                 excess -= nbytes
-        tier.busy.update(going)
+        tier.busy.add_all(going)
         dirty = False
         if excess > 0:
             chosen, dirty = self._choose(tier, excess, text, need, force)
@@ -82,7 +83,7 @@ class Room:
         """
         h = self._h
         deadline = time.monotonic() + patience
-        wanted = 0
+        thread = get_ident()
         try:
             while True:
                 if leaving is not None and leaving.texts and not self.delete(tier, leaving.texts):
@@ -95,20 +96,18 @@ class Room:
                     leaving = self.take(tier, need, text, force=late and force)
                     if leaving is None:
                         return True
-                    if not leaving.texts:
-                        if not leaving.worth_waiting or (late and not (force and outwait and h.loads(tier))):
-                            return False
-                        if not wanted:
-                            wanted = need + max(0, tier.used - tier.budget)
-                            tier.wanted += wanted
-                        self._clean_ahead(tier)
-                        for lower in h.tiers[tier.position + 1 :]:
-                            h.check_stall(lower)
-                        h.wait(0.1 if late else min(left, 0.1))
+                    if leaving.texts:
+                        continue
+                    if not leaving.worth_waiting or (late and not (force and outwait and h.loads(tier))):
+                        return False
+                    tier.wanting.setdefault(thread, need + max(0, tier.used - tier.budget))
+                    self._clean_ahead(tier)
+                    for lower in h.tiers[tier.position + 1 :]:
+                        h.check_stall(lower)
+                    change = h.change()
+                h.wait(change, 0.1 if late else min(left, 0.1))
         finally:
-            if wanted:
-                with h.lock:
-                    tier.wanted -= wanted
+            tier.wanting.pop(thread, None)
 
     def spare(self, tier: Tier, need: int) -> bool:
         """Let chunks of `need` bytes leave: the backend had less room than the bytes reserved in it. Takes the lock.
@@ -128,8 +127,20 @@ class Room:
 
     def give_back(self, tier: Tier, need: int) -> None:
         """Undo a reservation. The lock is held."""
-        tier.used -= need
+        tier.settle(need, 0)
         self._h.wake()
+
+    def remove(self, text: str) -> None:
+        """Forget a key, and delete the bytes that the top tier has of it. Takes the lock."""
+        h = self._h
+        top = h.tiers[0]
+        with h.lock:
+            h.forget(text, EventReason.REQUEST)
+            mine = text in top.garbage and text not in top.busy
+            if mine:
+                top.busy.add(text)
+        if mine:
+            self.delete(top, [text])
 
     def delete(self, tier: Tier, texts: list[str]) -> bool:
         """Delete stale bytes, whose mutator the caller is until then. Takes the lock."""
@@ -139,9 +150,7 @@ class Room:
             with tier.inside_below():
                 tier.backend.remove_many(keys_of(texts))
         except (KeyboardInterrupt, SystemExit):
-            with h.lock:
-                tier.busy.difference_update(texts)
-            raise
+            raise  # whoever catches it outside finds them by their claims
         except BaseException as caught:
             error = caught
         with h.lock:
@@ -156,7 +165,7 @@ class Room:
             else:
                 h.failed(tier, texts[0], error)
                 h.poke(tier)  # its mover tries again later
-            tier.busy.difference_update(texts)
+            tier.busy.discard_all(texts)
             h.wake()
         return error is None
 

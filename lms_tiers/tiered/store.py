@@ -14,19 +14,21 @@ from contextlib import contextmanager
 from os import getpid
 from typing import TYPE_CHECKING, Any, Final, List, Optional
 
-from lms_tiers.errors import BackendClosedError, ConfigError, ForkedProcessError
+from lms_tiers.errors import BackendClosedError, ForkedProcessError
 from lms_tiers.interface import Capabilities, ChunkView, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.tiered import warm
+from lms_tiers.tiered.audit import Auditor, mending
 from lms_tiers.tiered.breaker import Breaker
 from lms_tiers.tiered.chain import Chains
 from lms_tiers.tiered.ends import check_tiers, shut_down, store_capabilities
-from lms_tiers.tiered.events import EventReason, TierEvent
+from lms_tiers.tiered.events import TierEvent
 from lms_tiers.tiered.flush import Flusher
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry, known_text, known_texts
 from lms_tiers.tiered.mover import Mover, promoting
 from lms_tiers.tiered.notify import EventLog
+from lms_tiers.tiered.pins import pin
 from lms_tiers.tiered.reads import Reader
 from lms_tiers.tiered.report import store_stats
 from lms_tiers.tiered.room import Room
@@ -102,6 +104,7 @@ class TieredStore(LMSBackendInterface):
         self._runs: Final = RunReader(self._reader)
         self._writer: Final = Writer(self._h, self._room, self._written, max(back_pressure, 0.001), patience)
         self._flusher: Final = Flusher(self._h, self._movers)
+        self._h.mend = Auditor(self._h, self._movers, self._flusher.fit_anew).mend
         self._chains: Final = Chains()
         self._clock: Final = clock
         self._close_timeout: Final = close_timeout
@@ -119,6 +122,7 @@ class TieredStore(LMSBackendInterface):
 
     # -- one chunk ---------------------------------------------------------------------------------------------------
 
+    @mending
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """Store a chunk in the first tier that takes it; see the interface."""
         self._check_open()
@@ -127,11 +131,13 @@ class TieredStore(LMSBackendInterface):
         context = self._chains.single(self._clock(), text)
         self._writer.put(client_meta, text, kv_chunk_bytes, context)
 
+    @mending
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether a tier that works holds the key. Takes no lock."""
         self._check_open()
         return self._contains(known_text(self._h.index, key))
 
+    @mending
     def tiers_of(self, key: CacheEngineKey) -> tuple[str, ...]:
         """Names of the tiers that hold `key` now, fastest first; none where it is absent. Once loaded, by the index."""
         self._check_open()
@@ -145,9 +151,13 @@ class TieredStore(LMSBackendInterface):
         if self._h.closing or getpid() != self._pid:
             self._check_open()
         text = known_text(self._h.index, key)
-        if self._h.loading is not None:
-            self._settle(text)
-        return self._reader.get(key, text, self._chains.single(self._clock(), text))
+        try:
+            if self._h.loading is not None:
+                self._settle(text)
+            return self._reader.get(key, text, self._chains.single(self._clock(), text))
+        except BaseException as error:
+            self._h.mend(error)
+            raise
 
     def list_keys(self) -> List[CacheEngineKey]:
         """Every key some tier holds."""
@@ -160,21 +170,15 @@ class TieredStore(LMSBackendInterface):
         rest = () if loading is None else loading.unlisted(frozenset(listed))
         return map(CacheEngineKey.from_string, itertools.chain(listed, rest))
 
+    @mending
     def remove(self, key: CacheEngineKey) -> None:
         """Forget `key` in all tiers; its bytes leave the top tier now, the lower ones soon."""
         self._check_open()
         text = key_text(key)
         self._settle(text, change=True)
-        h = self._h
-        top = h.tiers[0]
-        with h.lock:
-            h.forget(text, EventReason.REQUEST)
-            mine = text in top.garbage and text not in top.busy
-            if mine:
-                top.busy.add(text)
-        if mine:
-            self._room.delete(top, [text])
+        self._room.remove(text)
 
+    @mending
     def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
         """Read a chunk into the caller's buffer, straight from the tier that holds it."""
         self._check_open()
@@ -187,10 +191,15 @@ class TieredStore(LMSBackendInterface):
         """Borrow a chunk's bytes from the tier that holds it."""
         self._check_open()
         text = key_text(key)
-        self._settle(text)
-        with self._reader.view(key, text, self._chains.single(self._clock(), text)) as view:
-            yield view
+        try:
+            self._settle(text)
+            with self._reader.view(key, text, self._chains.single(self._clock(), text)) as view:
+                yield view
+        except BaseException as error:
+            self._h.mend(error)
+            raise
 
+    @mending
     def get_tensor(self, key: CacheEngineKey, out: torch.Tensor | None = None) -> torch.Tensor | None:
         """The chunk as a tensor, straight from the tier that holds it."""
         self._check_open()
@@ -199,6 +208,7 @@ class TieredStore(LMSBackendInterface):
         context = self._chains.single(self._clock(), text)
         return self._reader.read(key, text, context, lambda backend, key, meta: backend.get_tensor(key, out))
 
+    @mending
     def put_tensor(self, client_meta: ClientMetaMessage, tensor: torch.Tensor) -> None:
         """Store a tensor, straight into the first tier that takes it."""
         self._check_open()
@@ -208,6 +218,7 @@ class TieredStore(LMSBackendInterface):
 
     # -- chains ------------------------------------------------------------------------------------------------------
 
+    @mending
     def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
         """Put the chunks of a prefix chain, in order."""
         self._check_open()
@@ -220,6 +231,7 @@ class TieredStore(LMSBackendInterface):
             contexts = self._chains.contexts(self._clock(), start, len(texts), lengths)
             self._writer.put_many(items, texts, contexts)
 
+    @mending
     def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
         """Get the chunks of a prefix chain, in order."""
         self._check_open()
@@ -250,14 +262,16 @@ class TieredStore(LMSBackendInterface):
         partial_keys : collection of CacheEngineKey
             Chunks that the request fills only partly (almost never reused).
         """
-        self._chains.begin(request_id, frozenset(key_text(key) for key in partial_keys))
+        partial = frozenset(key_text(key) for key in partial_keys)
         try:
+            self._chains.begin(request_id, partial)
             yield
         finally:
             self._chains.end()
 
     # -- the whole store ---------------------------------------------------------------------------------------------
 
+    @mending
     def flush(self, timeout: float | None = None) -> None:
         """Return when every chunk present now is clean down to the lowest persistent tier, and stale copies are gone.
 
@@ -273,11 +287,13 @@ class TieredStore(LMSBackendInterface):
         self._check_open()
         self._flusher.flush(timeout)
 
+    @mending
     def drain(self, timeout: float | None = None) -> None:
         """Return when the movers have nothing left to do (`DeadlineExceededError` after `timeout` seconds)."""
         self._check_open()
         self._flusher.drain(timeout)
 
+    @mending
     def pin(self, keys: Sequence[CacheEngineKey], seconds: float) -> int:
         """Keep the leading `keys` that are present where they are for `seconds`; answers how many that were.
 
@@ -285,23 +301,12 @@ class TieredStore(LMSBackendInterface):
         key replaces an earlier one; 0 seconds unpin.
         """
         self._check_open()
-        until = self._clock() + seconds
-        h = self._h
         texts = [key_text(key) for key in keys]
         for text in texts:
             self._settle(text)
-        with h.lock:
-            for i, text in enumerate(texts):
-                entry = h.index.get(text)
-                if entry is None or not entry.tiers & h.up:
-                    return i
-                if seconds > 0:
-                    h.pins.pin(text, until)
-                else:
-                    h.pins.unpin(text)
-            h.wake()
-        return len(keys)
+        return pin(self._h, texts, seconds)
 
+    @mending
     def resize(self, tier: str | int, capacity: int, timeout: float | None = 30.0) -> None:
         """Give a tier another capacity; returns when it holds no more than that.
 
@@ -313,14 +318,9 @@ class TieredStore(LMSBackendInterface):
             What is above the new capacity could not leave within `timeout` seconds; the new capacity stands.
         """
         self._check_open()
-        names = {t.name: t for t in self._h.tiers}
-        found = names.get(tier) if isinstance(tier, str) else dict(enumerate(self._h.tiers)).get(tier)
-        if found is None:
-            raise ConfigError(f"the store has no tier {tier!r}.", unknown=str(tier), known=names)
-        if capacity <= 0:
-            raise ConfigError(f"tier {found.name!r}: capacity must be positive, not {capacity}.")
-        self._flusher.resize(self._room, found, capacity, timeout)
+        self._flusher.resize(self._room, tier, capacity, timeout)
 
+    @mending
     def clear(self, timeout: float | None = 30.0) -> None:
         """Forget every chunk; returns when their bytes are deleted.
 

@@ -19,6 +19,7 @@ from lms_tiers.messages import OpaqueKey
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
 from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.breaker import Breaker
+from lms_tiers.tiered.claims import Busy, Reserved
 from lms_tiers.tiered.events import EventReason
 from lms_tiers.tiered.index import Entry
 from lms_tiers.tiered.late import LatePolicy
@@ -73,7 +74,7 @@ class Protected:
 
     __slots__ = ("_busy", "_passed", "_pins")
 
-    def __init__(self, busy: set[str], pins: Pins, passed: dict[str, None]) -> None:
+    def __init__(self, busy: Busy, pins: Pins, passed: dict[str, None]) -> None:
         self._busy = busy
         self._pins = pins
         self._passed = passed
@@ -93,11 +94,12 @@ class Protected:
 class Load:
     """One read of a lower tier that other readers of the same chunk wait for."""
 
-    __slots__ = ("done", "entry", "result")
+    __slots__ = ("done", "entry", "result", "thread")
 
     def __init__(self, entry: Entry, done: threading.Event) -> None:
         self.entry = entry
         self.done = done
+        self.thread = threading.get_ident()
         self.result: Any = None
 
 
@@ -150,14 +152,16 @@ class Tier:
         self.dirty_most = 0
         self.set_capacity(config.capacity)
 
-        #: Bytes held, in-flight writes and stale bytes not yet deleted included. Never above `budget`.
+        #: Bytes held, in-flight writes (`reserved`) and stale bytes not yet deleted (`garbage`) included. Never above
+        #: `budget`.
         self.used = 0
+        self.reserved: Final = Reserved()
         self.peak = 0
         self.keys = 0
         #: Chunks that the backend holds and the index does not know yet; their bytes are in `used`.
         self.unlisted = 0
         #: Keys whose bytes in this backend are being written or deleted: one mutator at a time for each.
-        self.busy: Final[set[str]] = set()
+        self.busy: Final = Busy()
         #: Those of them that are being overwritten in place: what a read finds is not yet to be seen.
         self.writing: Final[set[str]] = set()
         #: Keys whose bytes are in the backend and no longer granted, with their charge.
@@ -179,15 +183,15 @@ class Tier:
         self.dirty_bytes = 0
         #: Bytes at the cold end known to be clean (an estimate: hits take from it unseen).
         self.ahead = 0
-        #: Bytes that putters wait for.
-        self.wanted = 0
+        #: Bytes that each thread waits for to put.
+        self.wanting: Final[dict[int, int]] = {}
         self.loads: Final[dict[str, Load]] = {}
         #: Since when each thread has been inside the backend.
         self.calls: Final[dict[int, float]] = {}
         #: Chunks to be moved into this tier: (key, entry, source object or None).
         self.queue: Final[deque[tuple[str, Entry, Any, int]]] = deque()
-        #: Each flush that is under way notes what arrived meanwhile, even if it left again at once.
-        self.watchers: Final[list[set[str]]] = []
+        #: Each flush that is under way notes, by thread, what arrived meanwhile, even if it left again at once.
+        self.watchers: Final[dict[int, set[str]]] = {}
         self.queue_bytes = 0
         self.queue_peak = 0
         #: Until when nothing is written to a medium that is full (`Hierarchy.clock`). Reads go on.
@@ -238,10 +242,25 @@ class Tier:
         return Inside(self.calls) if self.position else _UNNOTED
 
     def charge(self, nbytes: int) -> None:
-        """Reserve `nbytes`, which fit."""
+        """The tier holds `nbytes` more, which fit."""
         self.used += nbytes
         if self.used > self.peak:
             self.peak = self.used
+
+    def reserve(self, need: int) -> None:
+        """Reserve `need` bytes, which fit, for a write of this thread."""
+        self.reserved.add(need)
+        self.charge(need)
+
+    def settle(self, need: int, charge: int) -> None:
+        """Of `need` bytes that this thread reserved, `charge` are held from now on, and no more."""
+        self.reserved.add(-need)
+        self.used -= need - charge
+
+    @property
+    def wanted(self) -> int:
+        """Bytes that putters wait for."""
+        return sum(self.wanting.values()) if self.wanting else 0
 
     # -- the policy, whose faults end at this line -------------------------------------------------------------------
 

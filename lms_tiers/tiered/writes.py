@@ -32,7 +32,7 @@ from lms_tiers.tiered.tier import Tier, stored_bytes
 _clock_ns = time.perf_counter_ns
 
 #: What a write may raise in a tier that is well.
-_NOT_SICK: Final = (KeyboardInterrupt, SystemExit, InvalidKeyError, InvalidChunkError, CapacityError, StorageFullError)
+_NOT_SICK: Final = (InvalidKeyError, InvalidChunkError, CapacityError, StorageFullError)
 
 #: How often more chunks leave for a backend that is fuller than its reservations say.
 _FULLER: Final = 4
@@ -130,6 +130,7 @@ class Writer:
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as caught:
+                h.mend(caught)
                 error = caught
                 continue
             if outcome is _Outcome.STORED:
@@ -170,45 +171,64 @@ class Writer:
             if not (old is not None and old.tiers & tier.bit) and not h.admits(tier, text, need, context):
                 return _Outcome.REFUSED
             leaving = self.room.take(tier, need, text)
-            if leaving is None:
-                mutator = h.acquire(tier, text, self.patience)
-        if leaving is not None:
-            if not self.room.make_room(tier, need, text, self.back_pressure, leaving):
-                return _Outcome.FULL
-            with h.lock:
-                mutator = not h.closing and h.acquire(tier, text, self.patience)
-        if not mutator:
+            mutator = leaving is None and h.acquire(tier, text, need, entry)
+        if leaving is not None and not self.room.make_room(tier, need, text, self.back_pressure, leaving):
+            return _Outcome.FULL
+        if not mutator and not self._acquire(tier, text, need, entry):
             with h.lock:
                 self.room.give_back(tier, need)
             return _Outcome.FULL
-        written = False
+        started = _clock_ns()
         try:
-            started = _clock_ns()
             self._write(tier, client_meta, data, need, tensor)
             charge = stored_bytes(tier, client_meta.key, need)
-            took = _clock_ns() - started
-            with h.lock:
-                if tier.breaker.failures:
-                    h.worked(tier)
-                if h.closing:
-                    raise BackendClosedError("the store")
-                tier.write_latency.add(took)
-                tier.bytes_written += entry.meta.length
-                tier.used -= need - charge
-                written = True
-                h.publish(tier, text, entry, charge, context)
-                h.release(tier, text)
-                self.puts += 1
-                self.written(tier, text, entry)
-                if h.log.on:
-                    h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charge)
-            return _Outcome.STORED
+        except (KeyboardInterrupt, SystemExit):
+            raise  # nobody knows where it came from: see audit.py
         except BaseException as error:
-            if not written:
-                with h.lock:
-                    self._undo(tier, text, need, error)
-                    h.release(tier, text)
+            with h.lock:
+                self._undo(tier, text, need, error)
+                h.release(tier, text)
             raise
+        self._publish(tier, text, entry, need, charge, _clock_ns() - started, context)
+        return _Outcome.STORED
+
+    def _publish(
+        self, tier: Tier, text: str, entry: Entry, need: int, charge: int, took: int, context: AccessContext
+    ) -> None:
+        """A write of `took` nanoseconds worked: make it known, unless the store has closed meanwhile."""
+        h = self.h
+        with h.lock:
+            if tier.breaker.failures:
+                h.worked(tier)
+            if h.closing:
+                h.doubt(tier, text, need)
+                h.release(tier, text)
+                raise BackendClosedError("the store")
+            tier.write_latency.add(took)
+            tier.bytes_written += entry.meta.length
+            tier.settle(need, charge)
+            h.publish(tier, text, entry, charge, context)
+            h.release(tier, text)
+            self.puts += 1
+            self.written(tier, text, entry)
+            if h.log.on:
+                h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charge)
+
+    def _acquire(self, tier: Tier, text: str, need: int, entry: Entry) -> bool:
+        """Become the mutator of `text` in time; False where that takes too long, or the store closes."""
+        h = self.h
+        deadline = time.monotonic() + self.patience
+        while True:
+            with h.lock:
+                if h.closing:
+                    return False
+                if h.acquire(tier, text, need, entry):
+                    return True
+                change = h.change()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            h.wait(change, left)
 
     def _write(self, tier: Tier, client_meta: ClientMetaMessage, data: Any, need: int, tensor: bool) -> None:
         """Write to the backend; where it is fuller than its reservations say, let more leave and try again."""

@@ -18,6 +18,7 @@ from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered import loading
 from lms_tiers.tiered.store import TieredStore
 from lms_tiers.tiered.tier import TierConfig
+from tests.tiered.invariants import check
 from tests.tiered.slow import Slow
 
 
@@ -131,6 +132,12 @@ class Bench:
             assert time.monotonic() < deadline, "it never happened"
             pause.wait(0.002)
 
+    def done(self, store: TieredStore) -> None:
+        """Close a store before the test is over."""
+        store.close()
+        at = self.stores.index(store)
+        del self.stores[at], self.backends[at]
+
     def close(self) -> None:
         for store in self.stores:
             store.close()
@@ -138,9 +145,14 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
+    """After every test, each store that it made is looked at: see invariants.py."""
     bench = Bench()
     yield bench
-    bench.close()
+    try:
+        for store in bench.stores:
+            check(store, patience=1.0, whole=False)
+    finally:
+        bench.close()
 
 
 class Clock:

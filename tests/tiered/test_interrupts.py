@@ -1,0 +1,155 @@
+"""KeyboardInterrupt anywhere: raised once at every opcode of every call, the store is whole and goes on working."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from lms_tiers.errors import LmsTiersError
+from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
+from lms_tiers.policies.lru import Lru
+from lms_tiers.policies.s3fifo import S3Fifo
+from tests.tiered.interrupts import interrupted
+from tests.tiered.invariants import check
+
+#: Every so many opcodes are interrupted; 1 means all. A prime, so that runs over many shapes meet different ones.
+STRIDE = int(os.environ.get("STRIDE", "307"))
+
+KEYS = 5
+
+#: Where the interrupt meets a generator that is being let go, Python says so and goes on.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@dataclass
+class Shape:
+    """What a store is made of; `sick` names the operation of the top tier that fails once after it was carried out."""
+
+    capacities: tuple[int, ...]
+    sick: str | None = None
+    policy: Any = Lru
+    write: str = "back"
+
+
+SHAPES = {
+    "one tier, evicting": Shape((350,)),
+    "one tier, another policy": Shape((350,), policy=S3Fifo),
+    "one tier, a put that fails": Shape((350,), sick="put"),
+    "one tier, a deletion that fails": Shape((350,), sick="remove_many"),
+    "two tiers, evicting": Shape((250, 450)),
+    "two tiers, all below": Shape((250, 4000), write="through"),
+    "two tiers, a read that fails": Shape((250, 4000), sick="get"),
+}
+
+
+def view(bench: Any, store: Any) -> None:
+    with store.view(bench.key(0)) as lent:
+        assert lent is None or len(b"".join(lent.buffers)) == 100
+
+
+def resize(bench: Any, store: Any) -> None:
+    store.resize(0, 240, timeout=30.0)
+
+
+OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
+    "put": lambda bench, store: bench.put(store, 9, 9),
+    "put over": lambda bench, store: bench.put(store, 1, 9),
+    "put_many": lambda bench, store: store.put_many([(bench.meta(i, 40), bench.data(9, 40)) for i in (1, 9)]),
+    "get": lambda bench, store: bench.get(store, KEYS - 1),
+    "get below": lambda bench, store: bench.get(store, 0),
+    "get_many": lambda bench, store: store.get_many([bench.key(i) for i in range(KEYS)]),
+    "get_into": lambda bench, store: store.get_into(bench.key(0), bytearray(100)),
+    "view": view,
+    "remove": lambda bench, store: store.remove(bench.key(1)),
+    "remove the last": lambda bench, store: store.remove(bench.key(KEYS - 1)),
+    "flush": lambda bench, store: store.flush(30.0),
+    "drain": lambda bench, store: store.drain(30.0),
+    "resize": resize,
+    "pin": lambda bench, store: store.pin([bench.key(KEYS - 1)], 0.0),
+    "clear": lambda bench, store: store.clear(30.0),
+}
+
+
+def made(bench: Any, shape: Shape, clock: Any) -> Any:
+    """A store of the shape that has been put `KEYS` chunks, with its movers at rest."""
+    backends: list[Any] = [bench.weighed() for _ in shape.capacities]
+    if shape.sick:
+        backends[0] = FaultyBackend(backends[0])
+    policies = [shape.policy(capacity, clock) for capacity in shape.capacities]
+    store = bench.store(
+        *shape.capacities, backends=backends, policies=policies, clock=clock, write=shape.write,
+        back_pressure=0.02, stall=60.0, patience=5.0,
+    )  # fmt: skip
+    for i in range(KEYS):
+        bench.put(store, i, i + 1)
+    store.drain(30.0)
+    if shape.sick:
+        backends[0].inject(shape.sick, Fault.FAIL_AFTER, times=1, error=RuntimeError)
+    return store
+
+
+def works(bench: Any, store: Any, name: str, shape: Shape) -> None:
+    """The same call succeeds, no chunk is a wrong one, all of the capacity can be used, and cleared."""
+    for tier in store._h.tiers:
+        getattr(tier.backend, "heal", lambda: None)()
+    OPERATIONS[name](bench, store)
+    for i in (*range(KEYS), 9):
+        assert bench.get(store, i) in ({i + 1, 9, None} if i in (1, 9) else {i + 1, None}), i
+    check(store)
+    store.clear(30.0)
+    assert [tier.used for tier in store._h.tiers] == [0] * len(store._h.tiers)
+    top = store._h.tiers[0]
+    many, left = top.budget // 100, top.evictions
+    for i in range(many):
+        bench.put(store, 100 + i, i)
+    assert [bench.get(store, 100 + i) for i in range(many)] == list(range(many))
+    assert (top.used, top.evictions) == (many * 100, left), "room is lost"
+    check(store)
+
+
+def interrupt(bench: Any, shape: Shape, name: str, at: int, clock: Any) -> bool:
+    """Interrupt a call of a new store at opcode `at`; False where it has no so many."""
+    store = made(bench, shape, clock)
+    with interrupted(at) as interrupt, contextlib.suppress(LmsTiersError):
+        OPERATIONS[name](bench, store)
+    try:
+        check(store)
+        works(bench, store, name, shape)
+    except BaseException as error:
+        error.add_note(f"{name} interrupted at opcode {at}, {interrupt.where or 'which it does not reach'}")
+        raise
+    bench.done(store)
+    return bool(interrupt.where)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_call_interrupted_at_any_opcode_leaves_a_whole_store(bench: Any, clock: Any, shape: str, name: str) -> None:
+    at = random.Random(f"{shape}{name}").randrange(STRIDE) + 1
+    while interrupt(bench, SHAPES[shape], name, at, clock):
+        at += STRIDE
+    assert at > STRIDE or STRIDE > 1, "nothing was interrupted"
+
+
+def test_many_interrupts_of_one_store_lose_no_room(bench: Any) -> None:
+    size, capacity = 64 << 10, 16 << 20
+    store = bench.store(capacity)
+    rng = random.Random(7)
+    data = bench.data(1, size)
+    for n in range(200):
+        with interrupted(rng.randrange(1, 1500)):
+            store.put(bench.meta(rng.randrange(400), size), data)
+        if n % 20 == 0:
+            check(store)
+    check(store)
+    for i in range(capacity // size):
+        store.put(bench.meta(1000 + i, size), data)
+    assert len(store.list_keys()) == capacity // size
+    store.clear(30.0)
+    assert store._h.tiers[0].used == 0
