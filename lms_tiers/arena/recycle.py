@@ -89,24 +89,20 @@ class Recycler:
             if block is not None:
                 self.idle_bytes -= size
                 self.reused += 1
-        if block is None:
-            block = self._new(size)
-        # Its base is no array, so numpy keeps this very object alive for every view of it.
-        lent = np.frombuffer(block, dtype=np.uint8, count=nbytes)
-        loan = _Loan(lent, self._come_back)
-        loan.block, loan.size = block, size
-        self._loans[id(loan)] = loan
-        return memoryview(lent)  # type: ignore[arg-type]  # numpy's stubs hide the buffer protocol before 3.12
-
-    def _new(self, size: int) -> Any:
         try:
-            block = memoryview(self._make(size))
+            if block is None:
+                block = memoryview(self._make(size))
+                self.made += 1
+            # Its base is no array, so numpy keeps this very object alive for every view of it.
+            lent = np.frombuffer(block, dtype=np.uint8, count=nbytes)
+            loan = _Loan(lent, self._come_back)
+            loan.block, loan.size = block, size
+            self._loans[id(loan)] = loan
         except BaseException:
             with self._lock:
                 self.lent_bytes -= size
             raise
-        self.made += 1
-        return block
+        return memoryview(lent)  # type: ignore[arg-type]  # numpy's stubs hide the buffer protocol before 3.12
 
     def close(self) -> None:
         """Give idle blocks back to the system; those lent out follow when their borrowers are done."""

@@ -119,3 +119,21 @@ def test_a_kernel_without_large_pages_still_gives_memory(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("lms_tiers.arena.recycle.mmap.mmap", Refusing)
     assert len(map_block(4 << 20)) == 4 << 20
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["a fresh block", "one used before"])
+def test_a_buffer_that_could_not_be_lent_is_not_counted_as_lent(monkeypatch: pytest.MonkeyPatch, warm: bool) -> None:
+    recycler = Recycler(8 * N)
+    if warm:
+        recycler.take(N).release()
+    gc.collect()
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "frombuffer", no_memory)
+        with pytest.raises(MemoryError):
+            recycler.take(N)
+    assert recycler.lent_bytes == 0
+    recycler.close()

@@ -116,8 +116,12 @@ class GpuCore(ArenaBackend):
                             if not chunks:
                                 raise
                             break
+                        try:
+                            self._start(chunk, view, staged)
+                        except BaseException:
+                            self._arena.abandon(chunk)  # none of those that are published below: it has no bytes
+                            raise
                         chunks.append(chunk)
-                        self._start(chunk, view, staged)
                         filling += client_meta.length
                     held.append(right)
                     if filling >= WINDOW:

@@ -18,7 +18,7 @@ from lms_tiers.arena.copying import Copier, array_pairs, as_array, flat_bytes, s
 from lms_tiers.arena.host import SKEW, HostMemory, span_edges
 from lms_tiers.arena.recycle import Recycler, byte_array
 from lms_tiers.buffers import tensor_bytes, writable_bytes
-from lms_tiers.errors import CapacityError, ConfigError, LmsTiersError
+from lms_tiers.errors import CapacityError, ConfigError, LmsTiersError, StorageUnavailableError
 from lms_tiers.interface import ChunkView, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.options import Options, Size
@@ -134,19 +134,21 @@ class PinnedBackend(ArenaBackend):
                 if filling >= _WINDOW:
                     return
 
+        held: list[bool] = []
         try:
             found = source.get_many_into(requests())
-        except BaseException:
+            if len(found) != len(window):
+                raise StorageUnavailableError(
+                    self.name, f"the source answered for {len(found)} chunks of {len(window)}: nothing was taken over."
+                )
+            held = [meta == chunk.meta for chunk, meta in zip(window, found, strict=True)]
+            for right in held:
+                # It is out of the window first: what `publish` refuses it gives back itself.
+                (self._arena.publish if right else self._arena.abandon)(window.pop(0))
+        finally:
             for chunk in window:
                 self._arena.abandon(chunk)
-            raise
-        held = [meta == chunk.meta for chunk, meta in zip(window, found, strict=True)]
-        for chunk, right in zip(window, held, strict=True):
-            if right:
-                self._arena.publish(chunk)
-            else:
-                self._arena.abandon(chunk)
-        if error and not (window and isinstance(error[0], CapacityError)):
+        if error and not (held and isinstance(error[0], CapacityError)):
             raise error[0]
         return held
 
@@ -161,9 +163,14 @@ class PinnedBackend(ArenaBackend):
         if chunk is None:
             yield None
             return
-        memory = self._memory_now()
-        exporter = byte_array(len(memory.exporter)).from_buffer(memory.exporter)
-        weakref.finalize(exporter, self._arena.drop, chunk).atexit = False
+        try:
+            memory = self._memory_now()
+            exporter = byte_array(len(memory.exporter)).from_buffer(memory.exporter)
+            lease = weakref.finalize(exporter, self._arena.drop, chunk)
+        except BaseException:
+            self._arena.release(chunk)
+            raise
+        lease.atexit = False
         with memoryview(exporter) as shared:
             whole = shared.cast("B").toreadonly()
         del exporter, shared

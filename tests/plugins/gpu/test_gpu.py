@@ -154,6 +154,27 @@ def test_chunks_of_other_backends_come_in_by_their_views(gpu: GpuBackend) -> Non
     assert bytes(found.data) == data
 
 
+def test_a_chunk_whose_copy_could_not_be_asked_for_is_not_there(gpu: GpuBackend, monkeypatch: Any) -> None:
+    source = LMSLocalBackend()
+    for i in range(2):
+        source.put(message(i, 5000), bytearray([i + 1]) * 5000)
+    start = GpuBackend._start
+
+    def short(self: GpuBackend, chunk: Any, *rest: Any) -> None:
+        if chunk.key == key(1).to_string():
+            raise MemoryError
+        start(self, chunk, *rest)
+
+    monkeypatch.setattr(GpuBackend, "_start", short)
+    with pytest.raises(MemoryError):
+        gpu.put_from([message(i, 5000) for i in range(2)], source)
+    assert gpu.list_keys() == [key(0)]
+    assert gpu.stats().bytes_used == 8192
+    found = gpu.get(key(0))
+    assert found is not None
+    assert bytes(found.data) == bytes([1]) * 5000
+
+
 def test_destinations_that_do_not_fit_are_refused(gpu: GpuBackend) -> None:
     gpu.put(message("k", 100), bytearray(100))
     for read in (

@@ -7,6 +7,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -177,3 +178,34 @@ def test_a_forked_child_is_refused_and_the_parent_goes_on(pinned: PinnedBackend)
     again = pinned.get(key("k"))
     assert again is not None
     assert bytes(again.data) == b"abc"
+
+
+class Silent(LMSLocalBackend):
+    """Answers for fewer chunks than it was asked for."""
+
+    def get_many_into(self, requests: Any) -> list[Any]:
+        return super().get_many_into(requests)[:-1]
+
+
+def test_pages_reserved_for_a_source_that_answers_for_too_few_come_back() -> None:
+    with PinnedBackend(MIB, PinnedOptions()) as backend, Silent() as source:
+        for i in range(3):
+            source.put(message(i, PAGE), bytearray(PAGE))
+        with pytest.raises(StorageUnavailableError, match="2 chunks of 3"):
+            backend.put_from([message(i, PAGE) for i in range(3)], source)
+        assert backend.stats().bytes_used == 0
+        assert not backend.list_keys()
+
+
+def test_a_view_that_could_not_be_made_holds_no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(nbytes: int) -> None:
+        raise MemoryError
+
+    with PinnedBackend(MIB, PinnedOptions()) as backend:
+        backend.put(message("k", PAGE), bytearray(PAGE))
+        with monkeypatch.context() as patch:
+            patch.setattr("lms_tiers.plugins.pinned.backend.byte_array", no_memory)
+            with pytest.raises(MemoryError), backend.view(key("k")):
+                pass
+        backend.remove(key("k"))
+        assert backend.stats().bytes_used == 0
