@@ -53,7 +53,7 @@ def plot_replay(report: Report, path: Path) -> None:
         axes.set_xlim(0, max(1, len(samples)))
     tiers.set_xlabel("requests")
     _trace_time(hits, samples)
-    figure.suptitle(_title(report), fontsize=10, color=_INK)
+    figure.suptitle(_title(report), fontsize=10, color=_INK, parse_math=False)
     try:
         figure.savefig(path, format="png")
     except OSError as error:
@@ -121,8 +121,10 @@ def _ratio(before: tuple[int, int], after: tuple[int, int]) -> float:
 def _title(report: Report) -> str:
     r = report.result
     rates = [f"{kind} {rate:,.0f} MB/s" for kind, rate in _rates(report) if rate is not None]
+    # Fonts have no glyphs for the bytes of a name that is no text.
+    what = f"{Path(report.trace).name} over {report.device}".encode("utf-8", "backslashreplace").decode()
     return (
-        f"{Path(report.trace).name} over {report.device}\n"
+        f"{what}\n"
         f"{r.requests:,} requests, {r.blocks:,} blocks of {format_size(report.block_bytes)}, "
         f"{100 * report.prefix_hit_ratio:.1f} % prefix hits, {', '.join(rates)}, {r.wrong:,} wrong"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import sys
 from pathlib import Path
@@ -39,6 +40,12 @@ def test_a_png_of_any_number_of_requests_is_written(samples: int, tmp_path: Path
     width, height = struct.unpack(">II", data[16:24])
     assert width > 1000
     assert height > 700
+
+
+@pytest.mark.parametrize("name", ["t\udcff.jsonl", "a$\\frac$.jsonl"])
+def test_a_trace_of_any_name_is_drawn(name: str, tmp_path: Path) -> None:
+    plot_replay(dataclasses.replace(report(3), trace=name), tmp_path / "replay.png")
+    assert (tmp_path / "replay.png").stat().st_size > 1000
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
