@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
 #: Times as many drawn programs in a deep run, for a night.
 DEPTH = int(os.environ.get("DEPTH", "1"))
+
+
+def some(values: Iterable[str], quick: Callable[[str], bool]) -> list[Any]:
+    """Parameters of which those that are `quick` are for every run, the others for a deep one."""
+    return [value if quick(value) else pytest.param(value, marks=pytest.mark.deep) for value in values]
 
 
 def drawn(quick: int, count: int) -> list[Any]:

@@ -179,7 +179,7 @@ def test_a_server_that_leaves_list_unanswered_is_told_apart() -> None:
 def test_a_server_that_is_gone_is_misses_and_errors_and_is_found_again(backend: LMSLocalBackend) -> None:
     server = start(backend)
     port = server.port
-    with Client(server.address, timeout=2) as client:
+    with Client(server.address, timeout=60) as client:
         client.put(*item("k", b"v"))
         server.close()
         assert client.get(OpaqueKey("k")) is None
@@ -274,7 +274,7 @@ def test_what_is_no_address_is_a_typed_error(text: str) -> None:
 
 
 def test_the_device_text_opens_a_client_and_a_store_has_it_as_its_lowest_tier(server: Server) -> None:
-    with CreateStorageBackend(f"lm:127.0.0.1:{server.port}?timeout=3") as bare:
+    with CreateStorageBackend(f"lm:127.0.0.1:{server.port}?timeout=60") as bare:
         assert isinstance(bare, Client)
     device = f"cpu?capacity=64KiB > lm:127.0.0.1:{server.port}?capacity=16MiB"
     with CreateStorageBackend(device) as store:

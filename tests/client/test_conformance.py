@@ -40,5 +40,6 @@ def servers() -> Iterator[Servers]:
         yield Servers(stack)
 
 
+@pytest.mark.deep
 def test_the_client_conforms(servers: Servers) -> None:
     assert check_backend(servers.open, profile="quick", only=FAMILIES, seed=1).ok

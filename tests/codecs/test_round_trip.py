@@ -20,10 +20,12 @@ from lms_tiers.codecs.planes import MAX_BLOCK
 from lms_tiers.codecs.workers import Crew, shared_executor
 from lms_tiers.errors import CodecError, ConfigError, InvalidBufferError
 from lms_tiers.messages import DTYPE_NAMES
+from tests.depth import some
 
 Values: TypeAlias = Callable[..., bytes]
 
 NAMES = ["raw", "zstd:1", "zstd:-3", "zstd:19", "planes", "auto"]
+SLOW = "zstd:19"
 
 
 def decoded(encoded: EncodedChunk, length: int, **options: Any) -> bytes:
@@ -38,7 +40,7 @@ KINDS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=some(NAMES, lambda name: name != SLOW))
 def codec(request: pytest.FixtureRequest) -> Codec:
     return make_codec(request.param)
 

@@ -12,6 +12,8 @@ from lms_conformance import run_properties
 from lms_conformance.check import explain
 from lms_conformance.harness import harness_for
 
+from tests.depth import some
+
 pytestmark = pytest.mark.leaks_allowed
 
 #: More examples of the same properties: LMS_CONFORMANCE_PROFILE=ci or nightly.
@@ -31,7 +33,11 @@ SUBJECTS = [
 ]
 
 
-@pytest.mark.parametrize("subject", SUBJECTS)
+#: Those that every run tries: the plain, the bounded and the tiered store.
+ALWAYS = ("cpu", SUBJECTS[2], SUBJECTS[4])
+
+
+@pytest.mark.parametrize("subject", some(SUBJECTS, ALWAYS.__contains__))
 def test_it_keeps_the_contract(subject: str) -> None:
     report = run_properties(harness_for(subject), profile=PROFILE)
     assert report.ok, explain(report)

@@ -21,7 +21,7 @@ from tests.server.peer import EXIST, GET, PUT, Peer, header, wait_until
 
 
 def test_draining_finishes_a_body_under_way_and_ends_idle_connections(serve: Serve) -> None:
-    server = serve(stall_timeout=10)
+    server = serve(stall_timeout=60)
     with Peer(server) as idle, Peer(server) as busy:
         assert not idle.exists("k")
         busy.send(header(PUT, "k", 1000, 1, 6, (1000, 0, 0, 0)) + bytes(400))
@@ -94,7 +94,7 @@ def test_draining_gives_up_after_its_time_and_closing_cuts(serve: Serve) -> None
 
 def fetch(port: MetricsPort, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port.port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port.port}{path}", timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
