@@ -63,16 +63,31 @@ def torch_dtype(name: str | None) -> torch.dtype | None:
     return dtype
 
 
-def _check_fields(text: str, fields: dict[str, Any], tags: tuple[tuple[str, Any], ...]) -> None:
-    """Raise `InvalidKeyError` for the first field whose text could be taken for another field's."""
-    named = [(name, str(value)) for name, value in fields.items()]
-    for tag, value in tags:
-        named += [(_TAG + tag, tag), (_TAG + tag, str(value))]
-    for name, value in named:
-        if found := _MARKS.search(value):
-            raise InvalidKeyError(
-                text, f"{name!r} holds {found[0]!r}, which no field of a key may: choose another value.", field=name
-            )
+def _checked(text: str, field: str, value: str) -> None:
+    """Raise `InvalidKeyError` where a field's text could be taken for that of another field."""
+    if found := _MARKS.search(value):
+        raise InvalidKeyError(
+            text, f"{field!r} holds {found[0]!r}, which no field of a key may: choose another value.", field=field
+        )
+
+
+@lru_cache(maxsize=256, typed=True)  # the keys of one engine begin alike, and 1, True and "1" do not
+def _beginning(model_name: str, world_size: int, worker_id: int) -> str:
+    text = f"{model_name}@{world_size}@{worker_id}@"
+    for field, value in (("model_name", model_name), ("world_size", world_size), ("worker_id", worker_id)):
+        _checked(text, field, str(value))
+    return text
+
+
+def _tagged(text: str, tags: tuple[tuple[str, Any], ...]) -> str:
+    """The tags as they stand in the text of a key that begins with `text`."""
+    end = "".join([f"@{k}%{v}" for k, v in tags])
+    # Three looks at the whole; which field is at fault is found out only where one is.
+    if end.count("@") != len(tags) or end.count("%") != len(tags) or not end.isprintable():
+        for tag, value in tags:
+            _checked(text + end, _TAG + tag, tag)
+            _checked(text + end, _TAG + tag, str(value))
+    return text + end
 
 
 class KeyLike(Protocol):
@@ -133,14 +148,11 @@ class CacheEngineKey:
         name = dtype_name(dtype)
         if name not in _KEY_DTYPE_OF:
             raise InvalidKeyError(str(model_name), f"dtype {dtype} has no name in key texts.")
-        tags = tuple((k[len(_TAG) :], v) for k, v in (request_configs or {}).items() if k.startswith(_TAG))
-        hexhash = _hex(chunk_hash)
-        text = f"{model_name}@{world_size}@{worker_id}@{hexhash}@{_KEY_DTYPE_OF[name]}"
-        for k, v in tags:
-            text += f"@{k}%{v}"
-        # Three looks at the whole text; which field is at fault is found out only where one is.
-        if text.count("@") != 4 + len(tags) or text.count("%") != len(tags) or not text.isprintable():
-            _check_fields(text, {"model_name": model_name, "world_size": world_size, "worker_id": worker_id}, tags)
+        text = f"{_beginning(model_name, world_size, worker_id)}{_hex(chunk_hash)}@{_KEY_DTYPE_OF[name]}"
+        tags: tuple[tuple[str, Any], ...] = ()
+        if request_configs:
+            tags = tuple((k[len(_TAG) :], v) for k, v in request_configs.items() if k.startswith(_TAG))
+            text = _tagged(text, tags)
         self._fill(text, model_name, world_size, worker_id, chunk_hash, name, request_configs, tags or None)
 
     def _fill(

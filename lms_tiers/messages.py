@@ -79,23 +79,37 @@ class ServerReturnCode(enum.IntEnum):
     FAIL = 400
 
 
-class _MadeOfMeta:
-    """What a message made of `ChunkMeta` answers for `dtype` and `shape`: torch's own, made when they are asked for.
+class _Asked:
+    """A field that a message made of `ChunkMeta` leaves unset: torch's own, made and kept when it is asked for.
 
-    Such a message leaves both unset and keeps the metadata; one made by its constructor has them as any attribute.
+    It is no data descriptor: what a constructor or a caller sets is read as any attribute.
     """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name: Final = name
+
+    def __get__(self, obj: _MadeOfMeta | None, owner: type) -> Any:
+        name = self._name
+        if obj is None or (meta := obj._meta) is None:  # to a dataclass: the field has no default
+            raise AttributeError(f"{owner.__name__!r} object has no attribute {name!r}")
+        given = vars(obj)
+        if name == "dtype":
+            given["dtype"] = torch_dtype(meta.dtype)
+        if "shape" not in given:  # who asks for one wants the other next
+            given["shape"] = _size(meta.shape)
+        return given[name]
+
+
+class _MadeOfMeta:
+    """What may be made of `ChunkMeta`, which it then keeps."""
 
     _meta: ChunkMeta | None = None
 
-    if not TYPE_CHECKING:  # a checker shall know the fields, and no others
-
-        def __getattr__(self, name: str) -> Any:  # called for what is unset only
-            meta = self._meta
-            if meta is None or name not in ("dtype", "shape"):
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-            value = torch_dtype(meta.dtype) if name == "dtype" else _size(meta.shape)
-            setattr(self, name, value)
-            return value
+    if not TYPE_CHECKING:  # to a checker they are fields of the dataclasses below
+        dtype = _Asked("dtype")
+        shape = _Asked("shape")
 
 
 @dataclass
@@ -195,7 +209,10 @@ class ChunkMeta:
                 fmt = MemoryFormat(fmt.value)
             except (AttributeError, ValueError):
                 raise InvalidChunkError(_shown(meta.key), f"format {meta.fmt!r} is not a MemoryFormat.") from None
-        dtype, shape = described(meta)
+        if isinstance(meta, _MadeOfMeta) and meta._meta is not None:
+            dtype, shape = described(meta)
+        else:
+            dtype, shape = meta.dtype, meta.shape
         return _intern(meta.key, nbytes, fmt, dtype, tuple(shape))
 
     def memory_obj(self, data: Any) -> LMSMemoryObj:
