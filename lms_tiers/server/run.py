@@ -9,20 +9,21 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from lms_tiers.device import parse_device
 from lms_tiers.errors import LmsTiersError
 from lms_tiers.factory import CreateStorageBackend
 from lms_tiers.interface import LMSBackendInterface
-from lms_tiers.metrics.port import MetricsPort
 from lms_tiers.secrets import mask_location
-from lms_tiers.server.collector import metrics_port
 from lms_tiers.server.memory import ChunkMemory
 from lms_tiers.server.reload import reload as take_over
 from lms_tiers.server.server import Server
 from lms_tiers.server.settings import ServerSettings
 from lms_tiers.sizes import format_size
+
+if TYPE_CHECKING:
+    from lms_tiers.metrics.port import MetricsPort
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ def serve(settings: ServerSettings, reload: Callable[[], ServerSettings], say: C
         server = opened.enter_context(Server(backend, settings, memory.buffer))
         metrics = None
         if settings.metrics_port is not None:
+            from lms_tiers.server.collector import metrics_port  # an HTTP server, which one without metrics never needs
+
             metrics = opened.enter_context(metrics_port(server, settings.metrics_host, settings.metrics_port))
         for line in announcement(server, metrics):
             say(line)
