@@ -12,6 +12,9 @@ from lms_tiers.device import parse_device
 from lms_tiers.factory import open_backend
 from lms_tiers.interface import LMSBackendInterface
 
+#: Whole runs of the kit.
+pytestmark = pytest.mark.deep
+
 DEFAULT = 64 << 20
 
 
