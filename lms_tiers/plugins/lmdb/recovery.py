@@ -79,6 +79,7 @@ def recover(directory: Path, seed: int) -> Contents:
         )
     _add_journals(contents, directory, seed)
     _settle(contents, seed, _pages(directory / DATA_FILE))
+    contents.generation = max(contents.generation, 0)  # no journal was there
     contents.clock += SKIP
     return contents
 
