@@ -32,8 +32,8 @@ from rich.table import Table
 HERE: Final = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lms_tiers.codecs.base import decode_into, encode_bound  # noqa: E402  # runs from a checkout, without installing
-from lms_tiers.codecs.builtin import make_codec  # noqa: E402
+from lms_tiers.codecs.base import encode_bound  # noqa: E402  # runs from a checkout, without installing
+from lms_tiers.codecs.builtin import decode_into, make_codec  # noqa: E402
 from lms_tiers.codecs.workers import Crew  # noqa: E402
 
 CHUNK: Final = 2_359_296  # [2, 6, 256, 384] of two bytes

@@ -17,6 +17,7 @@ from lms_tiers.messages import (
 )
 from lms_tiers.server.budget import ReceiveBudget
 from lms_tiers.server.counters import Counters
+from lms_tiers.server.protocols import answer
 from lms_tiers.server.session import Session, Wait
 from lms_tiers.server.settings import ServerSettings
 from lms_tiers.server.stream import Buffer
@@ -100,7 +101,7 @@ def run_session(data: bytes, piece: int = 97, backend: LMSBackendInterface | Non
     counters = Counters()
     session = Session(
         stream, backend or DictBackend(), ServerSettings(max_chunk=MAX_CHUNK, receive_budget=2 * MAX_CHUNK),
-        budget, counters, "fuzz", lambda: True, lambda _: None,
+        budget, counters, "fuzz", lambda: True, lambda _: None, answer,
     )  # fmt: skip
     for wait in session.steps:
         assert wait is not Wait.BUDGET

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lms_tiers.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from lms_tiers.factory import CreateStorageBackend
     from lms_tiers.hookspecs import BackendSpec, CodecSpec, PolicySpec, hookimpl
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
         own_bytes,
     )
     from lms_tiers.plugins.cpu import LMSLocalBackend
-
-__version__ = "0.1.0"
 
 # Names are imported on first use: a plugin that needs only `hookimpl` pays for nothing else.
 _HOME = {

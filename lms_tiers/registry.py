@@ -6,6 +6,7 @@ of one name, so this module walks the entry points itself and uses pluggy for ma
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import logging
@@ -23,6 +24,8 @@ from lms_tiers import hookspecs
 from lms_tiers.errors import ConfigError, PluginConflictError, PluginError
 from lms_tiers.hookspecs import PROJECT, BackendSpec, CodecSpec, PolicySpec
 from lms_tiers.plugin_checks import check_hooks
+from lms_tiers.secrets import declare
+from lms_tiers.version import __version__
 
 if TYPE_CHECKING:
     from lms_tiers.tiered.events import TierEvent
@@ -260,8 +263,6 @@ class Registry:
 
 
 def _sources(entry_points: Iterable[importlib.metadata.EntryPoint] | None, environ: Mapping[str, str]) -> list[_Source]:
-    from lms_tiers import __version__
-
     allow = _names(environ.get("LMS_TIERS_PLUGINS"))
     deny = _names(environ.get("LMS_TIERS_DISABLE")) or set()
     sources = []
@@ -328,3 +329,14 @@ def default_registry(*, reload: bool = False) -> Registry:
         if _default is None or reload:
             _default = Registry()
         return _default
+
+
+def know_secrets(device: str) -> None:
+    """Let the models of the backends in `device` say which of their options are secrets, before it is printed."""
+    from lms_tiers.options import secret_options
+
+    for tier in device.split(">"):
+        name = tier.strip().partition("?")[0].partition(":")[0].strip()
+        # What cannot be loaded is told where it is opened.
+        with contextlib.suppress(Exception):
+            declare(secret_options(load_attribute(default_registry().backends[name].options)))

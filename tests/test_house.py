@@ -35,7 +35,7 @@ ROOMS = [
     ["messages", "namespace"],
     ["keys"],
     ["buffers"],
-    ["errors"],
+    ["errors", "version"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 

@@ -244,6 +244,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         (["-v", "serve", "--port", "0", "--device", "{device}&how=raises"], 1),
         (["plugins", "--json"], 0),
         (["doctor"], 0),
+        (["doctor", "--device", "{device}"], 0),
     ],
 )
 def test_no_command_prints_one(command: list[str], status: int, environment: dict[str, str], tmp_path: Path) -> None:

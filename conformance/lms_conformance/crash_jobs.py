@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from lms_conformance.chunks import Chunk, difference, key
 from lms_conformance.damage import files_below
+from lms_conformance.line import Line
+from lms_conformance.recipes import load_harness
 from lms_conformance.servers import serve_here
-from lms_conformance.zygote import Line, load_harness
 from lms_tiers.errors import LmsTiersError
 from lms_tiers.interface import LMSBackendInterface
 

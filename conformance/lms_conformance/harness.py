@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import abc
 import base64
-import contextlib
 import inspect
 import pickle
 import sys
@@ -19,7 +18,7 @@ from lms_conformance.damage import flip_stored, truncate_files
 from lms_conformance.waivers import Waiver
 from lms_tiers.errors import ConfigError
 from lms_tiers.interface import LMSBackendInterface
-from lms_tiers.secrets import declare, mask, mask_location
+from lms_tiers.secrets import mask, mask_location
 
 #: Capacity where a device text asks for one and a property does not care.
 DEFAULT_CAPACITY = 64 * 1024 * 1024
@@ -170,9 +169,10 @@ class DeviceHarness(Harness):
 
     def __init__(self, device: str) -> None:
         from lms_tiers.device import parse_device
+        from lms_tiers.registry import know_secrets
 
         self.device = device
-        _know_secrets(device)
+        know_secrets(device)
         self.name = mask(device)
         self.served = "{server}" in device
         self.capacity_scale = max(1, device.count("{capacity}") + self.served)
@@ -261,18 +261,6 @@ class NameHarness(DeviceHarness):
             f"    text = text.replace('{{capacity}}', f'{{capacity or {DEFAULT_CAPACITY}}}B')\n"
             "    return open_bare(parse_tier(text))\n"
         )
-
-
-def _know_secrets(device: str) -> None:
-    """Let the models of the backends that `device` names say which of their options are secrets."""
-    from lms_tiers.options import secret_options
-    from lms_tiers.registry import default_registry, load_attribute
-
-    for tier in device.split(">"):
-        name = tier.strip().partition("?")[0].partition(":")[0].strip()
-        # What cannot be loaded is told where it is opened.
-        with contextlib.suppress(Exception):
-            declare(secret_options(load_attribute(default_registry().backends[name].options)))
 
 
 def _source_of(subject: str) -> str:

@@ -12,12 +12,12 @@ import os
 import shutil
 import socket
 import sys
-import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Protocol
 
-from lms_conformance.zygote import Line
+from lms_conformance.line import Line
+from lms_conformance.spawned import servers_beside
 from lms_tiers.errors import LmsTiersError
 
 #: Chunks a server takes: the least a backend must, and little enough that one over the limit costs nothing.
@@ -79,36 +79,6 @@ class ServersHere:
             running[1].close()
 
 
-class ServersBeside:
-    """Servers in a process of their own.
-
-    Parameters
-    ----------
-    line : Line
-        To that process.
-    """
-
-    def __init__(self, line: Line) -> None:
-        self._line = line
-        self._lock = threading.Lock()
-
-    def _ask(self, question: dict[str, str]) -> str:
-        with self._lock:
-            self._line.say(question)
-            answer = self._line.hear()
-        if answer is None:
-            raise RuntimeError("the process of the lm:// servers died")
-        return str(answer["address"])
-
-    def start(self, place: Path, device: str) -> str:
-        """See `Servers`."""
-        return self._ask({"start": str(place), "device": device})
-
-    def stop(self, place: Path) -> None:
-        """See `Servers`."""
-        self._ask({"stop": str(place)})
-
-
 _here: ServersHere | None = None
 
 
@@ -122,8 +92,6 @@ def servers() -> Servers:
     """Those of this process."""
     if _here is not None:
         return _here
-    from lms_conformance.spawned import servers_beside
-
     return servers_beside()
 
 

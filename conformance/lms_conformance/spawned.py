@@ -14,12 +14,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from lms_conformance.harness import Harness
-from lms_conformance.servers import ServersBeside
+from lms_conformance.line import Line
 from lms_conformance.violation import violate
-from lms_conformance.zygote import Line
 
 #: Seconds a child may be silent.
 SILENCE = 60.0
@@ -27,6 +25,15 @@ SILENCE = 60.0
 
 class NotSpawnable(RuntimeError):
     """Another process cannot open this backend, so crash properties cannot run."""
+
+
+class Described(Protocol):
+    """What another process needs to know of a harness."""
+
+    name: str
+
+    def recipe(self) -> dict[str, Any] | None:
+        """How to get it there, as JSON; None where it cannot."""
 
 
 class Job:
@@ -116,7 +123,7 @@ class Zygote(Companion):
         super().__init__("lms_conformance.zygote")
         self.status: int | None = None
 
-    def job(self, name: str, harness: Harness, path: Path, capacity: int | None, **arguments: Any) -> Job:
+    def job(self, name: str, harness: Described, path: Path, capacity: int | None, **arguments: Any) -> Job:
         """Start a job of `crash_jobs`; use it as a context manager.
 
         Raises
@@ -143,6 +150,36 @@ class Zygote(Companion):
         """Wait for the child's end, and note its status."""
         answer = self.line.hear() or {}
         self.status = int(answer.get("status", 0))
+
+
+class ServersBeside:
+    """Servers in a process of their own.
+
+    Parameters
+    ----------
+    line : Line
+        To that process.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._lock = threading.Lock()
+
+    def _ask(self, question: dict[str, str]) -> str:
+        with self._lock:
+            self._line.say(question)
+            answer = self._line.hear()
+        if answer is None:
+            raise RuntimeError("the process of the lm:// servers died")
+        return str(answer["address"])
+
+    def start(self, place: Path, device: str) -> str:
+        """See `servers.Servers`."""
+        return self._ask({"start": str(place), "device": device})
+
+    def stop(self, place: Path) -> None:
+        """See `servers.Servers`."""
+        self._ask({"stop": str(place)})
 
 
 _lock = threading.Lock()

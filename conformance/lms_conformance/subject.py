@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lms_conformance.chunks import Chunk, difference, key, show
+from lms_conformance.record import Record
 from lms_conformance.violation import Violation, expect, violate
 from lms_tiers.errors import LmsTiersError
 from lms_tiers.interface import BackendStats, ChunkInfo, ChunkView, LMSBackendInterface
@@ -15,8 +16,6 @@ from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMS
 
 if TYPE_CHECKING:
     import torch
-
-    from lms_conformance.trial import Trial
 
 
 def as_key(k: Any) -> Any:
@@ -37,7 +36,7 @@ class Subject:
         The backend itself, for calls that must not be recorded.
     """
 
-    def __init__(self, trial: Trial, backend: LMSBackendInterface, var: str, path: Path, capacity: int | None) -> None:
+    def __init__(self, trial: Record, backend: LMSBackendInterface, var: str, path: Path, capacity: int | None) -> None:
         self.trial = trial
         self.backend = backend
         self.var = var

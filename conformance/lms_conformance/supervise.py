@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from lms_conformance.harness import Harness
+from lms_conformance.line import Line
 from lms_conformance.outcome import Report, Result, Status
 from lms_conformance.run import run_properties, weigh
 from lms_conformance.spec import SPEC_VERSION, properties
 from lms_conformance.trial import program
 from lms_conformance.violation import ConformanceError
 from lms_conformance.waivers import Waiver, by_property
-from lms_conformance.zygote import Line
 from lms_tiers.errors import ConfigError
 
 #: Seconds to import and to open the backend once, and seconds more than a property's own limit before a child that

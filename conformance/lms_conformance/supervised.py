@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from lms_conformance import spawned
+from lms_conformance.line import Line
 from lms_conformance.outcome import Status
+from lms_conformance.recipes import load_harness
 from lms_conformance.run import Run, prepare
 from lms_conformance.violation import ConformanceError
 from lms_conformance.waivers import Waiver
-from lms_conformance.zygote import Line, load_harness
 from lms_tiers.errors import ConfigError
 
 

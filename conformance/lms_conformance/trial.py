@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from lms_conformance.harness import Harness
 from lms_conformance.profiles import Profile
+from lms_conformance.record import Line, Record
 from lms_conformance.subject import Subject
 from lms_conformance.violation import Violation, violate
 from lms_tiers.errors import LmsTiersError
 from lms_tiers.interface import Capabilities
 
 
-@dataclass(slots=True)
-class Line:
-    """One line of the recorded program; its comment is known after the call."""
-
-    code: str
-    comment: str = ""
-
-
-class Trial:
+class Trial(Record):
     """What the check of a property gets.
 
     Attributes
@@ -57,17 +48,12 @@ class Trial:
         self.have = have
         self.profile = profile
         self.rng = rng
-        self.lines: list[Line] = []
-        self.calls = 0
-        self.ever_hit = False
-        self._quiet = 0
+        super().__init__(journal)
         self._told = ""
         self._opened: list[Subject] = []
         self._directories: list[Path] = []
         self._named: list[Path] = []
         self._number = 0
-        self._journal = journal
-        self._begin_journal()
 
     # -- backends ----------------------------------------------------------------------------------------------------
 
@@ -152,22 +138,6 @@ class Trial:
 
     # -- the program -------------------------------------------------------------------------------------------------
 
-    def record(self, code: str) -> Line:
-        """Note a line of Python; inside `quiet`, count only."""
-        line = Line(code)
-        self.calls += 1
-        if not self._quiet:
-            self.lines.append(line)
-            if self._journal is not None:
-                self._journal.write(code + "\n")
-                self._journal.flush()
-        return line
-
-    def _begin_journal(self) -> None:
-        if self._journal is not None:
-            self._journal.seek(0)
-            self._journal.truncate()
-
     def anew(self) -> None:
         """What follows does not depend on what was done before: a failure prints only what follows."""
         self.lines.clear()
@@ -178,20 +148,6 @@ class Trial:
     def tell(self, code: str) -> None:
         """Make `code`, which opens its own backend at ``path1``, the program that a failure prints."""
         self._told = code
-
-    def ran(self, calls: int) -> None:
-        """Count calls that were made to a backend itself."""
-        self.calls += calls
-
-    @contextlib.contextmanager
-    def quiet(self, code: str) -> Iterator[None]:
-        """Note `code` once for all calls made inside."""
-        self.record(code)
-        self._quiet += 1
-        try:
-            yield
-        finally:
-            self._quiet -= 1
 
     def program(self, header: str, violation: Violation | None) -> str:
         """The recorded calls as Python that runs."""

@@ -6,65 +6,14 @@ opened, so that killing a child costs milliseconds instead of an interpreter's s
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import importlib
-import importlib.util
-import json
 import logging
 import os
-import pickle
 import socket
 import sys
 import traceback
-from typing import Any
 
-from lms_conformance.harness import Harness
-
-
-def load_harness(recipe: dict[str, Any]) -> Harness:
-    """The harness that `Harness.recipe` described."""
-    for entry in recipe["path"]:
-        if entry not in sys.path:
-            sys.path.append(entry)
-    for name, file in recipe["modules"]:
-        if name in sys.modules:
-            continue
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            # A test file that pytest imported by its path: no import system finds it by name.
-            spec = importlib.util.spec_from_file_location(name, file)
-            if spec is None or spec.loader is None:
-                raise
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[name] = module
-            spec.loader.exec_module(module)
-    harness = pickle.loads(base64.b64decode(recipe["harness"]))
-    assert isinstance(harness, Harness)
-    return harness
-
-
-class Line:
-    """A line of JSON each way over the job's socket."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._file = connection.makefile("rw", encoding="utf-8")
-
-    def say(self, message: dict[str, Any]) -> None:
-        """Send at once: the other side counts on what was said before a kill."""
-        self._file.write(json.dumps(message) + "\n")
-        self._file.flush()
-
-    def hear(self) -> dict[str, Any] | None:
-        """The next message, None at the end."""
-        text = self._file.readline()
-        return json.loads(text) if text.endswith("\n") else None
-
-    def close(self) -> None:
-        """Hang up."""
-        with contextlib.suppress(OSError):
-            self._file.close()
+from lms_conformance.line import Line
+from lms_conformance.recipes import load_harness
 
 
 def main(path: str) -> None:

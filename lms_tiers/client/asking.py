@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from lms_tiers.client.connection import Buffer, Connection
-from lms_tiers.client.dialect import Dialect
+from lms_tiers.client.connection import Buffer
+from lms_tiers.client.link import Link
 from lms_tiers.client.pipeline import WINDOW, pipeline
 
 
-def ask(connection: Connection, dialect: Dialect, texts: Sequence[str], answers: list[bool], *, leading: bool) -> None:
+def ask(connection: Link, texts: Sequence[str], answers: list[bool], *, leading: bool) -> None:
     """Append to `answers` what the server says of the `texts` that have none yet.
 
     Parameters
@@ -18,6 +18,7 @@ def ask(connection: Connection, dialect: Dialect, texts: Sequence[str], answers:
     leading : bool
         Stop after the first key that is not held.
     """
+    dialect = connection.dialect
     while len(answers) < len(texts) and not (leading and False in answers):
         rest = texts[len(answers) :]
         if dialect.asks_many:
@@ -27,8 +28,8 @@ def ask(connection: Connection, dialect: Dialect, texts: Sequence[str], answers:
         else:
             part = rest[:WINDOW] if leading else rest
             frames: list[list[Buffer]] = [[dialect.exists(text)] for text in part]
-            answers.extend(pipeline(connection, frames, partial(_read, connection, dialect, part)))
+            answers.extend(pipeline(connection, frames, partial(_read, connection, part)))
 
 
-def _read(connection: Connection, dialect: Dialect, part: Sequence[str], i: int) -> bool:
-    return dialect.read_exists(connection, part[i])
+def _read(connection: Link, part: Sequence[str], i: int) -> bool:
+    return connection.dialect.read_exists(connection, part[i])

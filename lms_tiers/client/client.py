@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Final, List, Optional, TypeVar
 from lms_tiers.buffers import writable_bytes
 from lms_tiers.client.address import Address
 from lms_tiers.client.asking import ask
-from lms_tiers.client.connection import Buffer, Connection
+from lms_tiers.client.connection import Buffer
 from lms_tiers.client.dialect import Missing, Skipped
+from lms_tiers.client.link import Link
 from lms_tiers.client.pipeline import pipeline
 from lms_tiers.client.pool import Pool
 from lms_tiers.errors import (
@@ -151,7 +152,7 @@ class Client(LMSBackendInterface):
         self._check()
         texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
 
-        def remove(connection: Connection) -> None:
+        def remove(connection: Link) -> None:
             dialect = connection.dialect
             frames: list[list[Buffer]] = [[dialect.remove(text)] for text in texts]
             for _ in pipeline(connection, frames, lambda i: dialect.read_done(connection, texts[i])):
@@ -174,7 +175,7 @@ class Client(LMSBackendInterface):
         if failure is not None:
             raise failure
 
-    def _put(self, connection: Connection, items: Sequence[_Item]) -> LmsTiersError | None:
+    def _put(self, connection: Link, items: Sequence[_Item]) -> LmsTiersError | None:
         """Why the first item that failed did; the items before it are stored, those after it are not."""
         dialect = connection.dialect
         batch = next(self._batches) % 2**31 if len(items) > 1 else 0
@@ -199,7 +200,7 @@ class Client(LMSBackendInterface):
         texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
         found: list[LMSMemoryObj | None] = []
 
-        def get(connection: Connection) -> None:
+        def get(connection: Link) -> None:
             # After a lost connection the next one goes on where the answers ended.
             dialect = connection.dialect
             rest = texts[len(found) :]
@@ -209,7 +210,7 @@ class Client(LMSBackendInterface):
         self._read(get, None)
         return found + [None] * (len(texts) - len(found))
 
-    def _read_chunk(self, connection: Connection, key: str) -> LMSMemoryObj | None:
+    def _read_chunk(self, connection: Link, key: str) -> LMSMemoryObj | None:
         buffer = bytearray()
 
         def allocate(meta: ChunkMeta) -> memoryview:
@@ -234,7 +235,7 @@ class Client(LMSBackendInterface):
         text = key_text(key, MAX_KEY_BYTES)
         writable_bytes(buffer, 0)
 
-        def get(connection: Connection) -> ChunkMeta | InvalidBufferError | None:
+        def get(connection: Link) -> ChunkMeta | InvalidBufferError | None:
             fault: InvalidBufferError | None = None
 
             def allocate(meta: ChunkMeta) -> memoryview | None:
@@ -269,7 +270,7 @@ class Client(LMSBackendInterface):
         texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
         answers: list[bool] = []
         # After a lost connection the next one goes on where the answers ended.
-        self._read(lambda connection: ask(connection, connection.dialect, texts, answers, leading=leading), None)
+        self._read(lambda connection: ask(connection, texts, answers, leading=leading), None)
         return answers
 
     def scan(self) -> Iterator[ChunkInfo]:
@@ -284,7 +285,7 @@ class Client(LMSBackendInterface):
     def _entries(self, *, with_meta: bool) -> list[tuple[str, ChunkMeta | None, int]]:
         self._check()
 
-        def ask(connection: Connection) -> list[tuple[str, ChunkMeta | None, int]]:
+        def ask(connection: Link) -> list[tuple[str, ChunkMeta | None, int]]:
             connection.send(connection.dialect.entries(with_meta=with_meta))
             return list(connection.dialect.read_entries(connection))
 
@@ -294,7 +295,7 @@ class Client(LMSBackendInterface):
         """Let the server flush its storage; with LMCache's own there is nothing to wait for."""
         self._check()
 
-        def flush(connection: Connection) -> None:
+        def flush(connection: Link) -> None:
             frame = connection.dialect.flush(timeout)
             if frame is not None:
                 connection.send([frame])
@@ -325,7 +326,7 @@ class Client(LMSBackendInterface):
         with self._counts_lock:
             self._counts[what] += by
 
-    def _read(self, call: Callable[[Connection], _T], otherwise: _T) -> _T:
+    def _read(self, call: Callable[[Link], _T], otherwise: _T) -> _T:
         """Ask twice at most, the second time on a new connection; then `otherwise`."""
         for _ in range(2):
             try:
@@ -339,7 +340,7 @@ class Client(LMSBackendInterface):
                 self._check()
         return otherwise
 
-    def _write(self, call: Callable[[Connection], _T], operation: str = "") -> _T:
+    def _write(self, call: Callable[[Link], _T], operation: str = "") -> _T:
         """Ask once: what was sent may have been done, and doing it again later could undo what came between.
 
         `operation` names what changes chunks; its outcome is unknown where the connection is lost.

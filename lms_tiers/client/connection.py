@@ -9,13 +9,10 @@ import ssl
 import struct
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from lms_tiers.client.address import Address
 from lms_tiers.errors import ProtocolError
-
-if TYPE_CHECKING:
-    from lms_tiers.client.dialect import Dialect
 
 Buffer = bytes | bytearray | memoryview
 
@@ -38,8 +35,6 @@ class Connection:
     OSError
         The server cannot be reached.
     """
-
-    dialect: Dialect
 
     def __init__(
         self, address: Address, connect_timeout: float, timeout: float, tls: ssl.SSLContext | None = None

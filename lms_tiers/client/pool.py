@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import Final
 
 from lms_tiers.client.address import Address
-from lms_tiers.client.connection import Connection
 from lms_tiers.client.dialect import Dialect
 from lms_tiers.client.extended import ExtendedDialect
+from lms_tiers.client.link import Link
 from lms_tiers.client.plain import PlainDialect
 from lms_tiers.errors import BackendClosedError, ProtocolError, StorageUnavailableError
 from lms_tiers.messages import ServerReturnCode
@@ -35,7 +35,7 @@ class _Place:
     __slots__ = ("__weakref__", "connection", "usable")
 
     def __init__(self) -> None:
-        self.connection: Connection | None = None
+        self.connection: Link | None = None
         self.usable = False
 
 
@@ -66,7 +66,7 @@ class Pool:
         self._tls: Final = tls
         self._extension: Final = extension
         self._clock: Final = clock
-        self._free: Final[list[Connection]] = []
+        self._free: Final[list[Link]] = []
         self._held: Final[weakref.WeakSet[_Place]] = weakref.WeakSet()
         # Entered itself, not by the condition: an interrupt in the latter's own code would leave it taken.
         self._lock: Final = threading.Lock()
@@ -78,7 +78,7 @@ class Pool:
         self.connects = 0
 
     @contextmanager
-    def lend(self) -> Iterator[Connection]:
+    def lend(self) -> Iterator[Link]:
         """A connection for the block; one that the block leaves by an error is closed, not given back.
 
         Raises
@@ -92,7 +92,7 @@ class Pool:
         finally:
             self._give_back(place)
 
-    def _take(self, place: _Place) -> Connection:
+    def _take(self, place: _Place) -> Link:
         until = self._clock() + self._timeout
         with self._lock:
             while True:
@@ -118,7 +118,7 @@ class Pool:
             self._held.add(place)
         return self._connect(place)
 
-    def _connect(self, place: _Place) -> Connection:
+    def _connect(self, place: _Place) -> Link:
         try:
             connection = place.connection = self._open()
         except OSError as error:
@@ -135,8 +135,8 @@ class Pool:
                 raise BackendClosedError("the lm:// client")
         return connection
 
-    def _open(self) -> Connection:
-        connection = Connection(self.address, self._connect_timeout, self._timeout, self._tls)
+    def _open(self) -> Link:
+        connection = Link(self.address, self._connect_timeout, self._timeout, self._tls)
         if not self._extension:
             connection.dialect = PlainDialect(plain.MAX_LENGTH, plain.KEY_BYTES)
             return connection
@@ -145,7 +145,7 @@ class Pool:
         except (ProtocolError, ConnectionError):
             # A server that cannot even answer HEALTH on this key may still serve puts and gets.
             connection.close()
-            connection = Connection(self.address, self._connect_timeout, self._timeout, self._tls)
+            connection = Link(self.address, self._connect_timeout, self._timeout, self._tls)
             connection.dialect = PlainDialect(plain.MAX_LENGTH, plain.KEY_BYTES)
         except BaseException:
             connection.close()
@@ -180,7 +180,7 @@ class Pool:
             self._changed.notify_all()
 
 
-def greet(connection: Connection) -> Dialect:
+def greet(connection: Link) -> Dialect:
     """Ask which protocol the server speaks.
 
     Raises

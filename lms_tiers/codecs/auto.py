@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 from lms_tiers.codecs.base import BlockFormat, Codec
-from lms_tiers.codecs.builtin import open_layout
 from lms_tiers.codecs.entropy import compress
+from lms_tiers.codecs.layouts import open_layout
 from lms_tiers.codecs.planes import planes_format, sample_gain
 from lms_tiers.codecs.raw import RAW
 from lms_tiers.codecs.zstd import ZstdFormat

@@ -1,7 +1,7 @@
 """What a codec is: it cuts a chunk into blocks and encodes each by one block format.
 
-A `BlockFormat` is one on-disk form of a block, known by its layout name; a `Codec` chooses the format for a chunk.
-Concrete formats, threads and scratch memory live in the modules beside this one; nothing here knows backends.
+A `Codec` chooses the `BlockFormat` for a chunk. Concrete formats, threads and scratch memory live in the modules beside
+this one; nothing here knows backends.
 """
 
 from __future__ import annotations
@@ -10,15 +10,23 @@ import abc
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Final, TypeAlias
 
-from lms_tiers.errors import CodecError, InvalidBufferError
+from lms_tiers.codecs.blocks import decode_blocks, encode_blocks
+from lms_tiers.codecs.form import MIN_BLOCK, BlockFormat, Buffer, block_count, encode_bound, flat
+from lms_tiers.errors import CodecError
 
-#: The smallest block that a format may use for encoding.
-MIN_BLOCK: Final = 4096
-
-#: Contiguous bytes.
-Buffer: TypeAlias = bytes | bytearray | memoryview
+__all__ = [
+    "MIN_BLOCK",
+    "BlockFormat",
+    "Buffer",
+    "Codec",
+    "EncodedChunk",
+    "block_count",
+    "codec_of",
+    "decode_into",
+    "encode_bound",
+    "flat",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,49 +52,6 @@ class EncodedChunk:
     def nbytes(self) -> int:
         """Bytes of all blocks together."""
         return sum(len(block) for block in self.blocks)
-
-
-class BlockFormat(abc.ABC):
-    """One form of a block on disk. Stateless: one object serves all threads.
-
-    A block may be encoded and decoded by itself, in any order, on any thread. Same bytes in, same bytes out: encoding
-    depends on nothing but the data and the format.
-
-    Attributes
-    ----------
-    layout : str
-        The name stored on disk; it says everything that decoding needs beside the blocks and their size.
-    block_bytes : int
-        The block size that encoding uses: at least `MIN_BLOCK`. Decoding takes any that is a multiple of 64.
-    """
-
-    layout: str
-    block_bytes: int
-
-    @abc.abstractmethod
-    def bound(self, nbytes: int) -> int:
-        """The most bytes of `out` that a block of `nbytes` bytes can take: at most ``nbytes * 9 / 8 + 256``."""
-
-    @abc.abstractmethod
-    def encode_block(self, data: memoryview, out: memoryview) -> memoryview:
-        """Encode `data` (1 to `block_bytes` bytes) into `out` (at least ``bound(len(data))``).
-
-        Returns
-        -------
-        memoryview
-            The block: the leading part of `out`, or `data` itself.
-        """
-
-    @abc.abstractmethod
-    def decode_block(self, block: Buffer, out: memoryview) -> None:
-        """Decode `block` into the whole of `out`, whose length is that of the data encoded.
-
-        Raises
-        ------
-        CodecError
-            The block is damaged: not exactly what some encoder writes for `out`'s length. `out` may hold anything.
-            Damage that yields another valid block is for the caller's checksum to find.
-        """
 
 
 class Codec(abc.ABC):
@@ -153,35 +118,9 @@ class Codec(abc.ABC):
         InvalidBufferError
             `data` or `out` is not contiguous, or `out` is read-only or too small.
         """
-        from lms_tiers.codecs.blocks import encode_blocks
-
         data = flat(data)
         form = self.plan(data, dtype) if form is None else form
         return EncodedChunk(form.layout, form.block_bytes, encode_blocks(form, data, out, executor))
-
-
-def flat(data: Buffer, *, writable: bool = False) -> memoryview:
-    """`data` as one-dimensional contiguous bytes, or `InvalidBufferError`."""
-    view = data if type(data) is memoryview else memoryview(data)
-    if not view.c_contiguous:
-        raise InvalidBufferError("a codec needs contiguous bytes.")
-    if writable and view.readonly:
-        raise InvalidBufferError("the destination of a codec must be writable.")
-    if view.format == "B" and view.ndim == 1:
-        return view
-    if not view.nbytes:
-        return memoryview(bytearray()) if writable else memoryview(b"")
-    return view.cast("B")
-
-
-def encode_bound(nbytes: int) -> int:
-    """Bytes of scratch that serve to encode a chunk of `nbytes` bytes by any codec."""
-    return nbytes + nbytes // 8 + 256 * block_count(nbytes, MIN_BLOCK)
-
-
-def block_count(nbytes: int, block_bytes: int) -> int:
-    """How many blocks a chunk of `nbytes` bytes has."""
-    return -(-nbytes // block_bytes)
 
 
 def decode_into(
@@ -202,7 +141,8 @@ def decode_into(
     out : memoryview
         Writable contiguous bytes, exactly the chunk's length.
     codec : Codec, optional
-        Whose layout it is, for codecs of plugins (look it up by ``codec_of(layout)``); default: the built-in ones.
+        Whose layout it is (look it up by ``codec_of(layout)``); None reads nothing. `builtin.decode_into` knows the
+        built-in ones.
     executor : Executor, optional
         Decode blocks on its threads too, beside the calling one; see `Codec.encode`.
 
@@ -213,11 +153,10 @@ def decode_into(
     InvalidBufferError
         `out` is read-only or not contiguous.
     """
-    from lms_tiers.codecs.blocks import decode_blocks
-    from lms_tiers.codecs.builtin import open_layout
-
     out = flat(out, writable=True)
-    form = codec.open(layout) if codec is not None else open_layout(layout)
+    if codec is None:
+        raise CodecError(layout, "no codec was given that reads it.")
+    form = codec.open(layout)
     if block_bytes < 64 or block_bytes % 64:
         raise CodecError(layout, f"a block of {block_bytes} bytes is no multiple of 64.")
     if len(blocks) != block_count(len(out), block_bytes):

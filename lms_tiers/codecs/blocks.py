@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 
-from lms_tiers.codecs.base import BlockFormat, Buffer, block_count, encode_bound, flat
+from lms_tiers.codecs.form import BlockFormat, Buffer, block_count, encode_bound, flat
 from lms_tiers.codecs.workers import Crew
 from lms_tiers.errors import CodecError, InvalidBufferError
 

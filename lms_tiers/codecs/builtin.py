@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from typing import Final
 
-from lms_tiers.codecs.base import BlockFormat, Codec, codec_of
+from lms_tiers.codecs import base
+from lms_tiers.codecs.auto import AutoCodec
+from lms_tiers.codecs.base import Buffer, Codec
+from lms_tiers.codecs.layouts import open_layout, reader
 from lms_tiers.codecs.planes import PlanesCodec
 from lms_tiers.codecs.raw import RawCodec
 from lms_tiers.codecs.zstd import ZstdCodec
-from lms_tiers.errors import CodecError, ConfigError
+from lms_tiers.errors import ConfigError
 
-_READERS: Final[dict[str, Codec]] = {"raw": RawCodec(), "zstd": ZstdCodec(), "planes": PlanesCodec()}
+__all__ = ["auto", "decode_into", "make_codec", "open_layout", "planes", "raw", "zstd"]
 
 
-def open_layout(layout: str) -> BlockFormat:
-    """The block format of a layout that a built-in codec writes.
-
-    Raises
-    ------
-    CodecError
-        No built-in codec of this version reads it.
-    """
-    codec = _READERS.get(codec_of(layout))
-    if codec is None:
-        raise CodecError(layout, f"no built-in codec reads it; known: {', '.join(sorted(_READERS))}.")
-    return codec.open(layout)
+def decode_into(
+    layout: str, block_bytes: int, blocks: Sequence[Buffer], out: memoryview, *, executor: Executor | None = None
+) -> None:
+    """Decode a chunk of a layout that a built-in codec writes; see `base.decode_into`."""
+    base.decode_into(layout, block_bytes, blocks, out, codec=reader(layout), executor=executor)
 
 
 def make_codec(text: str) -> Codec:
@@ -62,8 +59,6 @@ def zstd(argument: str = "") -> Codec:
 
 def auto(argument: str = "") -> Codec:
     """The codec `auto`."""
-    from lms_tiers.codecs.auto import AutoCodec
-
     _none("auto", argument)
     return AutoCodec()
 

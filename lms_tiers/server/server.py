@@ -16,6 +16,7 @@ from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.server.budget import ReceiveBudget
 from lms_tiers.server.counters import Counters
 from lms_tiers.server.listening import BACKLOG, Listener
+from lms_tiers.server.protocols import answer
 from lms_tiers.server.reactor import Reactor
 from lms_tiers.server.session import Session
 from lms_tiers.server.settings import ServerSettings
@@ -146,7 +147,8 @@ class Server:
             undo.callback(stream.close)
             session = Session(
                 stream, self.backend, self.settings, self.budget, self.counters, peer,
-                self._reactor.spare, lambda _: self._reactor.wake(descriptor), self._allocate,
+                self._reactor.spare, lambda _: self._reactor.wake(descriptor), answer,
+                self._allocate,
             )  # fmt: skip
             self._reactor.adopt(descriptor, session)
             undo.pop_all()

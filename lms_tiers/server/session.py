@@ -12,7 +12,7 @@ import math
 import ssl
 import time
 from collections.abc import Callable, Generator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from lms_tiers.errors import BackendClosedError, ProtocolError
 from lms_tiers.interface import LMSBackendInterface
@@ -41,6 +41,7 @@ class Wait(enum.Enum):
 
 
 Steps = Generator[Wait, None, None]
+Answer: TypeAlias = "Callable[[Session, bytearray], Steps | None]"
 
 
 class PeerGone(Exception):
@@ -62,6 +63,8 @@ class Session:
         Whether a thread is free to wait for this peer a moment.
     wake : callable
         Tells the reactor that the session, parked for the budget, can go on.
+    answer : callable
+        Serves a request, given its header: what is left to do, or None; raises `ProtocolError` where it cannot go on.
     allocate : callable
         Makes the buffer a chunk is received into.
     """
@@ -69,7 +72,7 @@ class Session:
     def __init__(
         self, stream: Stream, backend: LMSBackendInterface, settings: ServerSettings, budget: ReceiveBudget,
         counters: Counters, peer: str, spare: Callable[[], bool], wake: Callable[[Session], None],
-        allocate: Callable[[int], bytearray] = receive_buffer,
+        answer: Answer, allocate: Callable[[int], bytearray] = receive_buffer,
     ) -> None:  # fmt: skip
         self.stream: Final = stream
         self.backend: Final = backend
@@ -79,6 +82,7 @@ class Session:
         self.peer: Final = peer
         self.spare: Final = spare
         self._wake: Final = wake
+        self._answer: Final = answer
         self.allocate: Final = allocate
         self.granted = False
         self.idle = True
@@ -125,8 +129,6 @@ class Session:
             self._let_go()
 
     def _serve(self) -> Steps:
-        from lms_tiers.server import extended, plain
-
         yield from self._handshake()
         self.deadline = self._idle_deadline()
         header = bytearray(CLIENT_HEADER.size)
@@ -145,7 +147,7 @@ class Session:
                     self.deadline = self._transfer_end = time.monotonic() + self.settings.header_timeout
                     yield from self._fill(view[got:])
                 # What can be done at once is, without a generator: most requests end here.
-                rest = extended.answer(self, header) if extended.speaks(header) else plain.answer(self, header)
+                rest = self._answer(self, header)
                 if rest is not None:
                     yield from rest
                 self.idle = True

@@ -40,7 +40,7 @@ class Line:
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[pool.Pool]:
-    monkeypatch.setattr(pool, "Connection", Line)
+    monkeypatch.setattr(pool, "Link", Line)
     made = pool.Pool(Address("host", 1), SIZE, 1, 0, None, extension=False)
     yield made
     Line.fault = None

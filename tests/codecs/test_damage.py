@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lms_tiers.codecs.base import Buffer, EncodedChunk, decode_into
-from lms_tiers.codecs.builtin import make_codec
+from lms_tiers.codecs.base import Buffer, EncodedChunk
+from lms_tiers.codecs.builtin import decode_into, make_codec
 from lms_tiers.errors import CodecError
 
 Values: TypeAlias = Callable[..., bytes]

@@ -14,8 +14,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lms_tiers.codecs.base import Codec, EncodedChunk, block_count, decode_into, encode_bound
-from lms_tiers.codecs.builtin import make_codec
+from lms_tiers.codecs.base import Codec, EncodedChunk, block_count, encode_bound
+from lms_tiers.codecs.builtin import decode_into, make_codec
 from lms_tiers.codecs.planes import MAX_BLOCK
 from lms_tiers.codecs.workers import Crew, shared_executor
 from lms_tiers.errors import CodecError, ConfigError, InvalidBufferError

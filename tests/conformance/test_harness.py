@@ -6,10 +6,10 @@ import pytest
 from lms_conformance.chunks import Chunk, key, same
 from lms_conformance.damage import allocated_bytes, flip_stored, truncate_files
 from lms_conformance.harness import DeviceHarness, FactoryHarness, NameHarness, harness_for
+from lms_conformance.recipes import load_harness
 from lms_conformance.zoo.files import FileReference
 from lms_conformance.zoo.harnesses import ReferenceHarness
 from lms_conformance.zoo.memory import BareReference
-from lms_conformance.zygote import load_harness
 
 from lms_tiers import LMSLocalBackend
 from lms_tiers.errors import ConfigError, StorageUnavailableError

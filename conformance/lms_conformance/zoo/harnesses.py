@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lms_conformance.harness import Harness
+from lms_conformance.shared import SharedReference, forget_engine
 from lms_conformance.zoo.files import EvictingFileReference, FileReference, decode, file_of
 from lms_conformance.zoo.memory import BareReference, EvictingReference, MemoryReference, TensorReference
 from lms_tiers.interface import LMSBackendInterface
@@ -21,6 +22,7 @@ REFERENCES: Final[Mapping[str, Opener]] = {
     "tensor": TensorReference,
     "files": FileReference,
     "files-lru": EvictingFileReference,
+    "shared": SharedReference,
 }
 
 
@@ -35,6 +37,10 @@ class ReferenceHarness(Harness):
     def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
         """Open it."""
         return REFERENCES[self.reference](str(path), capacity)
+
+    def stop(self, path: Path) -> None:
+        """Let the engine of this place go; other references have none."""
+        forget_engine(str(path))
 
     def source(self) -> str:
         """An import of the reference."""

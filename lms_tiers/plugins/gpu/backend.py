@@ -16,7 +16,7 @@ from lms_tiers.errors import CapacityError, InvalidBufferError
 from lms_tiers.interface import Capabilities, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.plugins.gpu.core import WINDOW, GpuCore, GpuOptions, Reads, as_tensors
-from lms_tiers.plugins.gpu.streams import open_streams
+from lms_tiers.plugins.gpu.opening import open_streams
 
 if TYPE_CHECKING:
     import torch

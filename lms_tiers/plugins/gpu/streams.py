@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from lms_tiers.arena.arena import Fence
 from lms_tiers.arena.recycle import map_block
-from lms_tiers.errors import ConfigError, StorageUnavailableError
+from lms_tiers.errors import StorageUnavailableError
 
 if TYPE_CHECKING:
     import torch
@@ -129,33 +129,3 @@ class HostStreams:
     def copy(self, target: torch.Tensor, source: torch.Tensor, stream: Stream) -> None:
         """Copy now, without the GIL."""
         target.copy_(source)
-
-
-def open_streams(location: str) -> Streams:
-    """The device of ``gpu:LOCATION``: an index, a torch device such as ``xpu:1``, ``cpu``, or nothing for the first.
-
-    Raises
-    ------
-    ConfigError
-        The text names no device.
-    StorageUnavailableError
-        There is no such device here; says what is missing.
-    """
-    import torch
-
-    if location == "cpu":
-        return HostStreams()
-    accelerator = torch.accelerator.current_accelerator()
-    text = location or "0"
-    if text.isdecimal():
-        kind = accelerator.type if accelerator is not None else "cuda"
-        text = f"{kind}:{text}"
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        raise ConfigError(
-            f"gpu:{location} names no device: write an index (gpu:0), a torch device (gpu:xpu:0), or gpu:cpu."
-        ) from None
-    from lms_tiers.plugins.gpu.torch_streams import TorchStreams
-
-    return TorchStreams(torch.device(device.type, device.index or 0))

@@ -23,7 +23,8 @@ from lms_tiers.errors import (
 from lms_tiers.messages import ClientCommand, ClientMetaMessage, MemoryFormat
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.plugins.gpu.backend import GpuBackend, GpuOptions
-from lms_tiers.plugins.gpu.streams import HostStreams, open_streams
+from lms_tiers.plugins.gpu.opening import open_streams
+from lms_tiers.plugins.gpu.streams import HostStreams
 from lms_tiers.plugins.gpu.transfers import cut, pairs
 from tests.plugins.arena_chunks import MIB, PAGE, close_beside_calls, content, key, message
 from tests.plugins.gpu.machine import needs_accelerator
