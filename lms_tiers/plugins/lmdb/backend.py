@@ -19,6 +19,7 @@ from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMS
 from lms_tiers.plugins.lmdb import listing, state
 from lms_tiers.plugins.lmdb.checkpoint import MOST, Checkpoints, close_down
 from lms_tiers.plugins.lmdb.coding import Coding
+from lms_tiers.plugins.lmdb.epochs import Inside
 from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES
 from lms_tiers.plugins.lmdb.opening import close_clean, open_directory
 from lms_tiers.plugins.lmdb.options import LmdbOptions
@@ -97,16 +98,14 @@ class LmdbBackend(LMSBackendInterface):
             for begin in range(0, len(texts), 16):
                 self._syncing.committed(self._store.remove(texts[begin : begin + 16]))
 
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _changing(self) -> Inside:
         store = self._store
-        with store.epochs.calling():
-            store.check()
-            now = time.monotonic_ns()
-            if now - self._looked > _LOOK:
-                self._look()
-                self._looked = now
-            yield
+        store.check()
+        now = time.monotonic_ns()
+        if now - self._looked > _LOOK:
+            self._look()
+            self._looked = now
+        return store.epochs.calling()
 
     def _look(self) -> None:
         """Raise where the files have lost their names: what is written would be gone with the last descriptor."""

@@ -62,6 +62,8 @@ class DataFile:
         """Fill `buffers`, together `nbytes` bytes, from `offset` on; whether the file has that many."""
         if self._aligned is not None:
             return self._read_aligned(offset, buffers, nbytes)
+        if not nbytes:
+            return True
         got = os.preadv(self.fd, buffers, offset)
         while got < nbytes:
             if got <= 0:

@@ -13,9 +13,6 @@ from sortedcontainers import SortedList
 
 from lms_tiers.plugins.lmdb.layout import Extent
 
-#: `data` may have so many pages: 4 PiB.
-END: Final = 1 << 40
-
 
 class Extents:
     """Runs of pages, none touching another."""
@@ -93,22 +90,27 @@ class Extents:
 
 
 class Room:
-    """The pages of one `data`: free ones with blocks, free ones without, and how many have blocks.
+    """The pages of one `data`: free ones with blocks, free ones without, and where it ends.
 
     Callers hold the store's lock.
 
     Parameters
     ----------
     free, hollow : iterable of Extent
-        Together all pages that no chunk has.
-    backed : int
-        Pages with blocks, those of chunks among them.
+        All pages before `end` that no chunk has.
+    end : int
+        Nothing is written from this page on.
     """
 
-    def __init__(self, free: Iterable[Extent], hollow: Iterable[Extent], backed: int) -> None:
+    def __init__(self, free: Iterable[Extent], hollow: Iterable[Extent], end: int) -> None:
         self.free: Final = Extents(free)
         self.hollow: Final = Extents(hollow)
-        self.backed = backed
+        self.end = end
+
+    @property
+    def backed(self) -> int:
+        """Pages with blocks, those of chunks and the head among them."""
+        return self.end - self.hollow.pages
 
     def take(self, count: int, growth: int) -> list[Extent] | None:
         """`count` pages, in as few runs as there are; None where they are not there.
@@ -119,37 +121,41 @@ class Room:
             Pages that may get blocks for it.
         """
         run = self.free.take(count)
+        if run is None and count <= growth:
+            run = self._grow(count)
         if run is not None:
             return [run]
-        if count <= growth:
-            run = self.hollow.take(count)
-            if run is not None:
-                self.backed += count
-                return [run]
         if self.free.pages + max(0, growth) < count:
             return None
         taken: list[Extent] = []
         while count:
-            piece = self.free.take_longest(count)
-            if piece is None:
-                piece = self.hollow.take(count)
-                assert piece is not None, "pages without blocks have no end"
-                self.backed += count
+            piece = self.free.take_longest(count) or self._grow(count)
             taken.append(piece)
             count -= piece[1]
         return taken
+
+    def _grow(self, count: int) -> Extent:
+        run = self.hollow.take(count) if len(self.hollow) else None
+        if run is None:
+            run = self.end, count
+            self.end += count
+        return run
 
     def give(self, extents: Iterable[Extent]) -> None:
         """Pages that have blocks are free again."""
         for start, count in extents:
             self.free.add(start, count)
 
-    def hollowed(self, start: int, count: int) -> None:
-        """A run taken out of `free` has lost its blocks."""
-        self.backed -= count
-        self.hollow.add(start, count)
+    def tail(self) -> int:
+        """The page from which on nothing is in use."""
+        page = self.end
+        while (begin := self.free.begin(page) or self.hollow.begin(page)) is not None:
+            page = begin
+        return page
 
-    def tail(self) -> Extent | None:
-        """The free run at the end of the file, taken out of `free`."""
-        end = self.hollow.begin(END)
-        return None if end is None else self.free.take_before(end)
+    def cut(self, page: int) -> None:
+        """The file ends there now."""
+        while self.end > page:
+            run = self.free.take_before(self.end) or self.hollow.take_before(self.end)
+            assert run is not None, "in use"
+            self.end = run[0]

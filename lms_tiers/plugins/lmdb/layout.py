@@ -6,6 +6,7 @@ Also the short form of a manifest that a running store keeps in memory. Nothing 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
@@ -153,7 +154,7 @@ def record_bytes(key: int, meta: ChunkMeta, layout: str, blocks: int, extents: i
     return FIXED + key + 8 * len(meta.shape) + len(layout) + 4 * blocks + 8 * extents
 
 
-def pack_extents(extents: tuple[Extent, ...] | list[Extent]) -> bytes:
+def pack_extents(extents: Sequence[Extent]) -> bytes:
     """Eight bytes each."""
     return _longs(len(extents)).pack(*[page << _COUNT_BITS | count for page, count in extents])
 
@@ -245,17 +246,23 @@ class Forms:
             self._numbers[form] = found
         return found
 
-    def entry(self, manifest: Manifest, nrecord: int) -> bytes:
+    def entry(
+        self, form: Form, sequence: int, checksum: int, nrecord: int, blocks: Sequence[int], extents: Sequence[Extent]
+    ) -> bytes:
         """The short form of a manifest whose record has `nrecord` bytes. Callers hold the store's lock."""
-        page, count = manifest.extents[0]
-        number = self.number(Form(manifest.meta, manifest.layout, manifest.block_bytes))
-        nblocks, more = len(manifest.blocks), manifest.extents[1:]
+        page, count = extents[0]
+        more = len(extents) - 1
         entry = ENTRY.pack(
-            manifest.sequence, manifest.checksum, page << _COUNT_BITS | count, number, nrecord, nblocks, len(more)
+            sequence, checksum, page << _COUNT_BITS | count, self.number(form), nrecord, len(blocks), more
         )
-        if nblocks or more:
-            entry += _words(nblocks).pack(*manifest.blocks) + pack_extents(more)
+        if more or blocks:
+            entry += _words(len(blocks)).pack(*blocks) + pack_extents(extents[1:])
         return entry
+
+
+def offset_of(place: int) -> int:
+    """Where the extent begins that an entry holds as `place`."""
+    return (place >> _COUNT_BITS) * PAGE
 
 
 class Found(NamedTuple):

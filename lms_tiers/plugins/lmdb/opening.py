@@ -18,7 +18,7 @@ import lmdb
 from lms_tiers.errors import ConfigError, FormatError, LmsTiersError
 from lms_tiers.plugins.lmdb import index, layout
 from lms_tiers.plugins.lmdb.datafile import DataFile
-from lms_tiers.plugins.lmdb.extents import END, Room
+from lms_tiers.plugins.lmdb.extents import Room
 from lms_tiers.plugins.lmdb.index import Applied, Index
 from lms_tiers.plugins.lmdb.journal import Journal, kept_runs, last_generation
 from lms_tiers.plugins.lmdb.layout import EXPECTED, PAGE, Extent
@@ -151,7 +151,7 @@ def _open(directory: Path, budget: Budget, options: LmdbOptions, seed: int | Non
         undo.callback(data.close)
         os.pwrite(data.fd, layout.pack_head(seed), 0)
         pages = -(-os.fstat(data.fd).st_size // PAGE)
-        room = Room(free, [*hollow, (pages, END - pages)], pages - sum(count for _, count in hollow))
+        room = Room(free, hollow, max(pages, 1))
         if contents is not None:
             _renew(directory, budget, data, room, contents, seed)
             generation = max(generation, contents.generation + 2)
@@ -193,7 +193,7 @@ def _renew(directory: Path, budget: Budget, data: DataFile, room: Room, contents
             if not data.punch(*run):
                 room.free.add(*run)
                 break
-            room.hollowed(*run)
+            room.hollow.add(*run)
     if contents.source == "data" and not contents.records and before:
         _move_aside(old)
     fresh = directory / NEW_INDEX
@@ -245,8 +245,7 @@ def close_clean(store: Store) -> None:
     """
     directory, counters = store.where, store.counters
     try:
-        hollow = [run for run in store.pages.room.hollow if sum(run) != END]
-        kept = store.journal.keep_runs(list(store.pages.room.free), hollow)
+        kept = store.journal.keep_runs(list(store.pages.room.free), list(store.pages.room.hollow))
         store.journal.sync()
     finally:
         store.index.close()

@@ -102,22 +102,16 @@ class Pages:
             if not self._data.punch(*run):
                 self.room.free.add(*run)
                 return
-            self.room.hollowed(*run)
+            self.room.hollow.add(*run)
             pages -= run[1]
 
     def give_tail_back(self, least: int) -> None:
         """Cut free pages off the end of `data`, where there are at least so many."""
-        run = self.room.tail()
-        if run is None:
-            return
-        if run[1] < least:
-            self.room.free.add(*run)
-            return
-        with suppress(OSError):
-            self._data.cut(run[0])
-            self.room.hollowed(*run)
-            return
-        self.room.free.add(*run)
+        page = self.room.tail()
+        if self.room.end - page >= max(1, least):
+            with suppress(OSError):
+                self._data.cut(page)
+                self.room.cut(page)
 
     def give_up(self, extents: Sequence[Extent], position: int) -> None:
         """No chunk has these any more; the index and the journal, up to `position`, say so."""
@@ -128,7 +122,7 @@ class Pages:
         for run in extents:
             # Whether they have blocks is not known where the medium refused them; and no record must be left in them.
             if self._data.punch(*run):
-                self.room.hollowed(*run)
+                self.room.hollow.add(*run)
             else:
                 self.room.free.add(*run)
 

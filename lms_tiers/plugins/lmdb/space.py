@@ -8,7 +8,6 @@ twice its due.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from lms_tiers.errors import ConfigError
@@ -51,54 +50,41 @@ def reserve(length: int) -> int:
     return pages * PAGE + _WORN * max(index_share(nrecord + 8 * pages), (_INLINE_MOST + 1) * 9 // 4)
 
 
-@dataclass(frozen=True, slots=True)
 class Budget:
     """The space of one store.
 
-    Attributes
+    Parameters
     ----------
     capacity : int
         Bytes of all its files.
+
+    Attributes
+    ----------
+    journal : int
+        Bytes of each of the two journals, all of which they have from the start.
+    state_limit : int
+        The most bytes of a tier's state.
+    spare : int
+        Pages of the index beside its records: what one transaction writes anew, and what the last ones freed.
+    together : int
+        Records written in one transaction of the index.
+    files : int
+        Bytes for `data` and the index.
+    usable : int
+        The most bytes that chunks may be charged with together.
+    map_size : int
+        The most bytes that the index is ever asked to have.
     """
 
-    capacity: int
-
-    def __post_init__(self) -> None:
-        if self.capacity < MIN_CAPACITY:
-            least, given = format_size(MIN_CAPACITY), format_size(self.capacity)
+    def __init__(self, capacity: int) -> None:
+        if capacity < MIN_CAPACITY:
+            least, given = format_size(MIN_CAPACITY), format_size(capacity)
             raise ConfigError(f"an lmdb store needs a capacity of at least {least}, not {given}.")
-
-    @property
-    def journal(self) -> int:
-        """Bytes of each of the two journals, all of which they have from the start."""
-        return min(max(64 << 10, self.capacity >> 8), 8 << 20) // PAGE * PAGE
-
-    @property
-    def state_limit(self) -> int:
-        """The most bytes of a tier's state."""
-        return max(4 * PAGE, self.capacity // 256 // PAGE * PAGE)
-
-    @property
-    def spare(self) -> int:
-        """Pages of the index beside its records: what one transaction writes anew, and what the last ones freed."""
-        return 48 + min(self.capacity // PAGE // 200, 16384)
-
-    @property
-    def together(self) -> int:
-        """Bytes for records' transactions: so many pages may one of them write."""
-        return max(8, self.spare // 4)
-
-    @property
-    def files(self) -> int:
-        """Bytes for `data` and the index."""
-        return self.capacity - _SIDE - 2 * self.journal - 2 * self.state_limit
-
-    @property
-    def usable(self) -> int:
-        """The most bytes that chunks may be charged with together."""
-        return self.files - 2 * self.spare * PAGE
-
-    @property
-    def map_size(self) -> int:
-        """The most bytes that the index is ever asked to have."""
-        return min(max(4 << 20, self.capacity // 2), 1 << 40) // PAGE * PAGE
+        self.capacity: Final = capacity
+        self.journal: Final = min(max(64 << 10, capacity >> 8), 8 << 20) // PAGE * PAGE
+        self.state_limit: Final = max(4 * PAGE, capacity // 256 // PAGE * PAGE)
+        self.spare: Final = 48 + min(capacity // PAGE // 200, 16384)
+        self.together: Final = max(8, self.spare // 4)
+        self.files: Final = capacity - _SIDE - 2 * self.journal - 2 * self.state_limit
+        self.usable: Final = self.files - 2 * self.spare * PAGE
+        self.map_size: Final = min(max(4 << 20, capacity // 2), 1 << 40) // PAGE * PAGE

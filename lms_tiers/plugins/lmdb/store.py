@@ -18,30 +18,44 @@ from lms_tiers.plugins.lmdb.datafile import DataFile
 from lms_tiers.plugins.lmdb.epochs import Epochs
 from lms_tiers.plugins.lmdb.extents import Room
 from lms_tiers.plugins.lmdb.index import Index, hashed
-from lms_tiers.plugins.lmdb.journal import FIRST, GONE, OVERHEAD, PUT, Journal
-from lms_tiers.plugins.lmdb.layout import Damaged, Extent, Forms, Found, Manifest, read_entry, record_bytes
+from lms_tiers.plugins.lmdb.journal import GONE, OVERHEAD, PUT, Journal
+from lms_tiers.plugins.lmdb.layout import Damaged, Extent, Form, Forms, Found, Manifest, read_entry, record_bytes
 from lms_tiers.plugins.lmdb.pages import Counters, Pages
 from lms_tiers.plugins.lmdb.sidecar import unavailable
 from lms_tiers.plugins.lmdb.space import Budget, charge, index_share, pages_for
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Chunk:
-    """A put on its way: `pieces` are its stored bytes; `extents` and `record` come with its grant."""
+    """A put on its way: `pieces` are its `stream` stored bytes; the last five fields come with its grant."""
 
     text: str
-    manifest: Manifest
+    key: bytes
+    form: Form
+    created: int
     pieces: list[memoryview]
+    stream: int
+    blocks: tuple[int, ...] = ()
+    checksum: int = 0
     scratch: bytearray | None = None
+    sequence: int = 0
     extents: list[Extent] = field(default_factory=list)
     record: bytes = b""
     charged: int = 0
+    pages: int = 0
 
     @property
     def least(self) -> int:
-        """Bytes of the record without its extents."""
-        manifest = self.manifest
-        return record_bytes(len(manifest.key), manifest.meta, manifest.layout, len(manifest.blocks), 0)
+        """Bytes of the record with one extent."""
+        meta, layout, _ = self.form
+        return record_bytes(len(self.key), meta, layout, len(self.blocks), 1)
+
+    def manifest(self) -> Manifest:
+        """What its record says."""
+        return Manifest(
+            self.key, self.form.meta, self.sequence, self.created, self.checksum, self.form.layout,
+            self.form.block_bytes, self.blocks, tuple(self.extents),
+        )  # fmt: skip
 
 
 class Store:
@@ -130,7 +144,11 @@ class Store:
                 return self.entries.get(text)
             with self.changed:
                 if commits == self.commits and text not in self.dirty and text not in self.committing:
-                    return self.entries.setdefault(text, self.forms.entry(manifest, len(record)))
+                    return self.entries.setdefault(text, self._known(manifest, len(record)))
+
+    def _known(self, manifest: Manifest, nrecord: int) -> bytes:
+        _, meta, sequence, _, checksum, layout, block_bytes, blocks, extents = manifest
+        return self.forms.entry(Form(meta, layout, block_bytes), sequence, checksum, nrecord, blocks, extents)
 
     def _look_up(self, text: str) -> tuple[Manifest | None, bytes]:
         try:
@@ -153,41 +171,36 @@ class Store:
         ------
         CapacityError
         """
+        least = chunk.least
+        need = pages_for(chunk.stream, least)
+        cost = charge(need, least)
+        counters, usable = self.counters, self.budget.usable
         with self.changed:
             self.check()
-            self._grant(chunk)
-        manifest = chunk.manifest._replace(extents=tuple(chunk.extents))
-        chunk.manifest, chunk.record = manifest, manifest.pack(self.seed)
-
-    def _grant(self, chunk: Chunk) -> None:
-        manifest = chunk.manifest
-        stream, least = manifest.stream, chunk.least
-        need = pages_for(stream, least + 8)
-        cost = charge(need, least + 8)
-        usable = self.budget.usable
-        if self.counters.charged + cost > usable:
-            raise CapacityError(f"lmdb store {self.where}", cost, max(0, usable - self.counters.charged))
-        self.counters.charged += cost
-        chunk.charged = cost
-        have = 0
-        while have < need:
-            chunk.extents += self.pages.take(need - have, cost)
-            have = sum(count for _, count in chunk.extents)
-            need = pages_for(stream, least + 8 * len(chunk.extents))
-        nrecord = least + 8 * len(chunk.extents)
-        self.counters.charged += charge(have, nrecord) - cost
-        chunk.charged = charge(have, nrecord)
-        self.clock += 1
-        chunk.manifest = manifest._replace(sequence=self.clock)
+            if counters.charged + cost > usable:
+                raise CapacityError(f"lmdb store {self.where}", cost, max(0, usable - counters.charged))
+            counters.charged += cost
+            chunk.charged = cost
+            while chunk.pages < need:
+                taken = self.pages.take(need - chunk.pages, cost)
+                chunk.extents += taken
+                chunk.pages += sum([count for _, count in taken])
+                least = chunk.least + 8 * (len(chunk.extents) - 1)
+                need = pages_for(chunk.stream, least)
+            chunk.charged = charge(chunk.pages, least)
+            counters.charged += chunk.charged - cost
+            self.clock += 1
+            chunk.sequence = self.clock
+        chunk.record = chunk.manifest().pack(self.seed)
 
     def take_back(self, chunk: Chunk) -> None:
-        """A chunk that was granted is not put: nobody can know of it."""
+        """A chunk that was granted and is not put gives back what it has: nobody can know of it."""
         with self.changed:
             self._take_back(chunk)
 
     def _take_back(self, chunk: Chunk) -> None:
         self.counters.charged -= chunk.charged
-        extents, chunk.extents, chunk.charged = chunk.extents, [], 0
+        extents, chunk.extents, chunk.charged, chunk.pages = chunk.extents, [], 0, 0
         self.pages.unwritten(extents)
 
     # -- in --------------------------------------------------------------------------------------------------------
@@ -198,57 +211,71 @@ class Store:
         Raises
         ------
         StorageUnavailableError
-            None of them is put.
+            Of them, the first so many are put, and the others not.
         """
         with self.changed:
-            self._await_journal(sum(len(chunk.record) + OVERHEAD for chunk in chunks))
-            last: dict[str, Chunk] = {}
-            frames: list[bytes] = []
-            won: list[Chunk] = []
-            for chunk in chunks:
-                manifest, before = chunk.manifest, last.get(chunk.text)
-                if before is not None:
-                    given_up = sum(before.extents[-1]) - 1
-                else:
-                    old = self._entry(chunk.text)
-                    if old is not None and old.sequence > manifest.sequence:
-                        continue  # a put that began later was quicker: this one came before it
-                    given_up = 0 if old is None else sum(old.extents[-1]) - 1
-                frames.append(self.journal.frame(PUT, manifest.sequence, given_up, chunk.record))
-                last[chunk.text] = chunk
-                won.append(chunk)
-            self._append(frames)
-            for chunk in chunks:
-                if chunk in won:
-                    self._enter(chunk)
-                else:
-                    self._take_back(chunk)
+            begin = 0
+            while begin < len(chunks):
+                end, nbytes = begin, 0
+                while end < len(chunks) and (end == begin or nbytes < self.budget.journal // 4):
+                    nbytes += len(chunks[end].record) + OVERHEAD
+                    end += 1
+                self._await_journal(nbytes)
+                self._publish(chunks[begin:end])
+                begin = end
             return self.journal.position
+
+    def _publish(self, chunks: Sequence[Chunk]) -> None:
+        last: dict[str, int] = {}
+        frames: list[bytes] = []
+        lost: list[Chunk] = []
+        for chunk in chunks:
+            given_up = last.get(chunk.text)
+            if given_up is None:
+                old = self._entry(chunk.text)
+                if old is not None and old.sequence > chunk.sequence:
+                    lost.append(chunk)  # a put that began later was quicker: this one came before it
+                    continue
+                given_up = 0 if old is None else sum(old.extents[-1]) - 1
+            frames.append(self.journal.frame(PUT, chunk.sequence, given_up, chunk.record))
+            last[chunk.text] = sum(chunk.extents[-1]) - 1
+        self._append(frames)
+        for chunk in chunks:
+            if chunk in lost:
+                self._take_back(chunk)
+            else:
+                self._enter(chunk)
 
     def _entry(self, text: str) -> Found | None:
         entry = self.entries.get(text)
         return None if entry is None else read_entry(entry, self.forms)
 
     def _enter(self, chunk: Chunk) -> None:
-        counters = self.counters
-        self._leave(chunk.text)
-        self.entries[chunk.text] = self.forms.entry(chunk.manifest, len(chunk.record))
-        self.dirty[chunk.text] = chunk.record
+        text, counters, nrecord = chunk.text, self.counters, len(chunk.record)
+        entry = self.forms.entry(chunk.form, chunk.sequence, chunk.checksum, nrecord, chunk.blocks, chunk.extents)
+        old = self._entry(text)
+        # In one step, for readers: an overwritten chunk is there at every moment.
+        self.entries[text] = entry
+        self.dirty[text] = chunk.record
         counters.chunks += 1
-        counters.share += index_share(len(chunk.record))
-        chunk.charged = 0
+        counters.share += index_share(nrecord)
+        chunk.extents, chunk.charged, chunk.pages = [], 0, 0
+        if old is not None:
+            self._given_up(text, old)
 
     def _leave(self, text: str) -> None:
-        entry = self.entries.pop(text, None)
-        self.uses.pop(text, None)
-        if entry is None:
-            return
-        found = read_entry(entry, self.forms)
+        found = self._entry(text)
+        if found is not None:
+            self.dirty[text] = None
+            del self.entries[text]
+            self._given_up(text, found)
+
+    def _given_up(self, text: str, found: Found) -> None:
         counters = self.counters
         counters.chunks -= 1
         counters.charged -= charge(found.pages, found.nrecord)
         counters.share -= index_share(found.nrecord)
-        self.dirty[text] = None
+        self.uses.pop(text, None)
         self.pages.give_up(found.extents, self.journal.position)
 
     def remove(self, texts: Sequence[str], only: bytes | None = None) -> int:
@@ -262,7 +289,7 @@ class Store:
         for text in texts:
             self.find(text)
         with self.changed:
-            self._await_journal(sum(len(text) * 4 + OVERHEAD for text in texts))
+            self._await_journal(sum(len(text.encode()) + OVERHEAD for text in texts))
             frames: list[bytes] = []
             gone: list[str] = []
             for text in dict.fromkeys(texts):
@@ -282,8 +309,6 @@ class Store:
 
     def _await_journal(self, nbytes: int) -> None:
         """Wait until the journal has room for so many bytes. The lock is held."""
-        if nbytes > self.budget.journal - FIRST:
-            raise AssertionError("a record longer than a journal")
         while self.journal.room < nbytes:
             if self.stuck is not None:
                 stuck, self.stuck = self.stuck, None  # told once; the next call finds it tried again
@@ -301,12 +326,14 @@ class Store:
             self.counters.failures += 1
             raise unavailable(self.where, error, "the journal cannot be written") from error
         self.counters.records += len(frames)
-        if self.journal.used * 2 > self.journal.nbytes:
-            self.changed.notify_all()
+        if not self.dirty or self.journal.used * 2 > self.journal.nbytes:
+            self.changed.notify_all()  # a checkpoint is due, in a while or now
 
     def touch(self, texts: Sequence[str]) -> int:
         """Note uses, oldest first; how many wait to be written."""
         with self.changed:
+            if not self.uses:
+                self.changed.notify_all()
             for text in texts:
                 self.clock += 1
                 self.uses.pop(text, None)

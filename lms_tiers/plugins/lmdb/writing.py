@@ -12,15 +12,13 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import Any, Final
 
-import xxhash
-
 from lms_tiers.errors import InvalidChunkError, StorageUnavailableError, ValueTooLargeError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage, key_text
-from lms_tiers.plugins.lmdb.coding import Coding, Encoded
+from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.datafile import Run
-from lms_tiers.plugins.lmdb.layout import LONGEST, MAX_DIMENSIONS, MAX_KEY_BYTES, PAGE, Manifest
-from lms_tiers.plugins.lmdb.reading import _front as front
+from lms_tiers.plugins.lmdb.layout import LONGEST, MAX_DIMENSIONS, MAX_KEY_BYTES, PAGE, Form
+from lms_tiers.plugins.lmdb.reading import checksum_of, front
 from lms_tiers.plugins.lmdb.sidecar import unavailable
 from lms_tiers.plugins.lmdb.space import charge, pages_for
 from lms_tiers.plugins.lmdb.store import Chunk, Store
@@ -48,7 +46,7 @@ class Writer:
         try:
             for client_meta, buffers in items:
                 group.append(self._prepare(client_meta, buffers))
-                weight += group[-1].manifest.stream
+                weight += group[-1].stream
                 if weight >= _TOGETHER_BYTES or len(group) >= _TOGETHER:
                     full, group, weight = group, [], 0
                     self._store_group(full)
@@ -79,13 +77,14 @@ class Writer:
         usable = self._store.budget.usable
         if length > LONGEST:
             raise ValueTooLargeError(text, length, usable, f"lmdb store {self._store.where}")
-        created = time.time_ns() // 1_000_000
-        raw = Chunk(text, Manifest(text.encode(), meta, 0, created, 0, "", 0, (), ()), pieces)
-        chunk = self._encode(raw)
+        form = Form(meta, "", 0)
+        chunk = self._encode(Chunk(text, text.encode(), form, time.time_ns() // 1_000_000, pieces, length))
         try:
-            if _least_charge(chunk) > usable:
-                raise ValueTooLargeError(text, _least_charge(chunk), usable, f"lmdb store {self._store.where}")
-            chunk.manifest = chunk.manifest._replace(checksum=_checksum(chunk.pieces))
+            least = chunk.least
+            cost = charge(pages_for(chunk.stream, least), least)
+            if cost > usable:
+                raise ValueTooLargeError(text, cost, usable, f"lmdb store {self._store.where}")
+            chunk.checksum = checksum_of(chunk.pieces)
         except BaseException:
             self._give_back([chunk])
             raise
@@ -95,13 +94,17 @@ class Writer:
         if not raw.pieces or self._coding.plain:
             return raw
         whole = raw.pieces[0] if len(raw.pieces) == 1 else memoryview(b"".join(raw.pieces))
-        encoded = self._coding.encode(whole, raw.manifest.meta.dtype)
+        encoded = self._coding.encode(whole, raw.form.meta.dtype)
         if encoded is None:
             return raw
-        manifest = raw.manifest._replace(layout=encoded.layout, block_bytes=encoded.block_bytes, blocks=encoded.lengths)
-        smaller = Chunk(raw.text, manifest, [encoded.stream], _buffer(encoded))
+        form = Form(raw.form.meta, encoded.layout, encoded.block_bytes)
+        stream, owner = encoded.stream, encoded.stream.obj
+        smaller = Chunk(
+            raw.text, raw.key, form, raw.created, [stream], len(stream), encoded.lengths,
+            scratch=owner if isinstance(owner, bytearray) else None,
+        )  # fmt: skip
         # Raw unless it saves a page: raw is read with one copy.
-        if _least_charge(smaller) + PAGE <= _least_charge(raw):
+        if pages_for(smaller.stream, smaller.least) < pages_for(raw.stream, raw.least):
             return smaller
         self._give_back([smaller])
         return raw
@@ -161,8 +164,7 @@ def _runs(chunks: list[Chunk]) -> list[Run]:
     """What is written where; neighbours are one."""
     pieces: list[Run] = []
     for chunk in chunks:
-        pages = sum(count for _, count in chunk.extents)
-        end = bytes(pages * PAGE - chunk.manifest.stream - len(chunk.record)) + chunk.record
+        end = bytes(chunk.pages * PAGE - chunk.stream - len(chunk.record)) + chunk.record
         buffers: list[Any] = [*chunk.pieces, memoryview(end)]
         if len(chunk.extents) == 1:
             pieces.append((chunk.extents[0][0] * PAGE, buffers))
@@ -183,20 +185,6 @@ def _runs(chunks: list[Chunk]) -> list[Run]:
     return runs
 
 
-def _least_charge(chunk: Chunk) -> int:
-    nrecord = chunk.least + 8
-    return charge(pages_for(chunk.manifest.stream, nrecord), nrecord)
-
-
-def _checksum(pieces: list[memoryview]) -> int:
-    if len(pieces) == 1:
-        return xxhash.xxh3_64_intdigest(pieces[0])
-    digest = xxhash.xxh3_64()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.intdigest()
-
-
 def _lent(
     client_metas: Iterable[ClientMetaMessage], source: LMSBackendInterface, views: ExitStack, held: list[bool]
 ) -> Iterator[tuple[ClientMetaMessage, list[Any]]]:
@@ -213,8 +201,3 @@ def _flat(data: Any) -> memoryview:
     if not view.c_contiguous:
         view = memoryview(view.tobytes("C"))
     return view.cast("B") if view.nbytes else memoryview(b"")
-
-
-def _buffer(encoded: Encoded) -> bytearray | None:
-    owner = encoded.stream.obj
-    return owner if isinstance(owner, bytearray) else None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lms_tiers.plugins.lmdb.extents import END, Extents, Room
+from lms_tiers.plugins.lmdb.extents import Extents, Room
 
 PAGES = 64
 
@@ -21,9 +21,8 @@ def pages_of(runs: object) -> list[int]:
 @given(st.data())
 @settings(max_examples=200, deadline=None)
 def test_no_page_is_given_twice_and_none_is_lost(data: st.DataObject) -> None:
-    room = Room([(1, PAGES - 1)], [(PAGES, END - PAGES)], PAGES)
+    room = Room([(1, PAGES - 1)], [], PAGES)
     chunks: list[list[tuple[int, int]]] = []
-    grown = 0
     for _ in range(data.draw(st.integers(1, 40))):
         kind = data.draw(st.sampled_from(["take", "give", "punch", "tail"]))
         if kind == "take":
@@ -37,22 +36,18 @@ def test_no_page_is_given_twice_and_none_is_lost(data: st.DataObject) -> None:
             assert sum(n for _, n in taken) == count
             assert len(taken) == 1 or longest < count
             assert 0 <= room.backed - backed <= growth
-            grown = max(grown, *(sum(run) for run in taken))
             chunks.append(taken)
         elif kind == "give" and chunks:
             room.give(chunks.pop(data.draw(st.integers(0, len(chunks) - 1))))
         elif kind == "punch":
             run = room.free.take_longest(data.draw(st.integers(1, 16)))
             if run is not None:
-                room.hollowed(*run)
+                room.hollow.add(*run)
         elif kind == "tail":
-            run = room.tail()
-            if run is not None:
-                room.hollowed(*run)
-        end = max(grown, PAGES)
-        hollow = [(start, min(start + count, end) - start) for start, count in room.hollow if start < end]
-        everywhere = pages_of(room.free) + pages_of(hollow) + [p for taken in chunks for p in pages_of(taken)]
-        assert sorted(everywhere) == list(range(1, end))
+            room.cut(room.tail())
+            assert room.free.begin(room.end) is room.hollow.begin(room.end) is None
+        everywhere = pages_of(room.free) + pages_of(room.hollow) + [p for taken in chunks for p in pages_of(taken)]
+        assert sorted(everywhere) == list(range(1, room.end))
         for runs in (room.free, room.hollow):
             assert all(a[0] + a[1] < b[0] for a, b in pairwise(runs)), "neighbours are one run"
         assert room.free.pages == len(pages_of(room.free))
@@ -72,7 +67,7 @@ def test_churn_does_not_wear_it_out(live: float, most: float) -> None:
     """Chunks of 0.5 to 2.5 MiB in 6 GiB, victims at random, twice the capacity written: about one extent a chunk."""
     draw = random.Random(5)
     capacity = (6 << 30) >> 12
-    room = Room([], [(1, END - 1)], 1)
+    room = Room([], [], 1)
     chunks: list[list[tuple[int, int]]] = []
     held = written = taken_by_late = late = 0
     while written < 2 * capacity:

@@ -16,6 +16,7 @@ from lms_tiers.plugins.lmdb.layout import (
     MAX_KEY_BYTES,
     PAGE,
     Damaged,
+    Form,
     Forms,
     Manifest,
     read_entry,
@@ -49,7 +50,9 @@ def test_a_manifest_reads_back_as_it_was_packed_also_from_its_entry(changes: dic
     assert len(record) == record_bytes(len(manifest.key), manifest.meta, manifest.layout, *sizes[1:])
     assert Manifest.unpack(record, SEED) == manifest
     forms = Forms()
-    found = read_entry(forms.entry(manifest, len(record)), forms)
+    form = Form(manifest.meta, manifest.layout, manifest.block_bytes)
+    entry = forms.entry(form, 77, manifest.checksum, len(record), manifest.blocks, manifest.extents)
+    found = read_entry(entry, forms)
     assert (found.sequence, found.checksum, found.extents) == (manifest.sequence, manifest.checksum, manifest.extents)
     assert (found.form.meta, found.form.layout, found.blocks) == (manifest.meta, manifest.layout, manifest.blocks)
     assert (found.stream, found.pages, found.nrecord) == (manifest.stream, manifest.pages, len(record))

@@ -151,3 +151,30 @@ def test_readers_and_writers_that_take_turns_between_opcodes(
                 thread.join()
             assert not wrong, f"seed {seed}: {wrong}"
             assert backend.stats().corrupt == 0, f"seed {seed}"
+
+
+def test_a_chunk_that_is_overwritten_is_there_at_every_moment(
+    opening: Callable[..., Any], message: Any, content: Any
+) -> None:
+    """Between any two opcodes of the overwriting put."""
+    for seed in range(SEEDS // 2):
+        with opening(f"store {seed}", capacity=2 << 20, sync="none") as backend:
+            backend.put(message("k", KIB), content(0, KIB))
+            turns = Turns(FILES, 2, random.Random(seed))
+            wrong: list[Any] = []
+
+            def reading(backend: Any = backend, turns: Turns = turns, wrong: list[Any] = wrong) -> None:
+                with turns.of(0):
+                    wrong.extend(1 for _ in range(12) if not backend.contains(KEY))
+
+            def changing(backend: Any = backend, turns: Turns = turns) -> None:
+                with turns.of(1):
+                    for put in range(1, 4):
+                        backend.put(message("k", KIB), content(put, KIB))
+
+            threads = [threading.Thread(target=call) for call in (reading, changing)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert not wrong, f"seed {seed}"

@@ -11,6 +11,8 @@ import pytest
 
 from lms_tiers.errors import CapacityError, InvalidChunkError, StorageFullError
 from lms_tiers.messages import OpaqueKey
+from lms_tiers.plugins.lmdb import checkpoint
+from tests.plugins.lmdb.waiting import until
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -142,3 +144,28 @@ def test_whatever_ends_a_batch_gives_back_what_was_borrowed(
         assert sum(taken) == 0
         charged = sum(backend.stored_bytes(key) for key in backend.list_keys())
         assert backend.held() == (len(backend.list_keys()), charged)
+
+
+def test_records_of_a_batch_longer_than_a_journal_are_written_in_turns(
+    opening: Callable[..., Any], message: Any, content: Any
+) -> None:
+    names = [f"{number:03}" + "k" * 1000 for number in range(150)]
+    with opening(capacity=16 << 20) as backend:
+        backend.put_many([(message(name, 10), content(n, 10)) for n, name in enumerate(names)])
+        assert [obj.data for obj in backend.get_many([OpaqueKey(name) for name in names])] == [
+            content(n, 10) for n in range(150)
+        ]
+        backend.remove_many([OpaqueKey(name) for name in names])
+        assert backend.held() == (0, 0)
+
+
+def test_a_change_reaches_the_index_by_itself_after_a_while(
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.01)
+    with opening() as backend:
+        for generation in range(3):
+            backend.put(message("k", 10), content(generation, 10))
+            until(lambda: backend._checkpoints.made and not backend._store.dirty)
+        backend.touch([OpaqueKey("k")])
+        until(lambda: not backend._store.uses)
