@@ -1,7 +1,7 @@
 """Power loss: from recorded writes and syncs, every state that the medium may be in, opened and asked.
 
 Short runs are taken apart exhaustively where few writes are pending, and by drawn subsets, torn within writes, where
-many are. `POWER=20` multiplies the draws.
+many are. `DEPTH=20` draws more runs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from tests.depth import drawn
 from tests.plugins.lmdb.power import Medium, Name, Recorder, Write, record
 
 CAPACITY = 2 << 20
-DRAWS = 2 * int(os.environ.get("POWER", "1"))
+#: Drawn images of each moment.
+DRAWS = 2
 #: So many pending operations are taken in all their subsets.
 EXHAUSTIVE = 3
 
@@ -148,24 +149,34 @@ def images(medium: Medium, draw: random.Random) -> Iterator[Callable[[Write | Na
 
 
 @pytest.mark.parametrize("sync", ["none", "batch", "commit"])
-@pytest.mark.parametrize("seed", drawn(1, DRAWS))
+@pytest.mark.parametrize("seeds", drawn(1, 4))
 def test_each_mode_keeps_its_promise_whatever_a_power_loss_leaves(
-    shelf: Path, monkeypatch: pytest.MonkeyPatch, message: Any, content: Any, sync: str, seed: int
+    shelf: Path, monkeypatch: pytest.MonkeyPatch, message: Any, content: Any, sync: str, seeds: range
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS", 1e6)
-    directory, draw = shelf / "store", random.Random(f"{sync} {seed}")
     options = LmdbOptions.model_validate({"sync": sync, "codec": "raw"})
-    history, recorder = History(sync), Recorder(directory)
-    with monkeypatch.context() as patched:
-        record(recorder, patched)
-        with open_backend(str(directory), CAPACITY, options) as backend:
-            play(backend, recorder, history, draw, message, content)
-    monkeypatch.setattr(subprocess, "Popen", InThisProcess)
+    for seed in seeds:
+        directory, draw = shelf / f"store{seed}", random.Random(f"{sync} {seed}")
+        history, recorder = History(sync), Recorder(directory)
+        with monkeypatch.context() as patched:
+            record(recorder, patched)
+            with open_backend(str(directory), CAPACITY, options) as backend:
+                play(backend, recorder, history, draw, message, content)
+        with monkeypatch.context() as patched:
+            patched.setattr(subprocess, "Popen", InThisProcess)
+            opened = ask_all(shelf / "image", recorder, history, options, draw, message, content)
+        assert opened > 200
+
+
+def ask_all(
+    where: Path, recorder: Recorder, history: History, options: LmdbOptions, draw: random.Random, message: Any,
+    content: Any,
+) -> int:  # fmt: skip
+    """Open what a power loss may leave after each operation, and ask for every key; how many were opened."""
     medium, opened = Medium(), 0
     for moment, op in enumerate(recorder.ops, 1):
         medium.advance(op)
         for kept in images(medium, draw):
-            where = shelf / "image"
             where.mkdir()
             medium.image(where, kept)
             with open_backend(str(where), CAPACITY, options) as backend:
@@ -176,4 +187,4 @@ def test_each_mode_keeps_its_promise_whatever_a_power_loss_leaves(
                 assert held(backend, "new", {(77, 5000)}, content)
             shutil.rmtree(where)
             opened += 1
-    assert opened > 200
+    return opened
