@@ -92,7 +92,6 @@ class Auditor:
     def _recount(self, errors: Sequence[BaseException]) -> None:
         h = self._h
         thread = threading.get_ident()
-        h.hurry.discard(thread)
         published: list[str] = []
         for tier, mover in zip(h.tiers, self._movers, strict=True):
             mover.eager.discard(thread)
@@ -114,7 +113,7 @@ class Auditor:
         tier.watchers.pop(thread, None)
         for text, load in [item for item in list(tier.loads.items()) if item[1].thread == thread]:
             tier.loads.pop(text, None)
-            load.done.set()
+            load.finish()
         published = []
         for text, claim in [item for item in tier.busy.items() if item[1].thread == thread]:
             if claim.entry is not None:

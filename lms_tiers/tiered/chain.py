@@ -122,6 +122,13 @@ class Chains:
             parent = text
         return found
 
+    def next(self, now: float, text: str) -> AccessContext | float:
+        """As `single`, and just `now` where nothing more is known: a hit makes nothing that nobody wants."""
+        walk = self._walk
+        if walk.explicit or walk.cursor < len(walk.chain):
+            return self.single(now, text)
+        return now
+
     def single(self, now: float, text: str) -> AccessContext:
         """The context of an access to one key: its place in the thread's chain where it is the next one expected."""
         walk = self._walk

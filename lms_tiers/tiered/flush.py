@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from threading import get_ident
 from typing import Final
 
@@ -79,10 +78,6 @@ class Flusher:
             A persistent tier is switched off or failed.
         """
         deadline = Deadline("flush", timeout)
-        with self._hurry():
-            self._flush(deadline)
-
-    def _flush(self, deadline: Deadline) -> None:
         lowest = next((tier for tier in reversed(self._h.tiers) if tier.persistent), None)
         failed = self._clean(lowest, deadline) if lowest is not None and lowest.position else 0
         loading = self._h.loading
@@ -175,26 +170,16 @@ class Flusher:
         """
         h = self._h
         deadline = Deadline("drain", timeout)
-        with self._hurry():
+        with h.lock:
+            h.recency.tell()
+            for mover in self._movers:
+                mover.poke()
+        while True:
             with h.lock:
-                for mover in self._movers:
-                    mover.poke()
-            while True:
-                with h.lock:
-                    if not any(m.pending() and h.up & m.tier.bit for m in self._movers):
-                        return
-                    change = h.change()
-                h.wait(change, deadline.tick())
-
-    @contextmanager
-    def _hurry(self) -> Iterator[None]:
-        """Movers do not wait for readers meanwhile."""
-        hurry, thread = self._h.hurry, get_ident()
-        try:
-            hurry.add(thread)
-            yield
-        finally:
-            hurry.discard(thread)
+                if not any(m.pending() and h.up & m.tier.bit for m in self._movers):
+                    return
+                change = h.change()
+            h.wait(change, deadline.tick())
 
     def collect(self, deadline: Deadline) -> None:
         """Delete the stale bytes there are now."""

@@ -20,8 +20,9 @@ from lms_tiers.tiered.events import EventKind, EventReason
 from lms_tiers.tiered.index import Charges, Entry, Fit
 from lms_tiers.tiered.notify import EventLog
 from lms_tiers.tiered.pins import IN_THE_WAY, Pins
+from lms_tiers.tiered.recency import Recency
 from lms_tiers.tiered.suspended import SuspendedPolicy
-from lms_tiers.tiered.tier import RECENT_BATCH, Protected, Tier, TierConfig
+from lms_tiers.tiered.tier import Protected, Tier, TierConfig
 
 if TYPE_CHECKING:
     from lms_tiers.tiered.loading import Loading
@@ -44,6 +45,8 @@ class Hierarchy:
         The truth. Read without the lock, changed with it.
     up : int
         Bits of the tiers whose breaker is closed. Read without the lock.
+    well : int
+        Bits of those of them whose last call worked. Read without the lock.
     loading : Loading or None
         While the lowest tier is being taken over: the index knows of settled keys only. Read without the lock.
     """
@@ -60,17 +63,16 @@ class Hierarchy:
         self.stall: Final = stall
         self.tiers: Final = tuple(Tier(c, i, count, clock, new_breaker()) for i, c in enumerate(configs))
         self.all: Final = (1 << count) - 1
+        #: The bit of an `Entry` that was hit below the top since it was there last.
+        self.again: Final = 1 << (2 * count)
         self.up = self.all
+        self.well = self.all
         self.index: Final[dict[str, Entry]] = {}
         self.charges: Final = Charges(count)
         self.nowhere: Final = self.charges.nowhere
         self.loading: Loading | None = None
         self.pins: Final = Pins()
         self.closing = False
-        #: When a chunk was last read from a tier below the top (`time.perf_counter_ns`): movers let readers go first.
-        self.read_at = 0
-        #: Threads that wait for the movers to have nothing left to do.
-        self.hurry: Final[set[int]] = set()
         #: Threads that resize a tier, and its capacity before.
         self.resizing: Final[dict[int, tuple[Tier, int | None]]] = {}
         self._fits: dict[int, Fit] = {}
@@ -81,6 +83,11 @@ class Hierarchy:
         self.change: Final = self._changes.next
         self.wait: Final = self._changes.wait
         self.wake: Final = self._changes.wake
+        self.recency: Final = Recency(
+            self.tiers, lambda text: self.index.get(text), self.suspend, lambda tier: self.poke(tier)
+        )
+        #: Hits that nobody was told of yet. Appended to without the lock.
+        self.noted: Final = self.recency.noted
 
     # -- mutators ----------------------------------------------------------------------------------------------------
 
@@ -130,6 +137,7 @@ class Hierarchy:
         """`tier` holds `entry`, whose `charge` bytes were reserved."""
         if self.loading is not None and self.loading.tier is tier:
             self.loading.unweighed.discard(text)  # overwritten
+        self.catch_up(tier)  # before there is a charge: from then on hits are told, and the policy has to know it
         if entry.charges is self.nowhere:
             entry.charges = self.charges.first(tier.position, charge)
         else:
@@ -142,8 +150,6 @@ class Hierarchy:
             tier.refused.discard(text)
             tier.unwritten.discard(text)
         try:
-            if tier.recent:
-                tier.catch_up(self.index)
             tier.policy.on_insert(text, entry.charges[tier.position], context)  # a number that entries share
         except Exception as error:
             self.suspend(tier, error)
@@ -176,9 +182,8 @@ class Hierarchy:
     def left(self, tier: Tier, text: str, reason: RemoveReason) -> None:
         """Tell the policy that `text` is no longer held."""
         tier.keys -= 1
+        self.catch_up(tier)
         try:
-            if tier.recent:
-                tier.catch_up(self.index)
             tier.policy.on_remove(text, reason)
         except Exception as error:
             self.suspend(tier, error)
@@ -240,53 +245,19 @@ class Hierarchy:
         self.ungrant(tier, text, entry, RemoveReason.REMOVED)
         self.poke(tier)
 
-    def hit(self, tier: Tier, text: str, entry: Entry, context: AccessContext) -> None:
-        """`tier` served `text`: note it here, and for the tiers below."""
-        tier.hits += 1
-        try:
-            tier.policy.on_hit(text, context)
-        except Exception as error:
-            self.suspend(tier, error)
-        if tier.touches:
-            self._touch(tier, text)
-        if entry.tiers & tier.below:
-            self._pass_down(tier, text, entry, context)
-
-    def hit_many(self, tier: Tier, hits: Sequence[tuple[str, Entry, AccessContext]]) -> None:
-        """`tier` served all of `hits`."""
-        tier.hits += len(hits)
-        on_hit, below, touches = tier.policy.on_hit, tier.below, tier.touches
-        for text, entry, context in hits:
-            try:
-                on_hit(text, context)
-            except Exception as error:
-                self.suspend(tier, error)
-                on_hit = tier.policy.on_hit
-            if touches:
-                self._touch(tier, text)
-            if entry.tiers & below:
-                self._pass_down(tier, text, entry, context)
-
-    def _touch(self, tier: Tier, text: str) -> None:
-        tier.touch(text)
-        if len(tier.touched) >= RECENT_BATCH:
-            self.poke(tier)
-
-    def _pass_down(self, tier: Tier, text: str, entry: Entry, context: AccessContext) -> None:
-        for other in self.tiers[tier.position + 1 :]:
-            if entry.tiers & other.bit:
-                other.recent.append((text, context))
-                if len(other.recent) >= RECENT_BATCH:
-                    self.catch_up(other)
+    # -- uses --------------------------------------------------------------------------------------------------------
 
     def catch_up(self, tier: Tier) -> None:
-        """Tell the policy of `tier` what was hit above."""
-        try:
-            tier.catch_up(self.index)
-        except Exception as error:
-            self.suspend(tier, error)
-        if len(tier.touched) >= RECENT_BATCH:
-            self.poke(tier)
+        """Tell the policy of `tier` what was used since it was told something last."""
+        if self.noted:
+            self.recency.tell()
+        if tier.recent:
+            self.recency.catch_up(tier)
+
+    def tell(self) -> None:
+        """Tell all policies what was used. Takes the lock."""
+        with self.lock:
+            self.recency.tell()
 
     # -- policies that break their contract --------------------------------------------------------------------------
 
@@ -297,6 +268,7 @@ class Hierarchy:
 
     def admits(self, tier: Tier, text: str, size: int, context: AccessContext) -> bool:
         """Whether the policy wants a chunk that the tier does not hold."""
+        self.catch_up(tier)
         try:
             return bool(tier.policy.admit(text, size, context))
         except Exception as error:
@@ -311,8 +283,7 @@ class Hierarchy:
             self.pins.expire(now.now)
             if len(passed) > IN_THE_WAY:  # they count as used, so that they are not in the way again
                 tier.recent += [(text, now) for text in passed if text in self.pins]
-        if tier.recent:
-            self.catch_up(tier)
+        self.catch_up(tier)
         protected = Protected(tier.busy, self.pins, tier.passed)
         seen: set[str] = set()
         try:
@@ -338,6 +309,7 @@ class Hierarchy:
             self.log.add(EventKind.FAILED, EventReason.IO_ERROR, tier.name, text, 0)
         if tier.failures == 1 or tier.breaker.failures == 0:
             _log.warning("tier %r failed: %r", tier.name, error)
+        self.well &= ~tier.bit
         if tier.breaker.failure():
             self._switched_off(tier)
 
@@ -361,7 +333,9 @@ class Hierarchy:
 
     def worked(self, tier: Tier) -> None:
         """A backend call worked. Cheap where nothing was wrong before."""
-        if tier.breaker.success():
+        closed = tier.breaker.success()
+        self.well |= tier.bit
+        if closed:
             self.up |= tier.bit
             tier.refused.clear()
             tier.unwritten.clear()
@@ -393,6 +367,7 @@ class Hierarchy:
 
     def _switched_off(self, tier: Tier) -> None:
         self.up &= ~tier.bit
+        self.well &= ~tier.bit
         _log.error("tier %r is switched off for a while", tier.name)
         if self.log.on:
             self.log.add(EventKind.STATE, EventReason.BREAKER_OPEN, tier.name, "", 0)

@@ -22,8 +22,9 @@ class Entry:
     meta : ChunkMeta
     tiers : int
         Bit i: tier i is granted, it holds the bytes of this generation. Bit (number of tiers + i): tier i cannot hold
-        a chunk of this size. A live entry (one in the index) is granted in one tier at least; the grants of a dead
-        one are frozen, so that a reader without the lock never sees a stored key in no tier.
+        a chunk of this size. The bit above them: it was hit below the top since it was there last. A live entry (one
+        in the index) is granted in one tier at least; the grants of a dead one are frozen, so that a reader without
+        the lock never sees a stored key in no tier.
     charges : tuple of int
         Physical bytes charged in each tier, 0 where not granted.
     parent : str or None

@@ -16,12 +16,12 @@ from lms_tiers.errors import InvalidKeyError, LmsTiersError, StorageUnavailableE
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, MemoryFormat, OpaqueKey
 from lms_tiers.policies.base import AccessContext
+from lms_tiers.tiered.asking import in_time, noted
 from lms_tiers.tiered.flush import Deadline
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry
 from lms_tiers.tiered.late import LatePolicy
 from lms_tiers.tiered.ranks import align
-from lms_tiers.tiered.reads import in_time, noted
 from lms_tiers.tiered.tier import Tier
 
 _log = logging.getLogger(__name__)
@@ -254,7 +254,7 @@ class Loading:
 
     def _breathe(self) -> None:
         """Let others go first: not for long where a put waits for what is loaded to leave."""
-        busy = time.perf_counter_ns() - max(self._asked, self._h.read_at) < _QUIET
+        busy = bool(self._h.noted) or time.perf_counter_ns() - self._asked < _QUIET
         time.sleep(_BREATH if busy and not self.tier.wanted else 0.0)
 
     def _take_batch(self, batch: list[tuple[str, ChunkInfo, int]]) -> None:
@@ -262,6 +262,7 @@ class Loading:
         index, seen = h.index, self.seen
         with h.lock:
             self._stuck, self._last = self._stop.is_set(), time.monotonic()
+            h.recency.tell()  # so that hits noted after this show that chunks are being asked for
             now = AccessContext(h.clock())  # one for all: the order tells their recency
             for text, info, unfit in batch:
                 if text in self.unweighed:

@@ -34,10 +34,6 @@ _QUIET_BYTES: Final = 8 << 20
 #: Records of dirty chunks looked at in one go, most of which may be outdated: it takes the lock.
 _DIRTY_LOOKS: Final = 256
 
-#: Nanoseconds without a read below the top after which the readers count as gone, and the most a mover waits for that.
-_QUIET: Final = 2_000_000
-_RESTED: Final = 50_000_000
-
 #: Keys deleted by one call.
 _DELETE_BATCH: Final = 256
 
@@ -64,9 +60,6 @@ class Mover:
         self._wake: Final = threading.Condition(hierarchy.lock)
         self._thread: threading.Thread | None = None
         self._queued: set[str] = set()
-        self._soon = False  # whether the queue holds what somebody waits for
-        self._later = False  # whether there is work that waits until the readers are gone
-        self._resting_since = 0
         self._delete_after = 0.0
         self._moves: Final = Moves(hierarchy, room, tier, back_pressure)
         self._singly = 0  # so many chunks are moved one by one, to find the one that makes a batch fail
@@ -101,11 +94,8 @@ class Mover:
         if tier.queue or tier.garbage:
             self.poke()
 
-    def offer(self, text: str, entry: Entry, obj: LMSMemoryObj | None, soon: bool = True) -> bool:
-        """Queue a chunk to be moved into the tier, if it is not; False where the queue is full.
-
-        Where it is not wanted `soon`, the mover gathers such chunks while chunks are read.
-        """
+    def offer(self, text: str, entry: Entry, obj: LMSMemoryObj | None) -> bool:
+        """Queue a chunk to be moved into the tier, if it is not; False where the queue is full."""
         tier = self.tier
         if text in self._queued:
             return True
@@ -117,7 +107,6 @@ class Mover:
         self._queued.add(text)
         if tier.queue_bytes > tier.queue_peak:
             tier.queue_peak = tier.queue_bytes
-        self._soon |= soon
         self.poke()
         return True
 
@@ -163,9 +152,6 @@ class Mover:
                     job = self._next()
                     if job is not None:
                         break
-                    if self._later:
-                        self._wake.wait(_QUIET / 1e9)
-                        continue
                     self.idle = True
                     h.wake()
                     self._wake.wait(self._timeout())
@@ -190,7 +176,6 @@ class Mover:
     def _next(self) -> Callable[[], None] | None:
         """What to do next, prepared under the lock."""
         h, tier = self._h, self.tier
-        self._later = False
         probing = not h.up & tier.bit
         if probing or h.rests(tier):
             self._drop_queue()
@@ -205,15 +190,12 @@ class Mover:
             if stale:
                 tier.busy.add_all(stale)
                 return partial(self._delete, stale)
-        self._later = False
-        rest = self._rests()
-        waits = rest and not self._soon and tier.queue_bytes < self._limit >> 1
-        picks = (not waits and self._batch_of_queue()) or self._candidates(probing)
-        if not picks and not rest and not probing:
-            picks = self._dirty()
+        picks = self._batch_of_queue() or self._candidates(probing)
         if picks:
             return partial(self._move, picks)
-        self._later = (rest and bool(tier.queue)) or self._dirty_source() is not None
+        if not probing and self._dirty_source() is not None:
+            picks = self._dirty()
+            return partial(self._move, picks) if picks else _look_again
         if tier.touched and (len(tier.touched) >= RECENT_BATCH or self.eager):
             self.telling, tier.touched = tier.touched, {}
             return partial(self._touch, list(self.telling))
@@ -226,19 +208,6 @@ class Mover:
         self._queued.clear()
         tier.queue_bytes = 0
 
-    def _rests(self) -> bool:
-        """Whether chunks are being read: then what nobody waits for can wait, for a mover slows readers down."""
-        now = time.perf_counter_ns()
-        if self._h.hurry or now - self._h.read_at > _QUIET:
-            self._resting_since = 0
-            return False
-        if not self._resting_since:
-            self._resting_since = now
-        elif now - self._resting_since > _RESTED:
-            self._resting_since = 0
-            return False
-        return True
-
     def _batch_of_queue(self) -> list[Pick]:
         tier = self.tier
         picks: list[Pick] = []
@@ -249,7 +218,6 @@ class Mover:
             tier.queue_bytes -= pick[3]
             nbytes += pick[3]
             picks.append(pick)
-        self._soon &= bool(tier.queue)
         return picks
 
     def _batch_limits(self, probing: bool = False) -> tuple[int, int]:
@@ -354,16 +322,27 @@ class Mover:
                 self._h.wake()
 
 
+def _look_again() -> None:
+    """A job that does nothing: what was looked at was outdated, and the lock is free between two looks."""
+
+
 def promoting(hierarchy: Hierarchy, movers: Sequence[Mover]) -> Callable[[str, Entry, Tier, LMSMemoryObj | None], None]:
-    """What offers a chunk that was hit in a tier to the one above that it fits; called with the lock held."""
+    """What offers a chunk that was hit in a tier to the one above that it fits; called with the lock held.
+
+    Where something would have to leave for it, that takes a second hit: a scan moves nothing.
+    """
 
     def promote(text: str, entry: Entry, tier: Tier, obj: LMSMemoryObj | None) -> None:
         for above in hierarchy.tiers[: tier.position]:
             if entry.tiers & above.bit:
                 return
             if hierarchy.up & above.bit and not entry.tiers & above.unfit:
-                if not movers[above.position].offer(text, entry, obj, soon=False):
-                    above.skipped += 1
+                if entry.tiers & hierarchy.again or above.used + above.queue_bytes + entry.meta.length <= above.budget:
+                    entry.tiers &= ~hierarchy.again
+                    if not movers[above.position].offer(text, entry, obj):
+                        above.skipped += 1
+                else:
+                    entry.tiers |= hierarchy.again
                 return
 
     return promote

@@ -6,17 +6,16 @@ The steps of a mover's work; when to do what is in mover.py. No method holds the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from lms_tiers.errors import CapacityError, LmsTiersError, StorageFullError
 from lms_tiers.interface import LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ClientMetaMessage, LMSMemoryObj, OpaqueKey
+from lms_tiers.messages import CacheEngineKey, LMSMemoryObj, OpaqueKey
 from lms_tiers.policies.base import AccessContext
+from lms_tiers.tiered.asking import DamagedChunkError, whole
 from lms_tiers.tiered.events import EventKind, EventReason
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry
-from lms_tiers.tiered.reads import DamagedChunkError, whole
 from lms_tiers.tiered.room import Room
 from lms_tiers.tiered.tier import Tier, stored_bytes
 
@@ -25,13 +24,6 @@ Pick = tuple[str, Entry, LMSMemoryObj | None, int]
 
 #: Chunks looked at or published in one go: readers need the lock, and the interpreter's, in between.
 _STEP: Final = 16
-
-#: Nanoseconds since the last read of a lower tier within which a mover lets readers go first, and seconds it does so.
-_QUIET: Final = 500_000
-_BREATH: Final = 250e-6
-
-#: How often it does so for one batch.
-_BREATHS: Final = 20
 
 #: Seconds that a promotion waits for clean chunks to leave.
 _PROMOTION_PATIENCE: Final = 0.02
@@ -59,25 +51,6 @@ class _Ready(NamedTuple):
     key: CacheEngineKey
 
 
-class _Paced(Sequence[ClientMetaMessage]):
-    """The chunks of a batch; whoever takes them one by one lets readers go first in between."""
-
-    def __init__(self, metas: list[ClientMetaMessage], breathe: Callable[[], None]) -> None:
-        self._metas = metas
-        self._breathe = breathe
-
-    def __len__(self) -> int:
-        return len(self._metas)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._metas[index]
-
-    def __iter__(self) -> Iterator[ClientMetaMessage]:
-        for meta in self._metas:
-            self._breathe()
-            yield meta
-
-
 class Moves:
     """Copies chunks into `tier`.
 
@@ -92,7 +65,6 @@ class Moves:
         self._room: Final = room
         self.tier: Final = tier
         self._back_pressure: Final = back_pressure
-        self._breath = 0
         self._direct: Final = type(tier.backend).put_from is not LMSBackendInterface.put_from
 
     def move(self, picks: list[Pick], singly: bool) -> tuple[list[Pick], int]:
@@ -105,7 +77,6 @@ class Moves:
         int
             How many of a batch that failed are to be moved one by one, to find the one that makes it fail.
         """
-        self._breath = _BREATHS
         direct = self._direct and not singly and all(obj is None for _, _, obj, _ in picks)
         together, rest = (None, picks) if len(picks) == 1 else self._together(picks, direct)
         ready, rest = self._one_by_one(rest, direct) if together is None else (together, rest)
@@ -131,7 +102,6 @@ class Moves:
                         rest.append(pick)
                         continue
                     worth.append((found, pick[2], need))
-            self._breathe()
         if not direct:
             held = [(it, obj or self._fetch(it.source, it.text, it.entry), need) for it, obj, need in worth]
             worth = [item for item in held if item[1] is not None]
@@ -150,18 +120,6 @@ class Moves:
                 else:
                     self._room.give_back(tier, need)
         return ready, rest
-
-    def _breathe(self) -> None:
-        """Let readers go first: one that gave the interpreter's lock away for a copy waits long to get it back.
-
-        Not for long, and not while a put waits for room.
-        """
-        h = self._h
-        while time.perf_counter_ns() - h.read_at < _QUIET and self._breath > 0 and not h.hurry:
-            if any(tier.wanted for tier in h.tiers):
-                return
-            self._breath -= 1
-            time.sleep(_BREATH)
 
     def _one_by_one(self, picks: list[Pick], direct: bool) -> tuple[list[_Ready], list[Pick]]:
         """Make chunks ready one after the other, as far as there is room."""
@@ -300,8 +258,6 @@ class Moves:
             tier.rests_until = 0.0
             tier.write_latency.add(took)
         for at in range(0, len(ready), _STEP):
-            if at:
-                self._breathe()
             with h.lock:
                 now = h.clock()
                 for item, charge in zip(ready[at : at + _STEP], charges[at : at + _STEP], strict=True):
@@ -329,7 +285,7 @@ class Moves:
         backend = self.tier.backend
         metas = [item.entry.meta.message(item.key) for item in ready]
         if ready[0].obj is None:
-            if not all(backend.put_from(_Paced(metas, self._breathe), ready[0].source.backend)):
+            if not all(backend.put_from(metas, ready[0].source.backend)):
                 raise DamagedChunkError
         elif len(ready) == 1:
             backend.put(metas[0], ready[0].obj.data)

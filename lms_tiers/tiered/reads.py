@@ -6,65 +6,26 @@ a granted lower copy or a real eviction, so this ends.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from lms_tiers.buffers import copy_bytes, writable_bytes
-from lms_tiers.errors import BackendClosedError, DeadlineExceededError, InvalidBufferError
+from lms_tiers.errors import BackendClosedError, InvalidBufferError
 from lms_tiers.interface import ChunkView, LMSBackendInterface
 from lms_tiers.keys import dtype_name
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, described, over
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, described, key_text, over
 from lms_tiers.policies.base import AccessContext
+from lms_tiers.tiered.asking import Ask, DamagedChunkError, T, in_time, nbytes_of, noted, whole
+from lms_tiers.tiered.chain import Chains
 from lms_tiers.tiered.hierarchy import Hierarchy
 from lms_tiers.tiered.index import Entry
-from lms_tiers.tiered.tier import Load, Tier
-
-T = TypeVar("T")
-
-#: How a chunk is asked of a backend: the backend, the key, the expected metadata → what was read, or None.
-Ask = Callable[[LMSBackendInterface, Any, ChunkMeta], "T | None"]
+from lms_tiers.tiered.load import Load
+from lms_tiers.tiered.recency import MOST_NOTED
+from lms_tiers.tiered.tier import Tier
 
 _clock_ns = time.perf_counter_ns
-
-
-class DamagedChunkError(Exception):
-    """A backend answered something else than what it was given; never leaves this module."""
-
-
-def whole(backend: LMSBackendInterface, key: CacheEngineKey, meta: ChunkMeta) -> LMSMemoryObj | None:
-    """The chunk as a memory object, lengths checked."""
-    obj = backend.get(key)
-    if obj is not None and not (obj.length == meta.length == memoryview(obj.data).nbytes):
-        raise DamagedChunkError
-    return obj
-
-
-def noted(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta) -> T | None:
-    """Ask, on record as being inside the backend: if it gets stuck, others are warned off."""
-    with tier.inside():
-        return ask(tier.backend, key, meta)
-
-
-def in_time(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta, deadline: float) -> T | None:
-    """Ask in a thread of its own, and leave it behind when the time is over."""
-    answer: list[T | None] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            answer.append(noted(tier, ask, key, meta))
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name=f"lms-tiers-read-{tier.name}", daemon=True)
-    thread.start()
-    thread.join(deadline)
-    if answer:
-        return answer[0]
-    raise errors[0] if errors else DeadlineExceededError(f"a read of tier {tier.name!r}", deadline)
 
 
 class Reader:
@@ -72,63 +33,157 @@ class Reader:
 
     Parameters
     ----------
-    promote : callable
-        ``(text, entry, tier, obj or None)``: a chunk was hit below the top. Called with the lock held.
+    patience : float
+        Seconds to wait for the writer of a chunk that is being overwritten.
+    deadline : float or None
+        Seconds a read below the top may take.
     """
 
     def __init__(
-        self, hierarchy: Hierarchy, promote: Callable[[str, Entry, Tier, LMSMemoryObj | None], None], patience: float,
+        self, hierarchy: Hierarchy, chains: Chains, clock: Callable[[], float], patience: float,
         deadline: float | None = None,
     ) -> None:  # fmt: skip
         self.h: Final = hierarchy
-        self._promote: Final = promote
+        self._chains: Final = chains
+        self._clock: Final = clock
         self._patience: Final = patience
         self.deadline: Final = deadline
         self._top: Final = hierarchy.tiers[0]
         self.shares: Final = len(hierarchy.tiers) > 1
-        self.hits = 0
         self.misses = 0
 
     # -- one chunk ---------------------------------------------------------------------------------------------------
 
-    def get(self, key: CacheEngineKey, text: str, context: AccessContext) -> LMSMemoryObj | None:
-        """The newest chunk, or None. Concurrent calls for one chunk of a lower tier share one read."""
+    def get(self, key: CacheEngineKey) -> LMSMemoryObj | None:
+        """The newest chunk, or None. Concurrent calls for one chunk of a lower tier share one read.
+
+        In one piece, as `read` and `_attempt` say it in several: most gets end here, and each function and object they
+        touch is a line of cache that a busy server lacks. A tier that is not well, a chunk that another reads, and
+        whatever does not come out plainly are left to them.
+        """
         h = self.h
-        top = self._top
-        entry = h.index.get(text)
-        if entry is None or not entry.tiers & h.up & 1:
-            return self._get(key, text, context)
-        # The same as `read` and `_attempt`, in one piece: most gets end here.
-        epoch = top.epoch
+        try:
+            text = key.to_string()
+            entry = h.index.get(text)
+        except (AttributeError, TypeError):
+            entry = None  # said better by `key_text`
+        if entry is None:
+            text = key_text(key)
+            if h.loading is not None:
+                h.loading.settle(text)
+            return self.get_one(key, text, self._chains.next(self._clock(), text))
+        context = self._chains.next(self._clock(), text)
+        bits = entry.tiers & h.up
+        bit = bits & -bits
+        if bit != 1 or not bit & h.well:
+            return self.get_one(key, text, context)
+        tier = self._top
+        epoch = tier.epoch
         started = _clock_ns()
         obj: LMSMemoryObj | None = None
         error: BaseException | None = None
         try:
-            obj = whole(top.backend, key, entry.meta)
+            obj = tier.backend.get(key)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as caught:
             error = caught
         took = _clock_ns() - started
-        with h.lock:
-            top.read_latency.add(took)
+        # As `Hierarchy.stands`, in the order that it needs without the lock.
+        if (
+            obj is not None
+            and obj.length == entry.meta.length == memoryview(obj.data).nbytes
+            and entry.tiers & 1
+            and text not in tier.writing
+            and tier.epoch == epoch
+            and h.index.get(text) is entry
+        ):
+            noted = h.noted
+            noted.append((tier, text, entry, context, took, None))
+            if len(noted) >= MOST_NOTED:
+                h.tell()
+            return obj if type(obj.data) is not bytearray else self.shared(obj)
+        again = self._puzzled(tier, text, entry, epoch, obj, error, took)
+        return self._get(key, text, context, 0 if again else 1)
+
+    def get_one(self, key: CacheEngineKey, text: str, context: AccessContext | float) -> LMSMemoryObj | None:
+        """As `get`, for a key whose text was checked."""
+        entry = self.h.index.get(text)
+        bits = entry.tiers & self.h.up if entry is not None else 0
+        bit = bits & -bits
+        if entry is not None and bit & self.h.well & ~1:
+            return self._lower(self.h.tiers[bit.bit_length() - 1], key, text, entry, context)
+        return self._get(key, text, context)
+
+    def _lower(
+        self, tier: Tier, key: CacheEngineKey, text: str, entry: Entry, context: AccessContext | float
+    ) -> LMSMemoryObj | None:
+        """The same below the top: one reader reads, and is on record as being inside."""
+        h = self.h
+        calls = tier.calls
+        if self.deadline is not None or (calls and self._stalls(tier)):
+            return self._get(key, text, context)
+        load = Load(entry)
+        if tier.loads.setdefault(text, load) is not load:
+            return self._get(key, text, context)
+        thread = load.thread
+        epoch = tier.epoch
+        obj: LMSMemoryObj | None = None
+        error: BaseException | None = None
+        started = _clock_ns()
+        try:
+            calls[thread] = time.monotonic()
+            obj = tier.backend.get(key)
+            took = _clock_ns() - started
             if (
                 obj is not None
-                and text not in top.writing
-                and top.epoch == epoch
+                and obj.length == entry.meta.length == nbytes_of(obj.data)
+                and entry.tiers & tier.bit
+                and text not in tier.writing
+                and tier.epoch == epoch
                 and h.index.get(text) is entry
-                and entry.tiers & 1
-                and not top.breaker.failures
             ):
-                top.bytes_read += entry.meta.length
-                self.hits += 1
-                h.hit(top, text, entry, context)
-                return obj if not self.shares or type(obj.data) is not bytearray else self.shared(obj)
-            again = obj is not None or not self._blame(top, text, entry, epoch, error)
-        return self._get(key, text, context, 0 if again else top.bit)
+                load.result = obj
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as caught:
+            error, took = caught, _clock_ns() - started
+        finally:
+            calls.pop(thread, None)
+            tier.loads.pop(text, None)
+            load.finish()
+        if load.result is not None:
+            # Told at once, so that nobody keeps the bytes, where the chunk may rise: see `promoting`.
+            rises = entry.tiers & h.again or self._top.used + entry.meta.length <= self._top.budget
+            h.noted.append((tier, text, entry, context, took, obj if rises else None))
+            if rises or len(h.noted) >= MOST_NOTED:
+                h.tell()
+            return obj if obj is None or type(obj.data) is not bytearray else self.shared(obj)
+        again = self._puzzled(tier, text, entry, epoch, obj, error, took)
+        return self._get(key, text, context, 0 if again else tier.bit)
 
-    def _get(self, key: CacheEngineKey, text: str, context: AccessContext, tried: int = 0) -> LMSMemoryObj | None:
-        obj = self.read(key, text, context, whole, shared=True, tried=tried)
+    def _stalls(self, tier: Tier) -> bool:
+        """Whether a call has been inside the backend for long, as far as can be told without the lock."""
+        late = time.monotonic() - self.h.stall
+        return any(since < late for since in list(tier.calls.values()))
+
+    def _puzzled(
+        self, tier: Tier, text: str, entry: Entry, epoch: int, obj: LMSMemoryObj | None,
+        error: BaseException | None, took: int,
+    ) -> bool:  # fmt: skip
+        """What was read does not stand: whether the tier may be asked again by this call. Takes the lock."""
+        if obj is not None and not obj.length == entry.meta.length == nbytes_of(obj.data):
+            obj, error = None, DamagedChunkError()
+        with self.h.lock:
+            tier.read_latency.add(took)
+            return obj is not None or not self._blame(tier, text, entry, epoch, error)
+
+    def _get(
+        self, key: CacheEngineKey, text: str, context: AccessContext | float, tried: int = 0
+    ) -> LMSMemoryObj | None:
+        if type(context) is float:
+            context = AccessContext(context)
+        obj = self.read(key, text, context, whole, shared=True, tried=tried)  # type: ignore[arg-type]  # no float
         return None if obj is None else self.shared(obj)
 
     def read(
@@ -148,14 +203,15 @@ class Reader:
                 self._miss()
                 return None
             if tier.position and shared:
-                load = Load(entry, threading.Event())
+                load = Load(entry)
                 leader = tier.loads.setdefault(text, load)
                 if leader is not load:
-                    if self._follow(leader, tier) and leader.entry is entry and leader.result is not None:
+                    done = leader.wait(h.stall, h.lock)
+                    if done and leader.entry is entry and leader.result is not None:
                         with h.lock:
-                            self.hit(tier, text, entry, context)
+                            h.recency.hit(tier, text, entry, context)
                         return leader.result  # type: ignore[no-any-return]  # what `ask` of the same kind answered
-                    if not leader.done.is_set():
+                    if not done:
                         tried |= tier.bit
                     continue
                 try:
@@ -163,7 +219,7 @@ class Reader:
                     load.result = found[0]
                 finally:
                     tier.loads.pop(text, None)
-                    load.done.set()
+                    load.finish()
             else:
                 found = self._attempt(tier, key, text, entry, context, ask)
             if found[0] is not None:
@@ -208,8 +264,6 @@ class Reader:
         h = self.h
         epoch = tier.epoch
         started = _clock_ns()
-        if tier.position:
-            h.read_at = started
         error: BaseException | None = None
         found: T | None = None
         try:
@@ -224,8 +278,6 @@ class Reader:
         except BaseException as caught:
             error = caught
         ended = _clock_ns()
-        if tier.position:
-            h.read_at = ended
         with h.lock:
             tier.read_latency.add(ended - started)
             if found is None:
@@ -235,7 +287,7 @@ class Reader:
             if not h.stands(tier, text, entry, epoch):
                 return None, False
             tier.bytes_read += entry.meta.length
-            self.hit(tier, text, entry, context, found)
+            h.recency.hit(tier, text, entry, context, found if isinstance(found, LMSMemoryObj) else None)
             return found, False
 
     def _blame(self, tier: Tier, text: str, entry: Entry, epoch: int, error: BaseException | None) -> bool:
@@ -249,22 +301,6 @@ class Reader:
             h.lose(tier, text, entry)
             h.failed(tier, text, error)
         return False
-
-    def _follow(self, leader: Load, tier: Tier) -> bool:
-        return leader.done.wait(self.h.stall)
-
-    def hit(self, tier: Tier, text: str, entry: Entry, context: AccessContext, found: Any = None) -> None:
-        """`tier` served `text`: count it, tell the policies, offer it to the tiers above. The lock is held."""
-        self.hits += 1
-        position = tier.position
-        if not position:
-            self.h.hit(tier, text, entry, context)
-            return
-        for above in self.h.tiers[:position]:
-            above.misses += 1
-        if entry.tiers & tier.bit and self.h.index.get(text) is entry:
-            self.h.hit(tier, text, entry, context)
-            self._promote(text, entry, tier, found if type(found) is LMSMemoryObj else None)
 
     def _miss(self) -> None:
         with self.h.lock:

@@ -21,9 +21,10 @@ def store_stats(hierarchy: Hierarchy, reader: Reader, writer: Writer, log: Event
     # A tier that is switched off may be stuck: whoever asks for figures must not get stuck with it.
     backends = [_backend_stats(tier) if hierarchy.up & tier.bit else None for tier in hierarchy.tiers]
     with hierarchy.lock:
+        hierarchy.recency.tell()
         tiers = tuple(_tier_stats(t.snapshot(), own) for t, own in zip(hierarchy.tiers, backends, strict=True))
         keys = len(hierarchy.index) + sum(tier.unlisted for tier in hierarchy.tiers)
-        hits, misses, puts = reader.hits, reader.misses, writer.puts
+        hits, misses, puts = hierarchy.recency.hits, reader.misses, writer.puts
     return StoreStats(
         keys=keys,
         bytes_used=sum(t.bytes_used for t in tiers),

@@ -8,13 +8,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from lms_tiers.messages import CacheEngineKey, LMSMemoryObj
 from lms_tiers.policies.base import AccessContext
+from lms_tiers.tiered.asking import DamagedChunkError, nbytes_of
 from lms_tiers.tiered.index import Entry
-from lms_tiers.tiered.reads import DamagedChunkError, Reader
-from lms_tiers.tiered.tier import Load, Tier
+from lms_tiers.tiered.load import Load
+from lms_tiers.tiered.reads import Reader
+from lms_tiers.tiered.tier import Tier
 
 _clock_ns = time.perf_counter_ns
 
@@ -41,7 +43,7 @@ class RunReader:
             else:
                 rest += self._get_group(tier, group, keys, texts, contexts, found)
         for i in sorted(rest):
-            found[i] = self._r.get(keys[i], texts[i], contexts[i])
+            found[i] = self._r.get_one(keys[i], texts[i], contexts[i])
         return found
 
     def _groups(self, entries: list[Entry | None], rest: list[int]) -> dict[int, list[tuple[int, Entry]]]:
@@ -66,21 +68,21 @@ class RunReader:
     ) -> list[int]:  # fmt: skip
         """Read a group from one tier; answers those to be read one by one."""
         h = self._r.h
-        done = threading.Event()
         leading: list[tuple[int, Entry]] = group
         rest: list[int] = []
+        mine: list[tuple[str, Load]] = []
         if tier.position:
             leading = []
             for i, entry in group:
-                load = Load(entry, done)
+                load = Load(entry)
                 if tier.loads.setdefault(texts[i], load) is load:
                     leading.append((i, entry))
+                    mine.append((texts[i], load))
                 else:
                     rest.append(i)
         epoch = tier.epoch
         thread = threading.get_ident() if tier.position else 0
         if thread:
-            h.read_at = _clock_ns()
             tier.calls[thread] = time.monotonic()
         objs: Sequence[LMSMemoryObj | None] = ()
         started = _clock_ns()
@@ -93,7 +95,6 @@ class RunReader:
             finally:
                 if thread:
                     tier.calls.pop(thread, None)
-                    h.read_at = _clock_ns()
             took = _clock_ns() - started
             with h.lock:
                 tier.read_latency.add(took)
@@ -106,10 +107,9 @@ class RunReader:
             error = caught
             rest = [i for i, _ in group if found[i] is None]
         finally:
-            if tier.position:
-                for i, _ in leading:
-                    tier.loads.pop(texts[i], None)
-                done.set()
+            for text, load in mine:
+                tier.loads.pop(text, None)
+                load.finish()
         if error is not None:
             with h.lock:
                 h.failed(tier, texts[group[0][0]], error)
@@ -123,10 +123,11 @@ class RunReader:
         h = self._r.h
         index, writing, bit = h.index, tier.writing, tier.bit
         shares, lower, nbytes = self._r.shares, bool(tier.position), 0
+        hit = h.recency.hit
+        h.recency.tell()
         rest: list[int] = []
         if tier.epoch != epoch:
             return [i for i, _ in group]
-        hits: list[tuple[str, Entry, AccessContext]] = []
         for (i, entry), obj in zip(group, objs, strict=True):
             text, length = texts[i], entry.meta.length
             if (
@@ -138,22 +139,11 @@ class RunReader:
                 and entry.tiers & bit
             ):
                 nbytes += length
+                hit(tier, text, entry, contexts[i], obj if lower else None)
                 if lower:
-                    self._r.hit(tier, text, entry, contexts[i], obj)
                     tier.loads[text].result = obj
-                else:
-                    hits.append((text, entry, contexts[i]))
                 found[i] = self._r.shared(obj) if shares and type(obj.data) is bytearray else obj
             else:
                 rest.append(i)
         tier.bytes_read += nbytes
-        if hits:
-            self._r.hits += len(hits)
-            h.hit_many(tier, hits)
         return rest
-
-
-def nbytes_of(data: Any) -> int:
-    """Bytes of a chunk's data."""
-    nbytes: int = data.nbytes if type(data) is memoryview else memoryview(data).nbytes
-    return nbytes

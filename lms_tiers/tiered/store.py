@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, List, Optional
 from lms_tiers.errors import BackendClosedError, ForkedProcessError
 from lms_tiers.interface import Capabilities, ChunkView, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
-from lms_tiers.tiered import warm
+from lms_tiers.tiered import forks, warm
 from lms_tiers.tiered.audit import Auditor, mending
 from lms_tiers.tiered.breaker import Breaker
 from lms_tiers.tiered.chain import Chains
@@ -93,6 +93,7 @@ class TieredStore(LMSBackendInterface):
 
         self._log: Final = EventLog(on_events)
         self._h: Final = Hierarchy(tiers, clock, self._log, breaker, stall)
+        forks.watch(self._h)
         self._room: Final = Room(self._h)
         self._movers: Final = [
             Mover(self._h, self._room, tier, queue_limit=queue_bytes, back_pressure=max(back_pressure, 0.001))
@@ -100,12 +101,13 @@ class TieredStore(LMSBackendInterface):
         ]
         self._h.poke = lambda tier: self._movers[tier.position].poke()
         self._through: Final = [m for m in self._movers[1:] if m.tier.through]
-        self._reader: Final = Reader(self._h, promoting(self._h, self._movers), patience, read_deadline)
+        self._chains: Final = Chains()
+        self._reader: Final = Reader(self._h, self._chains, clock, patience, read_deadline)
+        self._h.recency.promote = promoting(self._h, self._movers)
         self._runs: Final = RunReader(self._reader)
         self._writer: Final = Writer(self._h, self._room, self._written, max(back_pressure, 0.001), patience)
         self._flusher: Final = Flusher(self._h, self._movers)
         self._h.mend = Auditor(self._h, self._movers, self._flusher.fit_anew).mend
-        self._chains: Final = Chains()
         self._clock: Final = clock
         self._close_timeout: Final = close_timeout
         self._closed: Final = threading.Event()
@@ -148,13 +150,10 @@ class TieredStore(LMSBackendInterface):
 
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
         """The newest chunk put under `key`, or None."""
-        if self._h.closing or getpid() != self._pid:
+        if self._h.closing:  # or forked
             self._check_open()
-        text = known_text(self._h.index, key)
         try:
-            if self._h.loading is not None:
-                self._settle(text)
-            return self._reader.get(key, text, self._chains.single(self._clock(), text))
+            return self._reader.get(key)
         except BaseException as error:
             self._h.mend(error)
             raise

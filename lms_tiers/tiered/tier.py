@@ -23,6 +23,7 @@ from lms_tiers.tiered.claims import Busy, Reserved
 from lms_tiers.tiered.events import EventReason
 from lms_tiers.tiered.index import Entry
 from lms_tiers.tiered.late import LatePolicy
+from lms_tiers.tiered.load import Load
 from lms_tiers.tiered.pins import Pins
 from lms_tiers.tiered.stats import LatencyCounter, TierStats
 
@@ -89,18 +90,6 @@ class Protected:
 
     def __len__(self) -> int:
         return len(self._busy) + len(self._pins)
-
-
-class Load:
-    """One read of a lower tier that other readers of the same chunk wait for."""
-
-    __slots__ = ("done", "entry", "result", "thread")
-
-    def __init__(self, entry: Entry, done: threading.Event) -> None:
-        self.entry = entry
-        self.done = done
-        self.thread = threading.get_ident()
-        self.result: Any = None
 
 
 class Inside:
@@ -264,11 +253,11 @@ class Tier:
 
     # -- the policy, whose faults end at this line -------------------------------------------------------------------
 
-    def catch_up(self, index: dict[str, Entry]) -> None:
+    def catch_up(self, entry_of: Callable[[str], Entry | None]) -> None:
         """Tell the policy the hits that tiers above served."""
         recent, self.recent = self.recent, []
         for text, context in recent:
-            entry = index.get(text)
+            entry = entry_of(text)
             if entry is not None and entry.tiers & self.bit:
                 self.policy.on_hit(text, context)
                 if self.touches:

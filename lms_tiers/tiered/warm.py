@@ -124,7 +124,7 @@ def save(hierarchy: Hierarchy) -> None:
         if tier.persistent:
             try:
                 with hierarchy.lock:
-                    tier.catch_up(hierarchy.index)
+                    hierarchy.catch_up(tier)
                     state = tier.policy.state()
             except Exception as error:
                 hierarchy.suspend(tier, error)

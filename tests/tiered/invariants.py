@@ -110,8 +110,6 @@ def leftovers(store: Any, whole: bool) -> list[str]:
         held = weight(tier.backend)
         if held is not None and held > tier.used:
             wrong.append(f"{tier.name} is charged {tier.used} bytes and holds {held}")
-    if h.hurry:
-        wrong.append(f"somebody is in a hurry: {h.hurry}")
     return wrong
 
 

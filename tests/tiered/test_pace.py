@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.policies.lru import Lru
+from lms_tiers.tiered.recency import MOST_NOTED
 
 
 class Counting(LMSLocalBackend):
@@ -64,36 +64,77 @@ def test_a_batch_makes_its_room_by_one_deletion(bench: Any) -> None:
     assert store.stats().tiers[1].peak_bytes <= 8000
 
 
-def test_readers_who_never_stop_do_not_keep_chunks_from_rising(bench: Any) -> None:
-    store = bench.store(1000, 100_000)
-    for i in range(30):
-        bench.put(store, i, i)
-    store.flush(60)
-    bench.until(lambda: not store._h.index[bench.key(0).to_string()].tiers & 1)
-    store._h.read_at = time.perf_counter_ns() + 10**12  # as if somebody were reading all the time
-    assert bench.get(store, 0) == 0
-    store._h.read_at = time.perf_counter_ns() + 10**12
-    bench.until(lambda: store._h.index[bench.key(0).to_string()].tiers & 1)
-
-
-def test_a_put_that_waits_for_room_is_not_kept_waiting_by_readers(bench: Any) -> None:
-    store = bench.store(1000, 100_000, back_pressure=10.0)
-    store._h.read_at = time.perf_counter_ns() + 10**15
-    for i in range(100):
-        bench.put(store, i, i)
-    assert store.stats().tiers[0].drops == 0
-    assert [bench.get(store, i) for i in range(100)] == list(range(100))
-
-
-def test_a_drain_waits_for_no_reader(bench: Any) -> None:
-    store = bench.store(1000, 100_000)
-    for i in range(30):
-        bench.put(store, i, i)
-    store.flush(60)
-    assert bench.get(store, 0) == 0
-    store._h.read_at = time.perf_counter_ns() + 10**15
+def rises(bench: Any, store: Any, i: int) -> bool:
+    """Whether a chunk is in the top tier when everything noted is told and moved."""
     store.drain(60)
-    assert store._h.index[bench.key(0).to_string()].tiers & 1
+    return "t0" in store.tiers_of(bench.key(i))
+
+
+def test_a_chunk_rises_at_its_second_hit_so_that_a_scan_moves_nothing(bench: Any) -> None:
+    store = bench.store(1000, 100_000)
+    for i in range(60):
+        bench.put(store, i, i)
+    store.flush(60)
+    hot = [i for i in range(60) if "t0" in store.tiers_of(bench.key(i))]
+    below = [i for i in range(60) if i not in hot]
+    assert [bench.get(store, i) for i in below] == below
+    store.drain(60)
+    assert [i for i in range(60) if "t0" in store.tiers_of(bench.key(i))] == hot
+    assert store.stats().tiers[0].promoted == 0
+    assert bench.get(store, below[0]) == below[0]
+    assert rises(bench, store, below[0])
+    top = store.stats().tiers[0]
+    assert (top.promoted, top.promotions_skipped) == (1, 0)
+
+
+def test_two_hits_count_from_when_the_chunk_has_left_the_top(bench: Any) -> None:
+    store = bench.store(1000, 100_000)
+    for i in range(30):
+        bench.put(store, i, i)
+    store.flush(60)
+    for _ in range(2):
+        assert bench.get(store, 0) == 0
+    assert rises(bench, store, 0)
+    for i in range(30, 60):
+        bench.put(store, i, i)
+    store.flush(60)
+    assert bench.get(store, 0) == 0
+    assert not rises(bench, store, 0)
+
+
+def test_a_chunk_rises_at_its_first_hit_where_nothing_has_to_leave_for_it(bench: Any) -> None:
+    store = bench.store(1000, 100_000)
+    for i in range(30):
+        bench.put(store, i, i)
+    store.flush(60)
+    for i in range(20, 30):
+        store.remove(bench.key(i))
+    assert bench.get(store, 0) == 0
+    assert rises(bench, store, 0)
+
+
+def test_hits_are_counted_and_ranked_before_anything_is_chosen_to_leave(bench: Any) -> None:
+    store = bench.store(1000)
+    for i in range(10):
+        bench.put(store, i, i)
+    for i in range(5):
+        assert bench.get(store, i) == i
+    stats = store.stats()
+    assert (stats.hits, stats.tiers[0].hits, stats.tiers[0].bytes_read) == (5, 5, 500)
+    assert stats.tiers[0].read_latency.count == 5
+    for i in range(5):
+        assert bench.get(store, i) == i
+    for i in range(10, 15):
+        bench.put(store, i, i)
+    assert [bench.get(store, i) for i in range(10)] == [0, 1, 2, 3, 4, None, None, None, None, None]
+
+
+def test_notes_of_hits_do_not_pile_up(bench: Any) -> None:
+    store = bench.store(1000)
+    bench.put(store, 1, 1)
+    for _ in range(10 * MOST_NOTED):
+        bench.get(store, 1)
+    assert len(store._h.noted) <= MOST_NOTED
 
 
 def test_a_store_tells_which_tiers_hold_a_key(bench: Any) -> None:

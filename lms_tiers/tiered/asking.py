@@ -1,0 +1,60 @@
+"""How a backend is asked for a chunk: lengths checked, on record as being inside it, and in time where wanted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from lms_tiers.errors import DeadlineExceededError
+from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj
+from lms_tiers.tiered.tier import Tier
+
+T = TypeVar("T")
+
+#: How a chunk is asked of a backend: the backend, the key, the expected metadata → what was read, or None.
+Ask = Callable[[LMSBackendInterface, Any, ChunkMeta], "T | None"]
+
+
+class DamagedChunkError(Exception):
+    """A backend answered something else than what it was given; never leaves the store."""
+
+
+def whole(backend: LMSBackendInterface, key: CacheEngineKey, meta: ChunkMeta) -> LMSMemoryObj | None:
+    """The chunk as a memory object, lengths checked."""
+    obj = backend.get(key)
+    if obj is not None and not obj.length == meta.length == nbytes_of(obj.data):
+        raise DamagedChunkError
+    return obj
+
+
+def nbytes_of(data: Any) -> int:
+    """Bytes of a chunk's data."""
+    nbytes: int = data.nbytes if type(data) is memoryview else memoryview(data).nbytes
+    return nbytes
+
+
+def noted(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta) -> T | None:
+    """Ask, on record as being inside the backend: if it gets stuck, others are warned off."""
+    with tier.inside():
+        return ask(tier.backend, key, meta)
+
+
+def in_time(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta, deadline: float) -> T | None:
+    """Ask in a thread of its own, and leave it behind when the time is over."""
+    answer: list[T | None] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            answer.append(noted(tier, ask, key, meta))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name=f"lms-tiers-read-{tier.name}", daemon=True)
+    thread.start()
+    thread.join(deadline)
+    if answer:
+        return answer[0]
+    raise errors[0] if errors else DeadlineExceededError(f"a read of tier {tier.name!r}", deadline)
