@@ -97,6 +97,9 @@ class Auditor:
             mover.eager.discard(thread)
             published += self._let_go(tier, thread)
         held = self._held()
+        for tier in h.tiers:
+            # Not before what is in doubt has lost its grant: readers look without the lock.
+            tier.writing.intersection_update(tier.busy)
         for tier, mover in zip(h.tiers, self._movers, strict=True):
             self._weigh(tier, held[tier.position])
             self._reconcile(tier, held[tier.position], published, errors)
@@ -122,7 +125,6 @@ class Auditor:
                     published.append(text)
                 else:
                     self._doubt(tier, text, claim)
-            tier.writing.discard(text)
             tier.busy.discard(text)
         tier.reserved.pop(thread, None)
         return published
