@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -156,11 +155,11 @@ def main() -> None:
         child(kind, path, int(capacity), given.chunks, given.size)
         return
     folder = Path(tempfile.mkdtemp(prefix="lmdb-scale-", dir=given.path))
-    capacity = given.chunks * (given.size + 1000) * 2 + (64 << 20)
+    capacity = given.chunks * (given.size + 8000) + (64 << 20)
     rows = []
     try:
         seconds, expected = fill(folder / "s", capacity, given.chunks, given.size)
-        disk = os.stat(folder / "s" / "data.mdb").st_size
+        disk = sum(path.stat().st_blocks * 512 for path in (folder / "s").iterdir())
         for kind in ("backend", "device", "busy"):
             told = [sys.executable, "-m", "benchmarks.lmdb_scale", "--chunks", str(given.chunks)]
             told += ["--size", str(given.size)]

@@ -178,19 +178,19 @@ class LmdbBackend(LMSBackendInterface):
         self._store.check()
         return self._listed(listing.keys(self._store, self._coding.reads))
 
-    def _listed(self, found: Iterator[Any]) -> Iterator[Any]:
-        """Steps of a listing, each a call of its own: `close` waits for one, not for whoever holds the listing."""
+    def _listed(self, batches: Iterator[list[Any]]) -> Iterator[Any]:
+        """Batches of a listing, each a call of its own: `close` waits for one, not for whoever holds the listing."""
         store = self._store
         while True:
             with store.epochs.calling():
                 store.check()
                 try:
-                    one = next(found)
-                except StopIteration:
-                    return
+                    batch = next(batches, None)
                 except lmdb.Error as error:
                     raise unavailable(self._path, error, "read failed") from error
-            yield one
+            if batch is None:
+                return
+            yield from batch
 
     # -- for a tier ------------------------------------------------------------------------------------------------
 

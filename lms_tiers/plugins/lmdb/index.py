@@ -117,6 +117,12 @@ class Index:
             value = txn.get(hashed, db=self._chunks)
         return None if value is None else _split(value)
 
+    def find_many(self, names: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Manifests by key hash, of those that are there."""
+        with self._lock, self._env.begin() as txn:
+            found = {name: txn.get(name, db=self._chunks) for name in names}
+        return {name: _split(value)[1] for name, value in found.items() if value is not None}
+
     def items(self, step: int = _BATCH) -> Iterator[list[tuple[bytes, int, bytes]]]:
         """Key hash, stamp and manifest of every chunk, in the order of the hashes, so many at a time."""
         after: bytes | None = None

@@ -40,6 +40,7 @@ TAIL: Final = struct.Struct("<IIQ")
 MARK: Final = 0x334D4C4B
 _MARK_BYTES: Final = struct.pack("<I", MARK)
 _META_BYTES: Final = 12
+_DIMENSIONS_AT: Final = 3
 #: Of a record beside key, layout, dimensions, blocks and extents.
 FIXED: Final = _HEAD.size + _META_BYTES + TAIL.size
 
@@ -99,7 +100,7 @@ class Manifest(NamedTuple):
     @property
     def pages(self) -> int:
         """Pages of all extents."""
-        return sum(count for _, count in self.extents)
+        return self.extents[0][1] if len(self.extents) == 1 else sum([count for _, count in self.extents])
 
     def pack(self, seed: int) -> bytes:
         """The record."""
@@ -129,15 +130,15 @@ class Manifest(NamedTuple):
             if nbytes != len(record) or mark != MARK or xxhash.xxh3_64_intdigest(record[:-8], seed) != checksum:
                 raise Damaged("a manifest fails its checksum")
             sequence, created, data, block_bytes, nblocks, nextents, nkey, nlayout = _HEAD.unpack_from(record)
-            meta, size = ChunkMeta.unpack(record[_HEAD.size : _HEAD.size + _META_BYTES + 8 * 255])
-            at = _HEAD.size + size
+            at = _HEAD.size + _META_BYTES + 8 * record[_HEAD.size + _DIMENSIONS_AT]
+            meta, _ = ChunkMeta.unpack(record[_HEAD.size : at])
             key = record[at : at + nkey]
             at += nkey
-            layout = record[at : at + nlayout].decode()
+            layout = record[at : at + nlayout].decode() if nlayout else ""
             at += nlayout
-            blocks = _words(nblocks).unpack_from(record, at)
+            blocks = _words(nblocks).unpack_from(record, at) if nblocks else ()
             extents = unpack_extents(record, at + 4 * nblocks, nextents)
-        except (struct.error, UnicodeDecodeError, FormatError) as error:
+        except (struct.error, IndexError, UnicodeDecodeError, FormatError) as error:
             raise Damaged(f"a manifest that is none ({error})") from None
         manifest = Manifest(key, meta, sequence, created, data, layout, block_bytes, blocks, extents)
         if (
@@ -283,7 +284,7 @@ class Found(NamedTuple):
     @property
     def pages(self) -> int:
         """Pages of all extents."""
-        return sum(count for _, count in self.extents)
+        return self.extents[0][1] if len(self.extents) == 1 else sum([count for _, count in self.extents])
 
 
 def read_entry(entry: bytes, forms: Forms) -> Found:

@@ -53,52 +53,48 @@ def _manifests(store: Store, ahead: Newer) -> Iterator[list[tuple[bytes, int, by
         yield [item for item in found if item[0] not in ahead.records]
 
 
-def keys(store: Store, reads: Reads) -> Iterator[CacheEngineKey]:
-    """Every key whose manifest can be trusted and whose layout can be read."""
+def keys(store: Store, reads: Reads) -> Iterator[list[CacheEngineKey]]:
+    """Every key whose manifest can be trusted and whose layout can be read, a batch at a time."""
     for found in _manifests(store, newer(store)):
-        for _, _, record in found:
-            try:
-                manifest = Manifest.unpack(record, store.seed)
-            except Damaged:
-                continue
-            if reads(manifest.layout):
-                yield CacheEngineKey.from_string(manifest.key.decode())
+        manifests = [manifest for _, _, record in found if (manifest := _trusted(store, record, reads)) is not None]
+        yield [CacheEngineKey.from_string(manifest.key.decode()) for manifest in manifests]
 
 
-def chunks_by_use(store: Store, reads: Reads) -> Iterator[ChunkInfo]:
-    """Every chunk that can be trusted and read, least recently put or used first; 24 bytes each are held for that."""
-    ahead = newer(store)
-    names, stamps = bytearray(), bytearray()
-    for found in _manifests(store, ahead):
-        for name, stamp, record in found:
-            names += name
-            stamps += max(stamp, int.from_bytes(record[_SEQUENCE], "little"), ahead.stamps.get(name, 0)).to_bytes(
-                8, "little"
-            )
-    order = np.argsort(np.frombuffer(stamps, "<u8"), kind="stable")
-    listed: npt.NDArray[np.uint8] = np.frombuffer(names, np.uint8).reshape(-1, HASH_BYTES)
-    for begin in range(0, len(order), BATCH):
-        for row in listed[order[begin : begin + BATCH]]:
-            info = _info(store, ahead, row.tobytes(), reads)
-            if info is not None:
-                yield info
-
-
-def _info(store: Store, ahead: Newer, name: bytes, reads: Reads) -> ChunkInfo | None:
-    record = ahead.records.get(name)
-    if record is None:
-        found = store.index.find(name)
-        if found is None:
-            return None  # removed meanwhile
-        record = found[1]
+def _trusted(store: Store, record: bytes, reads: Reads) -> Manifest | None:
     try:
         manifest = Manifest.unpack(record, store.seed)
     except Damaged:
         return None
-    if not reads(manifest.layout):
-        return None
-    text = manifest.key.decode()
-    if store.dirty.get(text, b"") is None or store.committing.get(text, b"") is None:
-        return None
-    # Opaque: parsing the texts of a million keys takes seconds, and whoever scans compares texts.
-    return ChunkInfo(OpaqueKey(text), manifest.meta, charge(manifest.pages, len(record)))
+    return manifest if reads(manifest.layout) else None
+
+
+def chunks_by_use(store: Store, reads: Reads) -> Iterator[list[ChunkInfo]]:
+    """Every chunk that can be trusted and read, least recently put or used first, a batch at a time.
+
+    24 bytes of each are held for that.
+    """
+    ahead = newer(store)
+    names, stamps = bytearray(), bytearray()
+    for found in _manifests(store, ahead):
+        names += b"".join([name for name, _, _ in found])
+        for name, stamp, record in found:
+            sequence = int.from_bytes(record[_SEQUENCE], "little")
+            stamps += max(stamp, sequence, ahead.stamps.get(name, 0)).to_bytes(8, "little")
+        yield []
+    order = np.argsort(np.frombuffer(stamps, "<u8"), kind="stable")
+    listed: npt.NDArray[np.uint8] = np.frombuffer(names, np.uint8).reshape(-1, HASH_BYTES)
+    for begin in range(0, len(order), BATCH):
+        some = [row.tobytes() for row in listed[order[begin : begin + BATCH]]]
+        there = store.index.find_many([name for name in some if name not in ahead.records])
+        infos: list[ChunkInfo] = []
+        for name in some:
+            newest: bytes | None = ahead.records.get(name) or there.get(name)
+            manifest = None if newest is None else _trusted(store, newest, reads)
+            if newest is None or manifest is None:
+                continue  # removed meanwhile, or not to be read
+            text = manifest.key.decode()
+            if store.dirty.get(text, b"") is None or store.committing.get(text, b"") is None:
+                continue
+            # Opaque: parsing the texts of a million keys takes seconds, and whoever scans compares texts.
+            infos.append(ChunkInfo(OpaqueKey(text), manifest.meta, charge(manifest.pages, len(newest))))
+        yield infos

@@ -58,7 +58,7 @@ class Reader:
         store = self._store
         with store.epochs.calling():
             store.check()
-            entry = store.find(text)
+            entry = store.find(text, keep=False)
             if entry is None:
                 return None
             return read_entry(entry, store.forms)

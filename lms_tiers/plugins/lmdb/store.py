@@ -123,8 +123,10 @@ class Store:
 
     # -- out -------------------------------------------------------------------------------------------------------
 
-    def find(self, text: str) -> bytes | None:
-        """The entry of a key's chunk. Whoever reads what it tells of is inside `epochs` already.
+    def find(self, text: str, keep: bool = True) -> bytes | None:
+        """The entry of a key's chunk, which memory keeps, unless it is only asked about.
+
+        Whoever reads what it tells of is inside `epochs` already.
 
         Raises
         ------
@@ -144,7 +146,8 @@ class Store:
                 return self.entries.get(text)
             with self.changed:
                 if commits == self.commits and text not in self.dirty and text not in self.committing:
-                    return self.entries.setdefault(text, self._known(manifest, len(record)))
+                    entry = self._known(manifest, len(record))
+                    return self.entries.setdefault(text, entry) if keep else entry
 
     def _known(self, manifest: Manifest, nrecord: int) -> bytes:
         _, meta, sequence, _, checksum, layout, block_bytes, blocks, extents = manifest

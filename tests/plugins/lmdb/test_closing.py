@@ -12,6 +12,7 @@ from lms_tiers.codecs.base import decode_into
 from lms_tiers.errors import BackendClosedError
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.lmdb import coding
+from lms_tiers.plugins.lmdb import listing as listing_module
 from tests.plugins.lmdb.waiting import until
 
 MIB = 1 << 20
@@ -81,14 +82,16 @@ def test_closing_waits_for_a_read_and_for_a_put_and_what_comes_later_is_refused(
 
 
 def test_a_listing_that_is_held_does_not_keep_a_store_from_closing(
-    opening: Callable[..., Any], message: Any, content: Any
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(listing_module, "BATCH", 3)
+    with opening() as backend:
+        backend.put_many([(message(n, 100), content(n, 100)) for n in range(10)])
     backend = opening()
-    backend.put_many([(message(n, 100), content(n, 100)) for n in range(10)])
     listing, view = backend.iter_keys(), backend.view(OpaqueKey("3"))
     next(listing)
     with view as lent:
         backend.close()
         assert bytes(lent.buffers[0]) == content(3, 100)
     with pytest.raises(BackendClosedError):
-        next(listing)
+        list(listing)
