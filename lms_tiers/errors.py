@@ -7,12 +7,24 @@ Nothing here knows what a backend, a tier or a policy is.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
 def _rebuild(cls: Callable[..., LmsTiersError], args: tuple[Any, ...], kwargs: dict[str, Any]) -> LmsTiersError:
     return cls(*args, **kwargs)
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those in whose handling it was raised."""
+    while error is not None:
+        yield error
+        error = error.__context__
+
+
+def from_anywhere(error: BaseException) -> bool:
+    """Whether `error` may have come between any two steps: an interrupt, or memory or stack at its end."""
+    return any(isinstance(e, (MemoryError, RecursionError)) or not isinstance(e, Exception) for e in chain(error))
 
 
 class LmsTiersError(Exception):

@@ -30,7 +30,7 @@ ROOMS = [
     ["place"],
     ["device", "options"],
     ["sizes", "secrets"],
-    ["hookspecs"],
+    ["hookspecs", "changes"],
     ["interface"],
     ["messages", "namespace"],
     ["keys"],

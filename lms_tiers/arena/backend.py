@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, List
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, List, ParamSpec, TypeVar
 
-from lms_tiers.arena.arena import Arena, Chunk
-from lms_tiers.errors import ConfigError, LmsTiersError, StorageUnavailableError
+from lms_tiers.arena.arena import Arena
+from lms_tiers.arena.chunk import Chunk
+from lms_tiers.errors import ConfigError, LmsTiersError, StorageUnavailableError, from_anywhere
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, key_text
 
 if TYPE_CHECKING:
     import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound="ArenaBackend")
+
+_log = logging.getLogger(__name__)
+
+#: How often giving back what an interrupted call had is begun anew where it is interrupted itself.
+_TRIES: Final = 100
 
 
 class ArenaBackend(LMSBackendInterface):
@@ -126,11 +138,41 @@ class ArenaBackend(LMSBackendInterface):
         self._arena.check()
         return self._arena.lease(key_text(key))
 
+    def _mend(self, error: BaseException) -> None:
+        """Give back all pages that this thread's call had, where `error` may have ended it anywhere."""
+        if not from_anywhere(error):
+            return
+        for _ in range(_TRIES):
+            try:
+                self._quiesce()
+                self._arena.mend()
+                return
+            except BaseException as again:
+                last = again
+        _log.error("%s could not give back what an interrupted call had", self.name, exc_info=last)
+
+    def _quiesce(self) -> None:
+        """Wait until no copy that this thread asked for is at the arena's pages."""
+
     def _typed(self, error: BaseException) -> BaseException:
         """What the medium's own failure is to the caller: torch reports a sick device as a RuntimeError."""
         if isinstance(error, RuntimeError) and not isinstance(error, LmsTiersError):
             return StorageUnavailableError(self.name, str(error).partition("\n")[0])
         return error
+
+
+def mending(call: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """A method of a backend that gives back every page it had where it is interrupted."""
+
+    @functools.wraps(call)
+    def mended(backend: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return call(backend, *args, **kwargs)
+        except BaseException as error:
+            backend._mend(error)
+            raise
+
+    return mended
 
 
 def needed_capacity(name: str, capacity: int | None, page_bytes: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 #: Copies below this many bytes a thread stay in one piece: waking a thread takes as long as copying half a MiB.
 _PER_THREAD: Final = 2 << 20
+
+#: Seconds between looks at copies that an interrupted call has left behind.
+_PAUSE: Final = 0.0005
 
 
 def flat_bytes(key: str, data: Any) -> memoryview:
@@ -87,6 +91,40 @@ def default_threads() -> int:
     return max(1, min(8, len(os.sched_getaffinity(0)) // 4))
 
 
+class _Batch:
+    """Tasks that several threads share; the first error keeps those that were not begun from beginning."""
+
+    def __init__(self, tasks: Sequence[Callable[[], None]]) -> None:
+        self._left: Final = iter(tasks)
+        self._lock: Final = threading.Lock()
+        self._at_work: Final[set[int]] = set()
+        self._stopped = False
+
+    def work(self) -> None:
+        """Run tasks until none is left."""
+        thread = threading.get_ident()
+        try:
+            while True:
+                with self._lock:
+                    task = None if self._stopped else next(self._left, None)
+                    if task is None:
+                        return
+                    self._at_work.add(thread)
+                task()
+        except BaseException:
+            self._stopped = True
+            raise
+        finally:
+            self._at_work.discard(thread)
+
+    def end(self) -> None:
+        """Begin no more tasks, and wait for those of other threads that are under way."""
+        with self._lock:
+            self._stopped = True
+        while self._at_work - {threading.get_ident()}:
+            time.sleep(_PAUSE)
+
+
 class Copier:
     """Copies bytes between arrays of equal length.
 
@@ -106,6 +144,8 @@ class Copier:
         self._copyto: Final = np.copyto
         self._pool: ThreadPoolExecutor | None = None
         self._lock: Final = threading.Lock()
+        #: By thread: the tasks that it shares with others.
+        self._batches: Final[dict[int, _Batch]] = {}
         self._closed = False
 
     def copy(self, target: Bytes, source: Bytes) -> None:
@@ -126,33 +166,28 @@ class Copier:
         """Run independent tasks over the threads; answers when all have ended, with the first error if any failed."""
         workers = min(self.threads, len(tasks))
         pool = self._threads() if workers > 1 else None
-        left = iter(tasks)
-        lock = threading.Lock()
-        stop = threading.Event()
-
-        def work() -> None:
-            while not stop.is_set():
-                with lock:
-                    task = next(left, None)
-                if task is None:
-                    return
-                try:
-                    task()
-                except BaseException:
-                    stop.set()
-                    raise
-
+        batch = _Batch(tasks)
         futures: list[Future[None]] = []
         if pool is not None:
+            self._batches[threading.get_ident()] = batch
             # Closed meanwhile: the caller's thread does it all, a running call may still finish.
             with contextlib.suppress(RuntimeError):
-                futures = [pool.submit(work) for _ in range(workers - 1)]
+                futures = [pool.submit(batch.work) for _ in range(workers - 1)]
         try:
-            work()
+            batch.work()
         finally:
             wait(futures)
         for future in futures:
             future.result()
+        if pool is not None:
+            del self._batches[threading.get_ident()]
+
+    def settle(self) -> None:
+        """After an interrupt: return when no thread is at what this thread has asked for."""
+        batch = self._batches.get(threading.get_ident())
+        if batch is not None:
+            batch.end()
+            self._batches.pop(threading.get_ident(), None)
 
     def scatter(self, targets: Sequence[Bytes], source: Bytes) -> None:
         """Copy `source` into `targets`, one after the other."""

@@ -33,15 +33,18 @@ class PageRuns:
 
     def __init__(self, pages: int) -> None:
         self.total: Final = pages
-        self.free = 0
-        self._length_at: Final[dict[int, int]] = {}  # first page → length
-        self._start_before: Final[dict[int, int]] = {}  # page after the run → first page
-        # Dictionaries serve as ordered sets: the run given back last, whose memory is warm, is taken first.
-        self._buckets: Final[dict[int, dict[int, None]]] = {}
-        self._lengths = 0  # bit n is set while a run of length n is free
+        self._clear()
         if pages:
             self._insert(0, pages)
             self.free = pages
+
+    def _clear(self) -> None:
+        self.free = 0
+        self._length_at: dict[int, int] = {}  # first page → length
+        self._start_before: dict[int, int] = {}  # page after the run → first page
+        # Dictionaries serve as ordered sets: the run given back last, whose memory is warm, is taken first.
+        self._buckets: dict[int, dict[int, None]] = {}
+        self._lengths = 0  # bit n is set while a run of length n is free
 
     @property
     def runs(self) -> int:
@@ -75,6 +78,16 @@ class PageRuns:
                 self._delete(before, start - before)
                 start = before
             self._insert(start, end - start)
+
+    def rebuild(self, taken: Iterable[Run]) -> None:
+        """Make all pages free but those `taken`, each of them once."""
+        self._clear()
+        at = 0
+        for start, length in [*sorted(taken), (self.total, 0)]:
+            if start > at:
+                self._insert(at, start - at)
+                self.free += start - at
+            at = start + length
 
     def _pop(self, pages: int) -> Run:
         """Take a run out whole: the shortest that holds `pages`, else the longest. Some page must be free."""

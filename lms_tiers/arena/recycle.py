@@ -11,7 +11,6 @@ import ctypes
 import mmap
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
@@ -61,17 +60,27 @@ class Recycler:
 
     def __init__(self, limit: int, make: Callable[[int], Any] = map_block) -> None:
         self.limit: Final = limit
-        self.idle_bytes = 0
-        self.lent_bytes = 0
         self.reused = 0
         self.made = 0
         self._make: Final = make
         self._idle: Final[dict[int, list[Any]]] = {}
-        self._lock: Final = threading.Lock()
-        # A block's end may come inside any allocation, also of a thread that holds the lock: then it waits here.
-        self._returned: Final[deque[_Loan]] = deque()
+        # A block's end may come inside any allocation, also of a thread that holds the lock.
+        self._lock: Final = threading.RLock()
         self._loans: Final[dict[int, _Loan]] = {}  # by id: a reference hashes as what it refers to
         self._closed = False
+
+    @property
+    def idle_bytes(self) -> int:
+        """Bytes of blocks that nobody uses."""
+        with self._lock:
+            return sum(size * len(blocks) for size, blocks in self._idle.items())
+
+    @property
+    def lent_bytes(self) -> int:
+        """Bytes of blocks that somebody can see."""
+        with self._lock:
+            self._find_lost()
+            return sum(loan.size for loan in self._loans.values())
 
     def take(self, nbytes: int) -> memoryview:
         """A writable buffer of exactly `nbytes`, its contents undefined."""
@@ -81,51 +90,37 @@ class Recycler:
 
         size = -(-nbytes // _STEP) * _STEP
         with self._lock:
-            if self._returned:
-                self._sort_in()
-            self.lent_bytes += size
             blocks = self._idle.get(size)
             block = blocks.pop() if blocks else None
-            if block is not None:
-                self.idle_bytes -= size
-                self.reused += 1
-        try:
-            if block is None:
-                block = memoryview(self._make(size))
-                self.made += 1
-            # Its base is no array, so numpy keeps this very object alive for every view of it.
-            lent = np.frombuffer(block, dtype=np.uint8, count=nbytes)
-            loan = _Loan(lent, self._come_back)
-            loan.block, loan.size = block, size
-            self._loans[id(loan)] = loan
-        except BaseException:
-            with self._lock:
-                self.lent_bytes -= size
-            raise
+            if blocks is not None and not blocks:
+                self._idle.pop(size, None)
+        if block is None:
+            self._find_lost()
+            block = memoryview(self._make(size))
+            self.made += 1
+        else:
+            self.reused += 1
+        # Its base is no array, so numpy keeps this very object alive for every view of it.
+        lent = np.frombuffer(block, dtype=np.uint8, count=nbytes)
+        loan = _Loan(lent, self._come_back)
+        loan.block, loan.size = block, size
+        self._loans[id(loan)] = loan
         return memoryview(lent)  # type: ignore[arg-type]  # numpy's stubs hide the buffer protocol before 3.12
 
     def close(self) -> None:
         """Give idle blocks back to the system; those lent out follow when their borrowers are done."""
         with self._lock:
             self._closed = True
-            self._sort_in()
             self._idle.clear()
-            self.idle_bytes = 0
 
     def _come_back(self, loan: _Loan) -> None:
-        self._returned.append(loan)
-        if self._lock.acquire(blocking=False):
-            try:
-                self._sort_in()
-            finally:
-                self._lock.release()
+        with self._lock:
+            lent = self._loans.pop(id(loan), None)
+            if lent is not None and not self._closed and self.idle_bytes + loan.size <= self.limit:
+                self._idle.setdefault(loan.size, []).append(loan.block)
 
-    def _sort_in(self) -> None:
-        while self._returned:
-            loan = self._returned.popleft()
-            self._loans.pop(id(loan), None)
-            self.lent_bytes -= loan.size
-            if self._closed or self.idle_bytes + loan.size > self.limit:
-                continue
-            self._idle.setdefault(loan.size, []).append(loan.block)
-            self.idle_bytes += loan.size
+    def _find_lost(self) -> None:
+        """Take back blocks whose end an interrupt came into, which is not told to anybody."""
+        for loan in list(self._loans.values()):
+            if loan() is None:
+                self._come_back(loan)

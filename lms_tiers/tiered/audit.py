@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
+from lms_tiers.errors import chain, from_anywhere
 from lms_tiers.policies.base import EvictionPolicy
 from lms_tiers.tiered.claims import Claim
 from lms_tiers.tiered.hierarchy import Hierarchy
@@ -78,7 +79,7 @@ class Auditor:
 
     def _disturbs(self, error: BaseException) -> bool:
         """Whether `error` may have come from anywhere, or its call still holds something."""
-        if any(isinstance(e, (MemoryError, RecursionError)) or not isinstance(e, Exception) for e in _chain(error)):
+        if from_anywhere(error):
             return True
         thread = threading.get_ident()
         with self._h.lock:
@@ -221,16 +222,9 @@ def mending(call: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P],
     return mended
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those in whose handling it was raised."""
-    while error is not None:
-        yield error
-        error = error.__context__
-
-
 def _frames(error: BaseException) -> Iterator[FrameType]:
     """Every frame that an error, or one before it, has left."""
-    for one in _chain(error):
+    for one in chain(error):
         at = one.__traceback__
         while at is not None:
             yield at.tb_frame

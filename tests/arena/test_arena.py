@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +11,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from lms_tiers.arena.arena import Arena, Chunk
+from lms_tiers.arena.arena import Arena
+from lms_tiers.arena.chunk import Chunk
 from lms_tiers.errors import BackendClosedError, CapacityError, ForkedProcessError, ValueTooLargeError
 from lms_tiers.messages import ChunkMeta, MemoryFormat
 
@@ -106,10 +106,15 @@ class ArenaAgainstAModel(RuleBasedStateMachine):
         self.leased.append(chunk)
         return chunk
 
-    @rule(chunk=consumes(leases), how=st.sampled_from(["release", "read", "drop"]))
+    @rule(chunk=consumes(leases), how=st.sampled_from(["release", "read", "lend"]))
     def end_lease(self, chunk: Chunk, how: str) -> None:
-        if how == "drop":
-            self.arena.drop(chunk)
+        if how == "lend":
+            holder = Fence()
+            self.arena.lend(chunk, holder)
+            used = self.arena.used_bytes
+            chunks = {id(c): c for c in self.owned()}
+            assert used == sum(c.pages for c in chunks.values()) * PAGE, "a holder that lives holds"
+            del holder
         else:
             self.arena.release(chunk, self.fence(chunk) if how == "read" else None)
         self.leased.remove(chunk)
@@ -169,15 +174,17 @@ def test_a_reservation_waits_for_the_reader_of_a_removed_chunk() -> None:
     assert [chunk.key for chunk in got] == ["new"]
 
 
-def test_a_reservation_sees_a_lease_that_a_finaliser_ended_while_the_lock_was_held() -> None:
+def test_a_reservation_sees_that_a_holder_died_while_the_lock_was_held() -> None:
     arena = Arena("a", PAGE, PAGE, patience=60)
     store(arena, "old", PAGE)
     lease = arena.lease("old")
     assert lease is not None
+    holder = Fence()
+    arena.lend(lease, holder)
     arena.remove("old")
-    with arena._changed:  # as if the collector ran inside an allocation under the lock
-        arena.drop(lease)
-        assert arena.leaving_bytes == PAGE
+    assert arena.leaving_bytes == PAGE
+    with arena._lock:  # as if the collector ran inside an allocation under the lock
+        del holder
     assert arena.reserve("new", meta(PAGE)).pages == 1
 
 
@@ -192,7 +199,7 @@ def test_a_reservation_finds_a_lease_that_only_a_reference_cycle_keeps() -> None
 
     reader = Reader()
     reader.me = reader
-    weakref.finalize(reader, arena.drop, lease)
+    arena.lend(lease, reader)
     gc.disable()
     try:
         del reader

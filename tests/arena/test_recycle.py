@@ -71,12 +71,11 @@ def test_no_more_than_the_limit_is_kept_idle() -> None:
     assert recycler.lent_bytes == 0
 
 
-def test_a_buffer_that_dies_inside_the_recycler_waits_for_the_next_call() -> None:
+def test_a_buffer_that_dies_inside_the_recycler_comes_back() -> None:
     recycler = Recycler(1 << 20)
     lent = recycler.take(N)
     with recycler._lock:  # as if the collector ran inside `take`
         del lent
-        assert recycler.idle_bytes == 0
     kept = recycler.take(N)
     assert recycler.reused == 1
     del kept

@@ -11,6 +11,7 @@ import threading
 import time
 from typing import Any
 
+from lms_tiers.arena.backend import ArenaBackend
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.tiered.late import LatePolicy
 from lms_tiers.tiered.suspended import SuspendedPolicy
@@ -116,6 +117,8 @@ def leftovers(store: Any, whole: bool) -> list[str]:
 def weight(backend: Any) -> int | None:
     """What a backend in memory really holds; None of one that cannot be looked into, or is closed."""
     backend = getattr(backend, "inner", backend)
+    if isinstance(backend, ArenaBackend) and not backend._arena._closed:
+        return backend.stats().bytes_used
     if not isinstance(backend, LMSLocalBackend) or backend._closed:
         return None
     return sum(len(data) for data, _ in list(backend._chunks.values()))

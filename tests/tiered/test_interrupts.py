@@ -13,6 +13,7 @@ import pytest
 
 from lms_tiers.errors import LmsTiersError
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
+from lms_tiers.plugins.pinned.backend import PinnedBackend, PinnedOptions
 from lms_tiers.policies.lru import Lru
 from lms_tiers.policies.s3fifo import S3Fifo
 from tests.tiered.interrupts import interrupted
@@ -26,18 +27,25 @@ LONGEST = 5000
 
 KEYS = 5
 
+#: Bytes of a page of an arena.
+PAGE = 4096
+
 #: Where the interrupt meets a generator that is being let go, Python says so and goes on.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @dataclass
 class Shape:
-    """What a store is made of; `sick` names the operation of the top tier that fails once after it was carried out."""
+    """What a store is made of; `sick` names the operation of the top tier that fails once after it was carried out.
+
+    `pinned`: the top tier is an arena, where a chunk takes a page.
+    """
 
     capacities: tuple[int, ...]
     sick: str | None = None
     policy: Any = Lru
     write: str = "back"
+    pinned: bool = False
 
 
 SHAPES = {
@@ -48,6 +56,8 @@ SHAPES = {
     "two tiers, evicting": Shape((250, 450)),
     "two tiers, all below": Shape((250, 4000), write="through"),
     "two tiers, a read that fails": Shape((250, 4000), sick="get"),
+    "an arena, evicting": Shape((3 * PAGE,), pinned=True),
+    "an arena over memory": Shape((3 * PAGE, 4000), pinned=True),
 }
 
 
@@ -57,7 +67,7 @@ def view(bench: Any, store: Any) -> None:
 
 
 def resize(bench: Any, store: Any) -> None:
-    store.resize(0, 240, timeout=30.0)
+    store.resize(0, 2 * store._h.tiers[0].need(100) + 40, timeout=30.0)
 
 
 OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -82,6 +92,8 @@ OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
 def made(bench: Any, shape: Shape, clock: Any) -> Any:
     """A store of the shape that has been put `KEYS` chunks, with its movers at rest."""
     backends: list[Any] = [bench.weighed() for _ in shape.capacities]
+    if shape.pinned:
+        backends[0] = PinnedBackend(shape.capacities[0], PinnedOptions(pin="off", page=PAGE, threads=1))
     if shape.sick:
         backends[0] = FaultyBackend(backends[0])
     policies = [shape.policy(capacity, clock) for capacity in shape.capacities]
@@ -108,11 +120,12 @@ def works(bench: Any, store: Any, name: str, shape: Shape) -> None:
     store.clear(30.0)
     assert [tier.used for tier in store._h.tiers] == [0] * len(store._h.tiers)
     top = store._h.tiers[0]
-    many, left = top.budget // 100, top.evictions
+    each = top.need(100)
+    many, left = top.budget // each, top.evictions
     for i in range(many):
         bench.put(store, 100 + i, i)
     assert [bench.get(store, 100 + i) for i in range(many)] == list(range(many))
-    assert (top.used, top.evictions) == (many * 100, left), "room is lost"
+    assert (top.used, top.evictions) == (many * each, left), "room is lost"
     check(store)
 
 

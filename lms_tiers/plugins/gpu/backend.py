@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Optional
 
-from lms_tiers.arena.arena import Chunk
-from lms_tiers.arena.backend import flat_tensor, needed_capacity, shaped
+from lms_tiers.arena.backend import flat_tensor, mending, needed_capacity, shaped
+from lms_tiers.arena.chunk import Chunk
 from lms_tiers.arena.copying import as_array, flat_bytes, scattered
 from lms_tiers.buffers import tensor_bytes, writable_bytes
 from lms_tiers.errors import CapacityError, InvalidBufferError
@@ -37,6 +37,7 @@ class GpuBackend(GpuCore):
         """Stage a chunk and ask the device for it; does not wait until it is there."""
         self.put_many([(client_meta, kv_chunk_bytes)])
 
+    @mending
     def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
         """Put in order, staged side by side by several threads."""
         self._arena.check()
@@ -62,6 +63,7 @@ class GpuBackend(GpuCore):
             # Also when an item raised: the items before it are stored.
             self._fill(window)
 
+    @mending
     def put_from(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
         """Copy chunks in from where they lie in the source, by the device itself where that is page-locked."""
         self._arena.check()
@@ -70,6 +72,7 @@ class GpuBackend(GpuCore):
             held += self._put_window(client_metas[len(held) :], source)
         return held
 
+    @mending
     def put_tensor(self, client_meta: ClientMetaMessage, tensor: torch.Tensor) -> None:
         """Store a tensor in order with the caller's current stream; it is the caller's again at the return."""
         self._arena.check()
@@ -96,6 +99,7 @@ class GpuBackend(GpuCore):
         """The chunk in a page-locked buffer of the caller's own, which the device filled by itself."""
         return self.get_many([key])[0]
 
+    @mending
     def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
         """All copies are under way before the first is waited for."""
         self._arena.check()
@@ -119,6 +123,7 @@ class GpuBackend(GpuCore):
             for chunk in chunks:
                 self._arena.release(chunk)
 
+    @mending
     def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
         """Copy the chunk into the caller's buffer, straight from the device where it is page-locked."""
         chunk = self._lease(key)
@@ -130,6 +135,7 @@ class GpuBackend(GpuCore):
         finally:
             self._arena.release(chunk)
 
+    @mending
     def get_scattered(self, key: CacheEngineKey, buffers: Sequence[Any]) -> ChunkMeta | None:
         """Copy the chunk into the caller's buffers, straight from the device where they are page-locked."""
         chunk = self._lease(key)
@@ -140,6 +146,7 @@ class GpuBackend(GpuCore):
         finally:
             self._arena.release(chunk)
 
+    @mending
     def get_many_into(self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]]) -> list[ChunkMeta | None]:
         """The copies run while the next requests are taken; waits once."""
         self._arena.check()
@@ -165,6 +172,7 @@ class GpuBackend(GpuCore):
             for chunk in chunks:
                 self._arena.release(chunk)
 
+    @mending
     def get_tensor(self, key: CacheEngineKey, out: torch.Tensor | None = None) -> torch.Tensor | None:
         """The chunk as a tensor on the device, in order with the caller's current stream; no host waits for it.
 

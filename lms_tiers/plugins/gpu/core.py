@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 import pydantic
 
-from lms_tiers.arena.arena import Arena, Chunk
+from lms_tiers.arena.arena import Arena
 from lms_tiers.arena.backend import ArenaBackend, checked_page_bytes, needed_capacity
+from lms_tiers.arena.chunk import Chunk
 from lms_tiers.arena.copying import Copier, as_array
 from lms_tiers.arena.recycle import Recycler, byte_array, map_block
 from lms_tiers.errors import BackendClosedError, CapacityError
@@ -157,11 +158,18 @@ class GpuCore(ArenaBackend):
 
     def _host_block(self, nbytes: int) -> Any:
         # What callers keep beyond the limit is ordinary memory: locked pages are a machine-wide good.
-        within = self._recycler.lent_bytes <= self._recycler.limit
+        within = self._recycler.lent_bytes + nbytes <= self._recycler.limit
         return self._streams.locked(nbytes) if within else map_block(nbytes)
 
     def _detail(self) -> dict[str, float]:
         return {"recycled": self._recycler.reused, "recycle_idle_bytes": self._recycler.idle_bytes}
+
+    def _quiesce(self) -> None:
+        self._copier.settle()
+        transfers = self._transfers
+        if transfers is not None:
+            with contextlib.suppress(RuntimeError):  # a device that fails is at no pages
+                transfers.finish([self._streams.record(self._streams.current())])
 
     def _close(self) -> None:
         # No memory goes back to the device's allocator while a copy may still be at it.

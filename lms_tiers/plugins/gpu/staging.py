@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from typing import TYPE_CHECKING, Final
 
-from lms_tiers.arena.arena import Fence
+from lms_tiers.arena.chunk import Fence
 from lms_tiers.arena.copying import as_array
 from lms_tiers.plugins.gpu.streams import Streams
 

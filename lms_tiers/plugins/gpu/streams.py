@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from lms_tiers.arena.arena import Fence
+from lms_tiers.arena.chunk import Fence
 from lms_tiers.arena.recycle import map_block
 from lms_tiers.errors import StorageUnavailableError
 

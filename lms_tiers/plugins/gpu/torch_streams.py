@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from lms_tiers.arena.arena import Fence
+from lms_tiers.arena.chunk import Fence
 from lms_tiers.arena.host import Locker, lock_block
 from lms_tiers.arena.recycle import map_block
 from lms_tiers.errors import DeviceMemoryError, StorageUnavailableError

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from lms_tiers.arena.arena import Chunk, Fence
+from lms_tiers.arena.chunk import Chunk, Fence
 from lms_tiers.arena.copying import Copier
 from lms_tiers.arena.host import span_edges
 from lms_tiers.plugins.gpu.staging import Ring

@@ -5,15 +5,15 @@ Page-locked memory is slow to allocate and fast to copy to and from a device, so
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Optional
 
 import pydantic
 
-from lms_tiers.arena.arena import Arena, Chunk
-from lms_tiers.arena.backend import ArenaBackend, checked_page_bytes, flat_tensor, needed_capacity, shaped
+from lms_tiers.arena.arena import Arena
+from lms_tiers.arena.backend import ArenaBackend, checked_page_bytes, flat_tensor, mending, needed_capacity, shaped
+from lms_tiers.arena.chunk import Chunk
 from lms_tiers.arena.copying import Copier, array_pairs, as_array, flat_bytes, scattered
 from lms_tiers.arena.host import SKEW, HostMemory, span_edges
 from lms_tiers.arena.recycle import Recycler, byte_array
@@ -59,6 +59,7 @@ class PinnedBackend(ArenaBackend):
         self._recycler: Final = Recycler(options.recycle)
         self._copier: Final = Copier(options.threads)
 
+    @mending
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """Copy a chunk into pages of its own, then let it replace the older one."""
         self._arena.check()
@@ -69,6 +70,7 @@ class PinnedBackend(ArenaBackend):
 
         self._store(client_meta, source.nbytes, fill)
 
+    @mending
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
         """The chunk, copied out of the arena into a buffer of the caller's own."""
         chunk = self._lease(key)
@@ -80,6 +82,7 @@ class PinnedBackend(ArenaBackend):
             self._arena.release(chunk)
         return chunk.meta.memory_obj(data.toreadonly())
 
+    @mending
     def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
         """Copy the chunk into the caller's buffer."""
         chunk = self._lease(key)
@@ -93,6 +96,7 @@ class PinnedBackend(ArenaBackend):
             self._arena.release(chunk)
         return chunk.meta
 
+    @mending
     def get_scattered(self, key: CacheEngineKey, buffers: Sequence[Any]) -> ChunkMeta | None:
         """Copy the chunk into the caller's buffers, piece by piece."""
         chunk = self._lease(key)
@@ -106,6 +110,7 @@ class PinnedBackend(ArenaBackend):
             self._arena.release(chunk)
         return chunk.meta
 
+    @mending
     def put_from(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
         """Let the source write straight into pages: a device by itself, a file's decoder without a copy between."""
         self._arena.check()
@@ -159,30 +164,40 @@ class PinnedBackend(ArenaBackend):
         The views are released at the end of the block. Where a caller made views of them that live on, the pages
         stay as they are until those have died too.
         """
+        try:
+            found = self._lent(key)
+            if found is None:
+                yield None
+                return
+            try:
+                yield found
+            finally:
+                for buffer in found.buffers:
+                    _release(buffer)
+        except BaseException as error:
+            self._mend(error)
+            raise
+
+    def _lent(self, key: CacheEngineKey) -> ChunkView | None:
+        """Views of a chunk's bytes; its pages are lent to them, for as long as any lives."""
         chunk = self._lease(key)
         if chunk is None:
-            yield None
-            return
+            return None
         try:
             memory = self._memory_now()
             exporter = byte_array(len(memory.exporter)).from_buffer(memory.exporter)
-            lease = weakref.finalize(exporter, self._arena.drop, chunk)
+            with memoryview(exporter) as shared:
+                whole = shared.cast("B").toreadonly()
+            edges = span_edges(chunk.runs, chunk.meta.length, self._arena.page_bytes)
+            buffers = tuple(whole[SKEW + start : SKEW + end] for start, end in edges)
+            whole.release()
+            self._arena.lend(chunk, exporter)
         except BaseException:
             self._arena.release(chunk)
             raise
-        lease.atexit = False
-        with memoryview(exporter) as shared:
-            whole = shared.cast("B").toreadonly()
-        del exporter, shared
-        edges = span_edges(chunk.runs, chunk.meta.length, self._arena.page_bytes)
-        buffers = tuple(whole[SKEW + start : SKEW + end] for start, end in edges)
-        whole.release()
-        try:
-            yield ChunkView(chunk.meta, buffers)
-        finally:
-            for buffer in buffers:
-                _release(buffer)
+        return ChunkView(chunk.meta, buffers)
 
+    @mending
     def get_tensor(self, key: CacheEngineKey, out: torch.Tensor | None = None) -> torch.Tensor | None:
         """The chunk as a host tensor of its own, or copied into `out` on any device, in its current stream."""
         import torch
@@ -210,6 +225,7 @@ class PinnedBackend(ArenaBackend):
         finally:
             self._arena.release(chunk)
 
+    @mending
     def put_tensor(self, client_meta: ClientMetaMessage, tensor: torch.Tensor) -> None:
         """Copy a tensor's bytes from any device straight into pages, in its device's current stream."""
         self._arena.check()
@@ -249,6 +265,9 @@ class PinnedBackend(ArenaBackend):
             "recycled": self._recycler.reused,
             "recycle_idle_bytes": self._recycler.idle_bytes,
         }
+
+    def _quiesce(self) -> None:
+        self._copier.settle()
 
     def _close(self) -> None:
         # Running calls hold the memory by their arrays: it is unlocked and unmapped when the last of them is done.

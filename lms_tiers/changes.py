@@ -1,4 +1,4 @@
-"""Waiting for a change of the store without holding its lock.
+"""Waiting for a change of something without holding its lock.
 
 A condition gives its lock up and takes it again; an interrupt in between leaves the caller without the lock it is about
 to release. Here a waiter registers under the lock, gives the lock up by leaving its block, and then waits.
@@ -11,7 +11,7 @@ from typing import Final
 
 
 class Changes:
-    """Who waits for the next change. Methods need the store's lock held, unless they say otherwise."""
+    """Who waits for the next change. Methods need the lock of what changes held, unless they say otherwise."""
 
     def __init__(self) -> None:
         self._waiting: Final[set[threading.Lock]] = set()
