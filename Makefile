@@ -12,7 +12,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all lint format docs devices-page zoo findings serve fuzz interop soak soak-server \
-  bench-lmdb bench-codecs bench-store bench-server bench-peers gpu-check gpu-wheels policy-tables peers
+  bench-lmdb bench-codecs bench-store bench-getter bench-server bench-peers gpu-check gpu-wheels policy-tables peers
 
 help: ## show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -85,6 +85,9 @@ bench-codecs: peers ## codecs beside blosc2 and ZipNN
 
 bench-store: install ## what the tiered store costs over its top tier
 	$(BIN)/python benchmarks/store.py
+
+bench-getter: install ## what the tiered store adds to cold gets, hits and puts, beside what each is held against
+	$(BIN)/python -m benchmarks.getter $(if $(or $(TRACE),$(REAL_TRACE)),--trace $(or $(TRACE),$(REAL_TRACE)))
 
 bench-server: peers ## the server beside LMCache's, with LMCache's client
 	$(PEERS)/python benchmarks/server.py --markdown docs/bench/server.md
