@@ -137,6 +137,7 @@ def test_two_tiers_never_write_more_with_clean_copies(generated: Stream) -> None
     assert through.tiers[1].writes <= through.references
 
 
+@pytest.mark.deep
 def test_advice_is_a_device_line_with_the_most_hits(generated: Stream) -> None:
     found = advise(generated, parse_budget("cpu=8MiB,disk=64MiB"), 64 << 10, ("lru", "leaf_lru"))
     assert found[0].hit_ratio >= max(a.hit_ratio for a in found) - 0.001
@@ -151,6 +152,7 @@ def test_a_budget_that_makes_no_sense_is_an_error(text: str) -> None:
         parse_budget(text)
 
 
+@pytest.mark.deep
 def test_the_real_trace_gives_the_published_figures(real: list[Request]) -> None:
     stream = prepare(real)
     for name, share, hits in (("lru", 1, 5.25), ("leaf_lru", 5, 20.30), ("opt", 1, 24.64)):
@@ -158,6 +160,7 @@ def test_the_real_trace_gives_the_published_figures(real: list[Request]) -> None
         assert round(100 * result.prefix_hit_ratio, 2) == hits
 
 
+@pytest.mark.deep
 def test_hazard_is_above_all_others_in_a_small_tier_of_the_real_trace(real: list[Request]) -> None:
     stream = prepare(real)
     blocks = percent(stream, 1)
@@ -173,6 +176,7 @@ REFEREE = {
 }  # fmt: skip
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("name", REFEREE)
 @pytest.mark.parametrize("share", [1, 5, 20])
 def test_policies_agree_hit_for_hit_with_libcachesim(name: str, share: int, real: list[Request]) -> None:

@@ -30,11 +30,14 @@ def test_a_mover_does_what_it_is_given_at_any_moment(bench: Any) -> None:
         store.drain(60)  # returns when nothing is left to do
         assert [bench.get(store, i) for i in (1, 2, 3)] == [1, 2, 3]
         store.close()
+        bench.stores.remove(store)
 
 
 def test_a_mover_ends_wherever_it_is(bench: Any) -> None:
     for stop in each_stop(mover.__file__, ("_run", "_timeout"), "lms-tiers-t1", armed=False):
-        stop.beside(moving(bench, stop).close)
+        store = moving(bench, stop)
+        stop.beside(store.close)
+        bench.stores.remove(store)
 
 
 def being_loaded(bench: Any, stop: Any) -> Any:
@@ -50,7 +53,9 @@ def being_loaded(bench: Any, stop: Any) -> Any:
 @pytest.mark.parametrize("function", ["_run", "_read", "_take_batch", "_finish"])
 def test_the_loader_of_the_lowest_tier_ends_wherever_it_is(bench: Any, function: str) -> None:
     for stop in each_stop(loading.__file__, (function,), "lms-tiers-start-t0", stride=3, armed=False):
-        stop.beside(being_loaded(bench, stop).close)
+        store = being_loaded(bench, stop)
+        stop.beside(store.close)
+        bench.stores.remove(store)
 
 
 @pytest.mark.usefixtures("in_the_background")
@@ -61,3 +66,4 @@ def test_who_waits_for_the_loader_is_woken_wherever_it_is(bench: Any, function: 
         stop.beside(lambda store=store: store.flush(60))  # type: ignore[misc]  # bound here
         assert [bench.get(store, i) for i in range(3)] == [0, 1, 2]
         store.close()
+        bench.stores.remove(store)
