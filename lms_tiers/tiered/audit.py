@@ -119,8 +119,9 @@ class Auditor:
             tier.loads.pop(text, None)
             load.finish()
         published = []
+        begun = thread in tier.begun
         for text, claim in [item for item in tier.busy.items() if item[1].thread == thread]:
-            if claim.entry is not None:
+            if begun and claim.entry is not None:
                 if h.index.get(text) is claim.entry:
                     self._publish(tier, text, claim, claim.entry)
                     published.append(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 
 from lms_tiers.errors import CapacityError, LmsTiersError, StorageFullError
@@ -109,6 +110,7 @@ class BatchWriter:
         batch = items[start : start + len(run)]
         try:
             with tier.inside_below():
+                tier.begun.add(get_ident())
                 tier.backend.put_many(batch)
                 charges = [stored_bytes(tier, meta.key, need) for (meta, _), need in zip(batch, needs, strict=True)]
         except (KeyboardInterrupt, SystemExit):

@@ -98,6 +98,7 @@ class Hierarchy:
         """
         if text in tier.busy:
             return False
+        tier.begun.discard(threading.get_ident())
         tier.busy.add(text, need, entry)
         old = self.index.get(text)
         if old is not None and old.tiers & tier.bit:

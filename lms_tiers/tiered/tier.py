@@ -153,6 +153,8 @@ class Tier:
         self.busy: Final = Busy()
         #: Those of them that are being overwritten in place: what a read finds is not yet to be seen.
         self.writing: Final[set[str]] = set()
+        #: Threads whose call has begun to write here since it became a mutator.
+        self.begun: Final[set[int]] = set()
         #: Keys whose bytes are in the backend and no longer granted, with their charge.
         self.garbage: Final[dict[str, int]] = {}
         #: Counts writes that failed in a way that leaves the bytes in doubt; a read that saw it change is void.

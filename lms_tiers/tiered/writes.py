@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import Any, Final
 
 from lms_tiers.errors import (
@@ -233,15 +234,19 @@ class Writer:
     def _write(self, tier: Tier, client_meta: ClientMetaMessage, data: Any, need: int, tensor: bool) -> None:
         """Write to the backend; where it is fuller than its reservations say, let more leave and try again."""
         put = tier.backend.put_tensor if tensor else tier.backend.put
+        thread = get_ident()
         for more in range(_FULLER):
             try:
                 with tier.inside_below():
+                    tier.begun.add(thread)
                     put(client_meta, data)
                 return
             except (CapacityError, StorageFullError):
+                tier.begun.discard(thread)
                 if not self.room.spare(tier, need << more):
                     break
         with tier.inside_below():
+            tier.begun.add(thread)
             put(client_meta, data)
 
     def _undo(self, tier: Tier, text: str, need: int, error: BaseException) -> None:

@@ -153,6 +153,40 @@ def test_a_call_interrupted_at_any_opcode_leaves_a_whole_store(bench: Any, clock
     assert at > STRIDE or STRIDE > 1, "nothing was interrupted"
 
 
+OVERWRITES: dict[str, Callable[[Any, Any], None]] = {
+    "put": lambda bench, store: bench.put(store, 1, 9),
+    "put_many": lambda bench, store: store.put_many([(bench.meta(i, 40), bench.data(9, 40)) for i in (0, 1)]),
+}
+
+
+@pytest.mark.parametrize("name", OVERWRITES)
+def test_an_overwrite_interrupted_before_the_backend_was_called_keeps_the_old_chunk(bench: Any, name: str) -> None:
+    at = 1
+    kept, doubted = 0, []
+    while True:
+        store = bench.store(1000, 4000)
+        for i in range(2):
+            bench.put(store, i, i + 1)
+        top = bench.weights()[0]
+        begun: list[int] = []
+        put = top.put
+        top.put = lambda meta, data, begun=begun, put=put: (begun.append(1), put(meta, data))[1]
+        with interrupted(at) as interrupt:
+            OVERWRITES[name](bench, store)
+        found = [bench.get(store, i) for i in range(2)]
+        if not begun and found != [1, 2]:
+            doubted.append(f"{interrupt.where}: {found}")
+        assert found[0] in (1, 9, None)
+        assert found[1] in (2, 9, None)
+        kept += not begun
+        bench.done(store)
+        if not interrupt.where:
+            break
+        at += min(STRIDE, 3)
+    assert kept > 50
+    assert len(doubted) <= 8, "more than the steps of the call itself"
+
+
 def test_many_interrupts_of_one_store_lose_no_room(bench: Any) -> None:
     size, capacity = 64 << 10, 16 << 20
     store = bench.store(capacity)
