@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, List, Optional
@@ -16,37 +15,28 @@ import lmdb
 from lms_tiers.errors import ConfigError, StorageUnavailableError
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, ChunkView, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
-from lms_tiers.plugins.lmdb import listing, state
+from lms_tiers.plugins.lmdb import listing
 from lms_tiers.plugins.lmdb.checkpoint import MOST, Checkpoints, close_down
 from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.epochs import Inside
 from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES
 from lms_tiers.plugins.lmdb.opening import close_clean, open_directory
 from lms_tiers.plugins.lmdb.options import LmdbOptions
+from lms_tiers.plugins.lmdb.place import Place
 from lms_tiers.plugins.lmdb.reading import Reader, fitting, one_buffer, scattered
-from lms_tiers.plugins.lmdb.sidecar import DATA_FILE, TIER_FILE, replace_file, unavailable
+from lms_tiers.plugins.lmdb.sidecar import unavailable
 from lms_tiers.plugins.lmdb.space import Budget, charge, reserve
 from lms_tiers.plugins.lmdb.syncing import Syncing
 from lms_tiers.plugins.lmdb.writing import Writer
 
 _log = logging.getLogger(__name__)
 
-#: Nanoseconds between two looks whether the directory still leads to the files that are open.
-_LOOK: Final = 10_000_000
 #: Chunks of a batch that are read together.
 _READ_TOGETHER: Final = 64
 
 
 class LmdbBackend(LMSBackendInterface):
-    """Chunks in one file of bounded size, with an LMDB index.
-
-    Parameters
-    ----------
-    directory : Path
-        Created where missing.
-    capacity : int
-        Bytes that all files of the store may take on disk, at every moment.
-    options : LmdbOptions
+    """Chunks in `directory`, all of whose files take at most `capacity` bytes on disk, at every moment.
 
     Raises
     ------
@@ -61,8 +51,7 @@ class LmdbBackend(LMSBackendInterface):
         self._coding: Final = Coding(options.codec, options.threads)
         self._store, self._ownership = open_directory(directory, self._budget, options)
         store = self._store
-        self._identity: Final = os.fstat(store.data.fd).st_ino, os.fstat(store.data.fd).st_dev
-        self._looked = 0
+        self._place: Final = Place(directory, store.data.fd, store.counters)
         self._lock: Final = threading.Lock()
         self._gone = False
         self._reader: Final = Reader(store, self._coding)
@@ -70,8 +59,6 @@ class LmdbBackend(LMSBackendInterface):
         self._writer: Final = Writer(store, self._coding, self._syncing)
         self._checkpoints: Final = Checkpoints(store, options.sync != "none")
         self._peak = self._nbytes()
-
-    # -- in --------------------------------------------------------------------------------------------------------
 
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """Store a chunk; returns when it is in the journal."""
@@ -101,24 +88,8 @@ class LmdbBackend(LMSBackendInterface):
     def _changing(self) -> Inside:
         store = self._store
         store.check()
-        now = time.monotonic_ns()
-        if now - self._looked > _LOOK:
-            self._look()
-            self._looked = now
+        self._place.look_now_and_then()
         return store.epochs.calling()
-
-    def _look(self) -> None:
-        """Raise where the files have lost their names: what is written would be gone with the last descriptor."""
-        try:
-            found = (self._path / DATA_FILE).stat()
-            same = (found.st_ino, found.st_dev) == self._identity
-        except OSError:
-            same = False
-        if not same:
-            self._store.counters.failures += 1
-            raise StorageUnavailableError(str(self._path), "the files were deleted or replaced under the store.")
-
-    # -- out -------------------------------------------------------------------------------------------------------
 
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether the chunk is there, by its manifest."""
@@ -230,37 +201,22 @@ class LmdbBackend(LMSBackendInterface):
             with self._store.changed:
                 self._store.changed.notify_all()
 
-    def save_state(self, state_bytes: bytes) -> None:
+    def save_state(self, state: bytes) -> None:
         """Keep a tier's state; one that is too large is dropped, with a warning."""
         with self._changing():
-            packed = state.pack(state_bytes, self._budget.state_limit, str(self._path))
-            try:
-                replace_file(self._path / TIER_FILE, packed)
-            except OSError as error:
-                self._store.counters.failures += 1
-                raise unavailable(self._path, error, "cannot keep a tier's state") from error
+            self._place.keep_state(state, self._budget.state_limit)
 
     def load_state(self) -> bytes | None:
         """The state kept last; None without one, or where it is damaged."""
         with self._store.epochs.calling():
             self._store.check()
-            try:
-                packed = (self._path / TIER_FILE).read_bytes()
-            except OSError:
-                return None
-            if not packed:
-                return None
-            try:
-                return state.unpack(packed)
-            except state.DamagedState:
-                self._store.counters.corrupt += 1
-                return None
+            return self._place.kept_state()
 
     def flush(self, timeout: float | None = None) -> None:
         """Return when everything put before is, as the option `sync` promises, on the medium."""
         with self._store.epochs.calling():
             self._store.check()
-            self._look()
+            self._place.look()
             self._syncing.reach(self._store.journal.position, timeout)
 
     def shrink(self) -> None:
@@ -312,7 +268,7 @@ class LmdbBackend(LMSBackendInterface):
             self._checkpoints.stop()
             self._syncing.stop()
             try:
-                self._look()
+                self._place.look()
                 close_down(store, self._checkpoints)
                 close_clean(store)
             except (OSError, lmdb.Error, StorageUnavailableError) as error:

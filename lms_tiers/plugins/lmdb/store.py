@@ -9,53 +9,20 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from lms_tiers.errors import BackendClosedError, CapacityError, ForkedProcessError, StorageUnavailableError
+from lms_tiers.plugins.lmdb.chunk import Chunk
 from lms_tiers.plugins.lmdb.datafile import DataFile
 from lms_tiers.plugins.lmdb.epochs import Epochs
 from lms_tiers.plugins.lmdb.extents import Room
 from lms_tiers.plugins.lmdb.index import Index, hashed
 from lms_tiers.plugins.lmdb.journal import GONE, OVERHEAD, PUT, Journal
-from lms_tiers.plugins.lmdb.layout import Damaged, Extent, Form, Forms, Found, Manifest, read_entry, record_bytes
+from lms_tiers.plugins.lmdb.layout import Damaged, Form, Forms, Found, Manifest, read_entry
 from lms_tiers.plugins.lmdb.pages import Counters, Pages
 from lms_tiers.plugins.lmdb.sidecar import unavailable
 from lms_tiers.plugins.lmdb.space import Budget, charge, index_share, pages_for
-
-
-@dataclass(slots=True, eq=False)
-class Chunk:
-    """A put on its way: `pieces` are its `stream` stored bytes; the last five fields come with its grant."""
-
-    text: str
-    key: bytes
-    form: Form
-    created: int
-    pieces: list[memoryview]
-    stream: int
-    blocks: tuple[int, ...] = ()
-    checksum: int = 0
-    scratch: bytearray | None = None
-    sequence: int = 0
-    extents: list[Extent] = field(default_factory=list)
-    record: bytes = b""
-    charged: int = 0
-    pages: int = 0
-
-    @property
-    def least(self) -> int:
-        """Bytes of the record with one extent."""
-        meta, layout, _ = self.form
-        return record_bytes(len(self.key), meta, layout, len(self.blocks), 1)
-
-    def manifest(self) -> Manifest:
-        """What its record says."""
-        return Manifest(
-            self.key, self.form.meta, self.sequence, self.created, self.checksum, self.form.layout,
-            self.form.block_bytes, self.blocks, tuple(self.extents),
-        )  # fmt: skip
 
 
 class Store:
@@ -63,11 +30,6 @@ class Store:
 
     Parameters
     ----------
-    where : Path
-    budget : Budget
-    seed : int
-    data, index, journal, room
-        Opened, and as `counters` and `clock` say.
     firm : bool
         Whether a change counts only once it is synced.
     complete : bool
@@ -104,8 +66,6 @@ class Store:
         #: Why the journal cannot be emptied, where it cannot.
         self.stuck: BaseException | None = None
 
-    # -- who may come in -------------------------------------------------------------------------------------------
-
     def check(self) -> None:
         """Raise where no call may begin."""
         # The process first: a lock that another thread held at the fork stays locked in the child for ever.
@@ -120,8 +80,6 @@ class Store:
             self.closed = True
             self.changed.notify_all()
         return self.epochs.wait_empty(timeout)
-
-    # -- out -------------------------------------------------------------------------------------------------------
 
     def find(self, text: str, keep: bool = True) -> bytes | None:
         """The entry of a key's chunk, which memory keeps, unless it is only asked about.
@@ -165,8 +123,6 @@ class Store:
             raise StorageUnavailableError(str(self.where), f"read failed: {error}: run `lms-tiers check`.") from error
         return (manifest, found[1]) if manifest.key == text.encode() else (None, b"")
 
-    # -- room ------------------------------------------------------------------------------------------------------
-
     def grant(self, chunk: Chunk) -> None:
         """Pages, a sequence number and a record for a chunk.
 
@@ -205,8 +161,6 @@ class Store:
         self.counters.charged -= chunk.charged
         extents, chunk.extents, chunk.charged, chunk.pages = chunk.extents, [], 0, 0
         self.pages.unwritten(extents)
-
-    # -- in --------------------------------------------------------------------------------------------------------
 
     def publish(self, chunks: Sequence[Chunk]) -> int:
         """Chunks whose bytes are written are put, each replacing an older one; the journal's position after them.

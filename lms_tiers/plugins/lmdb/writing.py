@@ -15,13 +15,14 @@ from typing import Any, Final
 from lms_tiers.errors import InvalidChunkError, StorageUnavailableError, ValueTooLargeError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage, key_text
+from lms_tiers.plugins.lmdb.chunk import Chunk
 from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.datafile import Run
 from lms_tiers.plugins.lmdb.layout import LONGEST, MAX_DIMENSIONS, MAX_KEY_BYTES, PAGE, Form
 from lms_tiers.plugins.lmdb.reading import checksum_of, front
 from lms_tiers.plugins.lmdb.sidecar import unavailable
 from lms_tiers.plugins.lmdb.space import charge, pages_for
-from lms_tiers.plugins.lmdb.store import Chunk, Store
+from lms_tiers.plugins.lmdb.store import Store
 from lms_tiers.plugins.lmdb.syncing import Syncing
 
 #: Chunks and bytes written together.

@@ -21,7 +21,7 @@ from lms_tiers.errors import StorageFullError, StorageUnavailableError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.cpu import LMSLocalBackend
-from lms_tiers.plugins.lmdb import backend as backend_module
+from lms_tiers.plugins.lmdb import place
 from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from lms_tiers.policies.lru import Lru
@@ -304,7 +304,7 @@ def test_a_directory_nobody_may_write_to_or_look_into_is_refused(
 def test_a_directory_deleted_under_a_store_costs_the_puts_only(
     tmp_path: Path, message: Any, content: Any, sync: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend_module, "_LOOK", 0)
+    monkeypatch.setattr(place, "LOOK", 0)
     backend = store(tmp_path / "kv", sync)
     for number in range(4):
         backend.put(message(number, MIB), content(number, MIB))
