@@ -36,8 +36,8 @@ class Checkpoints:
         self._sync: Final = sync
         self._stopped = False
         self._making: Final = threading.Lock()
-        #: The generation that `Store.committing` comes from.
-        self._generation = 0
+        #: What the index says once it has all of `Store.committing`.
+        self._applied = Applied(store.seed, 0, store.clock, store.counters.chunks)
         self.made = 0
         self._thread: Final = threading.Thread(target=self._run, name="lms-tiers-lmdb-checkpoint", daemon=True)
         self._thread.start()
@@ -82,7 +82,7 @@ class Checkpoints:
                 # This order: see `Store.find`.
                 store.committing, uses = store.dirty, store.uses
                 store.dirty, store.uses = {}, {}
-                self._generation = store.journal.turn()
+                self._applied = Applied(store.seed, store.journal.turn(), store.clock, store.counters.chunks)
                 store.changed.notify_all()
             self._commit(uses)
 
@@ -93,9 +93,8 @@ class Checkpoints:
         seed = store.seed
         records = {hashed(text, seed): record for text, record in store.committing.items()}
         stamps = {hashed(text, seed): stamp for text, stamp in uses.items()}
-        applied = Applied(seed, self._generation, store.clock, store.counters.chunks)
         try:
-            store.index.apply(records, stamps, applied)
+            store.index.apply(records, stamps, self._applied)
         except BaseException:
             with store.changed:
                 store.uses = {**uses, **store.uses}

@@ -123,6 +123,7 @@ def _open(directory: Path, budget: Budget, options: LmdbOptions, seed: int | Non
     contents: Contents | None = None
     free: list[Extent] = []
     hollow: list[Extent] = []
+    new = seed is None
     if seed is None:
         _clear(directory)
         seed = secrets.randbits(64)
@@ -152,11 +153,15 @@ def _open(directory: Path, budget: Budget, options: LmdbOptions, seed: int | Non
         os.pwrite(data.fd, layout.pack_head(seed), 0)
         pages = -(-os.fstat(data.fd).st_size // PAGE)
         room = Room(free, hollow, max(pages, 1))
+        if data.nbytes > room.backed * PAGE:
+            room = Room([*free, *hollow], [], room.end)  # a copy that was made without its holes
         if contents is not None:
             _renew(directory, budget, data, room, contents, seed)
             generation = max(generation, contents.generation + 2)
         opened = _index(directory, budget, options.sync != "none", INDEX_FILE)
         undo.callback(opened.abandon)
+        if new:
+            opened.apply({}, {}, Applied(seed, generation - 1, known.clock, 0))
         journal = Journal(directory, budget.journal, seed, generation)
         undo.callback(journal.close)
         if options.sync != "none":

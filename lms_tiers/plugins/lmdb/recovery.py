@@ -18,7 +18,7 @@ from typing import IO, Final
 from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.plugins.lmdb import salvage
 from lms_tiers.plugins.lmdb.index import APPLIED, Applied, hashed, sound_name
-from lms_tiers.plugins.lmdb.journal import GONE, PUT, replay
+from lms_tiers.plugins.lmdb.journal import GONE, PUT, Record, replay
 from lms_tiers.plugins.lmdb.layout import PAGE, STAMP, TAIL, Damaged, Extent, Manifest, at_page_end
 from lms_tiers.plugins.lmdb.sidecar import DATA_FILE, INDEX_FILE
 from lms_tiers.plugins.lmdb.space import charge, index_share
@@ -68,7 +68,13 @@ class Contents:
 
 def recover(directory: Path, seed: int) -> Contents:
     """Everything that can be proven to be there."""
-    contents = _from_index(directory / INDEX_FILE, seed)
+    contents, journals = _from_index(directory / INDEX_FILE, seed), replay(directory, seed)
+    if contents is not None:
+        # What a checkpoint that was cut off has removed already is not lost.
+        since = [record for generation, records in journals if generation > contents.generation for record in records]
+        contents.lost = max(0, contents.lost - sum(record.kind == GONE for record in since))
+        if contents.lost > contents.chunks * _LOST:
+            contents = None
     if contents is None:
         contents = _from_data(directory / DATA_FILE, seed)
         _log.warning(
@@ -76,7 +82,7 @@ def recover(directory: Path, seed: int) -> Contents:
             directory,
             len(contents.records),
         )
-    _add_journals(contents, directory, seed)
+    _add_journals(contents, journals, seed)
     _settle(contents, seed, _pages(directory / DATA_FILE))
     contents.generation = max(contents.generation, 0)  # no journal was there
     contents.clock += SKIP
@@ -144,9 +150,9 @@ def _listen(stream: IO[bytes], seed: int) -> tuple[Contents | None, bool]:
             contents.records[name] = (STAMP.unpack_from(value)[0], record)
     if applied is None or applied.seed != seed:
         return None, True
-    contents.lost = max(0, applied.chunks - len(contents.records))
+    contents.lost, contents.chunks = max(0, applied.chunks - len(contents.records)), applied.chunks
     contents.generation, contents.clock = applied.generation, applied.clock
-    return (None if contents.lost > applied.chunks * _LOST else contents), True
+    return contents, True
 
 
 def _from_data(path: Path, seed: int) -> Contents:
@@ -193,8 +199,8 @@ def _read_before(path: Path, end: int, nbytes: int) -> bytes:
         return file.read(nbytes)
 
 
-def _add_journals(contents: Contents, directory: Path, seed: int) -> None:
-    for generation, records in replay(directory, seed):
+def _add_journals(contents: Contents, journals: list[tuple[int, list[Record]]], seed: int) -> None:
+    for generation, records in journals:
         # Without an index, what each of them says was given up is of use, and each of its puts lies in `data` as well.
         fresh = generation > contents.generation
         for kind, sequence, given_up, body in records:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -54,3 +56,11 @@ def opening(tmp_path: Path) -> Iterator[Callable[..., LmdbBackend]]:
             return backend
 
         yield open_
+
+
+@pytest.fixture
+def shelf() -> Iterator[Path]:
+    """A folder in memory: thousands of syncs."""
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        yield Path(folder)

@@ -12,43 +12,9 @@ import pytest
 
 from lms_tiers.errors import CapacityError, ConfigError, ValueTooLargeError
 from lms_tiers.messages import OpaqueKey
+from tests.plugins.lmdb.tier import Tier, on_disk
 
 MIB = 1 << 20
-
-
-def on_disk(directory: Path) -> int:
-    total = 0
-    for path in directory.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # a file is renamed while we look
-            total += path.stat().st_blocks * 512
-    return total
-
-
-class Tier:
-    """The accounting of a tier: reserve, evict at random, write, take the true charge."""
-
-    def __init__(self, backend: Any, seed: int) -> None:
-        self.backend = backend
-        self.random = random.Random(seed)
-        self.charges: dict[str, int] = {}
-        self.used = 0
-
-    def put(self, message: Any, data: bytearray) -> None:
-        name = message.key.to_string()
-        need = self.backend.reserve_bytes(len(data))
-        victims = []
-        while self.used + need > self.backend.usable_bytes:
-            victim = self.random.choice(list(self.charges))
-            self.used -= self.charges.pop(victim)
-            victims.append(OpaqueKey(victim))
-        self.backend.remove_many(victims)
-        self.used += need
-        self.backend.put(message, data)
-        stored = self.backend.stored_bytes(message.key)
-        assert stored is not None
-        assert stored <= need
-        self.used += stored - need - self.charges.get(name, 0)
-        self.charges[name] = stored
 
 
 @pytest.mark.parametrize("sync", ["none", "batch", "commit"])
@@ -196,6 +162,32 @@ def test_small_chunks_after_large_ones_and_large_ones_again_stay_within_the_capa
     for name in tier.charges:
         assert backend.get(OpaqueKey(name)) is not None
     assert on_disk(tmp_path / "store") <= 16 * MIB
+
+
+def test_a_store_that_was_copied_with_its_holes_filled_stays_within_the_capacity(
+    opening: Callable[..., Any], message: Any, content: Any, tmp_path: Path
+) -> None:
+    capacity = 16 * MIB
+    with opening(capacity=capacity, sync="none") as backend:
+        count = fill(backend, message, content)
+        backend.remove_many([OpaqueKey(str(n)) for n in range(count - 1)])
+        backend.shrink()
+        backend.put_many([(message(f"small {n}", 100), content(n, 100)) for n in range(500)])
+    data = tmp_path / "store" / "data"
+    dense = data.read_bytes()
+    assert data.stat().st_blocks * 512 < len(dense)
+    data.write_bytes(dense)
+    with opening(capacity=capacity, sync="none") as backend:
+        number = 0
+        with contextlib.suppress(CapacityError):
+            while True:
+                number += 1
+                backend.put(message(f"more {number}", 100), content(number, 100))
+                if number % 100 == 0:
+                    backend._checkpoints.make()
+                    assert on_disk(tmp_path / "store") <= capacity
+        assert on_disk(tmp_path / "store") <= capacity
+        assert backend.get(OpaqueKey(str(count - 1))).data == content(count - 1, MIB)
 
 
 def test_a_capacity_beyond_any_disk_opens_or_names_the_cause_and_leaves_no_files(

@@ -1,0 +1,104 @@
+"""Drawn runs of a store, and what each key may hold after any moment of one."""
+
+from __future__ import annotations
+
+import io
+import random
+import sys
+from typing import Any
+
+from lms_tiers.messages import OpaqueKey
+from lms_tiers.plugins.lmdb import salvage
+from lms_tiers.plugins.lmdb.backend import LmdbBackend
+from tests.plugins.lmdb.power import Recorder
+
+#: What a key holds: seed and length of a put, or None.
+State = tuple[int, int] | None
+
+
+class InThisProcess:
+    """Stands for the child that walks an index: these are states that LMDB promises to survive."""
+
+    def __init__(self, command: list[str], **_: Any) -> None:
+        out, shown = io.BytesIO(), sys.stdout
+        sys.stdout = io.TextIOWrapper(out, write_through=True)
+        try:
+            salvage.main(command[-1])
+            self._status = 0
+        except SystemExit as ended:
+            self._status = int(str(ended.code))
+        finally:
+            sys.stdout.detach()  # keeps `out` open
+            sys.stdout = shown
+        self.stdout = io.BytesIO(out.getvalue())
+
+    def wait(self) -> int:
+        return self._status
+
+    def kill(self) -> None:
+        """It has ended."""
+
+
+class History:
+    """What a run did: for each moment, what a key may hold after a power loss, or with `sync="commit"` after a kill."""
+
+    def __init__(self, sync: str) -> None:
+        self.sync = sync
+        #: (operations recorded before, key, state): begun; and how many had been recorded when it returned.
+        self.changes: list[tuple[int, int, str, State]] = []
+        self.flushes: list[tuple[int, int]] = []
+
+    def may(self, key: str, moment: int) -> set[State]:
+        """The states that `key` may be in if the power went after `moment` operations."""
+        begun = [change for change in self.changes if change[0] <= moment and change[2] == key]
+        firm: int | None = None
+        for number, (_, done, _, _) in enumerate(begun):
+            if done > moment:
+                continue
+            flushed = any(done <= start and end <= moment for start, end in self.flushes)
+            if self.sync == "commit" or (self.sync == "batch" and flushed):
+                firm = number
+        if firm is None:
+            return {None} | {state for _, _, _, state in begun}
+        rest = [state for _, _, _, state in begun[firm:]]
+        return set(rest) | ({None} if len(rest) > 1 else set())
+
+
+def play(
+    backend: LmdbBackend, recorder: Recorder, history: History, draw: random.Random, message: Any, content: Any
+) -> None:
+    """A drawn run: puts, overwrites, batches, removes, flushes, checkpoints."""
+    number = 0
+
+    def state() -> tuple[int, int]:
+        nonlocal number
+        number += 1
+        return number, draw.choice([0, 700, 5000, 30_000])
+
+    def put(states: dict[str, tuple[int, int]]) -> None:
+        begun = len(recorder.ops)
+        items = [(message(key, new[1]), content(*new)) for key, new in states.items()]
+        backend.put_many(items) if len(items) > 1 else backend.put(*items[0])
+        history.changes += [(begun, len(recorder.ops), key, new) for key, new in states.items()]
+
+    for _ in range(14):
+        kind, keys, begun = draw.random(), [f"k{i}" for i in draw.sample(range(5), 3)], len(recorder.ops)
+        if kind < 0.45:
+            put({keys[0]: state()})
+        elif kind < 0.6:
+            put({key: state() for key in keys})
+        elif kind < 0.75:
+            backend.remove(OpaqueKey(keys[0]))
+            history.changes.append((begun, len(recorder.ops), keys[0], None))
+        elif kind < 0.9:
+            backend.flush()
+            history.flushes.append((begun, len(recorder.ops)))
+        else:
+            backend._checkpoints.make()
+
+
+def held(backend: LmdbBackend, key: str, may: set[State], content: Any) -> bool:
+    obj = backend.get(OpaqueKey(key))
+    if obj is None:
+        return None in may
+    return any(state is not None and bytes(obj.data) == bytes(content(*state)) for state in may)
