@@ -33,7 +33,7 @@ demo: install ## generate a trace (or take TRACE=file), replay it over cpu > lmd
 	  --json $(DEMO)/replay.json --plot $(DEMO)/replay.png
 	@echo "results: $(DEMO)/replay.json, $(DEMO)/replay.png"
 
-test: install ## run the tests, but for those marked deep: two or three minutes
+test: install ## run the tests, but for those marked deep: a few minutes
 	@$(BIN)/python scripts/suite.py --jobs $(JOBS)
 
 test-all: install ## run every test, fresh environments and thousands of drawn programs included
