@@ -35,9 +35,9 @@ class Busy(dict[str, Claim]):
 
     __slots__ = ()
 
-    def add(self, text: str, need: int = 0, entry: Entry | None = None) -> None:
+    def add(self, text: str) -> None:
         """This thread becomes the mutator of `text`."""
-        self[text] = Claim(get_ident(), need, entry)
+        self[text] = Claim(get_ident())
 
     def add_all(self, texts: Iterable[str]) -> None:
         """This thread becomes the mutator of all `texts`."""
@@ -53,18 +53,3 @@ class Busy(dict[str, Claim]):
         """None of `texts` has."""
         for text in texts:
             self.pop(text, None)
-
-
-class Reserved(dict[int, int]):
-    """Bytes reserved by each thread for what it is going to write."""
-
-    __slots__ = ()
-
-    def add(self, nbytes: int) -> None:
-        """This thread reserves `nbytes` more; fewer, where negative."""
-        thread = get_ident()
-        nbytes += self.get(thread, 0)
-        if nbytes:
-            self[thread] = nbytes
-        else:
-            self.pop(thread, None)

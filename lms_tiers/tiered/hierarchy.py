@@ -10,12 +10,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
 from lms_tiers.changes import Changes
 from lms_tiers.errors import PolicyError
 from lms_tiers.policies.base import AccessContext, RemoveReason
 from lms_tiers.tiered.breaker import Breaker
+from lms_tiers.tiered.claims import Claim
 from lms_tiers.tiered.events import EventKind, EventReason
 from lms_tiers.tiered.index import Charges, Entry, Fit
 from lms_tiers.tiered.notify import EventLog
@@ -98,8 +100,9 @@ class Hierarchy:
         """
         if text in tier.busy:
             return False
-        tier.begun.discard(threading.get_ident())
-        tier.busy.add(text, need, entry)
+        thread = get_ident()
+        tier.begun.discard(thread)
+        tier.busy[text] = tuple.__new__(Claim, (thread, need, entry))  # its own way to be made costs three times this
         old = self.index.get(text)
         if old is not None and old.tiers & tier.bit:
             tier.writing.add(text)
@@ -108,7 +111,7 @@ class Hierarchy:
     def release(self, tier: Tier, text: str) -> None:
         """Stop being the mutator of `text` in `tier`."""
         tier.writing.discard(text)
-        tier.busy.discard(text)
+        tier.busy.pop(text, None)
         if text in tier.garbage:
             self.poke(tier)
         self.wake()

@@ -124,14 +124,16 @@ class TieredStore(LMSBackendInterface):
 
     # -- one chunk ---------------------------------------------------------------------------------------------------
 
-    @mending
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """Store a chunk in the first tier that takes it; see the interface."""
         self._check_open()
         text = key_text(client_meta.key, self._max_key)
-        self._settle(text, change=True)
-        context = self._chains.single(self._clock(), text)
-        self._writer.put(client_meta, text, kv_chunk_bytes, context)
+        try:
+            self._settle(text, change=True)
+            self._writer.put(client_meta, text, kv_chunk_bytes, self._chains.single(self._clock(), text))
+        except BaseException as error:
+            self._h.mend(error)
+            raise
 
     @mending
     def contains(self, key: CacheEngineKey) -> bool:

@@ -5,12 +5,12 @@ threads: its fields are guarded by the store's lock, its backend is called witho
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, Final, Literal
 
 from lms_tiers.errors import ConfigError, PolicyError
@@ -19,7 +19,7 @@ from lms_tiers.messages import OpaqueKey
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
 from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.breaker import Breaker
-from lms_tiers.tiered.claims import Busy, Reserved
+from lms_tiers.tiered.claims import Busy
 from lms_tiers.tiered.events import EventReason
 from lms_tiers.tiered.index import Entry
 from lms_tiers.tiered.late import LatePolicy
@@ -101,7 +101,7 @@ class Inside:
         self._calls = calls
 
     def __enter__(self) -> None:
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._calls[self._thread] = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
@@ -144,7 +144,8 @@ class Tier:
         #: Bytes held, in-flight writes (`reserved`) and stale bytes not yet deleted (`garbage`) included. Never above
         #: `budget`.
         self.used = 0
-        self.reserved: Final = Reserved()
+        #: By the thread that writes.
+        self.reserved: Final[dict[int, int]] = {}
         self.peak = 0
         self.keys = 0
         #: Chunks that the backend holds and the index does not know yet; their bytes are in `used`.
@@ -240,12 +241,18 @@ class Tier:
 
     def reserve(self, need: int) -> None:
         """Reserve `need` bytes, which fit, for a write of this thread."""
-        self.reserved.add(need)
-        self.charge(need)
+        thread = get_ident()
+        if need:
+            self.reserved[thread] = self.reserved.get(thread, 0) + need
+        self.used += need
+        if self.used > self.peak:
+            self.peak = self.used
 
     def settle(self, need: int, charge: int) -> None:
         """Of `need` bytes that this thread reserved, `charge` are held from now on, and no more."""
-        self.reserved.add(-need)
+        left = self.reserved.pop(get_ident(), 0) - need
+        if left:
+            self.reserved[get_ident()] = left
         self.used -= need - charge
 
     @property
