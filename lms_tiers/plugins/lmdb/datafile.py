@@ -57,6 +57,7 @@ class DataFile:
                 ) from error
         self.written = 0
         self.read = 0
+        self._lost: OSError | None = None
 
     def readv(self, offset: int, buffers: list[Any], nbytes: int) -> bool:
         """Fill `buffers`, together `nbytes` bytes, from `offset` on; whether the file has that many."""
@@ -133,8 +134,20 @@ class DataFile:
         self.written += nbytes
 
     def sync(self) -> None:
-        """Everything written is on the medium."""
-        os.fdatasync(self.fd)
+        """Everything written is on the medium.
+
+        Raises
+        ------
+        OSError
+            From then on always: the kernel forgets pages that it could not write, so no later sync proves anything.
+        """
+        if self._lost is not None:
+            raise self._lost
+        try:
+            os.fdatasync(self.fd)
+        except OSError as error:
+            self._lost = error
+            raise
 
     def punch(self, page: int, count: int) -> bool:
         """Take the blocks from a run of pages; whether the file system can."""

@@ -57,6 +57,7 @@ class Journal:
         self.nbytes: Final = nbytes
         self._seed: Final = seed
         self._fds: Final[list[int]] = []
+        self._lost: OSError | None = None
         try:
             for name in JOURNALS:
                 self._fds.append(create_file(directory / name))
@@ -121,9 +122,21 @@ class Journal:
         return True
 
     def sync(self) -> None:
-        """Both files are on the medium."""
-        for fd in self._fds:
-            os.fdatasync(fd)
+        """Both files are on the medium.
+
+        Raises
+        ------
+        OSError
+            From then on always, as of `DataFile.sync`.
+        """
+        if self._lost is not None:
+            raise self._lost
+        try:
+            for fd in self._fds:
+                os.fdatasync(fd)
+        except OSError as error:
+            self._lost = error
+            raise
 
     def close(self) -> None:
         """Close the files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.lmdb.backend import open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
@@ -321,3 +323,26 @@ def test_removals_that_a_checkpoint_cut_off_has_made_do_not_make_its_index_look_
         found = [backend.get(OpaqueKey(str(n))) for n in range(60)]
         assert [obj and obj.data for obj in found] == [None] * 40 + [content(n, 500) for n in range(40, 60)]
     assert "damaged" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["data", "journal.0"])
+def test_after_a_sync_that_failed_no_later_flush_says_that_all_is_on_the_medium(
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def failing(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(name):
+            raise OSError(errno.EIO, "Input/output error")
+
+    with opening(sync="batch") as backend:
+        backend.put(message("a", 5000), content(1, 5000))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fdatasync", failing)
+            with pytest.raises(StorageUnavailableError):
+                backend.flush()
+        with pytest.raises(StorageUnavailableError):
+            backend.flush()  # the kernel has forgotten what it could not write
+        assert backend.get(OpaqueKey("a")).data == content(1, 5000)
+    with opening(sync="batch") as backend:
+        assert backend.get(OpaqueKey("a")).data == content(1, 5000)
+        backend.put(message("b", 5000), content(2, 5000))
+        backend.flush()
