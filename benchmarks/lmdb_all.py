@@ -1,6 +1,6 @@
 """Every benchmark of the lmdb backend, one after another: `make bench-lmdb`.
 
-    python -m benchmarks.lmdb_all [--gib 6] [--only churn,read] [--json FOLDER] [--markdown FILE] [--plot FILE.png]
+    python -m benchmarks.lmdb_all [--gib 6] [--only churn,read] [--json FOLDER] [--markdown FILE]
 
 Each runs in a process of its own and prints its table with the machine's memcpy and disk beside it; ``--json`` leaves a
 document of each in the folder. ``--markdown`` writes the measured tables between the marks in a page, or a new page.

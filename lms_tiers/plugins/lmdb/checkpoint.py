@@ -38,6 +38,7 @@ class Checkpoints:
         self._making: Final = threading.Lock()
         #: What the index says once it has all of `Store.committing`.
         self._applied = Applied(store.seed, 0, store.clock, store.counters.chunks)
+        self._uses: dict[str, int] = {}
         self.made = 0
         self._thread: Final = threading.Thread(target=self._run, name="lms-tiers-lmdb-checkpoint", daemon=True)
         self._thread.start()
@@ -46,7 +47,9 @@ class Checkpoints:
         store, patience = self._store, SECONDS
         while True:
             with store.changed:
-                store.changed.wait_for(lambda: self._stopped or bool(store.dirty or store.uses or store.committing))
+                store.changed.wait_for(
+                    lambda: self._stopped or bool(store.dirty or store.uses or store.committing) or store.pages.pressed
+                )
                 store.changed.wait_for(lambda: self._stopped or self._pressing(), patience)
                 if self._stopped:
                     return
@@ -63,7 +66,7 @@ class Checkpoints:
     def _pressing(self) -> bool:
         store = self._store
         many = len(store.dirty) > MOST or len(store.uses) > MOST
-        return many or store.journal.used * 2 > store.journal.nbytes
+        return many or store.pages.pressed or store.journal.used * 2 > store.journal.nbytes
 
     def make(self) -> None:
         """Make one; what changed before it began is in the index.
@@ -73,45 +76,70 @@ class Checkpoints:
         OSError, lmdb.Error
         """
         with self._making:
-            if self._store.committing:
-                self._commit({})  # what a failed one left
-            store = self._store
-            with store.changed:
-                if not store.dirty and not store.uses:
-                    return
-                # This order: see `Store.find`.
-                store.committing, uses = store.dirty, store.uses
-                store.dirty, store.uses = {}, {}
-                self._applied = Applied(store.seed, store.journal.turn(), store.clock, store.counters.chunks)
-                store.changed.notify_all()
-            self._commit(uses)
+            if self._store.committing or self._uses:
+                self._commit()  # what a failed one left
+            if self._turn():
+                self._commit()
+            self._renew()
 
-    def _commit(self, uses: dict[str, int]) -> None:
+    def _turn(self) -> bool:
+        """Freeze what changed, for the index; whether there is any."""
+        store = self._store
+        with store.changed:
+            if not store.dirty and not store.uses:
+                return False
+            # This order: see `Store.find`.
+            store.committing, self._uses = store.dirty, store.uses
+            store.dirty, store.uses = {}, {}
+            self._applied = Applied(store.seed, store.journal.turn(), store.clock, store.counters.chunks)
+            store.changed.notify_all()
+        return True
+
+    def _commit(self) -> None:
         store = self._store
         if self._sync:
             store.data.sync()
         seed = store.seed
         records = {hashed(text, seed): record for text, record in store.committing.items()}
-        stamps = {hashed(text, seed): stamp for text, stamp in uses.items()}
+        stamps = {hashed(text, seed): stamp for text, stamp in self._uses.items()}
         try:
-            store.index.apply(records, stamps, self._applied)
-        except BaseException:
+            try:
+                self._apply(records, stamps)
+            except lmdb.MapFullError:
+                # What is free in the file cannot be used yet, or the tree is worn: without it there is room.
+                self._renew(worn=True)
+                self._apply(records, stamps)
+        finally:
             with store.changed:
-                store.uses = {**uses, **store.uses}
-            raise
+                store.pages.index_written()
         self.made += 1
         with store.changed:
-            store.committing = {}
+            store.committing, self._uses = {}, {}
             store.commits += 1
             store.stuck = None
             store.pages.reclaim()
             store.pages.give_tail_back(max(_TAIL_BYTES // PAGE, store.pages.room.backed // _TAIL_SHARE))
-            worn = store.index.nbytes > 2 * store.counters.share + store.budget.spare * PAGE
-            if worn:
-                store.pages.punch(-(store.pages.growth() - store.counters.share // PAGE))
             store.changed.notify_all()
-        if worn:
-            store.index.renew()
+
+    def _apply(self, records: dict[bytes, bytes | None], stamps: dict[bytes, int]) -> None:
+        with self._store.changed:
+            limit = self._store.pages.promise_index()
+        self._store.index.apply(records, stamps, self._applied, limit)
+
+    def _renew(self, worn: bool = False) -> None:
+        """Write a worn index anew, and let go of who waits for it."""
+        store = self._store
+        with store.changed:
+            worn = worn or store.pages.worn
+            if worn:
+                store.pages.make_room_for(store.counters.share)
+        try:
+            if worn:
+                store.index.renew()
+        finally:
+            with store.changed:
+                store.pages.pressed = False
+                store.changed.notify_all()
 
     def stop(self) -> None:
         """End the thread; one that is being made is made."""

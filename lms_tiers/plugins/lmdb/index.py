@@ -106,10 +106,12 @@ class Index:
             self._env.close()
             raise
 
-    def _hold(self) -> None:
+    def _hold(self, limit: int | None = None) -> None:
         self.nbytes = int(self._env.info()["last_pgno"] + 1) * PAGE
+        spare = self._spare if limit is None else min(self._spare, limit - self.nbytes)
         with descriptor(self._path, os.O_RDWR) as fd:
-            hold_blocks(fd, self._spare)
+            if spare > 0:
+                hold_blocks(fd, spare)
 
     def find(self, hashed: bytes) -> tuple[int, bytes] | None:
         """Stamp and manifest of a key's chunk."""
@@ -139,7 +141,9 @@ class Index:
                 return
             after = found[-1][0]
 
-    def apply(self, records: Mapping[bytes, bytes | None], stamps: Mapping[bytes, int], applied: Applied) -> None:
+    def apply(
+        self, records: Mapping[bytes, bytes | None], stamps: Mapping[bytes, int], applied: Applied, limit: int
+    ) -> None:
         """Write what changed, in transactions of bounded size, the last of which says that all of it is there.
 
         Parameters
@@ -148,20 +152,28 @@ class Index:
         stamps : mapping of key hash to int
             Later uses, also of chunks that did not change.
         applied : Applied
+        limit : int
+            Bytes that the file may have, at every moment.
 
         Raises
         ------
+        lmdb.MapFullError
+            They are not enough. Some of it may be written: to be done again.
         lmdb.Error, OSError
-            Some of it may be written: to be done again.
+            As well.
         """
+        with self._lock:
+            self._env.set_mapsize(max(limit, self.nbytes) // PAGE * PAGE)
         names = sorted(records.keys() | stamps.keys())
         for begin in range(0, len(names), self._together):
+            with self._lock:
+                pass  # a reader that has lost the interpreter keeps pages back: the file would grow and grow
             with self._env.begin(write=True) as txn:
                 for hashed in names[begin : begin + self._together]:
                     self._write(txn, hashed, records, stamps)
         with self._env.begin(write=True) as txn:
             txn.put(APPLIED, applied.pack(), db=self._meta)
-        self._hold()
+        self._hold(limit)
 
     def _write(
         self, txn: Any, hashed: bytes, records: Mapping[bytes, bytes | None], stamps: Mapping[bytes, int]

@@ -161,7 +161,7 @@ def _open(directory: Path, budget: Budget, options: LmdbOptions, seed: int | Non
         opened = _index(directory, budget, options.sync != "none", INDEX_FILE)
         undo.callback(opened.abandon)
         if new:
-            opened.apply({}, {}, Applied(seed, generation - 1, known.clock, 0))
+            opened.apply({}, {}, Applied(seed, generation - 1, known.clock, 0), opened.nbytes + budget.spare * PAGE)
         journal = Journal(directory, budget.journal, seed, generation)
         undo.callback(journal.close)
         if options.sync != "none":

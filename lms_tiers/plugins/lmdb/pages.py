@@ -59,6 +59,10 @@ class Pages:
         self._firm: Final = firm
         #: How far the journal is on the medium.
         self.synced = 0
+        #: Bytes of the index, less its spare, that a checkpoint under way was promised.
+        self._promised = 0
+        #: Whether a put waits for the index to be written anew, smaller.
+        self.pressed = False
         self._limbo: Final[deque[tuple[int, int, Sequence[Extent]]]] = deque()
 
     def take(self, pages: int, cost: int) -> list[Extent]:
@@ -77,7 +81,9 @@ class Pages:
             taken = self.room.take(pages, growth)
             if taken is not None:
                 return taken
-            if not self._limbo or not self._await_readers(self._limbo[0][0]):
+            if self._limbo and self._await_readers(self._limbo[0][0]):
+                continue
+            if not self._await_index():
                 raise CapacityError(f"lmdb store {self._where}", cost, self.room.free.pages * PAGE)
 
     def _await_readers(self, number: int) -> bool:
@@ -87,9 +93,40 @@ class Pages:
         finally:
             self._changed.acquire()
 
+    def _await_index(self) -> bool:
+        """Wait for a checkpoint under way, or for a worn index to be written anew; whether there was any."""
+        if not self._promised and not self.worn:
+            return False
+        self.pressed = True
+        self._changed.notify_all()
+        return self._changed.wait_for(lambda: not self.pressed, PATIENCE)
+
+    @property
+    def worn(self) -> bool:
+        """Whether the index has grown beyond twice its due."""
+        return self._index.nbytes > 2 * self._counters.share + self._budget.spare * PAGE
+
+    def promise_index(self) -> int:
+        """Bytes that the index may have until `index_written`: `data` leaves them to it."""
+        self.make_room_for(0)
+        wanted = max(self._index.nbytes, self._counters.share) + self._budget.spare * PAGE
+        limit = min(wanted, self._budget.files - self.room.backed * PAGE)
+        self._promised = limit - self._budget.spare * PAGE
+        return limit
+
+    def index_written(self) -> None:
+        """A checkpoint is over."""
+        self._promised = 0
+
+    def make_room_for(self, nbytes: int) -> None:
+        """Give blocks of free pages back until so many bytes are left beside the index, where there are."""
+        short = -(-nbytes // PAGE) - self.growth()
+        if short > 0:
+            self.punch(short)
+
     def growth(self) -> int:
         """Pages that `data` may grow by; below 0: that it has too many."""
-        index = max(self._index.nbytes, self._counters.share) + self._budget.spare * PAGE
+        index = max(self._index.nbytes, self._counters.share, self._promised) + self._budget.spare * PAGE
         return (self._budget.files - index) // PAGE - self.room.backed
 
     def punch(self, pages: int) -> None:
