@@ -16,10 +16,10 @@ KNOWN = {
     # The audit names the store that starts it.
     frozenset({"lms_tiers.tiered.audit", "lms_tiers.tiered.store"}),
     # The hierarchy knows the loading of a warm start, which reads, flushes and moves; `Deadline` lies in `flush`; the
-    # pins of a tier name the hierarchy's entries.
+    # pins of a tier name the hierarchy, and its recency names tiers.
     frozenset(
         f"lms_tiers.tiered.{name}"
-        for name in ("flush", "hierarchy", "loading", "mover", "moves", "pins", "reads", "room", "tier")
+        for name in ("asking", "flush", "hierarchy", "loading", "mover", "moves", "pins", "recency", "room", "tier")
     ),
 }
 

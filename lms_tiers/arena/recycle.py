@@ -73,14 +73,15 @@ class Recycler:
     def idle_bytes(self) -> int:
         """Bytes of blocks that nobody uses."""
         with self._lock:
-            return sum(size * len(blocks) for size, blocks in self._idle.items())
+            # A block may end, and come back, inside any step of this very thread: sizes come and go meanwhile.
+            return sum(size * len(self._idle.get(size, ())) for size in list(self._idle))
 
     @property
     def lent_bytes(self) -> int:
         """Bytes of blocks that somebody can see."""
         with self._lock:
             self._find_lost()
-            return sum(loan.size for loan in self._loans.values())
+            return sum(loan.size for loan in list(self._loans.values()))
 
     def take(self, nbytes: int) -> memoryview:
         """A writable buffer of exactly `nbytes`, its contents undefined."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import mmap
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,3 +137,20 @@ def test_a_buffer_that_could_not_be_lent_is_not_counted_as_lent(monkeypatch: pyt
             recycler.take(N)
     assert recycler.lent_bytes == 0
     recycler.close()
+
+
+def test_blocks_that_come_back_while_idle_ones_are_counted_disturb_nothing() -> None:
+    """A block may end inside any step of the thread that counts."""
+    recycler = Recycler(8 * N)
+    held = [recycler.take(2 * N), recycler.take(3 * N)]
+
+    class Ends(list[Any]):
+        def __len__(self) -> int:
+            held.clear()
+            gc.collect()
+            return super().__len__()
+
+    recycler._idle[N] = Ends([bytearray(N)])
+    assert recycler.idle_bytes >= N
+    assert recycler.idle_bytes >= 6 * N
+    assert recycler.lent_bytes == 0

@@ -15,7 +15,7 @@ import pytest
 from lms_tiers import LMSLocalBackend, OpaqueKey
 from lms_tiers.errors import CapacityError, StorageUnavailableError
 from lms_tiers.interface import ChunkView
-from lms_tiers.messages import CacheEngineKey, ClientMetaMessage
+from lms_tiers.messages import CacheEngineKey, ClientMetaMessage, LMSMemoryObj
 from lms_tiers.wire.extension import XCommand, encode_xrequest
 from tests.server.conftest import Serve
 from tests.server.peer import EXIST, FAIL, FOUND, GET, MISS, PUT, Peer, header, healthy, wait_until
@@ -326,6 +326,10 @@ class Failing(LMSLocalBackend):
         if self.error is not None:
             raise self.error
         return super()._open()  # type: ignore[return-value]
+
+    def get(self, key: CacheEngineKey) -> LMSMemoryObj | None:
+        self._open()
+        return super().get(key)
 
 
 @pytest.mark.parametrize(
