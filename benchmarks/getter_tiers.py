@@ -19,8 +19,8 @@ from lms_tiers.interface import Capabilities, LMSBackendInterface
 from lms_tiers.messages import ChunkMeta, ClientCommand, ClientMetaMessage, LMSMemoryObj, MemoryFormat, OpaqueKey
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.policies.lru import Lru
+from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.store import TieredStore
-from lms_tiers.tiered.tier import TierConfig
 
 MIB = 1 << 20
 BLOCK = 256 << 10

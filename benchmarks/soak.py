@@ -30,8 +30,8 @@ from lms_tiers.messages import CacheEngineKey, ClientCommand, ClientMetaMessage,
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
 from lms_tiers.policies.lru import Lru
+from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.store import TieredStore
-from lms_tiers.tiered.tier import TierConfig
 
 KEYS = 600
 SIZES = (4096, 65_536, 200_000, 262_144)

@@ -34,8 +34,8 @@ from lms_tiers.messages import CacheEngineKey, ClientCommand, ClientMetaMessage,
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
 from lms_tiers.policies.lru import Lru
+from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.store import TieredStore
-from lms_tiers.tiered.tier import TierConfig
 
 SIZE = 4096
 BATCH = 64

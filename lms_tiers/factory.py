@@ -18,7 +18,7 @@ from lms_tiers.registry import Registry, default_registry, load_attribute
 from lms_tiers.secrets import passwords, scrub
 
 if TYPE_CHECKING:
-    from lms_tiers.tiered.tier import TierConfig
+    from lms_tiers.tiered.state.tier import TierConfig
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ def open_device(device: DeviceSpec, registry: Registry | None = None) -> LMSBack
         if policy_spec.simulation_only:
             raise ConfigError(f"policy {policy_spec.name!r} needs to know the future: it is for `lms-tiers simulate`.")
 
+    from lms_tiers.tiered.state.tier import TierConfig
     from lms_tiers.tiered.store import TieredStore
-    from lms_tiers.tiered.tier import TierConfig
 
     with ExitStack() as opened:
         tiers: list[TierConfig] = []

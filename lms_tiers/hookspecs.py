@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import pluggy
 
 if TYPE_CHECKING:
-    from lms_tiers.tiered.events import TierEvent
+    from lms_tiers.tiered.watch.events import TierEvent
 
 #: pluggy project name and entry-point group.
 PROJECT: Final = "lms_tiers"

@@ -28,7 +28,7 @@ from lms_tiers.secrets import declare
 from lms_tiers.version import __version__
 
 if TYPE_CHECKING:
-    from lms_tiers.tiered.events import TierEvent
+    from lms_tiers.tiered.watch.events import TierEvent
 
 _log = logging.getLogger(__name__)
 

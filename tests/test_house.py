@@ -37,6 +37,8 @@ ROOMS = [
     ["buffers"],
     ["errors", "version"],
 ]
+#: The rooms of the tiered store likewise.
+TIERED = ["store", "life", "paths", "state", "watch"]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 
 
@@ -82,6 +84,23 @@ def test_imports_go_down_only() -> None:
             if LEVEL[target] <= LEVEL[room]:
                 wrong.append(f"{module} imports {name}")
     assert not wrong
+
+
+def test_the_rooms_of_the_tiered_store_import_downwards_only() -> None:
+    wrong = []
+    seen = set()
+    for room, module, tree in modules():
+        if room != "tiered" or "." not in module:
+            continue
+        own = module.split(".")[1]
+        seen.add(own)
+        for name in imports(tree, module):
+            if name.startswith("lms_tiers.tiered."):
+                target = name.split(".")[2]
+                if TIERED.index(target) < TIERED.index(own):
+                    wrong.append(f"{module} imports {name}")
+    assert not wrong
+    assert seen == set(TIERED)
 
 
 def test_plugins_import_nothing_of_each_other() -> None:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lms_tiers.errors import ConfigError, LmsTiersError
 from lms_tiers.interface import BackendStats, LMSBackendInterface
 from lms_tiers.metrics.sharing import in_registry, merged, told_apart
-from lms_tiers.tiered.breaker import BreakerState
-from lms_tiers.tiered.stats import LATENCY_BOUNDS, Latency, StoreStats, TierStats
+from lms_tiers.tiered.watch.stats import LATENCY_BOUNDS, BreakerState, Latency, StoreStats, TierStats
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

@@ -13,8 +13,8 @@ from lms_tiers.replay.blocks import BlockBytes
 from lms_tiers.replay.keys import BlockKeys, key_types
 from lms_tiers.replay.replay import Replay, ReplayResult
 from lms_tiers.replay.trace import Request
+from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.store import TieredStore
-from lms_tiers.tiered.tier import TierConfig
 
 
 class _NoMeter:

@@ -11,7 +11,7 @@ from pathlib import Path
 from lms_tiers.device import DeviceSpec, TierSpec
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.place.machine import disk_bytes
-from lms_tiers.tiered.stats import StoreStats
+from lms_tiers.tiered.watch.stats import StoreStats
 
 
 @dataclass(frozen=True, slots=True)

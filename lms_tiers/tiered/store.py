@@ -17,25 +17,25 @@ from typing import TYPE_CHECKING, Any, Final, List, Optional
 from lms_tiers.errors import BackendClosedError, ForkedProcessError
 from lms_tiers.interface import Capabilities, ChunkView, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
-from lms_tiers.tiered import forks, warm
-from lms_tiers.tiered.audit import Auditor, mending
-from lms_tiers.tiered.breaker import Breaker
-from lms_tiers.tiered.chain import Chains
-from lms_tiers.tiered.ends import check_tiers, shut_down, store_capabilities
-from lms_tiers.tiered.events import TierEvent
-from lms_tiers.tiered.flush import Flusher
-from lms_tiers.tiered.hierarchy import Hierarchy
-from lms_tiers.tiered.index import Entry, known_text, known_texts
-from lms_tiers.tiered.mover import Mover, promoting
-from lms_tiers.tiered.notify import EventLog
-from lms_tiers.tiered.pins import pin
-from lms_tiers.tiered.reads import Reader
-from lms_tiers.tiered.report import store_stats
-from lms_tiers.tiered.room import Room
-from lms_tiers.tiered.runs import RunReader
-from lms_tiers.tiered.stats import StoreStats
-from lms_tiers.tiered.tier import Tier, TierConfig
-from lms_tiers.tiered.writes import Writer
+from lms_tiers.tiered.life import forks, warm
+from lms_tiers.tiered.life.audit import Auditor, mending
+from lms_tiers.tiered.life.ends import check_tiers, shut_down, store_capabilities
+from lms_tiers.tiered.life.flush import Flusher
+from lms_tiers.tiered.life.report import store_stats
+from lms_tiers.tiered.paths.mover import Mover, promoting
+from lms_tiers.tiered.paths.reads import Reader
+from lms_tiers.tiered.paths.room import Room
+from lms_tiers.tiered.paths.runs import RunReader
+from lms_tiers.tiered.paths.writes import Writer
+from lms_tiers.tiered.state.breaker import Breaker
+from lms_tiers.tiered.state.chain import Chains
+from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.index import Entry, known_text, known_texts
+from lms_tiers.tiered.state.pinning import pin
+from lms_tiers.tiered.state.tier import Tier, TierConfig
+from lms_tiers.tiered.watch.events import TierEvent
+from lms_tiers.tiered.watch.notify import EventLog
+from lms_tiers.tiered.watch.stats import StoreStats
 
 if TYPE_CHECKING:
     import torch

@@ -12,8 +12,8 @@ from lms_tiers import CacheEngineKey, ChunkMeta, MemoryFormat
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.plugins.faulty.backend import FaultyBackend
 from lms_tiers.policies.lru import Lru
+from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.store import TieredStore
-from lms_tiers.tiered.tier import TierConfig
 
 
 class Bench:

@@ -20,7 +20,7 @@ from lms_tiers.metrics.collector import StoreCollector
 from lms_tiers.metrics.port import MetricsPort
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.plugins.faulty.backend import Fault
-from lms_tiers.tiered.breaker import BreakerState
+from lms_tiers.tiered.watch.stats import BreakerState
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

@@ -15,9 +15,9 @@ from lms_tiers.messages import CacheEngineKey, ClientCommand, ClientMetaMessage,
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.policies.base import EvictionPolicy
 from lms_tiers.policies.lru import Lru
-from lms_tiers.tiered import loading
+from lms_tiers.tiered.life import loading
+from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.store import TieredStore
-from lms_tiers.tiered.tier import TierConfig
 from tests.tiered.invariants import check
 from tests.tiered.slow import Slow
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from lms_tiers.tiered import notify
-from lms_tiers.tiered.events import EventKind, EventReason, TierEvent
-from lms_tiers.tiered.notify import EventLog
+from lms_tiers.tiered.watch import notify
+from lms_tiers.tiered.watch.events import EventKind, EventReason, TierEvent
+from lms_tiers.tiered.watch.notify import EventLog
 from tests.stepping import each_stop
 
 

@@ -15,8 +15,8 @@ from lms_tiers.errors import (
     StorageUnavailableError,
 )
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
-from lms_tiers.tiered.breaker import BreakerState
-from lms_tiers.tiered.events import EventReason
+from lms_tiers.tiered.watch.events import EventReason
+from lms_tiers.tiered.watch.stats import BreakerState
 
 
 class Odd(BaseException):

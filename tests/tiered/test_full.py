@@ -6,7 +6,7 @@ from typing import Any
 
 from lms_tiers.errors import CapacityError, StorageFullError
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
-from lms_tiers.tiered.breaker import BreakerState
+from lms_tiers.tiered.watch.stats import BreakerState
 
 
 def test_a_backend_fuller_than_its_reservations_gets_more_room(bench: Any) -> None:

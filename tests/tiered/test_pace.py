@@ -7,7 +7,7 @@ from typing import Any
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.policies.lru import Lru
-from lms_tiers.tiered.recency import MOST_NOTED
+from lms_tiers.tiered.state.recency import MOST_NOTED
 
 
 class Counting(LMSLocalBackend):

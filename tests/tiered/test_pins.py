@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lms_tiers.policies.lru import Lru
-from lms_tiers.tiered.pins import Pins
+from lms_tiers.tiered.state.pins import Pins
 
 
 class Asking(Lru):

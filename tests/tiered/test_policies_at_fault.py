@@ -10,7 +10,7 @@ import pytest
 
 from lms_tiers.policies.base import AccessContext, RemoveReason
 from lms_tiers.policies.lru import Lru
-from lms_tiers.tiered.events import EventKind, EventReason, TierEvent
+from lms_tiers.tiered.watch.events import EventKind, EventReason, TierEvent
 
 
 class Raises(Lru):

@@ -14,8 +14,8 @@ from lms_tiers import CreateStorageBackend
 from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
 from lms_tiers.policies.lru import Lru
+from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.store import TieredStore
-from lms_tiers.tiered.tier import TierConfig
 
 SIZE = 20_000
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lms_tiers.tiered import loading, mover
+from lms_tiers.tiered.life import loading
+from lms_tiers.tiered.paths import mover
 from tests.stepping import each_stop
 from tests.tiered.slow import Slow
 

@@ -12,7 +12,7 @@ from lms_conformance.history import History
 
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import ChunkMeta, OpaqueKey
-from lms_tiers.tiered import loading
+from lms_tiers.tiered.life import loading
 from tests.depth import drawn
 from tests.tiered.test_linearizable import NAPS, OPERATIONS, THREADS, explained, preempted, run_threads, sluggish
 

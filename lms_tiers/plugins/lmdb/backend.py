@@ -180,7 +180,7 @@ class LmdbBackend(LMSBackendInterface):
         return None if found is None else charge(found.pages, found.nrecord)
 
     def held(self) -> tuple[int, int]:
-        """Chunks held, and the sum of their charges; see `lms_tiers.tiered.loading.Locating`."""
+        """Chunks held, and the sum of their charges; see `lms_tiers.tiered.life.loading.Locating`."""
         counters = self._store.counters
         return counters.chunks, counters.charged
 

@@ -25,10 +25,10 @@ from lms_tiers.plugins.lmdb import place
 from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from lms_tiers.policies.lru import Lru
-from lms_tiers.tiered.breaker import BreakerState
-from lms_tiers.tiered.events import EventReason
+from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.store import TieredStore
-from lms_tiers.tiered.tier import TierConfig
+from lms_tiers.tiered.watch.events import EventReason
+from lms_tiers.tiered.watch.stats import BreakerState
 from tests.plugins.lmdb.waiting import until
 
 MIB = 1 << 20

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
-from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.state.index import Entry
 
 #: More bytes than any tier holds.
 _ALL: Final = 1 << 60

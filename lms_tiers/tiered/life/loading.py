@@ -16,13 +16,14 @@ from lms_tiers.errors import InvalidKeyError, LmsTiersError, StorageUnavailableE
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, MemoryFormat, OpaqueKey
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.asking import in_time, noted
-from lms_tiers.tiered.flush import Deadline
-from lms_tiers.tiered.hierarchy import Hierarchy
-from lms_tiers.tiered.index import Entry
-from lms_tiers.tiered.late import LatePolicy
-from lms_tiers.tiered.ranks import align
-from lms_tiers.tiered.tier import Tier
+from lms_tiers.tiered.paths.asking import in_time, noted
+from lms_tiers.tiered.state.deadline import Deadline
+from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.late import LatePolicy
+from lms_tiers.tiered.state.ranks import align
+from lms_tiers.tiered.state.settled import Settled
+from lms_tiers.tiered.state.tier import Tier
 
 _log = logging.getLogger(__name__)
 
@@ -65,11 +66,8 @@ def _locate(backend: Any, key: Any, meta: ChunkMeta) -> ChunkInfo | None:
     return backend.locate(key)  # type: ignore[no-any-return]  # a Locating one
 
 
-class Loading:
-    """Takes over what `tier`, the lowest one, holds. Nothing is indexed when it is made.
-
-    A key is *settled* when it is in the index, or in `seen`: then the index tells the truth about it for good. Every
-    call on a key settles it first. The loader leaves settled keys alone.
+class Loading(Settled):
+    """Takes over what `tier`, the lowest one, holds. Nothing is indexed when it is made; settled keys it leaves alone.
 
     Parameters
     ----------
@@ -83,22 +81,12 @@ class Loading:
         self, hierarchy: Hierarchy, tier: Tier, chunks: int, nbytes: int, state: bytes, deadline: float | None = None
     ) -> None:  # fmt: skip
         assert isinstance(tier.backend, Locating)
+        super().__init__(tier, nbytes)
         self._h: Final = hierarchy
-        self.tier: Final = tier
         self._deadline: Final = deadline
         self._backend: Final[Locating] = tier.backend
-        #: Keys that were put, or left the index, since the start: their bytes in the backend are no longer those of
-        #: the start. Guarded by the store's lock, read without it.
-        self.seen: Final[set[str]] = set()
         self._stuck = False
         self._last = time.monotonic()  # when the backend told something
-        #: Keys that could not be looked up before they changed, as long as their bytes of the start are stale and not
-        #: overwritten. Guarded by the store's lock.
-        self.unweighed: Final[set[str]] = set()
-        #: What chunks that are not settled are charged with.
-        self.unsettled_bytes = nbytes
-        #: Whether what is not settled is stale, to be deleted as it is listed.
-        self.cleared = False
         self._asked = 0
         self._stop: Final = threading.Event()
         self._thread: Final = threading.Thread(target=self._run, name=f"lms-tiers-start-{tier.name}", daemon=True)
@@ -142,10 +130,6 @@ class Loading:
                     raise StorageUnavailableError(self.tier.name, "cannot list its chunks.")
                 change = self._h.change()
             self._h.wait(change, deadline.tick())
-
-    def clear(self) -> None:
-        """Let everything that is not settled be stale. The lock is held."""
-        self.cleared = True
 
     # -- one key -----------------------------------------------------------------------------------------------------
 

@@ -7,19 +7,18 @@ writer goes on item by item: the batch is an optimisation and never the only way
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from lms_tiers.errors import CapacityError, LmsTiersError, StorageFullError
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.events import EventKind, EventReason
-from lms_tiers.tiered.index import Entry
-from lms_tiers.tiered.tier import Tier, stored_bytes
-
-if TYPE_CHECKING:
-    from lms_tiers.tiered.writes import Writer
+from lms_tiers.tiered.paths.room import Room
+from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.index import Entry, Fit
+from lms_tiers.tiered.state.tier import Tier, stored_bytes
+from lms_tiers.tiered.watch.events import EventKind, EventReason
 
 #: Chunks and bytes of one batch.
 _CHUNKS: Final = 64
@@ -27,17 +26,35 @@ _BYTES: Final = 64 << 20
 
 
 class BatchWriter:
-    """The batches of `writer`."""
+    """Batches into the first tier of `hierarchy` that works.
 
-    def __init__(self, writer: Writer) -> None:
-        self._w: Final = writer
+    Parameters
+    ----------
+    check : callable
+        ``(client_meta, text, data)``: a chunk's metadata and what it needs in each tier, or a `LmsTiersError`.
+    written : callable
+        ``(tier, text, entry)``: a chunk was stored. Called with the lock held.
+    back_pressure : float
+        Seconds to wait for room.
+    """
+
+    def __init__(
+        self, hierarchy: Hierarchy, room: Room, check: Callable[[ClientMetaMessage, str, Any], tuple[ChunkMeta, Fit]],
+        written: Callable[[Tier, str, Entry], None], back_pressure: float,
+    ) -> None:  # fmt: skip
+        self._h: Final = hierarchy
+        self._room: Final = room
+        self._check: Final = check
+        self._written: Final = written
+        self._back_pressure: Final = back_pressure
+        self.puts = 0
 
     def put(
         self, items: Sequence[tuple[ClientMetaMessage, Any]], texts: Sequence[str],
         contexts: Sequence[AccessContext], start: int,
     ) -> int:  # fmt: skip
         """Store a run of items from `start` on; answers how many, 0 where that is not possible in one go."""
-        w, h = self._w, self._w.h
+        h = self._h
         tier = next((t for t in h.tiers if h.up & t.bit), None)
         if tier is None:
             return 0
@@ -56,8 +73,8 @@ class BatchWriter:
             if len(needs) < 2:
                 return 0
             total = sum(needs)
-            leaving = w.room.take(tier, total)
-        if leaving is not None and not w.room.make_room(tier, total, "", w.back_pressure, leaving, force=False):
+            leaving = self._room.take(tier, total)
+        if leaving is not None and not self._room.make_room(tier, total, "", self._back_pressure, leaving, force=False):
             return 0
         run = texts[start : start + len(needs)]
         entries = [
@@ -66,7 +83,7 @@ class BatchWriter:
         ]
         with h.lock:
             if h.closing or any(text in tier.busy for text in run):
-                w.room.give_back(tier, total)
+                self._room.give_back(tier, total)
                 return 0
             for text, need, entry in zip(run, needs, entries, strict=True):
                 h.acquire(tier, text, need, entry)
@@ -76,7 +93,6 @@ class BatchWriter:
         self, tier: Tier, items: Sequence[tuple[ClientMetaMessage, Any]], texts: Sequence[str], start: int
     ) -> tuple[list[ChunkMeta], list[int], list[int]]:
         """The leading items that are valid, distinct and fit: metadata, need, tiers that cannot hold it (bits)."""
-        w = self._w
         most = min(_BYTES, tier.budget // 4)
         metas: list[ChunkMeta] = []
         needs: list[int] = []
@@ -86,7 +102,7 @@ class BatchWriter:
         for i in range(start, min(len(items), start + _CHUNKS)):
             client_meta, data = items[i]
             try:
-                meta, fit = w.check(client_meta, texts[i], data)
+                meta, fit = self._check(client_meta, texts[i], data)
             except LmsTiersError:
                 break  # raised again where its turn comes
             need = fit.needs[tier.position]
@@ -103,7 +119,7 @@ class BatchWriter:
         self, tier: Tier, items: Sequence[tuple[ClientMetaMessage, Any]], run: Sequence[str],
         contexts: Sequence[AccessContext], start: int, entries: list[Entry], needs: list[int],
     ) -> int:  # fmt: skip
-        w, h = self._w, self._w.h
+        h = self._h
         error: BaseException | None = None
         charges: list[int] = []
         started = time.perf_counter_ns()
@@ -123,14 +139,14 @@ class BatchWriter:
                 tier.write_latency.add(took)
                 if tier.breaker.failures:
                     h.worked(tier)
-                w.puts += len(run)
+                self.puts += len(run)
                 for i, text in enumerate(run):
                     entry = entries[i]
                     tier.bytes_written += entry.meta.length
                     tier.settle(needs[i], charges[i])
                     h.publish(tier, text, entry, charges[i], contexts[start + i])
                     h.release(tier, text)
-                    w.written(tier, text, entry)
+                    self._written(tier, text, entry)
                     if h.log.on:
                         h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charges[i])
                 return len(run)

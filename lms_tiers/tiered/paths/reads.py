@@ -17,13 +17,13 @@ from lms_tiers.interface import ChunkView, LMSBackendInterface
 from lms_tiers.keys import dtype_name
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, described, key_text, over
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.asking import Ask, DamagedChunkError, T, in_time, nbytes_of, noted, whole
-from lms_tiers.tiered.chain import Chains
-from lms_tiers.tiered.hierarchy import Hierarchy
-from lms_tiers.tiered.index import Entry
-from lms_tiers.tiered.load import Load
-from lms_tiers.tiered.recency import MOST_NOTED
-from lms_tiers.tiered.tier import Tier
+from lms_tiers.tiered.paths.asking import Ask, DamagedChunkError, T, in_time, nbytes_of, noted, whole
+from lms_tiers.tiered.state.chain import Chains
+from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.load import Load
+from lms_tiers.tiered.state.recency import MOST_NOTED
+from lms_tiers.tiered.state.tier import Tier
 
 _clock_ns = time.perf_counter_ns
 

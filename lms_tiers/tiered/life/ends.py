@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 
 from lms_tiers.errors import ConfigError
 from lms_tiers.interface import Capabilities
-from lms_tiers.tiered import warm
-from lms_tiers.tiered.flush import Flusher
-from lms_tiers.tiered.hierarchy import Hierarchy
-from lms_tiers.tiered.mover import Mover
-from lms_tiers.tiered.notify import EventLog
-from lms_tiers.tiered.room import Room
-from lms_tiers.tiered.tier import TierConfig
+from lms_tiers.tiered.life import warm
+from lms_tiers.tiered.life.flush import Flusher
+from lms_tiers.tiered.paths.mover import Mover
+from lms_tiers.tiered.paths.room import Room
+from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.tier import TierConfig
+from lms_tiers.tiered.watch.notify import EventLog
 
 _log = logging.getLogger(__name__)
 

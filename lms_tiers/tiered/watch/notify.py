@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from lms_tiers.tiered.events import EventKind, EventReason, TierEvent
+from lms_tiers.tiered.watch.events import EventKind, EventReason, TierEvent
 
 _log = logging.getLogger(__name__)
 

@@ -18,14 +18,14 @@ from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
 from lms_tiers.policies.lru import Lru
-from lms_tiers.tiered.breaker import Breaker
-from lms_tiers.tiered.claims import Busy
-from lms_tiers.tiered.events import EventReason
-from lms_tiers.tiered.index import Entry
-from lms_tiers.tiered.late import LatePolicy
-from lms_tiers.tiered.load import Load
-from lms_tiers.tiered.pins import Pins
-from lms_tiers.tiered.stats import LatencyCounter, TierStats
+from lms_tiers.tiered.state.breaker import Breaker
+from lms_tiers.tiered.state.claims import Busy
+from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.late import LatePolicy
+from lms_tiers.tiered.state.load import Load
+from lms_tiers.tiered.state.pins import Pins
+from lms_tiers.tiered.watch.events import EventReason
+from lms_tiers.tiered.watch.stats import LatencyCounter, TierStats
 
 #: The cold end that is kept clean: a tenth of the capacity, and no more than this (walking it takes the lock).
 _MAX_WINDOW: Final = 256 << 20

@@ -6,7 +6,7 @@ import os
 import weakref
 from typing import Final
 
-from lms_tiers.tiered.hierarchy import Hierarchy
+from lms_tiers.tiered.state.hierarchy import Hierarchy
 
 _watched: Final[weakref.WeakSet[Hierarchy]] = weakref.WeakSet()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from lms_tiers.tiered.index import Entry
+from lms_tiers.tiered.state.index import Entry
 
 
 class Load:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from threading import get_ident
 from typing import Final
@@ -10,55 +9,23 @@ from typing import Final
 from lms_tiers.errors import (
     BackendClosedError,
     ConfigError,
-    DeadlineExceededError,
     LmsTiersError,
     StorageFullError,
     StorageUnavailableError,
 )
-from lms_tiers.tiered.events import EventReason
-from lms_tiers.tiered.hierarchy import Hierarchy
-from lms_tiers.tiered.index import Entry
-from lms_tiers.tiered.mover import Mover
-from lms_tiers.tiered.room import Room
-from lms_tiers.tiered.tier import Tier
-
-#: Seconds between two looks while nothing is reported.
-_TICK: Final = 0.05
+from lms_tiers.tiered.paths.mover import Mover
+from lms_tiers.tiered.paths.room import Room
+from lms_tiers.tiered.state.deadline import Deadline
+from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.tier import Tier
+from lms_tiers.tiered.watch.events import EventReason
 
 #: How often a chunk is given to the mover before it is left where it is.
 _TRIES: Final = 3
 
 #: Chunks looked at in one go: readers need the lock in between.
 _STEP: Final = 4096
-
-
-class Deadline:
-    """A point in time that may be never."""
-
-    def __init__(self, operation: str, seconds: float | None) -> None:
-        self._operation = operation
-        self._seconds = seconds
-        self._at = None if seconds is None else time.monotonic() + seconds
-
-    def left(self) -> float | None:
-        """Seconds left, None for no limit.
-
-        Raises
-        ------
-        DeadlineExceededError
-            None are left.
-        """
-        if self._at is None:
-            return None
-        left = self._at - time.monotonic()
-        if left <= 0:
-            raise DeadlineExceededError(self._operation, self._seconds or 0.0)
-        return left
-
-    def tick(self) -> float:
-        """How long to wait before looking again."""
-        left = self.left()
-        return _TICK if left is None else min(_TICK, left)
 
 
 class Flusher:

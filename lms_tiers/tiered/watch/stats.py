@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from lms_tiers.interface import BackendStats
-from lms_tiers.tiered.breaker import BreakerState
-from lms_tiers.tiered.events import EventReason
+from lms_tiers.tiered.watch.events import EventReason
 
 #: Upper bounds of the latency buckets in seconds: powers of two from 1.024 µs; the last bucket has none.
 LATENCY_BOUNDS: Final = tuple((1 << (10 + i)) / 1e9 for i in range(26))
+
+
+class BreakerState(enum.Enum):
+    """Whether a tier takes part."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
 
 
 @dataclass(frozen=True, slots=True)

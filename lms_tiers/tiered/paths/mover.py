@@ -15,12 +15,12 @@ from functools import partial
 from typing import Final
 
 from lms_tiers.messages import LMSMemoryObj
-from lms_tiers.tiered.events import EventKind, EventReason
-from lms_tiers.tiered.hierarchy import Hierarchy
-from lms_tiers.tiered.index import Entry
-from lms_tiers.tiered.moves import Moves, Pick
-from lms_tiers.tiered.room import Room
-from lms_tiers.tiered.tier import RECENT_BATCH, Tier, keys_of
+from lms_tiers.tiered.paths.moves import Moves, Pick
+from lms_tiers.tiered.paths.room import Room
+from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.tier import RECENT_BATCH, Tier, keys_of
+from lms_tiers.tiered.watch.events import EventKind, EventReason
 
 _log = logging.getLogger(__name__)
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from lms_tiers.tiered.hierarchy import Hierarchy
+from typing import Final
 
 #: Pinned chunks that may be in the way each time victims are chosen.
 IN_THE_WAY: Final = 32
@@ -67,20 +63,3 @@ class Pins:
 
     def __len__(self) -> int:
         return len(self._until)
-
-
-def pin(hierarchy: Hierarchy, texts: Sequence[str], seconds: float) -> int:
-    """Keep the leading `texts` that are present for `seconds`, 0 to let them go; answers how many. Takes the lock."""
-    h = hierarchy
-    until = h.clock() + seconds
-    with h.lock:
-        for i, text in enumerate(texts):
-            entry = h.index.get(text)
-            if entry is None or not entry.tiers & h.up:
-                return i
-            if seconds > 0:
-                h.pins.pin(text, until)
-            else:
-                h.pins.unpin(text)
-        h.wake()
-    return len(texts)

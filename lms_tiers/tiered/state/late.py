@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
-from lms_tiers.tiered.ranks import listed
+from lms_tiers.tiered.state.ranks import listed
 
 
 class _Either:

@@ -10,7 +10,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from lms_tiers.tiered.index import Entry
+    from lms_tiers.tiered.state.index import Entry
 
 
 class Claim(NamedTuple):

@@ -12,12 +12,12 @@ from lms_tiers.errors import CapacityError, LmsTiersError, StorageFullError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, LMSMemoryObj, OpaqueKey
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.asking import DamagedChunkError, whole
-from lms_tiers.tiered.events import EventKind, EventReason
-from lms_tiers.tiered.hierarchy import Hierarchy
-from lms_tiers.tiered.index import Entry
-from lms_tiers.tiered.room import Room
-from lms_tiers.tiered.tier import Tier, stored_bytes
+from lms_tiers.tiered.paths.asking import DamagedChunkError, whole
+from lms_tiers.tiered.paths.room import Room
+from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.tier import Tier, stored_bytes
+from lms_tiers.tiered.watch.events import EventKind, EventReason
 
 #: Key, generation, its bytes where at hand, length.
 Pick = tuple[str, Entry, LMSMemoryObj | None, int]

@@ -12,12 +12,12 @@ from typing import Final
 from lms_tiers.errors import LmsTiersError, StorageUnavailableError
 from lms_tiers.messages import key_text
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered import loading
-from lms_tiers.tiered.hierarchy import Hierarchy
-from lms_tiers.tiered.index import Entry
-from lms_tiers.tiered.loading import Loading, Locating
-from lms_tiers.tiered.room import Room
-from lms_tiers.tiered.tier import Tier
+from lms_tiers.tiered.life import loading
+from lms_tiers.tiered.life.loading import Loading, Locating
+from lms_tiers.tiered.paths.room import Room
+from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.tier import Tier
 
 _log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from typing import Final
 
 from lms_tiers.errors import StorageFullError
 from lms_tiers.policies.base import RemoveReason
-from lms_tiers.tiered.events import EventKind, EventReason
-from lms_tiers.tiered.hierarchy import Hierarchy
-from lms_tiers.tiered.index import Entry
-from lms_tiers.tiered.tier import Tier, keys_of
+from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.tier import Tier, keys_of
+from lms_tiers.tiered.watch.events import EventKind, EventReason
 
 
 @dataclass(slots=True)

@@ -6,14 +6,14 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from lms_tiers.interface import BackendStats, LMSBackendInterface
-from lms_tiers.tiered.stats import StoreStats, TierStats
+from lms_tiers.tiered.watch.stats import StoreStats, TierStats
 
 if TYPE_CHECKING:
-    from lms_tiers.tiered.hierarchy import Hierarchy
-    from lms_tiers.tiered.notify import EventLog
-    from lms_tiers.tiered.reads import Reader
-    from lms_tiers.tiered.tier import Tier
-    from lms_tiers.tiered.writes import Writer
+    from lms_tiers.tiered.paths.reads import Reader
+    from lms_tiers.tiered.paths.writes import Writer
+    from lms_tiers.tiered.state.hierarchy import Hierarchy
+    from lms_tiers.tiered.state.tier import Tier
+    from lms_tiers.tiered.watch.notify import EventLog
 
 
 def store_stats(hierarchy: Hierarchy, reader: Reader, writer: Writer, log: EventLog) -> StoreStats:

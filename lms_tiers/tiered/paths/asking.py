@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from lms_tiers.errors import DeadlineExceededError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj
-from lms_tiers.tiered.tier import Tier
+from lms_tiers.tiered.state.tier import Tier
 
 T = TypeVar("T")
 

@@ -23,12 +23,12 @@ from lms_tiers.errors import (
 )
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.batch import BatchWriter
-from lms_tiers.tiered.events import EventKind, EventReason
-from lms_tiers.tiered.hierarchy import Hierarchy
-from lms_tiers.tiered.index import Entry, Fit
-from lms_tiers.tiered.room import Room
-from lms_tiers.tiered.tier import Tier, stored_bytes
+from lms_tiers.tiered.paths.batch import BatchWriter
+from lms_tiers.tiered.paths.room import Room
+from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.index import Entry, Fit
+from lms_tiers.tiered.state.tier import Tier, stored_bytes
+from lms_tiers.tiered.watch.events import EventKind, EventReason
 
 _clock_ns = time.perf_counter_ns
 
@@ -62,14 +62,19 @@ class Writer:
         self, hierarchy: Hierarchy, room: Room, written: Callable[[Tier, str, Entry], None],
         back_pressure: float, patience: float,
     ) -> None:  # fmt: skip
-        self.h: Final = hierarchy
-        self.room: Final = room
-        self.written: Final = written
-        self.back_pressure: Final = back_pressure
-        self.patience: Final = patience
+        self._h: Final = hierarchy
+        self._room: Final = room
+        self._written: Final = written
+        self._back_pressure: Final = back_pressure
+        self._patience: Final = patience
         self._unfit: Final = sum(tier.unfit for tier in hierarchy.tiers)
-        self._batch: Final = BatchWriter(self)
-        self.puts = 0
+        self._batch: Final = BatchWriter(hierarchy, room, self.check, written, back_pressure)
+        self._puts = 0
+
+    @property
+    def puts(self) -> int:
+        """Chunks stored."""
+        return self._puts + self._batch.puts
 
     def check(self, client_meta: ClientMetaMessage, text: str, data: Any) -> tuple[ChunkMeta, Fit]:
         """The chunk's metadata and what it needs in each tier.
@@ -80,9 +85,9 @@ class Writer:
         """
         nbytes = len(data) if type(data) is bytearray else _nbytes(text, data)
         meta = ChunkMeta.of(client_meta, nbytes)
-        fit = self.h.fit(nbytes)
+        fit = self._h.fit(nbytes)
         if fit.unfit == self._unfit:
-            largest = max((t.budget if t.max_value is None else min(t.budget, t.max_value)) for t in self.h.tiers)
+            largest = max((t.budget if t.max_value is None else min(t.budget, t.max_value)) for t in self._h.tiers)
             raise ValueTooLargeError(text, nbytes, largest, "every tier of the store")
         return meta, fit
 
@@ -111,7 +116,7 @@ class Writer:
         fit: Fit, context: AccessContext, tensor: bool = False,
     ) -> None:  # fmt: skip
         """Store a checked chunk in the first tier that takes it."""
-        h = self.h
+        h = self._h
         error: BaseException | None = None
         refused = full = None
         for tier, need in zip(h.tiers, fit.needs, strict=True):
@@ -164,20 +169,20 @@ class Writer:
         context: AccessContext, tensor: bool,
     ) -> _Outcome:  # fmt: skip
         """Try one tier: reserve, become the mutator of the key there, write, publish."""
-        h = self.h
+        h = self._h
         with h.lock:
             if h.closing:
                 raise BackendClosedError("the store")
             old = h.index.get(text)
             if not (old is not None and old.tiers & tier.bit) and not h.admits(tier, text, need, context):
                 return _Outcome.REFUSED
-            leaving = self.room.take(tier, need, text)
+            leaving = self._room.take(tier, need, text)
             mutator = leaving is None and h.acquire(tier, text, need, entry)
-        if leaving is not None and not self.room.make_room(tier, need, text, self.back_pressure, leaving):
+        if leaving is not None and not self._room.make_room(tier, need, text, self._back_pressure, leaving):
             return _Outcome.FULL
         if not mutator and not self._acquire(tier, text, need, entry):
             with h.lock:
-                self.room.give_back(tier, need)
+                self._room.give_back(tier, need)
             return _Outcome.FULL
         started = _clock_ns()
         try:
@@ -197,7 +202,7 @@ class Writer:
         self, tier: Tier, text: str, entry: Entry, need: int, charge: int, took: int, context: AccessContext
     ) -> None:
         """A write of `took` nanoseconds worked: make it known, unless the store has closed meanwhile."""
-        h = self.h
+        h = self._h
         with h.lock:
             if tier.breaker.failures:
                 h.worked(tier)
@@ -210,15 +215,15 @@ class Writer:
             tier.settle(need, charge)
             h.publish(tier, text, entry, charge, context)
             h.release(tier, text)
-            self.puts += 1
-            self.written(tier, text, entry)
+            self._puts += 1
+            self._written(tier, text, entry)
             if h.log.on:
                 h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charge)
 
     def _acquire(self, tier: Tier, text: str, need: int, entry: Entry) -> bool:
         """Become the mutator of `text` in time; False where that takes too long, or the store closes."""
-        h = self.h
-        deadline = time.monotonic() + self.patience
+        h = self._h
+        deadline = time.monotonic() + self._patience
         while True:
             with h.lock:
                 if h.closing:
@@ -243,7 +248,7 @@ class Writer:
                 return
             except (CapacityError, StorageFullError):
                 tier.begun.discard(thread)
-                if not self.room.spare(tier, need << more):
+                if not self._room.spare(tier, need << more):
                     break
         with tier.inside_below():
             tier.begun.add(thread)
@@ -251,10 +256,10 @@ class Writer:
 
     def _undo(self, tier: Tier, text: str, need: int, error: BaseException) -> None:
         """A write failed: is what the tier held before still there?"""
-        h = self.h
+        h = self._h
         if isinstance(error, LmsTiersError) and not h.closing:
             # The contract's own errors promise that the state is what it was.
-            self.room.give_back(tier, need)
+            self._room.give_back(tier, need)
         else:
             h.doubt(tier, text, need)
         if not isinstance(error, _NOT_SICK) and not h.closing:

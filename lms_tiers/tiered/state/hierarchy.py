@@ -11,23 +11,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from lms_tiers.changes import Changes
 from lms_tiers.errors import PolicyError
 from lms_tiers.policies.base import AccessContext, RemoveReason
-from lms_tiers.tiered.breaker import Breaker
-from lms_tiers.tiered.claims import Claim
-from lms_tiers.tiered.events import EventKind, EventReason
-from lms_tiers.tiered.index import Charges, Entry, Fit
-from lms_tiers.tiered.notify import EventLog
-from lms_tiers.tiered.pins import IN_THE_WAY, Pins
-from lms_tiers.tiered.recency import Recency
-from lms_tiers.tiered.suspended import SuspendedPolicy
-from lms_tiers.tiered.tier import Protected, Tier, TierConfig
-
-if TYPE_CHECKING:
-    from lms_tiers.tiered.loading import Loading
+from lms_tiers.tiered.state.breaker import Breaker
+from lms_tiers.tiered.state.claims import Claim
+from lms_tiers.tiered.state.index import Charges, Entry, Fit
+from lms_tiers.tiered.state.pins import IN_THE_WAY, Pins
+from lms_tiers.tiered.state.recency import Recency
+from lms_tiers.tiered.state.settled import Settled
+from lms_tiers.tiered.state.suspended import SuspendedPolicy
+from lms_tiers.tiered.state.tier import Protected, Tier, TierConfig
+from lms_tiers.tiered.watch.events import EventKind, EventReason
+from lms_tiers.tiered.watch.notify import EventLog
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ class Hierarchy:
         Bits of the tiers whose breaker is closed. Read without the lock.
     well : int
         Bits of those of them whose last call worked. Read without the lock.
-    loading : Loading or None
+    loading : Settled or None
         While the lowest tier is being taken over: the index knows of settled keys only. Read without the lock.
     """
 
@@ -72,7 +70,7 @@ class Hierarchy:
         self.index: Final[dict[str, Entry]] = {}
         self.charges: Final = Charges(count)
         self.nowhere: Final = self.charges.nowhere
-        self.loading: Loading | None = None
+        self.loading: Settled | None = None
         self.pins: Final = Pins()
         self.closing = False
         #: Threads that resize a tier, and its capacity before.

@@ -5,16 +5,9 @@ State and clock only: it calls nothing, and its caller holds the store's lock.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 
-
-class BreakerState(enum.Enum):
-    """Whether a tier takes part."""
-
-    CLOSED = "closed"
-    OPEN = "open"
-    HALF_OPEN = "half-open"
+from lms_tiers.tiered.watch.stats import BreakerState
 
 
 class Breaker:

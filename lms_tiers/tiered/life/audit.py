@@ -11,27 +11,31 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
+from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from lms_tiers.errors import chain, from_anywhere
 from lms_tiers.policies.base import EvictionPolicy
-from lms_tiers.tiered.claims import Claim
-from lms_tiers.tiered.hierarchy import Hierarchy
-from lms_tiers.tiered.index import Entry
-from lms_tiers.tiered.late import LatePolicy
-from lms_tiers.tiered.mover import Mover
-from lms_tiers.tiered.ranks import align, insert
-from lms_tiers.tiered.suspended import SuspendedPolicy
-from lms_tiers.tiered.tier import Tier
-
-if TYPE_CHECKING:
-    from lms_tiers.tiered.store import TieredStore
+from lms_tiers.tiered.paths.mover import Mover
+from lms_tiers.tiered.state.claims import Claim
+from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.late import LatePolicy
+from lms_tiers.tiered.state.ranks import align, insert
+from lms_tiers.tiered.state.suspended import SuspendedPolicy
+from lms_tiers.tiered.state.tier import Tier
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-S = TypeVar("S", bound="TieredStore")
+class _Store(Protocol):
+    """Anything whose calls go through a hierarchy."""
+
+    @property
+    def _h(self) -> Hierarchy: ...
+
+
+S = TypeVar("S", bound=_Store)
 
 _log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Final
 
 from lms_tiers.messages import LMSMemoryObj
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.index import Entry
-from lms_tiers.tiered.tier import RECENT_BATCH, Tier
+from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.tier import RECENT_BATCH, Tier
 
 #: Tier, key, generation, context or just the time, nanoseconds that the read took, the bytes where they may rise.
 Hit = tuple[Tier, str, Entry, AccessContext | float, int, LMSMemoryObj | None]

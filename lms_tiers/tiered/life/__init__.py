@@ -1,0 +1,1 @@
+"""What begins and ends: starting over chunks that are there, flushing, recounting after an interrupt, closing."""

@@ -1,0 +1,1 @@
+"""What is held: tiers, index, policies, breakers, and the lock that guards them. Calls no backend."""
