@@ -2,31 +2,35 @@
 
 ::
 
-    device := tier (">" tier)*
+    device := ["store" ["?" option ("&" option)*] ">"] tier (">" tier)*
     tier   := name [":" location] ["?" option ("&" option)*]
 
-In a location or an option's value, ``%3E``, ``%3F``, ``%26`` and ``%25`` stand for ``>``, ``?``, ``&`` and ``%``.
-Nothing here knows which backends exist.
+``store`` stands for the whole; no backend has that name. In a location or an option's value, ``%3E``, ``%3F``, ``%26``
+and ``%25`` stand for ``>``, ``?``, ``&`` and ``%``. Nothing here knows which backends exist.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, get_args
 from urllib.parse import quote, unquote
 
 from lms_tiers.errors import ConfigError
-from lms_tiers.secrets import MASK, is_secret, mask_location, mask_unread
+from lms_tiers.secrets import MASK, TIER_OPTIONS, is_secret, mask_location, mask_unread
 from lms_tiers.sizes import parse_size
 
 WriteMode = Literal["back", "through"]
+PromoteMode = Literal["hits", "never"]
+
+#: What the options of the whole store stand behind.
+STORE: Final = "store"
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_TIER_FIELDS: Final = ("name", "location", "capacity", "policy", "write", "options")
+_TIER_FIELDS: Final = ("name", "location", *TIER_OPTIONS, "options")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -45,6 +49,8 @@ class TierSpec:
         When puts reach this tier: as they are demoted, or at once.
     options : mapping of str to Any
         The backend's own options, not yet validated.
+    promote : {"hits", "never"}
+        Whether chunks that are hit here are offered to the tiers above.
     """
 
     name: str
@@ -53,6 +59,7 @@ class TierSpec:
     policy: str | None = None
     write: WriteMode = "back"
     options: Mapping[str, Any] = field(default_factory=dict)
+    promote: PromoteMode = "hits"
 
     @property
     def text(self) -> str:
@@ -75,31 +82,49 @@ class TierSpec:
             given["policy"] = self.policy
         if self.write != "back":
             given["write"] = self.write
-        given.update(options)
-        return text + ("?" + "&".join(f"{k}={_quote(str(v), '/:@, +~*')}" for k, v in given.items()) if given else "")
+        if self.promote != "hits":
+            given["promote"] = self.promote
+        return text + _options({**given, **options})
 
     @property
     def bare(self) -> bool:
         """Whether nothing asks for a tier around the backend."""
-        return self.capacity is None and self.policy is None and self.write == "back"
+        asked = (self.capacity, self.policy, self.write, self.promote)
+        return asked == (None, None, "back", "hits")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DeviceSpec:
-    """The tiers of a device, fastest first. As text it is for people to read; see `TierSpec`."""
+    """The tiers of a device, fastest first. As text it is for people to read; see `TierSpec`.
+
+    Attributes
+    ----------
+    tiers : tuple of TierSpec
+    store : mapping of str to Any, or None
+        Options of the store over them, not yet validated; None where the device says nothing of a store.
+    """
 
     tiers: tuple[TierSpec, ...]
+    store: Mapping[str, Any] | None = None
 
     @property
     def text(self) -> str:
         """The text that is read as this device; with its secrets, so it is not to be printed."""
-        return " > ".join(tier.text for tier in self.tiers)
+        return self._written(tier.text for tier in self.tiers)
+
+    @property
+    def bare(self) -> bool:
+        """Whether nothing asks for a store: one tier is its backend, as it is."""
+        return self.store is None and len(self.tiers) == 1 and self.tiers[0].bare
 
     def __repr__(self) -> str:
         return f"<DeviceSpec {self}>"
 
     def __str__(self) -> str:
-        return " > ".join(map(str, self.tiers))
+        return self._written(map(str, self.tiers))
+
+    def _written(self, tiers: Iterable[str]) -> str:
+        return " > ".join(tiers if self.store is None else (STORE + _options(self.store), *tiers))
 
 
 def parse_device(device: str) -> DeviceSpec:
@@ -124,25 +149,52 @@ def parse_device(device: str) -> DeviceSpec:
         raise ConfigError(
             f"in {mask_unread(device.strip())!r}, there is an empty tier beside '>': name a backend, or leave '>' out."
         )
-    return DeviceSpec(tuple(map(parse_tier, tiers)))
+    store = _read_store(tiers.pop(0)) if _head(tiers[0])[0] == STORE else None
+    if not tiers:
+        raise ConfigError("a store needs a tier: write 'store?option=value > cpu?capacity=4GiB', for example.")
+    return DeviceSpec(tuple(map(parse_tier, tiers)), store)
 
 
 def parse_tier(text: str) -> TierSpec:
     """Read one tier's text; see `parse_device`."""
-    head, has_options, tail = text.strip().partition("?")
-    name, _, location = head.partition(":")
-    fields: dict[str, Any] = {"name": name.strip(), "location": _unquote(location.strip()), "options": {}}
+    name, location, tail = _head(text)
     shown = mask_unread(text.strip())
-    for number, option in enumerate(tail.split("&") if has_options else (), 1):
+    fields: dict[str, Any] = {"name": name, "location": _unquote(location), "options": {}}
+    for key, value in _read_options(tail, shown).items():
+        (fields if key in TIER_OPTIONS else fields["options"])[key] = value
+    return _tier(fields, shown)
+
+
+def _read_store(text: str) -> dict[str, str]:
+    _, location, tail = _head(text)
+    if location:
+        raise ConfigError(f"in {mask_unread(text.strip())!r}, a store has no location: its tiers have.")
+    return _read_options(tail, mask_unread(text.strip()))
+
+
+def _head(text: str) -> tuple[str, str, str | None]:
+    """Name, location and, where there is a question mark, the text of the options."""
+    head, mark, tail = text.strip().partition("?")
+    name, _, location = head.partition(":")
+    return name.strip(), location.strip(), tail if mark else None
+
+
+def _read_options(tail: str | None, shown: str) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for number, option in enumerate(() if tail is None else tail.split("&"), 1):
         key, equals, value = option.partition("=")
         key = key.strip()
         if not key or not equals:
             raise ConfigError(f"in {shown!r}, option {number} is not of the form option=value.")
-        target = fields if key in ("capacity", "policy", "write") else fields["options"]
-        if key in target:
+        if key in given:
             raise ConfigError(f"in {shown!r}, option {key!r} stands twice.")
-        target[key] = _unquote(value.strip())
-    return _tier(fields, shown)
+        given[key] = _unquote(value.strip())
+    return given
+
+
+def _options(given: Mapping[str, Any]) -> str:
+    """Options as they stand in a text, the question mark before them."""
+    return "?" + "&".join(f"{k}={_quote(str(v), '/:@, +~*')}" for k, v in given.items()) if given else ""
 
 
 # A path need not be text: its other bytes travel as Python's file functions give and take them.
@@ -164,9 +216,12 @@ def _read_toml(path: Path) -> DeviceSpec:
     tiers = document.get("tier")
     if not isinstance(tiers, list) or not tiers or not all(isinstance(t, dict) for t in tiers):
         raise ConfigError(f"device file {path} needs one [[tier]] table or more, fastest first.")
-    for unknown in set(document) - {"tier"}:
-        raise ConfigError(f"device file {path} has an unknown table.", unknown=unknown, known=["tier"])
-    return DeviceSpec(tuple(_tier(_toml_fields(t, path), f"{path}, tier {i}") for i, t in enumerate(tiers, 1)))
+    for unknown in set(document) - {"tier", STORE}:
+        raise ConfigError(f"device file {path} has an unknown table.", unknown=unknown, known=["tier", STORE])
+    store = document.get(STORE)
+    if not isinstance(store, dict | None):
+        raise ConfigError(f"device file {path}: store must be a table of options, as [store].")
+    return DeviceSpec(tuple(_tier(_toml_fields(t, path), f"{path}, tier {i}") for i, t in enumerate(tiers, 1)), store)
 
 
 def _toml_fields(table: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -180,6 +235,8 @@ def _tier(fields: dict[str, Any], where: str) -> TierSpec:
     name = fields["name"]
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(f"in {where!r}, {name!r} is not a backend's name (lower-case letters, digits, - and _).")
+    if name == STORE:
+        raise ConfigError(f"in {where!r}, 'store' is no backend: options of the store stand before the first tier.")
     capacity = fields.get("capacity")
     if capacity is not None:
         if not isinstance(capacity, str):
@@ -187,12 +244,14 @@ def _tier(fields: dict[str, Any], where: str) -> TierSpec:
         capacity = parse_size(capacity)
         if capacity == 0:
             raise ConfigError(f"in {where!r}, a tier of capacity 0 holds nothing: leave the tier out.")
-    write = fields.get("write", "back")
-    if write not in ("back", "through"):
-        raise ConfigError(f"in {where!r}, write = {write!r}.", unknown=str(write), known=("back", "through"))
+    write: WriteMode = fields.get("write", "back")
+    promote: PromoteMode = fields.get("promote", "hits")
+    for option, value, known in (("write", write, get_args(WriteMode)), ("promote", promote, get_args(PromoteMode))):
+        if value not in known:
+            raise ConfigError(f"in {where!r}, {option} = {value!r}.", unknown=str(value), known=known)
     policy = fields.get("policy")
     if policy is not None and not isinstance(policy, str):
         raise ConfigError(f"in {where!r}, policy = {policy!r} is not a policy's name.")
     if not isinstance(fields["options"], dict) or not isinstance(fields["location"], str):
         raise ConfigError(f"in {where!r}, location must be text and options a table.")
-    return TierSpec(name, fields["location"], capacity, policy, cast(WriteMode, write), fields["options"])
+    return TierSpec(name, fields["location"], capacity, policy, write, fields["options"], promote)

@@ -15,7 +15,7 @@ from lms_tiers.errors import ConfigError, LmsTiersError, PluginError
 from lms_tiers.interface import CONTRACT_VERSION, LMSBackendInterface
 from lms_tiers.policies.base import EvictionPolicy
 from lms_tiers.registry import Registry, default_registry, load_attribute
-from lms_tiers.secrets import passwords, scrub
+from lms_tiers.secrets import TIER_OPTIONS, passwords, scrub
 
 if TYPE_CHECKING:
     from lms_tiers.tiered.state.tier import TierConfig
@@ -28,13 +28,14 @@ DEFAULT_POLICY = "lru"
 def CreateStorageBackend(device: str) -> LMSBackendInterface:
     """Open the storage that a device text describes.
 
-    One tier with neither ``capacity`` nor ``policy`` nor ``write`` is the bare backend: ``"cpu"`` is an
-    `LMSLocalBackend`. Everything else is a `TieredStore` over the tiers, fastest first.
+    One tier with neither ``capacity`` nor ``policy``, ``write`` or ``promote`` is the bare backend: ``"cpu"`` is an
+    `LMSLocalBackend`. Everything else, ``"store > cpu"`` too, is a `TieredStore` over the tiers, fastest first.
 
     Parameters
     ----------
     device : str
-        For example ``"cpu?capacity=4GiB > lmdb:/data/kv?capacity=50GiB"``, or the path of a ``.toml`` file.
+        For example ``"cpu?capacity=4GiB > lmdb:/data/kv?capacity=50GiB"``, or the path of a ``.toml`` file. Options
+        of the store may stand first: ``"store?read_deadline=500ms > cpu?capacity=4GiB > ..."``.
 
     Raises
     ------
@@ -51,7 +52,7 @@ def CreateStorageBackend(device: str) -> LMSBackendInterface:
 def open_device(device: DeviceSpec, registry: Registry | None = None) -> LMSBackendInterface:
     """Open a parsed device; see `CreateStorageBackend`."""
     registry = registry or default_registry()
-    if len(device.tiers) == 1 and device.tiers[0].bare:
+    if device.bare:
         return open_backend(device.tiers[0], registry)
     for spec in device.tiers[:-1]:
         if spec.capacity is None:
@@ -63,9 +64,11 @@ def open_device(device: DeviceSpec, registry: Registry | None = None) -> LMSBack
         if policy_spec.simulation_only:
             raise ConfigError(f"policy {policy_spec.name!r} needs to know the future: it is for `lms-tiers simulate`.")
 
+    from lms_tiers.options import StoreOptions
     from lms_tiers.tiered.state.tier import TierConfig
     from lms_tiers.tiered.store import TieredStore
 
+    options = StoreOptions.parse(device.store or {})
     with ExitStack() as opened:
         tiers: list[TierConfig] = []
         for spec in device.tiers:
@@ -73,8 +76,9 @@ def open_device(device: DeviceSpec, registry: Registry | None = None) -> LMSBack
             if not backend.capabilities.remove:
                 raise ConfigError(f"backend {spec.name!r} cannot remove, so it cannot be a tier: use it alone.")
             policy = make_policy(spec, registry)
-            tiers.append(TierConfig(_unique(spec.name, tiers), backend, spec.capacity, policy, spec.write))
-        store = TieredStore(tiers, on_events=registry.emit if registry.observed else None)
+            name = _unique(spec.name, tiers)
+            tiers.append(TierConfig(name, backend, spec.capacity, policy, spec.write, spec.promote))
+        store = TieredStore(tiers, on_events=registry.emit if registry.observed else None, **dict(options))
         opened.pop_all()
     _log.info("opened %s", device)
     return store
@@ -116,8 +120,7 @@ def open_backend(spec: TierSpec, registry: Registry | None = None) -> LMSBackend
         raise PluginError(spec.name, f"cannot be imported: {type(error).__name__}: {error}.") from error
     if model is None:
         for option in spec.options:
-            known = ("capacity", "policy", "write")
-            raise ConfigError(f"backend {spec.name!r} has no option {option!r}.", unknown=option, known=known)
+            raise ConfigError(f"backend {spec.name!r} has no option {option!r}.", unknown=option, known=TIER_OPTIONS)
         options, secrets = None, passwords(spec.location)
     else:
         from lms_tiers.options import parse_options, secret_values

@@ -1,4 +1,4 @@
-"""The base of backend options models: what may stand after ``?`` in a device text, typed and closed.
+"""Options models: what may stand after ``?`` in a device text, typed and closed; their base, and that of the store.
 
 An option that a model declares as `pydantic.SecretStr` is a secret: no error quotes it, and its value may be kept
 elsewhere, in an environment variable (``password_env=NAME``) or a file (``password_file=PATH``).
@@ -16,8 +16,8 @@ from typing import Annotated, Any, Final, Self, TypeVar
 import pydantic
 
 from lms_tiers.errors import ConfigError
-from lms_tiers.secrets import MASK, declare, is_secret, scrub
-from lms_tiers.sizes import parse_size
+from lms_tiers.secrets import MASK, TIER_OPTIONS, declare, is_secret, scrub
+from lms_tiers.sizes import parse_duration, parse_size
 
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
@@ -33,6 +33,27 @@ def _size(value: Any) -> Any:
 Size = Annotated[int, pydantic.BeforeValidator(_size), pydantic.Field(ge=0)]
 
 
+def _duration(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} has no unit: write it as text, such as '500ms'.")
+    return parse_duration(value)
+
+
+def _size_with_unit(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} has no unit: write it as text, such as '64MiB'.")
+    return parse_size(value)
+
+
+#: Seconds that no option goes beyond: what locks wait for has an end.
+_LONGEST: Final = 366 * 86_400.0
+
+#: An option that is a time: ``"500ms"`` in a device text or file, seconds as a float in code.
+Duration = Annotated[float, pydantic.BeforeValidator(_duration), pydantic.Field(ge=0, le=_LONGEST)]
+
+_Positive = Annotated[float, pydantic.BeforeValidator(_duration), pydantic.Field(gt=0, le=_LONGEST)]
+
+
 class Options(pydantic.BaseModel):
     """Options of one backend: subclass it and add typed fields with defaults and descriptions."""
 
@@ -46,6 +67,55 @@ class Options(pydantic.BaseModel):
     def parse(cls, backend: str, given: Mapping[str, Any]) -> Self:
         """Options from a device text's values; see `parse_options`."""
         return parse_options(cls, backend, given)
+
+
+class StoreOptions(pydantic.BaseModel):
+    """What a device may tell the store over its tiers; the fields are parameters of `TieredStore`."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    back_pressure: Duration = pydantic.Field(
+        1.0, description="a put waits so long for a tier below, then drops a chunk that nobody else holds"
+    )
+    stall: _Positive = pydantic.Field(
+        2.0, description="a call inside a backend that takes longer switches the tier off for others"
+    )
+    patience: Duration = pydantic.Field(10.0, description="wait for another mutator of the same key in the same tier")
+    queue_bytes: Annotated[int, pydantic.BeforeValidator(_size_with_unit)] = pydantic.Field(
+        64 << 20, description="bytes that may wait to be moved into a tier"
+    )
+    breaker_threshold: int = pydantic.Field(5, ge=1, description="failures in a row that switch a tier off")
+    breaker_cooldown: _Positive = pydantic.Field(1.0, description="until it is probed, doubling up to the longest")
+    breaker_longest: _Positive = pydantic.Field(60.0, description="see `breaker_cooldown`")
+    read_deadline: _Positive | None = pydantic.Field(
+        None, description="a get waits so long for a tier below the top; each such read then costs a thread"
+    )
+    close_timeout: Duration = pydantic.Field(
+        30.0, description="`close` spends it on flushing, and again on threads and backends that do not come back"
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.breaker_cooldown > self.breaker_longest:
+            raise ValueError("breaker_cooldown is longer than breaker_longest.")
+        return self
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> Self:
+        """Options from a device's values.
+
+        Raises
+        ------
+        ConfigError
+            An unknown option (lists the known ones, suggests the nearest), or a value that does not fit.
+        """
+        for name in given:
+            if name not in cls.model_fields:
+                raise ConfigError(f"the store has no option {name!r}.", unknown=name, known=cls.model_fields)
+        try:
+            return cls.model_validate(dict(given))
+        except pydantic.ValidationError as error:
+            raise ConfigError(f"the store{_faulty(error)}: {fault(error)}.") from None
 
 
 def fault(error: pydantic.ValidationError) -> str:
@@ -85,7 +155,7 @@ def parse_options(model: type[_Model], backend: str, given: Mapping[str, Any]) -
     secrets = secret_options(model)
     declare(secrets)
     elsewhere = {f"{x}_{kind}": x for x in secrets for kind in ("env", "file")}
-    known = [*model.model_fields, *elsewhere, "capacity", "policy", "write"]
+    known = [*model.model_fields, *elsewhere, *TIER_OPTIONS]
     for name in given:
         if name not in model.model_fields and name not in elsewhere:
             raise ConfigError(f"backend {backend!r} has no option {name!r}.", unknown=name, known=known)

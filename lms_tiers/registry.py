@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 import pluggy
 
 from lms_tiers import hookspecs
+from lms_tiers.device import STORE
 from lms_tiers.errors import ConfigError, PluginConflictError, PluginError
 from lms_tiers.hookspecs import PROJECT, BackendSpec, CodecSpec, PolicySpec
 from lms_tiers.plugin_checks import check_hooks
@@ -243,6 +244,8 @@ class Registry:
             for text in (spec.name, *aliases):
                 if not _SPEC_NAME.fullmatch(text):
                     raise PluginError(name, f"{text!r} is not a name: use lower-case letters, digits, - and _.")
+                if isinstance(spec, BackendSpec) and text == STORE:
+                    raise PluginError(name, f"no backend can be called {text!r}: device texts mean the whole by it.")
             found.append(spec)
 
         self._only(plugin, hook)(register=register)

@@ -22,7 +22,8 @@ _declared: Final[set[str]] = set()
 _OPTION: Final = re.compile(r"([?&]\s*)([^=&>?]*)(=[^&>]*)?")
 #: A password before the host of a location: ``user:password@host``, ``redis://:password@host``.
 _USER_INFO: Final = re.compile(r"^((?:[\w+.-]+://)?[^/@:?]*):([^?>]+)@")
-_TIER_OPTIONS: Final = ("capacity", "policy", "write")
+#: Options of every tier, whatever its backend; none of them is secret.
+TIER_OPTIONS: Final = ("capacity", "policy", "write", "promote")
 
 
 def declare(options: Iterable[str]) -> None:
@@ -69,8 +70,8 @@ def mask_unread(device: str) -> str:
     def masked(found: re.Match[str]) -> str:
         lead, name, value = found.groups()
         if value is None:
-            return f"{lead}{MASK}" if name.strip() and name.strip() not in _TIER_OPTIONS else found[0]
-        return found[0] if name.strip() in _TIER_OPTIONS else f"{lead}{name}={MASK}"
+            return f"{lead}{MASK}" if name.strip() and name.strip() not in TIER_OPTIONS else found[0]
+        return found[0] if name.strip() in TIER_OPTIONS else f"{lead}{name}={MASK}"
 
     for found in _OPTION.finditer(device):
         if found[3] is not None and is_secret(found[2].strip()):

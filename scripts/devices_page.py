@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from lms_tiers.hookspecs import BackendSpec
-from lms_tiers.options import secret_options
+from lms_tiers.options import StoreOptions, secret_options
 from lms_tiers.registry import Registry, load_attribute
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "devices.md"
@@ -20,13 +21,19 @@ HEAD = """# Devices
 <!-- Written by `make devices-page` from the plugins' options models; a test compares. -->
 
 ```text
-device := tier (">" tier)*                      fastest tier first
+device := [store ">"] tier (">" tier)*           fastest tier first
+store  := "store" ["?" option ("&" option)*]
 tier   := name [":" location] ["?" option ("&" option)*]
 ```
+
+For example `store?read_deadline=500ms > cpu?capacity=4GiB > lmdb:./lms-data?capacity=50GiB`.
 
 Or the path of a file that ends in `.toml`, with the same fields:
 
 ```toml title="device.toml"
+[store]
+read_deadline = "500ms"
+
 [[tier]]
 name = "cpu"
 capacity = "4GiB"
@@ -41,9 +48,9 @@ capacity = "50GiB"
 codec = "auto"
 ```
 
-Sizes carry units: `B`, `KiB`, `MiB`, `GiB`, `TiB` (or decimal `KB`, `MB`, `GB`, `TB`). In a location or a value, `%3E`,
-`%3F`, `%26` and `%25` stand for `>`, `?`, `&` and `%`. An unknown name or option is an error that lists what is known
-and suggests the nearest.
+Sizes carry units: `B`, `KiB`, `MiB`, `GiB`, `TiB` (or decimal `KB`, `MB`, `GB`, `TB`), durations too: `ms`, `s`, `min`,
+`h`. In a location or a value, `%3E`, `%3F`, `%26` and `%25` stand for `>`, `?`, `&` and `%`. An unknown name or option
+is an error that lists what is known and suggests the nearest.
 
 ## Options of every tier
 
@@ -52,8 +59,16 @@ and suggests the nearest.
 | `capacity` | none | the tier's physical bytes; needed by every tier with another below it |
 | `policy` | `lru` | which chunks leave: {policies} |
 | `write` | `back` | `back`: chunks come down as they are demoted; `through`: every put is queued to this tier at once |
+| `promote` | `hits` | `hits`: chunks hit here are offered to the tiers above; `never`: they stay where they are |
 
-One tier with none of these is the bare backend.
+One tier with none of these, and no `store` before it, is the bare backend.
+
+## Options of the store
+
+They stand before the first tier, behind the name `store`, or in the table `[store]` of a file. No backend has that
+name. [The tiered store](tiering.md) says more.
+
+{store}
 
 ## Secrets
 
@@ -78,7 +93,7 @@ def page(registry: Registry) -> str:
     codecs = "".join(f"| `{spec.name}` | {spec.summary} |\n" for spec in registry.codecs.specs())
     return "\n".join(
         [
-            HEAD.replace("{policies}", policies),
+            HEAD.replace("{policies}", policies).replace("{store}", _table(StoreOptions)),
             *(_backend(spec) for spec in registry.backends.specs()),
             "## Codecs\n\nFor backends with an option `codec` ([codecs](codecs.md)).\n\n| codec | |\n|---|---|\n"
             + codecs,
@@ -93,19 +108,25 @@ def _backend(spec: BackendSpec) -> str:
     model = load_attribute(spec.options)
     if model is None or not model.model_fields:
         return "\n".join([*lines, "No options of its own.", ""])
-    lines += ["| option | type | default | meaning |", "|---|---|---|---|"]
+    return "\n".join([*lines, _table(model), ""])
+
+
+def _table(model: type[BaseModel]) -> str:
+    lines = ["| option | type | default | meaning |", "|---|---|---|---|"]
     secrets = secret_options(model)
     for name, field in model.model_fields.items():
         lines.append(f"| `{name}` | {_type(field)} | {_default(field)} | {_cell(field.description or '')} |")
         if name in secrets:
             lines.append(f"| `{name}_env`, `{name}_file` | text | none | where `{name}` is kept: a variable, a file |")
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
 
 
 def _type(field: FieldInfo) -> str:
     kind: Any = field.annotation
-    if any("BeforeValidator" in type(m).__name__ for m in field.metadata):
-        return "size"
+    inner = [m for argument in get_args(kind) for m in getattr(argument, "__metadata__", ())]
+    reads = [m for m in (*field.metadata, *inner) if isinstance(m, BeforeValidator)]
+    if reads:
+        return "duration" if "duration" in reads[0].func.__name__ else "size"
     text = kind.__name__ if isinstance(kind, type) else str(kind)
     text = text.replace("typing.", "")
     if text.startswith("Literal["):
@@ -118,6 +139,8 @@ def _default(field: FieldInfo) -> str:
         return "needed"
     if field.default is None:
         return "none"
+    if _type(field) == "duration":
+        return f"`{field.default:g}s`"
     if _type(field) == "size":
         from lms_tiers.sizes import format_size
 

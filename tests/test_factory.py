@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,9 @@ from lms_tiers import BackendSpec, Capabilities, CreateStorageBackend, LMSLocalB
 from lms_tiers.device import parse_device
 from lms_tiers.errors import ConfigError, LmsTiersError, PluginError
 from lms_tiers.factory import open_device
-from lms_tiers.options import Options, Size
+from lms_tiers.options import Options, Size, StoreOptions
 from lms_tiers.registry import Registry
+from lms_tiers.tiered.store import TieredStore
 
 
 class ShelfOptions(Options):
@@ -87,6 +89,13 @@ def open_text(registry: Registry) -> Open:
         ("shelf > shelf?capacity=1MiB", ConfigError, "no capacity"),
         ("shelf?capacity=1MiB > noremove?capacity=1MiB", ConfigError, "cannot remove"),
         ("shelf?capacity=1MiB&policy=opt", ConfigError, "future"),
+        ("store?stal=1s > shelf", ConfigError, "Did you mean 'stall'"),
+        ("store?stall=1 > shelf", ConfigError, "option stall = '1': .*no unit"),
+        ("store?queue_bytes=7 > shelf", ConfigError, "option queue_bytes = '7': .*no unit"),
+        ("store?stall=0s > shelf", ConfigError, "option stall = '0s': .*greater than 0"),
+        ("store?breaker_threshold=0 > shelf", ConfigError, "option breaker_threshold = '0'"),
+        ("store?breaker_cooldown=2min > shelf", ConfigError, "breaker_longest"),
+        ("store?close_timeout=9000h > shelf", ConfigError, "option close_timeout"),
         ("future", PluginError, "contract 2.0"),
         ("broken", PluginError, "cable unplugged"),
         ("wrong", PluginError, "returned object"),
@@ -124,6 +133,49 @@ def test_a_capacity_makes_a_store_that_closes_its_backend(open_text: Open) -> No
         assert [t.name for t in store.stats().tiers] == ["shelf", "shelf#2"]
         assert [t.capacity_bytes for t in store.stats().tiers] == [2**20, 2**21]
     assert [shelf.closed for shelf in Shelf.opened] == [True, True]
+
+
+def test_options_of_the_store_reach_it(monkeypatch: pytest.MonkeyPatch, open_text: Open) -> None:
+    given: list[dict[str, Any]] = []
+    make = TieredStore.__init__
+
+    def noted(self: TieredStore, tiers: Any, **options: Any) -> None:
+        given.append(options)
+        make(self, tiers, **options)
+
+    monkeypatch.setattr(TieredStore, "__init__", noted)
+    with open_text(
+        "store?read_deadline=500ms&close_timeout=2min&queue_bytes=1KiB&breaker_threshold=3&back_pressure=0s"
+        " > shelf?capacity=1MiB&promote=never > shelf"
+    ) as store:
+        assert [tier.rises for tier in store._h.tiers] == [False, True]
+    (options,) = given
+    assert {name: options[name] for name in ("read_deadline", "close_timeout", "queue_bytes", "breaker_threshold")} == {
+        "read_deadline": 0.5, "close_timeout": 120.0, "queue_bytes": 1024, "breaker_threshold": 3,
+    }  # fmt: skip
+    assert options["back_pressure"] == 0.0
+    assert options["stall"] == 2.0
+
+
+def test_the_store_s_options_have_its_own_defaults() -> None:
+    parameters = inspect.signature(TieredStore).parameters
+    assert set(StoreOptions.model_fields) == set(parameters) - {"tiers", "on_events", "clock"}
+    for name, field in StoreOptions.model_fields.items():
+        assert field.default == parameters[name].default, name
+
+
+def test_a_store_may_be_asked_for_over_one_bare_tier(open_text: Open) -> None:
+    with open_text("store > shelf") as store:
+        assert isinstance(store, TieredStore)
+        assert [(t.name, t.capacity_bytes) for t in store.stats().tiers] == [("shelf", None)]
+
+
+def test_a_number_without_a_unit_is_refused_in_toml(tmp_path: Path) -> None:
+    path = tmp_path / "device.toml"
+    for option in ("stall = 5", "queue_bytes = 5", "read_deadline = 0.5"):
+        path.write_text(f'[store]\n{option}\n[[tier]]\nname = "cpu"\n')
+        with pytest.raises(ConfigError, match="no unit"):
+            CreateStorageBackend(str(path))
 
 
 def test_a_toml_device_opens_like_its_text(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def test_an_outside_plugin_is_found_with_distribution_and_version(site: Site) ->
         ),
         (GOOD.replace("BackendSpec(", "dict("), "takes a BackendSpec"),
         (GOOD.replace("NAME", "Upper"), "not a name"),
+        (GOOD.replace("NAME", "store"), "no backend can be called 'store'"),
         (GOOD + "    raise RuntimeError('half-way')", "half-way"),
     ],
 )

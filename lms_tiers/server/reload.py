@@ -65,8 +65,10 @@ def _check_rest(current: ServerSettings, settings: ServerSettings) -> None:
     names = [n for n in ServerSettings.model_fields if n != "device" and getattr(settings, n) != getattr(current, n)]
     if names:
         raise ConfigError(f"{', '.join(names)} changed: restart to change that, or change it back and reload.")
-    old, new = ([replace(tier, capacity=None) for tier in parse_device(s.device).tiers] for s in (current, settings))
-    if old != new:
+    old, new = (parse_device(s.device) for s in (current, settings))
+    if old.store != new.store:
+        raise ConfigError("the options of the store are others: restart to change them.")
+    if [replace(tier, capacity=None) for tier in old.tiers] != [replace(tier, capacity=None) for tier in new.tiers]:
         raise ConfigError("the tiers are others, or their options: restart to change them.")
 
 

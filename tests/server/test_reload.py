@@ -79,6 +79,22 @@ def test_what_is_taken_over_is_said_and_what_needs_a_restart_keeps_all_from_bein
     assert any("port, threads changed" in getattr(r, "fault", "") for r in caplog.records)
 
 
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ("store?stall=9s > cpu?capacity=64MiB > pinned?pin=off&capacity=32MiB", "options of the store are others"),
+        ("cpu?capacity=64MiB&promote=never > pinned?pin=off&capacity=32MiB", "tiers are others, or their options"),
+    ],
+)
+def test_other_options_need_a_restart(
+    two: tuple[Server, Callable[..., ServerSettings]], caplog: pytest.LogCaptureFixture, other: str, says: str
+) -> None:
+    server, settings = two
+    with caplog.at_level(logging.INFO, "lms_tiers.server"):
+        assert reload(server, server.settings, lambda: settings(device=other)) is server.settings
+    assert any(says in getattr(r, "fault", "") for r in caplog.records)
+
+
 def test_tiers_that_were_resized_go_back_where_a_later_one_fails(
     two: tuple[Server, Callable[..., ServerSettings]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

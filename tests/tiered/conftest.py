@@ -66,7 +66,7 @@ class Bench:
 
     def store(
         self, *capacities: int | None, backends: list[Any] | None = None, policies: list[EvictionPolicy] | None = None,
-        write: str = "back", **options: Any,
+        write: str = "back", promote: dict[int, Any] | None = None, **options: Any,
     ) -> TieredStore:  # fmt: skip
         """A store of tiers ``t0``, ``t1``, … over weighed memory."""
         chosen = backends or [Weighed() for _ in capacities]
@@ -74,7 +74,7 @@ class Bench:
         configs = [
             TierConfig(
                 f"t{i}", backend, capacity, policies[i] if policies else Lru(capacity or 1 << 60, clock),
-                "through" if write == "through" and i else "back",
+                "through" if write == "through" and i else "back", (promote or {}).get(i, "hits"),
             )
             for i, (backend, capacity) in enumerate(zip(chosen, capacities, strict=True))
         ]  # fmt: skip

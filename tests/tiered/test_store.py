@@ -63,6 +63,25 @@ def test_what_leaves_the_top_is_found_below_and_comes_back_up(bench: Any) -> Non
     assert below.contains(bench.key(0)), "the clean lower copy is kept"
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_what_is_hit_in_a_tier_that_promotes_never_stays_there(bench: Any, many: bool) -> None:
+    store = bench.store(1000, 10_000, promote={1: "never"})
+    for i in range(30):
+        bench.put(store, i, i)
+    store.flush(10)
+    low = [i for i in range(30) if store.tiers_of(bench.key(i)) == ("t1",)]
+    assert len(low) >= 2
+    for _ in range(3):
+        if many:
+            assert [bench.value(obj) for obj in store.get_many([bench.key(i) for i in low])] == low
+        else:
+            assert [bench.get(store, i) for i in low] == low
+    store.drain(10)
+    assert {store.tiers_of(bench.key(i)) for i in low} == {("t1",)}
+    assert store.stats().tiers[0].promoted == store.stats().tiers[0].promotions_skipped == 0
+    assert store.stats().tiers[1].hits == 3 * len(low)
+
+
 def test_a_clean_chunk_is_not_written_down_again(bench: Any) -> None:
     store = bench.store(1000, 100_000)
     for i in range(50):

@@ -58,6 +58,8 @@ class TierConfig:
     policy : EvictionPolicy
     write : {"back", "through"}
         When chunks put above reach this tier: as they grow cold there, or at once.
+    promote : {"hits", "never"}
+        Whether chunks that are hit here are offered to the tiers above.
     """
 
     name: str
@@ -65,6 +67,7 @@ class TierConfig:
     capacity: int | None
     policy: EvictionPolicy
     write: Literal["back", "through"] = "back"
+    promote: Literal["hits", "never"] = "hits"
 
 
 class Protected:
@@ -121,6 +124,7 @@ class Tier:
         self.policy = config.policy
         self.through: Final = config.write == "through"
         self.position: Final = position
+        self.rises: Final = config.promote != "never" and position > 0
         self.bit: Final = 1 << position
         self.below: Final = ((1 << count) - 1) & ~((1 << (position + 1)) - 1)
         self.unfit: Final = 1 << (count + position)
