@@ -244,7 +244,7 @@ class Registry:
             for text in (spec.name, *aliases):
                 if not _SPEC_NAME.fullmatch(text):
                     raise PluginError(name, f"{text!r} is not a name: use lower-case letters, digits, - and _.")
-                if isinstance(spec, BackendSpec) and text == STORE:
+                if hook == "register_backends" and text == STORE:
                     raise PluginError(name, f"no backend can be called {text!r}: device texts mean the whole by it.")
             found.append(spec)
 
