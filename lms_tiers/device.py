@@ -15,13 +15,14 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 from urllib.parse import quote, unquote
 
 from lms_tiers.errors import ConfigError
 from lms_tiers.secrets import MASK, TIER_OPTIONS, is_secret, mask_location, mask_unread
-from lms_tiers.sizes import parse_size
+from lms_tiers.sizes import parse_duration, parse_size
 
 WriteMode = Literal["back", "through"]
 PromoteMode = Literal["hits", "never"]
@@ -45,21 +46,25 @@ class TierSpec:
         Bytes; None where the text gives none.
     policy : str or None
         Eviction policy; None means the default.
-    write : {"back", "through"}
-        When puts reach this tier: as they are demoted, or at once.
+    write : {"back", "through"} or None
+        When puts reach this tier: as they are demoted, or at once. None: at once where it is shared with others.
     options : mapping of str to Any
         The backend's own options, not yet validated.
     promote : {"hits", "never"}
         Whether chunks that are hit here are offered to the tiers above.
+    deadline, revalidate : float or None
+        Of a tier shared with others: seconds a call may take, and after which a private copy is asked for again.
     """
 
     name: str
     location: str = ""
     capacity: int | None = None
     policy: str | None = None
-    write: WriteMode = "back"
+    write: WriteMode | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     promote: PromoteMode = "hits"
+    deadline: float | None = None
+    revalidate: float | None = None
 
     @property
     def text(self) -> str:
@@ -80,17 +85,20 @@ class TierSpec:
             given["capacity"] = f"{self.capacity}B"
         if self.policy is not None:
             given["policy"] = self.policy
-        if self.write != "back":
+        if self.write is not None:
             given["write"] = self.write
         if self.promote != "hits":
             given["promote"] = self.promote
+        for name, seconds in (("deadline", self.deadline), ("revalidate", self.revalidate)):
+            if seconds is not None:
+                given[name] = f"{Decimal(repr(seconds)):f}s"
         return text + _options({**given, **options})
 
     @property
     def bare(self) -> bool:
         """Whether nothing asks for a tier around the backend."""
-        asked = (self.capacity, self.policy, self.write, self.promote)
-        return asked == (None, None, "back", "hits")
+        asked = (self.capacity, self.policy, self.write, self.deadline, self.revalidate)
+        return all(option is None for option in asked) and self.promote == "hits"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -244,14 +252,27 @@ def _tier(fields: dict[str, Any], where: str) -> TierSpec:
         capacity = parse_size(capacity)
         if capacity == 0:
             raise ConfigError(f"in {where!r}, a tier of capacity 0 holds nothing: leave the tier out.")
-    write: WriteMode = fields.get("write", "back")
+    write: WriteMode | None = fields.get("write")
     promote: PromoteMode = fields.get("promote", "hits")
     for option, value, known in (("write", write, get_args(WriteMode)), ("promote", promote, get_args(PromoteMode))):
-        if value not in known:
+        if value is not None and value not in known:
             raise ConfigError(f"in {where!r}, {option} = {value!r}.", unknown=str(value), known=known)
     policy = fields.get("policy")
     if policy is not None and not isinstance(policy, str):
         raise ConfigError(f"in {where!r}, policy = {policy!r} is not a policy's name.")
     if not isinstance(fields["options"], dict) or not isinstance(fields["location"], str):
         raise ConfigError(f"in {where!r}, location must be text and options a table.")
-    return TierSpec(name, fields["location"], capacity, policy, write, fields["options"], promote)
+    seconds = [_seconds(fields, option, where) for option in ("deadline", "revalidate")]
+    return TierSpec(name, fields["location"], capacity, policy, write, fields["options"], promote, *seconds)
+
+
+def _seconds(fields: dict[str, Any], option: str, where: str) -> float | None:
+    value = fields.get(option)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ConfigError(f"in {where!r}, {option} = {value!r} has no unit: write it as text, such as '1s'.")
+    seconds = parse_duration(value)
+    if not seconds:
+        raise ConfigError(f"in {where!r}, {option} = {value!r} is no time at all.")
+    return seconds

@@ -10,8 +10,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from lms_tiers.codecs.catalog import Catalog, offering
+from lms_tiers.deferred import Deferred
 from lms_tiers.device import DeviceSpec, TierSpec, parse_device
-from lms_tiers.errors import ConfigError, LmsTiersError, PluginError
+from lms_tiers.errors import ConfigError, LmsTiersError, PluginError, StorageUnavailableError
 from lms_tiers.interface import CONTRACT_VERSION, LMSBackendInterface
 from lms_tiers.policies.base import EvictionPolicy
 from lms_tiers.registry import Registry, default_registry, load_attribute
@@ -55,6 +56,8 @@ def open_device(device: DeviceSpec, registry: Registry | None = None) -> LMSBack
     if device.bare:
         return open_backend(device.tiers[0], registry)
     for spec in device.tiers[:-1]:
+        if spec.deadline is not None or spec.revalidate is not None:
+            raise ConfigError(f"tier {spec.name!r}: deadline and revalidate are for a tier that is shared, the lowest.")
         if spec.capacity is None:
             raise ConfigError(f"tier {spec.name!r} has a tier below it and no capacity: add ?capacity=SIZE to it.")
     # Look every name up before anything is opened: a typing error leaves no files behind.
@@ -65,23 +68,45 @@ def open_device(device: DeviceSpec, registry: Registry | None = None) -> LMSBack
             raise ConfigError(f"policy {policy_spec.name!r} needs to know the future: it is for `lms-tiers simulate`.")
 
     from lms_tiers.options import StoreOptions
-    from lms_tiers.tiered.state.tier import TierConfig
     from lms_tiers.tiered.store import TieredStore
 
     options = StoreOptions.parse(device.store or {})
     with ExitStack() as opened:
         tiers: list[TierConfig] = []
         for spec in device.tiers:
-            backend = opened.enter_context(open_backend(spec, registry))
+            backend = opened.enter_context(_open_tier(spec, registry, bool(tiers)))
             if not backend.capabilities.remove:
                 raise ConfigError(f"backend {spec.name!r} cannot remove, so it cannot be a tier: use it alone.")
-            policy = make_policy(spec, registry)
-            name = _unique(spec.name, tiers)
-            tiers.append(TierConfig(name, backend, spec.capacity, policy, spec.write, spec.promote))
+            tiers.append(_tier(spec, _unique(spec.name, tiers), backend, registry))
         store = TieredStore(tiers, on_events=registry.emit if registry.observed else None, **dict(options))
         opened.pop_all()
     _log.info("opened %s", device)
     return store
+
+
+def _open_tier(spec: TierSpec, registry: Registry, below: bool) -> LMSBackendInterface:
+    """Open a tier's backend; one that is shared, `below` others, is opened later where its engine is not there now."""
+    try:
+        return open_backend(spec, registry)
+    except StorageUnavailableError as error:
+        if not below or registry.backends[spec.name].medium != "shared":
+            raise
+        _log.warning("tier %r is opened when it can be reached: %s", spec.name, error)
+        return Deferred(spec.name, lambda: open_backend(spec, registry))
+
+
+def _tier(spec: TierSpec, name: str, backend: LMSBackendInterface, registry: Registry) -> TierConfig:
+    from lms_tiers.tiered.state.tier import DEADLINE, TierConfig
+
+    if not backend.capabilities.shared:
+        if spec.deadline is not None or spec.revalidate is not None:
+            raise ConfigError(f"tier {spec.name!r} is not shared with others: it has no deadline and no revalidate.")
+        return TierConfig(name, backend, spec.capacity, make_policy(spec, registry), spec.write, spec.promote)
+    policy = None if spec.policy is None else make_policy(spec, registry)
+    return TierConfig(
+        name, backend, spec.capacity, policy, spec.write, spec.promote,
+        DEADLINE if spec.deadline is None else spec.deadline, spec.revalidate,
+    )  # fmt: skip
 
 
 def _unique(name: str, tiers: Sequence[TierConfig]) -> str:

@@ -43,9 +43,10 @@ class BackendSpec:
         (the address of an lm:// server). The conformance kit runs on it.
     aliases : tuple of str
         Other names for the same backend.
-    medium : {"memory", "disk", ""}
-        What its chunks take: the machine's memory, the disk its location lies on, or neither or not known. A capacity
-        is compared with what there is.
+    medium : {"memory", "disk", "shared", ""}
+        What its chunks take: the machine's memory, the disk its location lies on, an engine that others use too, or
+        none of these or not known. A capacity is compared with what there is; a store opens without an engine that
+        cannot be reached now.
     """
 
     name: str
@@ -54,7 +55,7 @@ class BackendSpec:
     summary: str = ""
     example: str = ""
     aliases: tuple[str, ...] = ()
-    medium: Literal["memory", "disk", ""] = ""
+    medium: Literal["memory", "disk", "shared", ""] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

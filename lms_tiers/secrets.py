@@ -23,7 +23,7 @@ _OPTION: Final = re.compile(r"([?&]\s*)([^=&>?]*)(=[^&>]*)?")
 #: A password before the host of a location: ``user:password@host``, ``redis://:password@host``.
 _USER_INFO: Final = re.compile(r"^((?:[\w+.-]+://)?[^/@:?]*):([^?>]+)@")
 #: Options of every tier, whatever its backend; none of them is secret.
-TIER_OPTIONS: Final = ("capacity", "policy", "write", "promote")
+TIER_OPTIONS: Final = ("capacity", "policy", "write", "promote", "deadline", "revalidate")
 
 
 def declare(options: Iterable[str]) -> None:

@@ -58,8 +58,10 @@ is an error that lists what is known and suggests the nearest.
 |---|---|---|
 | `capacity` | none | the tier's physical bytes; needed by every tier with another below it |
 | `policy` | `lru` | which chunks leave: {policies} |
-| `write` | `back` | `back`: chunks come down as they are demoted; `through`: every put is queued to this tier at once |
+| `write` | `back`, shared: `through` | `back`: chunks come as they are demoted; `through`: puts are queued at once |
 | `promote` | `hits` | `hits`: chunks hit here are offered to the tiers above; `never`: they stay where they are |
+| `deadline` | `1s` | of a shared tier: how long a call may take before its caller goes on without it |
+| `revalidate` | none | of a shared tier: a private copy that is older is asked for again before it is a hit |
 
 One tier with none of these, and no `store` before it, is the bare backend.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -80,6 +81,9 @@ def test_options_of_the_store_stand_before_its_tiers() -> None:
         ("store?stall=1s&stall=2s > cpu", "stands twice"),
         ("cpu > store?stall=1s", "before the first tier"),
         ("store > store > cpu", "before the first tier"),
+        ("cpu > lm:x?deadline=3", "has no unit"),
+        ("cpu > lm:x?deadline=0s", "no time at all"),
+        ("cpu > lm:x?revalidate=soon", "number with a unit"),
         ("nowhere/at/all.toml", "cannot be read"),
     ],
 )
@@ -160,3 +164,11 @@ def test_durations_are_read_with_their_units(text: str, seconds: float) -> None:
 def test_a_duration_that_is_wrong_says_how(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parse_duration(text)
+
+
+@given(st.floats(1e-9, 1e9), st.floats(1e-9, 1e9), st.sampled_from([None, "back", "through"]))
+def test_options_of_a_shared_tier_are_read_back_as_they_were_written(
+    deadline: float, revalidate: float, write: Any
+) -> None:
+    spec = TierSpec("lm", "host:65432", None, None, write, {"timeout": "3"}, "hits", deadline, revalidate)
+    assert parse_device(f"cpu?capacity=1KiB > {spec.text}").tiers[1] == spec

@@ -20,7 +20,7 @@ ROOMS = [
     ["metrics"],
     ["replay"],
     ["factory"],
-    ["registry"],
+    ["registry", "deferred"],
     ["plugin_checks"],
     ["tiered"],
     ["plugins"],

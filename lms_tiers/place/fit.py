@@ -16,7 +16,9 @@ from lms_tiers.sizes import format_size
 
 def media_of(specs: Iterable[BackendSpec]) -> dict[str, str]:
     """The medium of each backend that tells one, by all its names."""
-    return {name: spec.medium for spec in specs if spec.medium for name in (spec.name, *spec.aliases)}
+    return {
+        name: spec.medium for spec in specs if spec.medium in ("memory", "disk") for name in (spec.name, *spec.aliases)
+    }
 
 
 def misfits(device: DeviceSpec, media: Mapping[str, str], machine: Machine, reserve: int = 0) -> list[str]:

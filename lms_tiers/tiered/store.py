@@ -22,6 +22,7 @@ from lms_tiers.tiered.life.audit import Auditor, mending
 from lms_tiers.tiered.life.ends import check_tiers, shut_down, store_capabilities
 from lms_tiers.tiered.life.flush import Flusher
 from lms_tiers.tiered.life.report import store_stats
+from lms_tiers.tiered.paths.beyond import Beyond
 from lms_tiers.tiered.paths.mover import Mover, promoting
 from lms_tiers.tiered.paths.reads import Reader
 from lms_tiers.tiered.paths.room import Room
@@ -91,8 +92,9 @@ class TieredStore(LMSBackendInterface):
         def breaker() -> Breaker:
             return Breaker(clock, threshold=breaker_threshold, cooldown=breaker_cooldown, longest=breaker_longest)
 
+        shared = tiers[-1] if tiers[-1].backend.capabilities.shared else None
         self._log: Final = EventLog(on_events)
-        self._h: Final = Hierarchy(tiers, clock, self._log, breaker, stall)
+        self._h: Final = Hierarchy(tiers if shared is None else tiers[:-1], clock, self._log, breaker, stall)
         forks.watch(self._h)
         self._room: Final = Room(self._h)
         self._movers: Final = [
@@ -100,13 +102,17 @@ class TieredStore(LMSBackendInterface):
             for tier in self._h.tiers
         ]
         self._h.poke = lambda tier: self._movers[tier.position].poke()
+        self._beyond: Final = None if shared is None else Beyond(self._h, self._room, shared, breaker(), stall)
         self._through: Final = [m for m in self._movers[1:] if m.tier.through]
         self._chains: Final = Chains()
         self._reader: Final = Reader(self._h, self._chains, clock, patience, read_deadline)
         self._h.recency.promote = promoting(self._h, self._movers)
         self._runs: Final = RunReader(self._reader)
         self._writer: Final = Writer(self._h, self._room, self._written, max(back_pressure, 0.001), patience)
-        self._flusher: Final = Flusher(self._h, self._movers)
+        if self._beyond is not None and shared is not None:
+            self._beyond.read_by(self._reader)
+            self._writer.go_on(self._beyond.store, shared.backend.capabilities.max_value_bytes)
+        self._flusher: Final = Flusher(self._h, self._movers, self._beyond)
         self._h.mend = Auditor(self._h, self._movers, self._flusher.fit_anew).mend
         self._clock: Final = clock
         self._close_timeout: Final = close_timeout
@@ -139,7 +145,8 @@ class TieredStore(LMSBackendInterface):
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether a tier that works holds the key. Takes no lock."""
         self._check_open()
-        return self._contains(known_text(self._h.index, key))
+        text = known_text(self._h.index, key)
+        return self._contains(text) if self._beyond is None else self._held([key], [text])[0]
 
     @mending
     def tiers_of(self, key: CacheEngineKey) -> tuple[str, ...]:
@@ -155,7 +162,9 @@ class TieredStore(LMSBackendInterface):
         if self._h.closing:  # or forked
             self._check_open()
         try:
-            return self._reader.get(key)
+            if self._beyond is None:
+                return self._reader.get(key)
+            return self._get(key, self._beyond)
         except BaseException as error:
             self._h.mend(error)
             raise
@@ -169,15 +178,33 @@ class TieredStore(LMSBackendInterface):
         self._check_open()
         loading, listed = self._h.loading, list(self._h.index)
         rest = () if loading is None else loading.unlisted(frozenset(listed))
-        return map(CacheEngineKey.from_string, itertools.chain(listed, rest))
+        mine = map(CacheEngineKey.from_string, itertools.chain(listed, rest))
+        if self._beyond is None:
+            return mine
+        known = frozenset(listed)
+        return itertools.chain(mine, (key for key in self._beyond.listed() if key.to_string() not in known))
 
     @mending
     def remove(self, key: CacheEngineKey) -> None:
-        """Forget `key` in all tiers; its bytes leave the top tier now, the lower ones soon."""
+        """Forget `key` in all tiers; its bytes leave the top tier now, the lower ones soon.
+
+        Raises
+        ------
+        OutcomeUnknownError
+            A tier shared with others did not forget it in time: it will, as soon as it can be reached.
+        """
+        self.remove_many([key])
+
+    @mending
+    def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
+        """Forget `keys`, as `remove` does."""
         self._check_open()
-        text = key_text(key)
-        self._settle(text, change=True)
-        self._room.remove(text)
+        changes = []
+        for text in [key_text(key) for key in keys]:
+            self._settle(text, change=True)
+            changes.append((text, self._room.remove(text)))
+        if self._beyond is not None:
+            self._beyond.remove(changes)
 
     @mending
     def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
@@ -185,6 +212,8 @@ class TieredStore(LMSBackendInterface):
         self._check_open()
         text = key_text(key)
         self._settle(text)
+        if self._beyond is not None and self._beyond.lacks(text):
+            return super().get_into(key, buffer)
         return self._reader.get_into(key, text, self._chains.single(self._clock(), text), buffer)
 
     @contextmanager
@@ -194,7 +223,9 @@ class TieredStore(LMSBackendInterface):
         text = key_text(key)
         try:
             self._settle(text)
-            with self._reader.view(key, text, self._chains.single(self._clock(), text)) as view:
+            context = self._chains.single(self._clock(), text)
+            far = self._beyond is not None and self._beyond.lacks(text)
+            with super().view(key) if far else self._reader.view(key, text, context) as view:
                 yield view
         except BaseException as error:
             self._h.mend(error)
@@ -206,6 +237,8 @@ class TieredStore(LMSBackendInterface):
         self._check_open()
         text = key_text(key)
         self._settle(text)
+        if self._beyond is not None and self._beyond.lacks(text):
+            return super().get_tensor(key, out)
         context = self._chains.single(self._clock(), text)
         return self._reader.read(key, text, context, lambda backend, key, meta: backend.get_tensor(key, out))
 
@@ -240,17 +273,34 @@ class TieredStore(LMSBackendInterface):
         for text in texts if self._h.loading is not None else ():
             self._settle(text)
         start = self._chains.look_up(texts)
-        return self._runs.get_many(keys, texts, self._chains.contexts(self._clock(), start, len(texts)))
+        contexts = self._chains.contexts(self._clock(), start, len(texts))
+        found = self._runs.get_many(keys, texts, contexts)
+        beyond = self._beyond
+        if beyond is not None:
+            far = [i for i, obj in enumerate(found) if obj is None or beyond.edge.outdated(texts[i])]
+            if far:
+                read = beyond.get([keys[i] for i in far], [texts[i] for i in far], [contexts[i] for i in far])
+                for i, obj in zip(far, read, strict=True):
+                    found[i] = obj
+        return found
 
     def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
         """How many of the leading `keys` are present without a gap."""
         self._check_open()
         texts = known_texts(self._h.index, keys)
         self._chains.look_up(texts)
+        if self._beyond is not None:
+            return (*self._held(keys, texts), False).index(False)
         for i, text in enumerate(texts):
             if not self._contains(text):
                 return i
         return len(texts)
+
+    @mending
+    def contains_many(self, keys: Sequence[CacheEngineKey]) -> list[bool]:
+        """Which keys are present; a tier shared with others is asked once for all that the others lack."""
+        self._check_open()
+        return self._held(keys, known_texts(self._h.index, keys))
 
     @contextmanager
     def request(self, request_id: int | None = None, partial_keys: Collection[CacheEngineKey] = ()) -> Iterator[None]:
@@ -323,7 +373,7 @@ class TieredStore(LMSBackendInterface):
 
     @mending
     def clear(self, timeout: float | None = 30.0) -> None:
-        """Forget every chunk; returns when their bytes are deleted.
+        """Forget every chunk; returns when their bytes are deleted. What a shared tier holds stays: it is others' too.
 
         Raises
         ------
@@ -341,7 +391,7 @@ class TieredStore(LMSBackendInterface):
     def stats(self) -> StoreStats:
         """Counters of the store and each tier since it was opened."""
         self._check_open()
-        return store_stats(self._h, self._reader, self._writer, self._log)
+        return store_stats(self._h, self._reader, self._writer, self._log, self._beyond)
 
     def close(self) -> None:
         """Flush, save what policies remember, end the movers, close the backends.
@@ -358,7 +408,7 @@ class TieredStore(LMSBackendInterface):
             self._closed.wait(3 * self._close_timeout)
             return
         try:
-            shut_down(h, self._room, self._flusher, self._movers, self._log, self._close_timeout)
+            shut_down(h, self._room, self._flusher, self._movers, self._log, self._close_timeout, self._beyond)
         finally:
             self._closed.set()
 
@@ -379,6 +429,26 @@ class TieredStore(LMSBackendInterface):
         loading = self._h.loading
         if loading is not None:
             loading.settle(text, change)
+
+    def _get(self, key: CacheEngineKey, beyond: Beyond) -> LMSMemoryObj | None:
+        """A chunk from the private tiers, or from the one that is shared."""
+        if not beyond.revalidates or not beyond.edge.outdated(known_text(self._h.index, key)):
+            obj = self._reader.get(key)
+            if obj is not None:
+                return obj
+        text = key_text(key)
+        return beyond.get([key], [text], [self._chains.single(self._clock(), text)])[0]
+
+    def _held(self, keys: Sequence[CacheEngineKey], texts: Sequence[str]) -> list[bool]:
+        """Which keys are present."""
+        beyond = self._beyond
+        held = [self._contains(text) and not (beyond is not None and beyond.edge.outdated(text)) for text in texts]
+        if beyond is not None and not all(held):
+            far = [i for i, present in enumerate(held) if not present]
+            answers = beyond.contains([keys[i] for i in far], [texts[i] for i in far])
+            for i, answer in zip(far, answers, strict=True):
+                held[i] = answer
+        return held
 
     def _contains(self, text: str) -> bool:
         h = self._h

@@ -276,7 +276,7 @@ def test_what_is_no_address_is_a_typed_error(text: str) -> None:
 def test_the_device_text_opens_a_client_and_a_store_has_it_as_its_lowest_tier(server: Server) -> None:
     with CreateStorageBackend(f"lm:127.0.0.1:{server.port}?timeout=60") as bare:
         assert isinstance(bare, Client)
-    device = f"cpu?capacity=64KiB > lm:127.0.0.1:{server.port}?capacity=16MiB"
+    device = f"cpu?capacity=64KiB > lm:127.0.0.1:{server.port}"
     with CreateStorageBackend(device) as store:
         for i in range(64):
             store.put(*item(f"k{i}", bytes([i]) * 4096))
@@ -291,6 +291,23 @@ def test_the_device_text_opens_a_client_and_a_store_has_it_as_its_lowest_tier(se
         found = again.get(OpaqueKey("k2"))
         assert found is not None
         assert found.data == bytes([2]) * 4096
+
+
+def test_a_store_opens_while_its_shared_server_is_down_and_uses_it_when_it_is_back(backend: LMSLocalBackend) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = int(taken.getsockname()[1])
+    with pytest.raises(StorageUnavailableError):
+        CreateStorageBackend(f"lm:127.0.0.1:{port}")
+    with CreateStorageBackend(f"cpu?capacity=64KiB > lm:127.0.0.1:{port}?deadline=60s") as store:
+        store.put(*item("k", b"early"))
+        assert store.get(OpaqueKey("absent")) is None
+        with start(backend, port):
+            store.flush(60)
+            assert backend.contains(OpaqueKey("k"))
+            backend.put(*item("absent", b"not now"))
+            found = store.get(OpaqueKey("absent"))
+            assert found is not None
+            assert found.data == b"not now"
 
 
 class _lmcache_like:

@@ -13,6 +13,7 @@ SPEC: Final = BackendSpec(
     options="lms_tiers.plugins.lm.backend:LmOptions",
     summary="another lm:// server, over TCP, TLS or a Unix-domain socket",
     example="lm:{server}?timeout=30",
+    medium="shared",
 )
 
 

@@ -11,6 +11,7 @@ from lms_tiers.errors import ConfigError
 from lms_tiers.interface import Capabilities
 from lms_tiers.tiered.life import warm
 from lms_tiers.tiered.life.flush import Flusher
+from lms_tiers.tiered.paths.beyond import Beyond
 from lms_tiers.tiered.paths.mover import Mover
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.state.hierarchy import Hierarchy
@@ -28,12 +29,29 @@ def check_tiers(tiers: Sequence[TierConfig]) -> None:
     for i, tier in enumerate(tiers):
         if names.count(tier.name) > 1:
             raise ConfigError(f"two tiers are called {tier.name!r}: give each a name of its own.")
+        shared = tier.backend.capabilities.shared
+        if shared:
+            _check_shared(tier, i, len(tiers))
         if not tier.backend.capabilities.remove:
             raise ConfigError(f"the backend of tier {tier.name!r} cannot remove, so it cannot be a tier: use it alone.")
-        if tier.capacity is None and i + 1 < len(tiers):
+        if tier.capacity is None and tiers[i + 1 :]:
             raise ConfigError(f"tier {tier.name!r} has a tier below it and no capacity: nothing would ever move down.")
         if tier.capacity is not None and tier.capacity <= 0:
             raise ConfigError(f"tier {tier.name!r}: capacity must be positive, not {tier.capacity}.")
+
+
+def _check_shared(tier: TierConfig, position: int, count: int) -> None:
+    if position + 1 < count:
+        raise ConfigError(f"tier {tier.name!r} is shared with others, so it must be the lowest: move it to the end.")
+    if not position:
+        raise ConfigError(f"tier {tier.name!r} is shared with others: put a private tier above it, or use it alone.")
+    if tier.capacity is not None or tier.policy is not None:
+        raise ConfigError(
+            f"tier {tier.name!r} is shared with others: its capacity and policy are its engine's business, "
+            "leave them out here and set them there."
+        )
+    if tier.deadline <= 0 or (tier.revalidate is not None and tier.revalidate <= 0):
+        raise ConfigError(f"tier {tier.name!r}: deadline and revalidate must be positive.")
 
 
 def store_capabilities(tiers: Sequence[TierConfig]) -> Capabilities:
@@ -47,15 +65,16 @@ def store_capabilities(tiers: Sequence[TierConfig]) -> Capabilities:
         persistent=lowest.backend.capabilities.persistent,
         tensors=top.backend.capabilities.tensors,
         evicts=lowest.capacity is not None or lowest.backend.capabilities.evicts,
-        policy=top.policy.name if len(tiers) == 1 and top.capacity is not None else None,
+        policy=top.policy.name if len(tiers) == 1 and top.capacity is not None and top.policy is not None else None,
         max_key_bytes=min((n for n in keys if n is not None), default=None),
         max_value_bytes=max(sizes) if len(sizes) == len(limits) else None,
     )
 
 
 def shut_down(
-    hierarchy: Hierarchy, room: Room, flusher: Flusher, movers: Sequence[Mover], log: EventLog, timeout: float
-) -> None:
+    hierarchy: Hierarchy, room: Room, flusher: Flusher, movers: Sequence[Mover], log: EventLog, timeout: float,
+    beyond: Beyond | None = None,
+) -> None:  # fmt: skip
     """Flush, save, end the movers, close the backends; `timeout` seconds for the flush, and as many for the rest."""
     clean: list[bool] = []
 
@@ -74,10 +93,13 @@ def shut_down(
     ended[-1] &= loaded
     if clean:
         _in_time("save", lambda: _tidy(hierarchy, room, until), max(0.1, until - time.monotonic()))
-    for tier, free in zip(hierarchy.tiers, ended, strict=True):
+    closing = [(tier.name, tier.backend, free) for tier, free in zip(hierarchy.tiers, ended, strict=True)]
+    if beyond is not None:
+        closing.append((beyond.edge.name, beyond.backend, beyond.close(until)))
+    for name, backend, free in closing:
         left = max(0.1, until - time.monotonic()) if free else 0.1
-        if not _in_time(f"close of tier {tier.name!r}", tier.backend.close, left):
-            _log.error("tier %r did not close in time and was left behind", tier.name)
+        if not _in_time(f"close of tier {name!r}", backend.close, left):
+            _log.error("tier %r did not close in time and was left behind", name)
     log.close(max(0.1, until - time.monotonic()))
 
 

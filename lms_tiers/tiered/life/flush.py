@@ -13,6 +13,7 @@ from lms_tiers.errors import (
     StorageFullError,
     StorageUnavailableError,
 )
+from lms_tiers.tiered.paths.beyond import Beyond
 from lms_tiers.tiered.paths.mover import Mover
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.state.deadline import Deadline
@@ -31,9 +32,10 @@ _STEP: Final = 4096
 class Flusher:
     """Drives the movers until a goal is reached."""
 
-    def __init__(self, hierarchy: Hierarchy, movers: Sequence[Mover]) -> None:
+    def __init__(self, hierarchy: Hierarchy, movers: Sequence[Mover], beyond: Beyond | None = None) -> None:
         self._h: Final = hierarchy
         self._movers: Final = movers
+        self._beyond: Final = beyond
 
     def flush(self, timeout: float | None) -> None:
         """Bring every chunk present now down to the lowest persistent tier, and delete what is stale.
@@ -56,11 +58,13 @@ class Flusher:
         for tier in self._h.tiers:
             if tier.persistent:
                 tier.backend.flush(deadline.left())
+        if self._beyond is not None:
+            self._beyond.flush(deadline)
         if failed and lowest is not None:  # all else is down by now
             raise StorageUnavailableError(lowest.name, f"{failed} chunks could not be brought down.")
 
     def clear(self, timeout: float | None) -> None:
-        """Forget every chunk, also what is not in the index yet; returns when their bytes are deleted.
+        """Forget every private chunk, also what is not in the index yet; returns when their bytes are deleted.
 
         Raises
         ------
@@ -143,7 +147,8 @@ class Flusher:
                 mover.poke()
         while True:
             with h.lock:
-                if not any(m.pending() and h.up & m.tier.bit for m in self._movers):
+                sending = self._beyond is not None and self._beyond.edge.up and self._beyond.sender.pending()
+                if not sending and not any(m.pending() and h.up & m.tier.bit for m in self._movers):
                     return
                 change = h.change()
             h.wait(change, deadline.tick())

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 from lms_tiers.errors import DeadlineExceededError
 from lms_tiers.interface import LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, OpaqueKey
+from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.index import Entry
 from lms_tiers.tiered.state.tier import Tier
 
 T = TypeVar("T")
@@ -58,3 +60,26 @@ def in_time(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta, deadline: float)
     if answer:
         return answer[0]
     raise errors[0] if errors else DeadlineExceededError(f"a read of tier {tier.name!r}", deadline)
+
+
+def fetch(h: Hierarchy, source: Tier, text: str, entry: Entry) -> LMSMemoryObj | None:
+    """The chunk's bytes from a tier that holds them, if they are still the newest generation's."""
+    epoch = source.epoch
+    error: BaseException | None = None
+    obj: LMSMemoryObj | None = None
+    try:
+        obj = whole(source.backend, OpaqueKey(text), entry.meta)
+    except BaseException as caught:
+        error = caught
+    with h.lock:
+        stands = h.stands(source, text, entry, epoch)
+        if obj is not None:
+            if source.breaker.failures:
+                h.worked(source)
+            source.bytes_read += entry.meta.length
+            return obj if stands else None
+        if stands and (error is None or isinstance(error, DamagedChunkError)):
+            h.lose(source, text, entry)
+        if stands or error is not None:
+            h.failed(source, text, error)
+    return None

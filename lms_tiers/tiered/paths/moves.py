@@ -10,9 +10,9 @@ from typing import Final, NamedTuple
 
 from lms_tiers.errors import CapacityError, LmsTiersError, StorageFullError
 from lms_tiers.interface import LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, LMSMemoryObj, OpaqueKey
+from lms_tiers.messages import CacheEngineKey, LMSMemoryObj
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.paths.asking import DamagedChunkError, whole
+from lms_tiers.tiered.paths.asking import DamagedChunkError, fetch
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry
@@ -103,7 +103,7 @@ class Moves:
                         continue
                     worth.append((found, pick[2], need))
         if not direct:
-            held = [(it, obj or self._fetch(it.source, it.text, it.entry), need) for it, obj, need in worth]
+            held = [(it, obj or fetch(h, it.source, it.text, it.entry), need) for it, obj, need in worth]
             worth = [item for item in held if item[1] is not None]
         total = sum(need for _, _, need in worth)
         if not worth:
@@ -158,7 +158,7 @@ class Moves:
         _, _, source, epoch, upward = worth
         need = h.fit(entry.meta.length).needs[tier.position]
         if not direct:
-            obj = obj or self._fetch(source, text, entry)
+            obj = obj or fetch(h, source, text, entry)
             if obj is None:
                 return None
         patience = (_PROMOTION_PATIENCE if upward else self._back_pressure) if wait else 0.0
@@ -210,29 +210,6 @@ class Moves:
     def _partial(self, entry: Entry) -> bool | None:
         parent = self._h.index.get(entry.parent) if entry.parent is not None else None
         return None if parent is None else entry.meta.length < parent.meta.length
-
-    def _fetch(self, source: Tier, text: str, entry: Entry) -> LMSMemoryObj | None:
-        """The chunk's bytes from a tier that holds them, if they are still the newest generation's."""
-        h = self._h
-        epoch = source.epoch
-        error: BaseException | None = None
-        obj: LMSMemoryObj | None = None
-        try:
-            obj = whole(source.backend, OpaqueKey(text), entry.meta)
-        except BaseException as caught:
-            error = caught
-        with h.lock:
-            stands = h.stands(source, text, entry, epoch)
-            if obj is not None:
-                if source.breaker.failures:
-                    h.worked(source)
-                source.bytes_read += entry.meta.length
-                return obj if stands else None
-            if stands and (error is None or isinstance(error, DamagedChunkError)):
-                h.lose(source, text, entry)
-            if stands or error is not None:
-                h.failed(source, text, error)
-        return None
 
     def _write(self, ready: list[_Ready]) -> int:
         """Write and publish; answers how many to try one by one."""

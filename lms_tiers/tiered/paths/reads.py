@@ -49,7 +49,7 @@ class Reader:
         self._patience: Final = patience
         self.deadline: Final = deadline
         self._top: Final = hierarchy.tiers[0]
-        self.shares: Final = len(hierarchy.tiers) > 1
+        self.shares: Final = len(hierarchy.tiers) > 1 or hierarchy.edge is not None
         self.misses = 0
 
     # -- one chunk ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Final
 
 from lms_tiers.errors import StorageFullError
 from lms_tiers.policies.base import RemoveReason
+from lms_tiers.tiered.state.edge import Edge, Unsent
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry
 from lms_tiers.tiered.state.tier import Tier, keys_of
@@ -130,17 +131,19 @@ class Room:
         tier.settle(need, 0)
         self._h.wake()
 
-    def remove(self, text: str) -> None:
-        """Forget a key, and delete the bytes that the top tier has of it. Takes the lock."""
+    def remove(self, text: str) -> Unsent | None:
+        """Forget a key, and delete the bytes that the top tier has of it; the change to be sent on. Takes the lock."""
         h = self._h
         top = h.tiers[0]
         with h.lock:
+            change = h.edge.changed(text, None) if h.edge is not None else None
             h.forget(text, EventReason.REQUEST)
             mine = text in top.garbage and text not in top.busy
             if mine:
                 top.busy.add(text)
         if mine:
             self.delete(top, [text])
+        return change
 
     def delete(self, tier: Tier, texts: list[str]) -> bool:
         """Delete stale bytes, whose mutator the caller is until then. Takes the lock."""
@@ -169,14 +172,14 @@ class Room:
             h.wake()
         return error is None
 
-    def target(self, tier: Tier, text: str, entry: Entry) -> Tier | None:
+    def target(self, tier: Tier, text: str, entry: Entry) -> Tier | Edge | None:
         """The tier below that should take the chunk when it grows cold, None where there is none. The lock is held."""
         h = self._h
         for lower in h.tiers[tier.position + 1 :]:
             fits = h.up & lower.bit and not entry.tiers & lower.unfit
             if fits and text not in lower.refused and not h.rests(lower):
                 return lower
-        return None
+        return h.edge if h.edge is not None and h.edge.waits(text) else None
 
     def _choose(
         self, tier: Tier, excess: int, own: str, need: int, force: bool
@@ -226,6 +229,14 @@ class Room:
                 else:
                     reason = EventReason.BREAKER_OPEN
                     tier.cut_off += 1
+            elif h.edge is not None and h.edge.unsent.get(text) is not None and not h.edge.unsent[text].lost:
+                tier.drops += 1
+                kind = EventKind.DROPPED
+                if h.edge.up:
+                    reason = EventReason.BACK_PRESSURE
+                else:
+                    reason = EventReason.BREAKER_OPEN
+                    tier.cut_off += 1
         for other in h.tiers:
             other.refused.discard(text)
         h.ungrant(tier, text, entry, RemoveReason.EVICTED)
@@ -237,3 +248,5 @@ class Room:
         for lower in self._h.tiers[tier.position + 1 :]:
             if self._h.up & lower.bit or lower.breaker.due():
                 self._h.poke(lower)
+        if self._h.edge is not None:
+            self._h.edge.poke()

@@ -6,6 +6,7 @@ A put goes to the first tier that can hold the chunk, wants it and works.
 from __future__ import annotations
 
 import enum
+import sys
 import time
 from collections.abc import Callable, Sequence
 from threading import get_ident
@@ -69,7 +70,14 @@ class Writer:
         self._patience: Final = patience
         self._unfit: Final = sum(tier.unfit for tier in hierarchy.tiers)
         self._batch: Final = BatchWriter(hierarchy, room, self.check, written, back_pressure)
+        self._beyond: Callable[[str, Entry, Any], None] | None = None
+        self._most_beyond = 0
         self._puts = 0
+
+    def go_on(self, beyond: Callable[[str, Entry, Any], None], most: int | None) -> None:
+        """Give what no tier takes to `beyond`, ``(text, entry, data)``: the shared tier, for chunks of `most` bytes."""
+        self._beyond = beyond
+        self._most_beyond = sys.maxsize if most is None else most
 
     @property
     def puts(self) -> int:
@@ -86,8 +94,9 @@ class Writer:
         nbytes = len(data) if type(data) is bytearray else _nbytes(text, data)
         meta = ChunkMeta.of(client_meta, nbytes)
         fit = self._h.fit(nbytes)
-        if fit.unfit == self._unfit:
-            largest = max((t.budget if t.max_value is None else min(t.budget, t.max_value)) for t in self._h.tiers)
+        if fit.unfit == self._unfit and nbytes > self._most_beyond:
+            most = [t.budget if t.max_value is None else min(t.budget, t.max_value) for t in self._h.tiers]
+            largest = max(self._most_beyond, *most)
             raise ValueTooLargeError(text, nbytes, largest, "every tier of the store")
         return meta, fit
 
@@ -145,8 +154,14 @@ class Writer:
                 refused = tier
             else:
                 full = tier
-        if refused is not None and error is None and full is None:
+        unwanted = refused is not None and error is None and full is None
+        entry = Entry(meta, fit.unfit, h.nowhere, context.parent, context.position)
+        if self._beyond is not None and not h.closing and self._sent(text, entry, data, tensor, unwanted):
+            return
+        if unwanted:
             with h.lock:  # stored and evicted at once: nobody may read the generation before it any more
+                if h.edge is not None:
+                    h.edge.lose(text, h.edge.changed(text, entry))
                 h.forget(text, EventReason.NOT_ADMITTED, EventKind.DROPPED)
             return
         if isinstance(error, LmsTiersError) and not isinstance(error, BackendClosedError):
@@ -163,6 +178,23 @@ class Writer:
         raise StorageUnavailableError(
             ", ".join(t.name for t in h.tiers), "every tier that could take it is switched off."
         )
+
+    def _sent(self, text: str, entry: Entry, data: Any, tensor: bool, unwanted: bool) -> bool:
+        """Send a chunk that no private tier took to the shared one; False where that fails and it is `unwanted`."""
+        h = self._h
+        assert self._beyond is not None
+        old = h.index.get(text)
+        try:
+            self._beyond(text, entry, _bytes_of(data) if tensor else data)
+        except LmsTiersError:
+            if not unwanted:
+                raise
+            return False
+        with h.lock:
+            if h.index.get(text) is old:
+                h.forget(text, EventReason.NOT_ADMITTED, EventKind.DROPPED)
+            self._puts += 1
+        return True
 
     def _into(
         self, tier: Tier, client_meta: ClientMetaMessage, text: str, data: Any, entry: Entry, need: int,
@@ -264,6 +296,12 @@ class Writer:
             h.doubt(tier, text, need)
         if not isinstance(error, _NOT_SICK) and not h.closing:
             h.failed(tier, text, error)
+
+
+def _bytes_of(tensor: Any) -> bytearray:
+    import torch
+
+    return bytearray(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
 
 
 def _nbytes(text: str, data: Any) -> int:

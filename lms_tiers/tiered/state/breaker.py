@@ -73,6 +73,10 @@ class Breaker:
         self._cooldown = self._first
         return True
 
+    def hasten(self) -> None:
+        """Let the next probe through at once."""
+        self.retry_at = min(self.retry_at, self._clock())
+
     def due(self) -> bool:
         """Whether a probe would be let through now."""
         return self.state is not BreakerState.CLOSED and self._clock() >= self.retry_at

@@ -18,6 +18,7 @@ from lms_tiers.errors import PolicyError
 from lms_tiers.policies.base import AccessContext, RemoveReason
 from lms_tiers.tiered.state.breaker import Breaker
 from lms_tiers.tiered.state.claims import Claim
+from lms_tiers.tiered.state.edge import Edge
 from lms_tiers.tiered.state.index import Charges, Entry, Fit
 from lms_tiers.tiered.state.pins import IN_THE_WAY, Pins
 from lms_tiers.tiered.state.recency import Recency
@@ -47,6 +48,8 @@ class Hierarchy:
         Bits of the tiers whose breaker is closed. Read without the lock.
     well : int
         Bits of those of them whose last call worked. Read without the lock.
+    tiers : tuple of Tier
+        The private ones, fastest first.
     loading : Settled or None
         While the lowest tier is being taken over: the index knows of settled keys only. Read without the lock.
     """
@@ -71,6 +74,8 @@ class Hierarchy:
         self.charges: Final = Charges(count)
         self.nowhere: Final = self.charges.nowhere
         self.loading: Settled | None = None
+        #: The tier below them that is shared with others; set by the store.
+        self.edge: Edge | None = None
         self.pins: Final = Pins()
         self.closing = False
         #: Threads that resize a tier, and its capacity before.
@@ -157,6 +162,12 @@ class Hierarchy:
             self.suspend(tier, error)
 
     def publish(self, tier: Tier, text: str, entry: Entry, charge: int, context: AccessContext) -> None:
+        """`entry`, put and written to `tier`, becomes the newest generation; see `adopt`."""
+        if self.edge is not None:
+            self.edge.changed(text, entry)  # before it may leave again
+        self.adopt(tier, text, entry, charge, context)
+
+    def adopt(self, tier: Tier, text: str, entry: Entry, charge: int, context: AccessContext) -> None:
         """`entry`, written to `tier`, becomes the newest generation; all older copies are stale from here on.
 
         They are stale before it does: an interrupt in between leaves no bytes that nobody knows of.

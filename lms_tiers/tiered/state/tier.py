@@ -39,6 +39,9 @@ _MAX_DIRTY: Final = 1 << 16
 #: Refused keys remembered.
 _MAX_REFUSED: Final = 1 << 16
 
+#: Seconds that a tier shared with others has to answer.
+DEADLINE: Final = 1.0
+
 #: Hits from above are told to a policy and a backend in batches of this many.
 RECENT_BATCH: Final = 512
 
@@ -55,19 +58,27 @@ class TierConfig:
         With the capability `remove`; the store owns it from then on.
     capacity : int or None
         Physical bytes; None (in the lowest tier only) means no limit and no eviction.
-    policy : EvictionPolicy
-    write : {"back", "through"}
-        When chunks put above reach this tier: as they grow cold there, or at once.
+    policy : EvictionPolicy or None
+        None for a shared tier: its engine evicts by itself.
+    write : {"back", "through"} or None
+        When chunks put above reach this tier: as they grow cold there, or at once. None: at once where the backend is
+        shared, else as they grow cold.
     promote : {"hits", "never"}
         Whether chunks that are hit here are offered to the tiers above.
+    deadline : float
+        Of a shared tier: seconds a call may take before its caller goes on without it.
+    revalidate : float or None
+        Of a shared tier: seconds after which private copies of its chunks are asked for again.
     """
 
     name: str
     backend: LMSBackendInterface
     capacity: int | None
-    policy: EvictionPolicy
-    write: Literal["back", "through"] = "back"
+    policy: EvictionPolicy | None
+    write: Literal["back", "through"] | None = None
     promote: Literal["hits", "never"] = "hits"
+    deadline: float = DEADLINE
+    revalidate: float | None = None
 
 
 class Protected:
@@ -121,6 +132,7 @@ class Tier:
     def __init__(self, config: TierConfig, position: int, count: int, clock: Callable[[], float], breaker: Breaker):
         self.name: Final = config.name
         self.backend: Final = config.backend
+        assert config.policy is not None  # `check_tiers` has seen to it
         self.policy = config.policy
         self.through: Final = config.write == "through"
         self.position: Final = position

@@ -142,6 +142,63 @@ class TierStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeStats:
+    """The edge to a tier that is shared with others, since the store was opened: what this store did there.
+
+    Attributes
+    ----------
+    name : str
+    hits, misses : int
+        Gets that it answered with a chunk, and without one: absent, hidden by a tombstone, not reachable in time.
+    lookups : int
+        Keys asked for, present or not.
+    round_trips : int
+        Calls of the backend.
+    bytes_read, bytes_written : int
+        Chunk bytes.
+    sent, removed : int
+        Chunks stored and keys removed there.
+    refused : int
+        Chunks the tier did not take: too large, or it is full.
+    dropped : int
+        Chunks that left the private tiers before they were sent.
+    in_doubt : int
+        Writes whose outcome is unknown; each is made again.
+    failures : int
+        Calls that raised, or did not come back in time.
+    unsent : int
+        Changes that are to be sent.
+    tombstones : int
+        Keys that are not read there, as what it holds may be out of date; those to be sent included.
+    breaker : BreakerState
+    breaker_changes : mapping of BreakerState to int
+    backend : BackendStats or None
+        The engine's own figures, where it tells them.
+    """
+
+    name: str
+    hits: int
+    misses: int
+    lookups: int
+    round_trips: int
+    bytes_read: int
+    bytes_written: int
+    sent: int
+    removed: int
+    refused: int
+    dropped: int
+    in_doubt: int
+    failures: int
+    unsent: int
+    tombstones: int
+    breaker: BreakerState
+    breaker_changes: Mapping[BreakerState, int]
+    read_latency: Latency
+    write_latency: Latency
+    backend: BackendStats | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreStats(BackendStats):
     """A whole store since it was opened: the sums, and each tier.
 
@@ -151,6 +208,8 @@ class StoreStats(BackendStats):
         Gets answered with a chunk, and with None.
     events_lost : int
         Events dropped because the observer was too slow.
+    shared : EdgeStats or None
+        The tier below them that is shared with others.
     """
 
     tiers: Sequence[TierStats] = ()
@@ -158,3 +217,4 @@ class StoreStats(BackendStats):
     misses: int = 0
     puts: int = 0
     events_lost: int = 0
+    shared: EdgeStats | None = None

@@ -1,0 +1,350 @@
+"""Writing to a tier that is shared with others: one thread sends what this store puts and removes, newest change only.
+
+One thread, so that two changes of a key never overtake each other. A write whose outcome is unknown may still take
+effect: its key rests, unread, before it is sent again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+from lms_tiers.errors import (
+    BackendClosedError,
+    CapacityError,
+    InvalidChunkError,
+    InvalidKeyError,
+    LmsTiersError,
+    OutcomeUnknownError,
+    StorageFullError,
+    StorageUnavailableError,
+    ValueTooLargeError,
+)
+from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.messages import CacheEngineKey, ClientMetaMessage
+from lms_tiers.tiered.paths.asking import fetch
+from lms_tiers.tiered.paths.mover import BATCH_BYTES, BATCH_CHUNKS
+from lms_tiers.tiered.paths.room import Room
+from lms_tiers.tiered.state.deadline import Deadline
+from lms_tiers.tiered.state.edge import Edge, Unsent
+from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.tier import keys_of
+
+_log = logging.getLogger(__name__)
+
+#: Keys removed by one call.
+_REMOVE_BATCH: Final = 256
+
+#: Seconds in which a write of unknown outcome takes effect, or never does.
+DOUBT: Final = 5.0
+
+#: Why a shared tier does not take a chunk, and would not take it the next time either.
+_REFUSALS: Final = (InvalidKeyError, InvalidChunkError, ValueTooLargeError, CapacityError, StorageFullError)
+
+Change = tuple[str, Unsent]
+
+
+class Sender:
+    """Sends to `backend` what `edge` says it lacks."""
+
+    def __init__(self, hierarchy: Hierarchy, room: Room, edge: Edge, backend: LMSBackendInterface) -> None:
+        self._h: Final = hierarchy
+        self._room: Final = room
+        self._edge: Final = edge
+        self._backend: Final = backend
+        self._wake: Final = threading.Condition(hierarchy.lock)
+        self._thread: threading.Thread | None = None
+        self._idle = True
+        self._stopping = False
+        self._singly = 0  # so many chunks are sent one by one, to find the one that makes a batch fail
+        edge.poke = self.poke
+
+    # -- from other threads ------------------------------------------------------------------------------------------
+
+    def poke(self) -> None:
+        """There may be work. The lock is held."""
+        if not self._idle or self._stopping:
+            return
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name=f"lms-tiers-send-{self._edge.name}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                _log.exception("tier %r: no thread to send with; it is tried again", self._edge.name)
+                return
+            self._thread = thread
+        self._idle = False
+        self._wake.notify()
+
+    def store(self, text: str, entry: Entry, data: Any, seconds: float) -> None:
+        """Send a chunk that no private tier takes; returns when the tier has it. Takes the lock.
+
+        Raises
+        ------
+        CapacityError, ...
+            The tier refused it.
+        StorageUnavailableError
+            It is switched off.
+        OutcomeUnknownError
+            It did not answer within `seconds`.
+        """
+        h, edge = self._h, self._edge
+        with h.lock:
+            if h.closing:
+                raise BackendClosedError("the store")
+            if edge.gone():
+                raise StorageUnavailableError(edge.name, "is switched off, and no other tier takes the chunk.")
+            change = edge.changed(text, entry, data)
+        stored = self.wait([(text, change)], Deadline("put", seconds), lambda: False)
+        if change.error is not None:
+            raise change.error
+        if not stored:
+            with h.lock:
+                edge.lose(text, change)
+            raise OutcomeUnknownError(edge.name, "put", "it did not answer in time.")
+
+    def flush(self, deadline: Deadline) -> None:
+        """Return when the tier has all that was put and removed before.
+
+        Raises
+        ------
+        DeadlineExceededError
+        StorageUnavailableError
+            It is switched off, or it refused chunks.
+        """
+        h, edge = self._h, self._edge
+        with h.lock:
+            changes = [(text, change) for text, change in edge.unsent.items() if not change.lost]
+            for text, _ in changes:
+                edge.queue[text] = None
+            if changes:
+                edge.breaker.hasten()  # who waits for it wants to know now
+                self.poke()
+        if not self.wait(changes, deadline, edge.gone):
+            deadline.left()
+            raise StorageUnavailableError(edge.name, f"{len(changes)} changes could not be sent.")
+        errors = [change.error for _, change in changes if change.error is not None]
+        if errors:
+            raise StorageUnavailableError(edge.name, f"{len(errors)} chunks were refused; last: {errors[-1]}")
+
+    def pending(self) -> bool:
+        """Whether there is something to send now. The lock is held."""
+        return bool(self._edge.queue) or not self._idle
+
+    def stop(self) -> None:
+        """Let the thread end after what it does now. The lock is held."""
+        self._stopping = True
+        self._wake.notify()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread's end; False where it is stuck in the backend."""
+        if self._thread is None:
+            return True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def wait(self, changes: Sequence[Change], deadline: Deadline, hopeless: Callable[[], bool]) -> bool:
+        """Whether the tier has all `changes`, or what came after them; False in the end, or where it is `hopeless`."""
+        h, unsent = self._h, self._edge.unsent
+        left = list(changes)
+        while True:
+            with h.lock:
+                left = [(text, it) for text, it in left if unsent.get(text) is it and not it.lost]
+                if not left:
+                    return True
+                if hopeless():
+                    return False
+                change = h.change()
+            try:
+                h.wait(change, deadline.tick())
+            except LmsTiersError:
+                return False
+
+    # -- the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        h = self._h
+        while True:
+            with h.lock:
+                while True:
+                    if self._stopping:
+                        self._idle = True
+                        h.wake()
+                        return
+                    job = self._next()
+                    if job is not None:
+                        break
+                    self._idle = True
+                    h.wake()
+                    self._wake.wait(self._timeout())
+                    self._idle = False
+            try:
+                job()
+            except BaseException as error:
+                _log.exception("the sender of tier %r stumbled", self._edge.name)
+                h.mend(error)
+                with h.lock:
+                    self._edge.failed(error)
+            del job  # it holds chunks
+
+    def _timeout(self) -> float | None:
+        """Seconds until something can be sent; None where nothing is to be."""
+        edge = self._edge
+        if not edge.queue:
+            return None
+        now = self._h.clock()
+        if not edge.up:
+            return max(0.01, edge.breaker.retry_at - now)
+        return max(0.01, min(edge.unsent[text].not_before for text in edge.queue) - now)
+
+    def _next(self) -> Callable[[], None] | None:
+        """What to do next, prepared under the lock."""
+        edge = self._edge
+        for text in edge.too_many_lost(_REMOVE_BATCH):
+            edge.changed(text, None)
+        if not edge.through and edge.up:
+            self._cold()
+        probing = not edge.up
+        if probing and not (edge.queue and edge.breaker.due()):
+            return None
+        removals: list[Change] = []
+        writes: list[Change] = []
+        now, nbytes = self._h.clock(), 0
+        most = 1 if self._singly or probing else BATCH_CHUNKS
+        for text in list(itertools.islice(edge.queue, 4 * _REMOVE_BATCH)):
+            it = edge.unsent[text]
+            if it.not_before > now:
+                continue
+            if it.entry is None:
+                removals.append((text, it))
+            elif len(writes) < most and (not writes or nbytes + it.entry.meta.length <= BATCH_BYTES):
+                nbytes += it.entry.meta.length
+                writes.append((text, it))
+            if len(removals) == _REMOVE_BATCH:
+                break
+        if not (removals or writes) or not edge.may_ask():
+            return None
+        return partial(self._remove, removals) if removals else partial(self._send, writes)
+
+    def _cold(self) -> None:
+        """Queue what grows cold at the end of the private tiers."""
+        h, edge = self._h, self._edge
+        source = h.tiers[-1]
+        if not source.wanted and source.budget - source.used + source.ahead >= source.window >> 1:
+            return
+        cold = 0
+        for text, entry in h.victims(source, source.window + source.wanted):
+            it = edge.unsent.get(text)
+            if it is not None and it.entry is entry:
+                edge.queue[text] = None
+            cold += entry.charges[source.position]
+        source.ahead = cold
+
+    # -- jobs, without the lock --------------------------------------------------------------------------------------
+
+    def _remove(self, removals: list[Change]) -> None:
+        keys = keys_of([text for text, _ in removals])
+        error = self._call(partial(self._backend.remove_many, keys))
+        with self._h.lock:
+            if error is None:
+                self._edge.removed += len(removals)
+                for text, it in removals:
+                    self._edge.settled(text, it)
+            else:
+                self._failed(removals, error)
+            self._h.wake()
+
+    def _send(self, writes: list[Change]) -> None:
+        edge = self._edge
+        ready: list[Change] = []
+        items: list[tuple[ClientMetaMessage, Any]] = []
+        for text, it in writes:
+            entry = it.entry
+            data = None if entry is None else self._data(text, entry, it)
+            if entry is not None and data is not None:
+                ready.append((text, it))
+                items.append((entry.meta.message(CacheEngineKey.from_string(text)), data))
+                continue
+            with self._h.lock:
+                edge.dropped += edge.unsent.get(text) is it
+                edge.lose(text, it)
+                self._h.wake()
+        if not ready:
+            return
+        nbytes = sum(meta.length for meta, _ in items)
+        started = time.perf_counter_ns()
+        put = partial(self._backend.put_many, items) if len(items) > 1 else partial(self._backend.put, *items[0])
+        error = self._call(put)
+        took = time.perf_counter_ns() - started
+        with self._h.lock:
+            self._singly = max(0, self._singly - len(ready))
+            if error is None:
+                edge.write_latency.add(took)
+                edge.sent += len(ready)
+                edge.bytes_written += nbytes
+                for text, it in ready:
+                    edge.settled(text, it)
+            else:
+                self._failed(ready, error)
+            self._h.wake()
+
+    def _data(self, text: str, entry: Entry, it: Unsent) -> Any:
+        """The bytes of a chunk that is still the newest generation; None where they are gone."""
+        h = self._h
+        if it.data is not None:
+            return it.data
+        for _ in h.tiers:
+            with h.lock:
+                granted = entry.tiers & h.up if h.index.get(text) is entry else 0
+                if not granted:
+                    return None
+                source = h.tiers[(granted & -granted).bit_length() - 1]
+            obj = fetch(h, source, text, entry)
+            if obj is not None:
+                return obj.data
+        return None
+
+    def _call(self, call: Callable[[], None]) -> Exception | None:
+        """Call the backend, on record as being inside it; what it raised."""
+        h, edge = self._h, self._edge
+        thread = threading.get_ident()
+        error: Exception | None = None
+        try:
+            edge.calls[thread] = time.monotonic()
+            call()
+        except Exception as caught:
+            error = caught
+        finally:
+            edge.calls.pop(thread, None)
+        with h.lock:
+            edge.round_trips += 1
+            if error is None or isinstance(error, _REFUSALS):
+                edge.worked()
+        return error
+
+    def _failed(self, changes: list[Change], error: Exception) -> None:
+        """A call failed, and nobody knows which of `changes` the tier has. The lock is held."""
+        edge = self._edge
+        in_doubt = isinstance(error, OutcomeUnknownError) or not isinstance(error, LmsTiersError)
+        refused = isinstance(error, _REFUSALS)
+        if refused and len(changes) == 1:
+            edge.refused += 1
+            changes[0][1].error = error
+            edge.lose(*changes[0])
+            return
+        if not refused:
+            edge.failed(error)
+        if in_doubt:
+            edge.in_doubt += len(changes)
+            until = self._h.clock() + DOUBT
+            for text, it in changes:
+                newest = edge.unsent.get(text, it)
+                newest.not_before = it.not_before = until
+        if len(changes) > 1:
+            self._singly = len(changes)

@@ -1,0 +1,256 @@
+"""What a store knows of a tier that it shares with others: nothing of what is there, all that is not there yet.
+
+A shared tier is asked, never indexed. What this store put or removed and the tier may not have yet stands here, and
+as long as it does, nobody of this store reads the key there: an older chunk could come back. The methods need the
+store's lock unless they say otherwise; none calls the backend.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from lms_tiers.messages import ChunkMeta, MemoryFormat
+from lms_tiers.tiered.state.breaker import Breaker
+from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.load import Load
+from lms_tiers.tiered.watch.events import EventKind, EventReason
+from lms_tiers.tiered.watch.notify import EventLog
+from lms_tiers.tiered.watch.stats import BreakerState, EdgeStats, LatencyCounter
+
+_log = logging.getLogger(__name__)
+
+#: Keys whose bytes were dropped before they were sent, and that are remembered without more ado. Beyond that the
+#: oldest are removed from the tier, so that they need not be remembered.
+MOST_LOST: Final = 1 << 16
+
+#: Beyond that, where the tier cannot be reached, they are forgotten, and nothing is read there any more.
+_BLIND: Final = 1 << 18
+
+
+#: A read of the shared tier is of no generation: which one is there, others decide.
+_NONE: Final = Entry(ChunkMeta(0, MemoryFormat.UNDEFINED, None, ()), 0, ())
+
+
+class Unsent:
+    """One change of one key that the shared tier may not have. Its identity is the change.
+
+    Attributes
+    ----------
+    entry : Entry or None
+        The generation put; None where the key was removed.
+    data : bytes-like or None
+        The bytes of a chunk that no private tier holds.
+    not_before : float
+        When it may be sent (the store's clock): an earlier change of the key may still be on its way until then.
+    lost : bool
+        No bytes are left to send. The key is not read in the shared tier until it is put again.
+    error : Exception or None
+        Why the tier refused it.
+    """
+
+    __slots__ = ("data", "entry", "error", "lost", "not_before")
+
+    def __init__(self, entry: Entry | None, data: Any, not_before: float) -> None:
+        self.entry = entry
+        self.data = data
+        self.not_before = not_before
+        self.lost = False
+        self.error: Exception | None = None
+
+
+class Asked(Load):
+    """One read of the shared tier. `void`: the key was put or removed since it began."""
+
+    __slots__ = ("void",)
+
+    def __init__(self) -> None:
+        super().__init__(_NONE)
+        self.void = False
+
+
+class Edge:
+    """See the module.
+
+    Parameters
+    ----------
+    through : bool
+        Chunks are sent as soon as they are put; otherwise as they grow cold in the private tiers.
+    stall : float
+        Seconds after which a call inside the backend switches the tier off for others.
+    revalidate : float or None
+        Seconds after which a private copy is asked for again.
+    """
+
+    def __init__(
+        self, name: str, clock: Callable[[], float], log: EventLog, breaker: Breaker, *,
+        through: bool, stall: float, revalidate: float | None,
+    ) -> None:  # fmt: skip
+        self.name: Final = name
+        self.breaker: Final = breaker
+        self.through: Final = through
+        self.revalidate: Final = revalidate
+        self._clock: Final = clock
+        self._log: Final = log
+        self._stall: Final = stall
+        #: Whether the breaker is closed.
+        self.up = True
+        #: The newest change of each key that the tier may not have.
+        self.unsent: Final[dict[str, Unsent]] = {}
+        #: Those of them to be sent now, in order.
+        self.queue: Final[dict[str, None]] = {}
+        #: Those of them that are lost, oldest first.
+        self.lost: Final[dict[str, None]] = {}
+        #: More was lost than can be remembered: nothing is read there.
+        self.blind = False
+        self.asked: Final[dict[str, Asked]] = {}
+        #: When each private copy was known to be what the tier holds; kept where `revalidate` is set.
+        self.known: Final[dict[str, float]] = {}
+        #: Since when threads have been inside the backend.
+        self.calls: Final[dict[int, float]] = {}
+        #: Wakes the sender; set by it.
+        self.poke: Callable[[], None] = lambda: None
+        self.hits = self.misses = self.lookups = self.round_trips = self.failures = self.in_doubt = 0
+        self.sent = self.removed = self.refused = self.dropped = self.bytes_read = self.bytes_written = 0
+        self.read_latency: Final = LatencyCounter()
+        self.write_latency: Final = LatencyCounter()
+
+    # -- changes -----------------------------------------------------------------------------------------------------
+
+    def changed(self, text: str, entry: Entry | None, data: Any = None) -> Unsent:
+        """`text` is put as `entry`, or removed: what the tier holds under it is out of date from here on."""
+        old = self.unsent.get(text)
+        if old is not None and old.lost:
+            self.lost.pop(text, None)
+        new = self.unsent[text] = Unsent(entry, data, old.not_before if old is not None else 0.0)
+        reading = self.asked.get(text)
+        if reading is not None:
+            reading.void = True
+        self.known.pop(text, None)
+        self.queue.pop(text, None)
+        if self.through or entry is None or data is not None:
+            self.queue[text] = None
+            self.poke()
+        return new
+
+    def settled(self, text: str, change: Unsent) -> None:
+        """The tier has `change`."""
+        if self.unsent.get(text) is change:
+            del self.unsent[text]
+            self.queue.pop(text, None)
+            self.lost.pop(text, None)
+            if self.revalidate is not None and change.entry is not None:
+                self.known[text] = self._clock()
+
+    def lose(self, text: str, change: Unsent) -> None:
+        """The bytes of `change` are gone, or the tier does not take them: what it holds under `text` stays unread."""
+        if self.unsent.get(text) is not change or change.lost:
+            return
+        change.lost = True
+        change.data = change.entry = None
+        self.queue.pop(text, None)
+        self.lost[text] = None
+        if len(self.lost) > MOST_LOST:
+            self.poke()
+        if len(self.lost) > _BLIND:
+            if not self.blind:
+                _log.error("tier %r: too much was lost unsent; it is not read until the store is reopened", self.name)
+            self.blind = True
+            oldest = next(iter(self.lost))
+            del self.lost[oldest], self.unsent[oldest]
+
+    def too_many_lost(self, most: int) -> list[str]:
+        """Keys, `most` at a time, that are better removed from the tier than remembered."""
+        return list(itertools.islice(self.lost, min(most, max(0, len(self.lost) - MOST_LOST))))
+
+    def waits(self, text: str) -> bool:
+        """Whether a chunk is worth keeping until it is sent."""
+        change = self.unsent.get(text)
+        return change is not None and not change.lost and self.up
+
+    def hides(self, text: str) -> bool:
+        """Whether what the tier holds under `text` may be out of date. Takes no lock."""
+        return self.blind or text in self.unsent
+
+    def outdated(self, text: str) -> bool:
+        """Whether a private copy is to be asked for again. Takes no lock."""
+        if self.revalidate is None or text in self.unsent:
+            return False
+        since = self.known.get(text)
+        return since is None or self._clock() - since > self.revalidate
+
+    def confirm(self, text: str, index: dict[str, Entry]) -> None:
+        """A private copy is what the tier holds now."""
+        if self.revalidate is not None:
+            self.known[text] = self._clock()
+            if len(self.known) > 2 * len(index) + 1024:
+                for gone in [key for key in self.known if key not in index]:
+                    del self.known[gone]
+
+    # -- health ------------------------------------------------------------------------------------------------------
+
+    def may_ask(self) -> bool:
+        """Whether the backend may be called now; takes the probe where one is due."""
+        if self.up and self.calls:
+            oldest = next(iter(list(self.calls.values())), None)
+            if oldest is not None and time.monotonic() - oldest > self._stall:
+                self.hung()
+        if self.up:
+            return True
+        probing = self.breaker.probe()
+        if probing:
+            self._tell(EventReason.BREAKER_HALF_OPEN)
+        return probing
+
+    def gone(self) -> bool:
+        """Whether it is switched off, and not being tried at this moment."""
+        return self.breaker.state is BreakerState.OPEN and not self.breaker.due()
+
+    def worked(self) -> None:
+        """A call worked. Cheap where nothing was wrong before."""
+        if self.breaker.failures and self.breaker.success():
+            self.up = True
+            _log.warning("tier %r works again", self.name)
+            self._tell(EventReason.BREAKER_CLOSED)
+            self.poke()
+
+    def failed(self, error: BaseException) -> None:
+        """A call failed."""
+        self.failures += 1
+        if self._log.on:
+            self._log.add(EventKind.FAILED, EventReason.IO_ERROR, self.name, "", 0)
+        if self.failures == 1 or self.breaker.failures == 0:
+            _log.warning("tier %r failed: %r", self.name, error)
+        if self.breaker.failure():
+            self._switched_off()
+
+    def hung(self) -> None:
+        """A call did not come back in time: nobody waits for the next ones."""
+        self.failures += 1
+        was_up = self.up
+        self.breaker.trip()
+        if was_up:
+            self._switched_off()
+
+    def _switched_off(self) -> None:
+        self.up = False
+        _log.error("tier %r is switched off for a while", self.name)
+        self._tell(EventReason.BREAKER_OPEN)
+
+    def _tell(self, reason: EventReason) -> None:
+        if self._log.on:
+            self._log.add(EventKind.STATE, reason, self.name, "", 0)
+
+    def snapshot(self) -> EdgeStats:
+        """The counters now, without the backend's own."""
+        return EdgeStats(
+            name=self.name, hits=self.hits, misses=self.misses, lookups=self.lookups, round_trips=self.round_trips,
+            bytes_read=self.bytes_read, bytes_written=self.bytes_written, sent=self.sent, removed=self.removed,
+            refused=self.refused, dropped=self.dropped, in_doubt=self.in_doubt, failures=self.failures,
+            unsent=len(self.unsent) - len(self.lost), tombstones=len(self.unsent), breaker=self.breaker.state,
+            breaker_changes=dict(self.breaker.changes),
+            read_latency=self.read_latency.snapshot(), write_latency=self.write_latency.snapshot(),
+        )  # fmt: skip
