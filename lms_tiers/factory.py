@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -20,13 +20,17 @@ from lms_tiers.secrets import TIER_OPTIONS, passwords, scrub
 
 if TYPE_CHECKING:
     from lms_tiers.tiered.state.tier import TierConfig
+    from lms_tiers.tiered.watch.events import TierEvent
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_POLICY = "lru"
 
 
-def CreateStorageBackend(device: str) -> LMSBackendInterface:
+Observer = Callable[[Sequence["TierEvent"]], None]
+
+
+def CreateStorageBackend(device: str, *, on_events: Observer | None = None) -> LMSBackendInterface:
     """Open the storage that a device text describes.
 
     One tier with neither ``capacity`` nor ``policy``, ``write`` or ``promote`` is the bare backend: ``"cpu"`` is an
@@ -37,6 +41,9 @@ def CreateStorageBackend(device: str) -> LMSBackendInterface:
     device : str
         For example ``"cpu?capacity=4GiB > lmdb:/data/kv?capacity=50GiB"``, or the path of a ``.toml`` file. Options
         of the store may stand first: ``"store?read_deadline=500ms > cpu?capacity=4GiB > ..."``.
+    on_events : callable, optional
+        Gets batches of `TierEvent` from one thread, off the data path, beside plugins that observe. It is a store that
+        has events: where it is given, one tier is never the bare backend.
 
     Raises
     ------
@@ -47,13 +54,15 @@ def CreateStorageBackend(device: str) -> LMSBackendInterface:
     PluginError
         A plugin's factory failed.
     """
-    return open_device(parse_device(device))
+    return open_device(parse_device(device), on_events=on_events)
 
 
-def open_device(device: DeviceSpec, registry: Registry | None = None) -> LMSBackendInterface:
+def open_device(
+    device: DeviceSpec, registry: Registry | None = None, on_events: Observer | None = None
+) -> LMSBackendInterface:
     """Open a parsed device; see `CreateStorageBackend`."""
     registry = registry or default_registry()
-    if device.bare:
+    if device.bare and on_events is None:
         return open_backend(device.tiers[0], registry)
     for spec in device.tiers[:-1]:
         if spec.deadline is not None or spec.revalidate is not None:
@@ -78,7 +87,7 @@ def open_device(device: DeviceSpec, registry: Registry | None = None) -> LMSBack
             if not backend.capabilities.remove:
                 raise ConfigError(f"backend {spec.name!r} cannot remove, so it cannot be a tier: use it alone.")
             tiers.append(_tier(spec, _unique(spec.name, tiers), backend, registry))
-        store = TieredStore(tiers, on_events=registry.emit if registry.observed else None, **dict(options))
+        store = TieredStore(tiers, on_events=_observer(on_events, registry), **dict(options))
         opened.pop_all()
     _log.info("opened %s", device)
     return store
@@ -107,6 +116,20 @@ def _tier(spec: TierSpec, name: str, backend: LMSBackendInterface, registry: Reg
         name, backend, spec.capacity, policy, spec.write, spec.promote,
         DEADLINE if spec.deadline is None else spec.deadline, spec.revalidate,
     )  # fmt: skip
+
+
+def _observer(own: Observer | None, registry: Registry) -> Observer | None:
+    """Who gets events: the caller's observer, and the plugins'; neither sees the other fail."""
+    if own is None or not registry.observed:
+        return own or (registry.emit if registry.observed else None)
+
+    def both(events: Sequence[TierEvent]) -> None:
+        try:
+            own(events)
+        finally:
+            registry.emit(events)
+
+    return both
 
 
 def _unique(name: str, tiers: Sequence[TierConfig]) -> str:

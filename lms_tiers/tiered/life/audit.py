@@ -23,6 +23,7 @@ from lms_tiers.tiered.state.late import LatePolicy
 from lms_tiers.tiered.state.ranks import align, insert
 from lms_tiers.tiered.state.suspended import SuspendedPolicy
 from lms_tiers.tiered.state.tier import Tier
+from lms_tiers.tiered.watch.events import EventKind, EventReason
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -133,6 +134,8 @@ class Auditor:
                 if h.index.get(text) is claim.entry:
                     self._publish(tier, text, claim, claim.entry)
                     published.append(text)
+                    if h.log.on:
+                        h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, claim.need)
                 else:
                     self._doubt(tier, text, claim)
             tier.busy.discard(text)
@@ -166,6 +169,7 @@ class Auditor:
                         if h.loading is not None:
                             h.loading.seen.add(text)
                         del h.index[text]
+                        h.gone(text, EventReason.IO_ERROR)
                     else:
                         entry.tiers &= ~tier.bit
         for text, entry in h.index.items():

@@ -24,6 +24,7 @@ from lms_tiers.tiered.state.late import LatePolicy
 from lms_tiers.tiered.state.ranks import align
 from lms_tiers.tiered.state.settled import Settled
 from lms_tiers.tiered.state.tier import Tier
+from lms_tiers.tiered.watch.events import EventReason
 
 _log = logging.getLogger(__name__)
 
@@ -158,6 +159,7 @@ class Loading(Settled):
                 # Of unknown size, and still charged as one that is not settled: see `_weigh`.
                 self.unweighed.add(text)
                 tier.garbage[text] = 0
+                h.gone(text, EventReason.IO_ERROR)
                 h.poke(tier)
             if change:
                 seen.add(text)  # after it is in the index: others look without the lock
@@ -283,6 +285,7 @@ class Loading(Settled):
             self.seen.add(text)
             tier.garbage[text] = info.stored_bytes
             self._count(info.stored_bytes)
+            h.gone(text, EventReason.REQUEST)
             h.poke(tier)
             return
         charges = h.charges.first(tier.position, info.stored_bytes)

@@ -145,10 +145,10 @@ class BatchWriter:
                     tier.bytes_written += entry.meta.length
                     tier.settle(needs[i], charges[i])
                     h.publish(tier, text, entry, charges[i], contexts[start + i])
+                    if h.log.on:  # before the key is let go: see audit.py
+                        h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charges[i])
                     h.release(tier, text)
                     self._written(tier, text, entry)
-                    if h.log.on:
-                        h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charges[i])
                 return len(run)
             if error is not None and not isinstance(error, (CapacityError, StorageFullError)):
                 h.failed(tier, run[0], error)

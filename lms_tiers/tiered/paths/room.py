@@ -239,9 +239,9 @@ class Room:
                     tier.cut_off += 1
         for other in h.tiers:
             other.refused.discard(text)
-        h.ungrant(tier, text, entry, RemoveReason.EVICTED)
         if h.log.on:
             h.log.add(kind, reason, tier.name, text, charge)
+        h.ungrant(tier, text, entry, RemoveReason.EVICTED, reason)
 
     def _clean_ahead(self, tier: Tier) -> None:
         """Too much of `tier` is not clean: wake the movers below."""

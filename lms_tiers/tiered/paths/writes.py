@@ -246,11 +246,11 @@ class Writer:
             tier.bytes_written += entry.meta.length
             tier.settle(need, charge)
             h.publish(tier, text, entry, charge, context)
+            if h.log.on:  # before the key is let go: see audit.py
+                h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charge)
             h.release(tier, text)
             self._puts += 1
             self._written(tier, text, entry)
-            if h.log.on:
-                h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charge)
 
     def _acquire(self, tier: Tier, text: str, need: int, entry: Entry) -> bool:
         """Become the mutator of `text` in time; False where that takes too long, or the store closes."""

@@ -201,7 +201,7 @@ class Hierarchy:
         except Exception as error:
             self.suspend(tier, error)
 
-    def ungrant(self, tier: Tier, text: str, entry: Entry, reason: RemoveReason) -> None:
+    def ungrant(self, tier: Tier, text: str, entry: Entry, reason: RemoveReason, why: EventReason) -> None:
         """`tier` no longer holds the live `entry`; its bytes are to be deleted."""
         tier.garbage[text] = entry.charges[tier.position]
         self.left(tier, text, reason)
@@ -209,6 +209,7 @@ class Hierarchy:
             if self.loading is not None:
                 self.loading.seen.add(text)
             del self.index[text]  # its grants stay as they are: see Entry
+            self.gone(text, why)
         else:
             entry.charges = self.charges.changed(entry.charges, tier.position, 0)
             entry.tiers &= ~tier.bit
@@ -231,6 +232,12 @@ class Hierarchy:
                 self.poke(tier)
                 if self.log.on:
                     self.log.add(kind, reason, tier.name, text, entry.charges[tier.position])
+        self.gone(text, reason)
+
+    def gone(self, text: str, reason: EventReason) -> None:
+        """No tier holds `text` any more."""
+        if self.log.on:
+            self.log.add(EventKind.GONE, reason, "", text, 0)
 
     def stands(self, tier: Tier, text: str, entry: Entry, epoch: int) -> bool:
         """Whether what a read of `tier` found since `epoch` is the newest generation, `entry`."""
@@ -246,7 +253,7 @@ class Hierarchy:
         tier.epoch += 1
         entry = self.index.get(text)
         if entry is not None and entry.tiers & tier.bit:
-            self.ungrant(tier, text, entry, RemoveReason.REMOVED)
+            self.ungrant(tier, text, entry, RemoveReason.REMOVED, EventReason.IO_ERROR)
         tier.garbage[text] = tier.garbage.get(text, 0) + reserved
         tier.settle(reserved, reserved)
 
@@ -255,7 +262,7 @@ class Hierarchy:
         tier.corrupt += 1
         if self.log.on:
             self.log.add(EventKind.FAILED, EventReason.CORRUPT, tier.name, text, entry.charges[tier.position])
-        self.ungrant(tier, text, entry, RemoveReason.REMOVED)
+        self.ungrant(tier, text, entry, RemoveReason.REMOVED, EventReason.CORRUPT)
         self.poke(tier)
 
     # -- uses --------------------------------------------------------------------------------------------------------

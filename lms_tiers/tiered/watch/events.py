@@ -15,6 +15,8 @@ class EventKind(enum.Enum):
     EVICTED = "evicted"
     DROPPED = "dropped"
     REMOVED = "removed"
+    #: The last copy has left: no tier holds the key any more. Once for each time that it was there.
+    GONE = "gone"
     FAILED = "failed"
     STATE = "state"
 
@@ -39,7 +41,10 @@ class EventReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class TierEvent:
-    """One event; `time` is seconds since the epoch, `nbytes` the chunk's physical bytes in that tier."""
+    """One event; `time` is seconds since the epoch, `nbytes` the chunk's physical bytes in that tier.
+
+    GONE is of no tier (``""``, 0 bytes), STATE of no key.
+    """
 
     kind: EventKind
     reason: EventReason
