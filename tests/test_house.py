@@ -38,7 +38,7 @@ ROOMS = [
     ["errors", "version"],
 ]
 #: The rooms of the tiered store likewise.
-TIERED = ["store", "life", "paths", "state", "watch"]
+TIERED = ["store", "known", "life", "paths", "state", "watch"]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 
 

@@ -1,22 +1,22 @@
 """The tiered store: one `LMSBackendInterface` over tiers, fastest first. The protocol is in docs/tiering.md.
 
-This file is the face: it checks arguments and hands on. What happens is in reads.py, writes.py, mover.py and room.py.
+This file is the face: it checks arguments and hands on. What happens is in reads.py, writes.py, mover.py and room.py;
+what the index alone answers is in known.py.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from os import getpid
-from typing import TYPE_CHECKING, Any, Final, List, Optional
+from typing import TYPE_CHECKING, Any, Final, Optional
 
-from lms_tiers.errors import BackendClosedError, ForkedProcessError
-from lms_tiers.interface import Capabilities, ChunkView, LMSBackendInterface
+from lms_tiers.interface import Capabilities, ChunkView
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
+from lms_tiers.tiered.known import Known
 from lms_tiers.tiered.life import forks, warm
 from lms_tiers.tiered.life.audit import Auditor, mending
 from lms_tiers.tiered.life.ends import check_tiers, shut_down, store_capabilities
@@ -32,7 +32,6 @@ from lms_tiers.tiered.state.breaker import Breaker
 from lms_tiers.tiered.state.chain import Chains
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry, known_text, known_texts
-from lms_tiers.tiered.state.pinning import pin
 from lms_tiers.tiered.state.tier import Tier, TierConfig
 from lms_tiers.tiered.watch.events import TierEvent
 from lms_tiers.tiered.watch.notify import EventLog
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class TieredStore(LMSBackendInterface):
+class TieredStore(Known):
     """Chunks in tiers, each with a budget and an eviction policy.
 
     Parameters
@@ -94,7 +93,7 @@ class TieredStore(LMSBackendInterface):
 
         shared = tiers[-1] if tiers[-1].backend.capabilities.shared else None
         self._log: Final = EventLog(on_events)
-        self._h: Final = Hierarchy(tiers if shared is None else tiers[:-1], clock, self._log, breaker, stall)
+        self._h = Hierarchy(tiers if shared is None else tiers[:-1], clock, self._log, breaker, stall)
         forks.watch(self._h)
         self._room: Final = Room(self._h)
         self._movers: Final = [
@@ -102,7 +101,7 @@ class TieredStore(LMSBackendInterface):
             for tier in self._h.tiers
         ]
         self._h.poke = lambda tier: self._movers[tier.position].poke()
-        self._beyond: Final = None if shared is None else Beyond(self._h, self._room, shared, breaker(), stall)
+        self._beyond = None if shared is None else Beyond(self._h, self._room, shared, breaker(), stall)
         self._through: Final = [m for m in self._movers[1:] if m.tier.through]
         self._chains: Final = Chains()
         self._reader: Final = Reader(self._h, self._chains, clock, patience, read_deadline)
@@ -117,10 +116,10 @@ class TieredStore(LMSBackendInterface):
         self._clock: Final = clock
         self._close_timeout: Final = close_timeout
         self._closed: Final = threading.Event()
-        self._pid: Final = getpid()
+        self._pid = getpid()
         self._capabilities: Final = store_capabilities(tiers)
         self._max_key: Final = self._capabilities.max_key_bytes
-        self._name: Final = " > ".join(t.name for t in tiers)
+        self._name = " > ".join(t.name for t in tiers)
         warm.warm(self._h, self._room, read_deadline)
 
     @property
@@ -148,15 +147,6 @@ class TieredStore(LMSBackendInterface):
         text = known_text(self._h.index, key)
         return self._contains(text) if self._beyond is None else self._held([key], [text])[0]
 
-    @mending
-    def tiers_of(self, key: CacheEngineKey) -> tuple[str, ...]:
-        """Names of the tiers that hold `key` now, fastest first; none where it is absent. Once loaded, by the index."""
-        self._check_open()
-        text = known_text(self._h.index, key)
-        self._settle(text)
-        entry = self._h.index.get(text)
-        return () if entry is None else tuple(tier.name for tier in self._h.tiers if entry.tiers & tier.bit)
-
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
         """The newest chunk put under `key`, or None."""
         if self._h.closing:  # or forked
@@ -168,21 +158,6 @@ class TieredStore(LMSBackendInterface):
         except BaseException as error:
             self._h.mend(error)
             raise
-
-    def list_keys(self) -> List[CacheEngineKey]:
-        """Every key some tier holds."""
-        return list(self.iter_keys())
-
-    def iter_keys(self) -> Iterator[CacheEngineKey]:
-        """As `list_keys`, each key made when its turn comes."""
-        self._check_open()
-        loading, listed = self._h.loading, list(self._h.index)
-        rest = () if loading is None else loading.unlisted(frozenset(listed))
-        mine = map(CacheEngineKey.from_string, itertools.chain(listed, rest))
-        if self._beyond is None:
-            return mine
-        known = frozenset(listed)
-        return itertools.chain(mine, (key for key in self._beyond.listed() if key.to_string() not in known))
 
     @mending
     def remove(self, key: CacheEngineKey) -> None:
@@ -345,19 +320,6 @@ class TieredStore(LMSBackendInterface):
         self._flusher.drain(timeout)
 
     @mending
-    def pin(self, keys: Sequence[CacheEngineKey], seconds: float) -> int:
-        """Keep the leading `keys` that are present where they are for `seconds`; answers how many that were.
-
-        A pinned chunk is not evicted from any tier that holds it. It can be overwritten and removed. A later pin of a
-        key replaces an earlier one; 0 seconds unpin.
-        """
-        self._check_open()
-        texts = [key_text(key) for key in keys]
-        for text in texts:
-            self._settle(text)
-        return pin(self._h, texts, seconds)
-
-    @mending
     def resize(self, tier: str | int, capacity: int, timeout: float | None = 30.0) -> None:
         """Give a tier another capacity; returns when it holds no more than that.
 
@@ -382,11 +344,6 @@ class TieredStore(LMSBackendInterface):
         """
         self._check_open()
         self._flusher.clear(timeout)
-
-    @property
-    def loading(self) -> bool:
-        """Whether the lowest tier is still being taken into the index; the store serves all the same."""
-        return self._h.loading is not None
 
     def stats(self) -> StoreStats:
         """Counters of the store and each tier since it was opened."""
@@ -414,22 +371,6 @@ class TieredStore(LMSBackendInterface):
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _check_process(self) -> None:
-        if getpid() != self._pid:
-            raise ForkedProcessError(f"the store {self._name}")
-
-    def _check_open(self) -> None:
-        if getpid() != self._pid:
-            raise ForkedProcessError(f"the store {self._name}")
-        if self._h.closing:
-            raise BackendClosedError(f"the store {self._name}")
-
-    def _settle(self, text: str, change: bool = False) -> None:
-        """While the lowest tier is being loaded: let the index tell the truth about `text`."""
-        loading = self._h.loading
-        if loading is not None:
-            loading.settle(text, change)
-
     def _get(self, key: CacheEngineKey, beyond: Beyond) -> LMSMemoryObj | None:
         """A chunk from the private tiers, or from the one that is shared."""
         if not beyond.revalidates or not beyond.edge.outdated(known_text(self._h.index, key)):
@@ -438,31 +379,6 @@ class TieredStore(LMSBackendInterface):
                 return obj
         text = key_text(key)
         return beyond.get([key], [text], [self._chains.single(self._clock(), text)])[0]
-
-    def _held(self, keys: Sequence[CacheEngineKey], texts: Sequence[str]) -> list[bool]:
-        """Which keys are present."""
-        beyond = self._beyond
-        held = [self._contains(text) and not (beyond is not None and beyond.edge.outdated(text)) for text in texts]
-        if beyond is not None and not all(held):
-            far = [i for i, present in enumerate(held) if not present]
-            answers = beyond.contains([keys[i] for i in far], [texts[i] for i in far])
-            for i, answer in zip(far, answers, strict=True):
-                held[i] = answer
-        return held
-
-    def _contains(self, text: str) -> bool:
-        h = self._h
-        if h.loading is not None:
-            self._settle(text)
-        while True:
-            entry = h.index.get(text)
-            if entry is None:
-                return False
-            if entry.tiers & h.up:
-                return True
-            if h.index.get(text) is entry:
-                # In switched-off tiers only: present as soon as a get would try one of them again.
-                return any(entry.tiers & tier.bit and tier.breaker.due() for tier in h.tiers)
 
     def _written(self, tier: Tier, text: str, entry: Entry) -> None:
         for mover in self._through:
