@@ -7,18 +7,23 @@ others are in no index, and are asked for. Nothing here reads or writes a chunk.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from os import getpid
-from typing import List
+from typing import Final, List
 
-from lms_tiers.errors import BackendClosedError, ForkedProcessError
-from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.errors import BackendClosedError, ConfigError, ForkedProcessError
+from lms_tiers.interface import ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, key_text
 from lms_tiers.tiered.life.audit import mending
 from lms_tiers.tiered.paths.beyond import Beyond
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import known_text
-from lms_tiers.tiered.state.pinning import pin
+from lms_tiers.tiered.state.pinning import pin, pin_each, unpin_each
+from lms_tiers.tiered.watch.described import StoredChunk
+
+#: Chunks described in one go: it takes the lock.
+_STEP: Final = 256
 
 
 class Known(LMSBackendInterface):
@@ -59,17 +64,106 @@ class Known(LMSBackendInterface):
         return itertools.chain(mine, (key for key in self._beyond.listed() if key.to_string() not in known))
 
     @mending
+    def info(self, key: CacheEngineKey) -> StoredChunk | None:
+        """Metadata, tiers, bytes and lease of a chunk; None where no private tier holds it. No use, and no backend."""
+        self._check_open()
+        text = known_text(self._h.index, key)
+        self._settle(text)
+        with self._h.lock:
+            return self._described(text)
+
+    def scan(self) -> Iterator[ChunkInfo]:
+        """Every chunk: a `StoredChunk` for each in the index, in its order; then what only a shared tier lists.
+
+        Raises
+        ------
+        StorageUnavailableError
+            A tier that has to be asked cannot list its chunks.
+        """
+        self._check_open()
+        h = self._h
+        loading, listed = h.loading, list(h.index)
+        known = frozenset(listed) if loading is not None or self._beyond is not None else frozenset()
+        for at in range(0, len(listed), _STEP):
+            with h.lock:
+                found = [self._described(text) for text in listed[at : at + _STEP]]
+            yield from (chunk for chunk in found if chunk is not None)
+        for text in () if loading is None else loading.unlisted(known):
+            self._settle(text)
+            with h.lock:
+                chunk = self._described(text)
+            if chunk is not None:
+                yield chunk
+        if self._beyond is not None:
+            yield from (chunk for chunk in self._beyond.scan() if chunk.key.to_string() not in h.index)
+
+    def _described(self, text: str) -> StoredChunk | None:
+        h = self._h
+        entry = h.index.get(text)
+        if entry is None:
+            return None
+        tiers = {tier.name: entry.charges[tier.position] for tier in h.tiers if entry.tiers & tier.bit}
+        until = h.pins.until(text)
+        if until is not None and until <= h.clock():
+            until = None
+        return StoredChunk(CacheEngineKey.from_string(text), entry.meta, sum(tiers.values()), tiers, until)
+
+    @mending
     def pin(self, keys: Sequence[CacheEngineKey], seconds: float) -> int:
         """Keep the leading `keys` that are present where they are for `seconds`; answers how many that were.
 
         A pinned chunk is not evicted from any tier that holds it. It can be overwritten and removed. A later pin of a
-        key replaces an earlier one; 0 seconds unpin.
+        key replaces an earlier one; 0 seconds unpin. Leases of `pin_each` stay as they are.
         """
         self._check_open()
         texts = [key_text(key) for key in keys]
         for text in texts:
             self._settle(text)
         return pin(self._h, texts, seconds)
+
+    @mending
+    def pin_each(self, keys: Sequence[CacheEngineKey], seconds: float, *, holder: str | int = "") -> list[bool]:
+        """Give `holder` a lease of each of `keys` that is present, for `seconds`.
+
+        A chunk is not evicted from the tiers that hold it as long as anybody has a lease of it. Leases are counted: who
+        pins a key twice unpins it twice. Each ends by itself when its time is over.
+
+        Parameters
+        ----------
+        holder : str or int
+            Whose leases they are, such as a request's id: nobody gives back those of another. Without one, they are of
+            all who name none.
+
+        Returns
+        -------
+        list of bool
+            Which keys are pinned now. False for one that is absent, or that only a tier shared with others holds, and
+            where there are a million leases already.
+
+        Raises
+        ------
+        ConfigError
+            `seconds` is not a positive number.
+        """
+        self._check_open()
+        if not 0 < seconds < math.inf:
+            raise ConfigError(f"a lease lasts a positive number of seconds, not {seconds!r}.")
+        texts = [key_text(key) for key in keys]
+        for text in texts if self._h.loading is not None else ():
+            self._settle(text)
+        return pin_each(self._h, texts, seconds, str(holder))
+
+    @mending
+    def unpin_each(self, keys: Sequence[CacheEngineKey], *, holder: str | int = "") -> list[bool]:
+        """Give back one lease of each of `keys`: of those of `holder`, the one that ends first.
+
+        Returns
+        -------
+        list of bool
+            Of which keys it had one.
+        """
+        self._check_open()
+        return unpin_each(self._h, [key_text(key) for key in keys], str(holder))
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

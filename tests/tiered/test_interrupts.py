@@ -85,6 +85,9 @@ OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "drain": lambda bench, store: store.drain(30.0),
     "resize": resize,
     "pin": lambda bench, store: store.pin([bench.key(KEYS - 1)], 0.0),
+    "pin_each": lambda bench, store: store.pin_each([bench.key(KEYS - 1)], 1e-9, holder="a"),
+    "unpin_each": lambda bench, store: store.unpin_each([bench.key(KEYS - 1)], holder="a"),
+    "info": lambda bench, store: store.info(bench.key(KEYS - 1)),
     "clear": lambda bench, store: store.clear(30.0),
 }
 

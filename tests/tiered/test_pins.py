@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lms_tiers.errors import CapacityError, ConfigError
 from lms_tiers.policies.lru import Lru
+from lms_tiers.tiered.state import pins
 from lms_tiers.tiered.state.pins import Pins
 
 
@@ -57,34 +64,178 @@ def test_pins_that_have_grown_cold_are_not_walked_at_each_eviction(bench: Any, c
 
 
 def test_the_leases_that_still_run_are_not_looked_at() -> None:
-    pins = Pins()
+    held = Pins()
     for i in range(1000):
-        pins.pin(str(i), Until(100 + i))
+        held.pin(str(i), Until(100 + i))
     Until.compared = 0
-    pins.expire(102.5)
-    assert (len(pins), Until.compared) == (997, 4)
-    assert "2" not in pins
-    assert "3" in pins
+    held.expire(102.5)
+    assert (len(held), Until.compared) == (997, 4)
+    assert "2" not in held
+    assert "3" in held
 
 
 def test_a_later_pin_replaces_an_earlier_one() -> None:
-    pins = Pins()
-    pins.pin("a", 10.0)
-    pins.pin("a", 30.0)
-    pins.pin("b", 30.0)
-    pins.pin("b", 10.0)
-    pins.pin("c", 30.0)
-    pins.unpin("c")
-    pins.expire(20.0)
-    assert ("a" in pins, "b" in pins, "c" in pins) == (True, False, False)
-    pins.expire(30.0)
-    assert len(pins) == 0
+    held = Pins()
+    held.pin("a", 10.0)
+    held.pin("a", 30.0)
+    held.pin("b", 30.0)
+    held.pin("b", 10.0)
+    held.pin("c", 30.0)
+    held.unpin("c")
+    held.expire(20.0)
+    assert ("a" in held, "b" in held, "c" in held) == (True, False, False)
+    held.expire(30.0)
+    assert len(held) == 0
 
 
 def test_pinning_anew_again_and_again_takes_no_memory() -> None:
-    pins = Pins()
+    held = Pins()
     for i in range(100_000):
-        pins.pin("a", float(i))
-    assert len(pins._ends) < 2000
-    pins.expire(99_998.0)
-    assert "a" in pins
+        held.pin("a", float(i))
+    assert len(held._ends) < 2000
+    held.expire(99_998.0)
+    assert "a" in held
+
+
+# -- leases of holders --------------------------------------------------------------------------------------------------
+
+
+def test_every_key_is_pinned_for_itself(bench: Any) -> None:
+    store = bench.store(1000, clock=lambda: 0.0)
+    for i in (1, 3):
+        bench.put(store, i, i)
+    keys = [bench.key(i) for i in range(5)]
+    assert store.pin_each(keys, 60) == [False, True, False, True, False]
+    for i in range(10, 40):
+        bench.put(store, i, i)
+    assert [bench.get(store, i) for i in (1, 3)] == [1, 3]
+    assert store.unpin_each(keys) == [False, True, False, True, False]
+    assert store.unpin_each(keys) == [False] * 5
+    for i in range(40, 60):
+        bench.put(store, i, i)
+    assert [bench.get(store, i) for i in (1, 3)] == [None, None]
+
+
+def test_two_holders_pin_and_unpin_independently(bench: Any, clock: Any) -> None:
+    store = bench.store(1000, clock=clock)
+    key = bench.key(1)
+    bench.put(store, 1, 1)
+    assert store.pin_each([key], 60, holder="a") == [True]
+    assert store.pin_each([key], 5, holder=7) == [True]
+    assert store.pin_each([key], 30, holder="a") == [True], "a second lease of the same holder"
+    assert store.info(key).pinned_until == clock.now + 60
+    assert store.unpin_each([key], holder="b") == [False]
+    assert store.unpin_each([key], holder="7") == [True]
+    assert store.unpin_each([key], holder=7) == [False]
+    assert store.unpin_each([key], holder="a") == [True]
+    assert store.info(key).pinned_until == clock.now + 60, "of one holder's leases that which ends first is given back"
+    assert store.unpin_each([key], holder="a") == [True]
+    assert store.info(key).pinned_until is None
+
+
+def test_a_holder_whose_lease_is_over_gives_back_nobody_elses(bench: Any, clock: Any) -> None:
+    store = bench.store(1000, clock=clock)
+    key = bench.key(1)
+    bench.put(store, 1, 1)
+    store.pin_each([key], 5, holder="short")
+    store.pin_each([key], 60, holder="long")
+    clock.now += 6
+    assert store.unpin_each([key], holder="short") == [False]
+    for i in range(10, 60):
+        bench.put(store, i, i)
+    assert bench.get(store, 1) == 1
+    clock.now += 60
+    for i in range(60, 90):
+        bench.put(store, i, i)
+    assert bench.get(store, 1) is None
+
+
+def test_pin_and_pin_each_do_not_end_each_other(bench: Any, clock: Any) -> None:
+    store = bench.store(1000, clock=clock)
+    key = bench.key(1)
+    bench.put(store, 1, 1)
+    store.pin_each([key], 60)
+    store.pin([key], 10)
+    store.pin([key], 0)
+    assert store.info(key).pinned_until == clock.now + 60
+    store.pin([key], 10)
+    assert store.unpin_each([key]) == [True]
+    assert store.info(key).pinned_until == clock.now + 10
+
+
+def test_a_store_keeps_no_more_leases_than_it_may(bench: Any, monkeypatch: pytest.MonkeyPatch, clock: Any) -> None:
+    monkeypatch.setattr(pins, "MOST_LEASES", 3)
+    store = bench.store(1000, clock=clock)
+    for i in range(5):
+        bench.put(store, i, i)
+    keys = [bench.key(i) for i in range(5)]
+    assert store.pin_each(keys, 60) == [True, True, True, False, False]
+    store.unpin_each(keys[:1])
+    assert store.pin_each(keys[4:], 60) == [True]
+    clock.now += 61
+    assert store.pin_each(keys, 60) == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), float("inf")])
+def test_a_lease_lasts_some_time(bench: Any, seconds: float) -> None:
+    store = bench.store(1000)
+    with pytest.raises(ConfigError, match="seconds"):
+        store.pin_each([bench.key(1)], seconds)
+
+
+def test_what_is_unpinned_makes_room_for_who_waits(bench: Any) -> None:
+    store = bench.store(1000, back_pressure=30.0)
+    for i in range(10):
+        bench.put(store, i, i)
+    keys = [bench.key(i) for i in range(10)]
+    assert all(store.pin_each(keys, 3600))
+    done = threading.Event()
+
+    def put() -> None:
+        bench.put(store, 99, 99)
+        done.set()
+
+    with pytest.raises(CapacityError):
+        bench.put(store, 98, 98)
+    store.unpin_each(keys)
+    thread = threading.Thread(target=put)
+    thread.start()
+    thread.join(60)
+    assert done.is_set()
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("pluxte"), st.sampled_from("ab"), st.sampled_from("xy"), st.integers(1, 9)),
+        max_size=60,
+    )
+)
+def test_leases_are_what_a_list_of_them_says(steps: list[tuple[str, str, str, int]]) -> None:
+    found, model, now = Pins(), [], 0.0  # type: ignore[var-annotated]
+    for what, key, holder, seconds in steps:
+        if what == "p":
+            found.pin(key, now + seconds)
+            model = [lease for lease in model if (lease[0], lease[2]) != (key, None)] + [(key, now + seconds, None)]
+        elif what == "l":
+            assert found.lease(key, now + seconds, holder)
+            model.append((key, now + seconds, holder))
+        elif what == "u":
+            mine = sorted(
+                (lease for lease in model if (lease[0], lease[2]) == (key, holder)), key=lambda lease: lease[1]
+            )
+            assert found.give_back(key, holder) == bool(mine)
+            if mine:
+                model.remove(mine[0])
+        elif what == "x":
+            found.unpin(key)
+            model = [lease for lease in model if (lease[0], lease[2]) != (key, None)]
+        elif what == "t":
+            now += seconds / 2
+            found.expire(now)
+            model = [lease for lease in model if lease[1] > now]
+        else:
+            found.sort()
+        for text in "ab":
+            ends = [lease[1] for lease in model if lease[0] == text]
+            assert (text in found, found.until(text)) == (bool(ends), max(ends, default=None))
+        assert len(found) == len({lease[0] for lease in model})

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from lms_tiers.errors import OutcomeUnknownError
+from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey, LMSMemoryObj
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.paths.reads import Reader
@@ -67,6 +68,10 @@ class Beyond:
     def listed(self) -> Iterator[CacheEngineKey]:
         """What it lists, but for what this store may not read there."""
         return self._shared.listed()
+
+    def scan(self) -> Iterator[ChunkInfo]:
+        """As `listed`, with metadata."""
+        return (info for info in self.backend.scan() if not self.edge.hides(info.key.to_string()))
 
     def store(self, text: str, entry: Entry, data: Any) -> None:
         """Store a chunk that no private tier takes; see `Sender.store`."""

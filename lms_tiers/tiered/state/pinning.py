@@ -1,4 +1,4 @@
-"""Pinning chunks that the index knows."""
+"""Pinning chunks that the index knows. Each function takes the lock."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from lms_tiers.tiered.state.hierarchy import Hierarchy
 
 
 def pin(hierarchy: Hierarchy, texts: Sequence[str], seconds: float) -> int:
-    """Keep the leading `texts` that are present for `seconds`, 0 to let them go; answers how many. Takes the lock."""
+    """Keep the leading `texts` that are present for `seconds`, 0 to let them go; answers how many."""
     h = hierarchy
     until = h.clock() + seconds
     with h.lock:
         for i, text in enumerate(texts):
-            entry = h.index.get(text)
-            if entry is None or not entry.tiers & h.up:
+            if not _present(h, text):
                 return i
             if seconds > 0:
                 h.pins.pin(text, until)
@@ -22,3 +21,27 @@ def pin(hierarchy: Hierarchy, texts: Sequence[str], seconds: float) -> int:
                 h.pins.unpin(text)
         h.wake()
     return len(texts)
+
+
+def pin_each(hierarchy: Hierarchy, texts: Sequence[str], seconds: float, holder: str) -> list[bool]:
+    """Give `holder` a lease of each of `texts` that is present; answers which those are."""
+    h = hierarchy
+    now = h.clock()
+    with h.lock:
+        h.pins.expire(now)
+        return [_present(h, text) and h.pins.lease(text, now + seconds, holder) for text in texts]
+
+
+def unpin_each(hierarchy: Hierarchy, texts: Sequence[str], holder: str) -> list[bool]:
+    """Take a lease of each of `texts` back from `holder`; answers of which there was one."""
+    h = hierarchy
+    with h.lock:
+        h.pins.expire(h.clock())
+        given = [h.pins.give_back(text, holder) for text in texts]
+        h.wake()
+    return given
+
+
+def _present(h: Hierarchy, text: str) -> bool:
+    entry = h.index.get(text)
+    return entry is not None and bool(entry.tiers & h.up)

@@ -8,58 +8,102 @@ from typing import Final
 #: Pinned chunks that may be in the way each time victims are chosen.
 IN_THE_WAY: Final = 32
 
-#: Outdated records in the heap, beyond one a pin, that are worth making it anew.
+#: Leases of holders at one time; more are refused: callers forget to give them back.
+MOST_LEASES = 1 << 20
+
+#: Outdated records in the heap, beyond one a lease, that are worth making it anew.
 _OUTDATED: Final = 1024
+
+#: The end of a lease, and who holds it; None: nobody, it is the one that `pin` replaces.
+_Lease = tuple[float, str | None]
 
 
 class Pins:
-    """Leases of keys. The caller holds the store's lock.
+    """Leases of keys: one of nobody, and any number of each holder. The caller holds the store's lock.
 
     Examples
     --------
     >>> pins = Pins()
     >>> pins.pin("a", 10.0)
-    >>> pins.expire(9.0)
-    >>> "a" in pins
+    >>> pins.lease("a", 11.0, "request 7")
     True
     >>> pins.expire(10.0)
+    >>> "a" in pins
+    True
+    >>> pins.give_back("a", "request 7")
+    True
     >>> "a" in pins, len(pins)
     (False, 0)
     """
 
-    __slots__ = ("_ends", "_until")
+    __slots__ = ("_count", "_ends", "_leases")
 
     def __init__(self) -> None:
-        self._until: dict[str, float] = {}
-        self._ends: list[tuple[float, str]] = []  # what it says of a key holds if `_until` says so too
+        self._leases: dict[str, tuple[_Lease, ...]] = {}  # none is empty
+        self._ends: list[tuple[float, str]] = []  # what it says of a key holds if `_leases` says so too
+        self._count = 0
 
     def pin(self, text: str, until: float) -> None:
-        """`text` is pinned until then, whatever was said before."""
-        self._until[text] = until
-        heapq.heappush(self._ends, (until, text))
-        if len(self._ends) > 2 * len(self._until) + _OUTDATED:
-            self.sort()
+        """`text` is pinned until then, whatever was said before without a holder."""
+        self._put(text, ((until, None), *(lease for lease in self._leases.get(text, ()) if lease[1] is not None)))
+        self._push(until, text)
+
+    def unpin(self, text: str) -> None:
+        """`text` is pinned by holders only."""
+        self._put(text, tuple(lease for lease in self._leases.get(text, ()) if lease[1] is not None))
+
+    def lease(self, text: str, until: float, holder: str) -> bool:
+        """`holder` has one lease more of `text`; False where there are too many leases."""
+        if self._count >= MOST_LEASES:
+            return False
+        self._put(text, (*self._leases.get(text, ()), (until, holder)))
+        self._push(until, text)
+        return True
+
+    def give_back(self, text: str, holder: str) -> bool:
+        """Of the leases that `holder` has of `text`, the one that ends first is over; False where there is none."""
+        leases = self._leases.get(text, ())
+        mine = [lease for lease in leases if lease[1] == holder]
+        if not mine:
+            return False
+        at = leases.index(min(mine))
+        self._put(text, leases[:at] + leases[at + 1 :])
+        return True
+
+    def until(self, text: str) -> float | None:
+        """When the last lease of `text` ends; None where it is not pinned."""
+        leases = self._leases.get(text)
+        return None if leases is None else max(lease[0] for lease in leases)
 
     def sort(self) -> None:
         """Make the heap anew, of what is pinned now."""
-        ends = [(end, key) for key, end in self._until.items()]
+        ends = [(lease[0], text) for text, leases in self._leases.items() for lease in leases]
         heapq.heapify(ends)
-        self._ends = ends
-
-    def unpin(self, text: str) -> None:
-        """`text` is pinned no more."""
-        self._until.pop(text, None)
+        self._ends, self._count = ends, len(ends)
 
     def expire(self, now: float) -> None:
         """End the leases that last until `now` or less."""
-        ends, pinned = self._ends, self._until
+        ends = self._ends
         while ends and ends[0][0] <= now:
             until, text = heapq.heappop(ends)
-            if pinned.get(text) == until:
-                del pinned[text]
+            leases = self._leases.get(text)
+            if leases is not None:
+                self._put(text, tuple(lease for lease in leases if lease[0] != until))
+
+    def _put(self, text: str, leases: tuple[_Lease, ...]) -> None:
+        self._count += len(leases) - len(self._leases.get(text, ()))
+        if leases:
+            self._leases[text] = leases
+        else:
+            self._leases.pop(text, None)
+
+    def _push(self, until: float, text: str) -> None:
+        heapq.heappush(self._ends, (until, text))
+        if len(self._ends) > 2 * self._count + _OUTDATED:
+            self.sort()
 
     def __contains__(self, text: object) -> bool:
-        return text in self._until
+        return text in self._leases
 
     def __len__(self) -> int:
-        return len(self._until)
+        return len(self._leases)
