@@ -88,6 +88,7 @@ def test_what_only_a_shared_tier_holds_is_scanned_there_and_of_no_tier_of_ours(b
         with store:
             bench.put(store, 2, 22)
             bench.put(store, 3, 3)
+            store.flush(60)
             before = engine.round_trips
             assert store.info(bench.key(1)) is None
             assert store.pin_each([bench.key(1), bench.key(2)], 60) == [False, True]
