@@ -46,11 +46,12 @@ def seeds() -> Iterator[bytes]:
                 *(
                     extension.encode_xrequest(c, key)
                     for c in XCommand
-                    if c not in (XCommand.PUT, XCommand.FLUSH, XCommand.HELD)
+                    if c not in (XCommand.PUT, XCommand.FLUSH, XCommand.HELD, XCommand.PIN)
                 ),
                 extension.encode_xrequest(XCommand.FLUSH, argument=100),
                 *(b"".join(held.encode_held([key, "absent", ""], leading=leading)[:2]) for leading in (False, True)),
                 *(b"".join(held.encode_held([key, "absent"], leading=leading)[:2]) for leading in (False, True)),
+                *(b"".join(held.encode_pin([key, "absent"], holder=key, milliseconds=ms)[:2]) for ms in (0, 5)),
             )
         )
 

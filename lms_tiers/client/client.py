@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import ssl
@@ -16,6 +17,8 @@ from lms_tiers.client.address import Address
 from lms_tiers.client.asking import ask
 from lms_tiers.client.connection import Buffer
 from lms_tiers.client.dialect import Missing, Skipped
+from lms_tiers.client.items import Item, item_of
+from lms_tiers.client.leases import Leases
 from lms_tiers.client.link import Link
 from lms_tiers.client.pipeline import pipeline
 from lms_tiers.client.pool import Pool
@@ -30,13 +33,12 @@ from lms_tiers.errors import (
     ValueTooLargeError,
 )
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.wire.buffers import receive_buffer
 from lms_tiers.wire.extension import MAX_KEY_BYTES
 from lms_tiers.wire.plain import KEY_BYTES, MAX_LENGTH
 
 _T = TypeVar("_T")
-_Item = tuple[str, ChunkMeta, memoryview]
 
 
 class Client(LMSBackendInterface):
@@ -86,6 +88,7 @@ class Client(LMSBackendInterface):
         self._pool: Final = Pool(self._address, connections, connect_timeout, timeout, tls, extension)
         self._pid: Final = os.getpid()
         self._batches: Final = itertools.count(1)
+        self._leases: Final = Leases()
         self._counts: Final[Counter[str]] = Counter()
         self._counts_lock: Final = threading.Lock()
         offered = type(self).capabilities
@@ -163,11 +166,11 @@ class Client(LMSBackendInterface):
     def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
         """Put in order, many on their way at one time; after a failure the server skips the rest."""
         self._check()
-        ready: list[_Item] = []
+        ready: list[Item] = []
         late: LmsTiersError | None = None
         for client_meta, data in items:
             try:
-                ready.append(_item(client_meta, data))
+                ready.append(item_of(client_meta, data))
             except LmsTiersError as error:
                 late = error
                 break
@@ -175,7 +178,7 @@ class Client(LMSBackendInterface):
         if failure is not None:
             raise failure
 
-    def _put(self, connection: Link, items: Sequence[_Item]) -> LmsTiersError | None:
+    def _put(self, connection: Link, items: Sequence[Item]) -> LmsTiersError | None:
         """Why the first item that failed did; the items before it are stored, those after it are not."""
         dialect = connection.dialect
         batch = next(self._batches) % 2**31 if len(items) > 1 else 0
@@ -273,6 +276,37 @@ class Client(LMSBackendInterface):
         self._read(lambda connection: ask(connection, texts, answers, leading=leading), None)
         return answers
 
+    def pin_each(self, keys: Sequence[CacheEngineKey], seconds: float, *, holder: str | int = "") -> list[bool]:
+        """Have the server's store keep each of `keys` that is present for `seconds`, an hour at most.
+
+        See `TieredStore.pin_each`. A holder is of this client: another client, or this one opened anew, is another.
+
+        Returns
+        -------
+        list of bool
+            False too where the server cannot be asked; a lease that it gave all the same ends by its time.
+
+        Raises
+        ------
+        ConfigError, InvalidKeyError
+        UnsupportedError
+            The server, or its storage, keeps no leases.
+        """
+        return self._lease(keys, holder, self._leases.milliseconds(seconds))
+
+    def unpin_each(self, keys: Sequence[CacheEngineKey], *, holder: str | int = "") -> list[bool]:
+        """Give back one lease of each of `keys`; answers of which `holder` had one. See `pin_each`."""
+        return self._lease(keys, holder, 0)
+
+    def _lease(self, keys: Sequence[CacheEngineKey], holder: str | int, milliseconds: int) -> list[bool]:
+        self._check()
+        texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
+        name = self._leases.holder(holder)
+        answers: list[bool] = []
+        with contextlib.suppress(StorageUnavailableError):  # asked once: twice could be two leases
+            self._write(lambda connection: self._leases.ask(connection, texts, name, milliseconds, answers))
+        return answers + [False] * (len(texts) - len(answers))
+
     def scan(self) -> Iterator[ChunkInfo]:
         """Every chunk of the server with its metadata, in one answer."""
         if not self.capabilities.remove:
@@ -359,9 +393,3 @@ class Client(LMSBackendInterface):
                     str(self._address), operation, f"the connection was lost: {error}."
                 ) from error
             raise StorageUnavailableError(str(self._address), f"the connection was lost: {error}.") from error
-
-
-def _item(client_meta: ClientMetaMessage, data: Any) -> _Item:
-    key = key_text(client_meta.key, MAX_KEY_BYTES)
-    view = memoryview(data if isinstance(data, bytes | bytearray) else own_bytes(data))
-    return key, ChunkMeta.of(client_meta, len(view)), view

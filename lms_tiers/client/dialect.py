@@ -42,14 +42,17 @@ class Dialect(abc.ABC):
         Bytes that the server takes at most.
     asks_many : bool
         Whether the server takes `held`.
+    pins : bool
+        Whether it takes `pin`.
     """
 
     extended: ClassVar[bool]
 
-    def __init__(self, max_chunk: int, max_key: int, *, asks_many: bool = False) -> None:
+    def __init__(self, max_chunk: int, max_key: int, *, asks_many: bool = False, pins: bool = False) -> None:
         self.max_chunk: Final = max_chunk
         self.max_key: Final = max_key
         self.asks_many: Final = asks_many
+        self.pins: Final = pins
 
     @abc.abstractmethod
     def put(self, key: str, meta: ChunkMeta, data: memoryview, batch: int) -> list[Buffer]:
@@ -78,6 +81,10 @@ class Dialect(abc.ABC):
     @abc.abstractmethod
     def held(self, keys: Sequence[str], *, leading: bool) -> tuple[bytes, bytearray, int]:
         """A question which of `keys` are held: header, body, and how many of them it asks for."""
+
+    @abc.abstractmethod
+    def pin(self, keys: Sequence[str], holder: str, milliseconds: int) -> tuple[bytes, bytearray, int]:
+        """A request for leases of `keys`, 0 milliseconds to give them back; answered and read as `held`."""
 
     @abc.abstractmethod
     def read_held(self, connection: Connection, asked: int) -> list[bool]:

@@ -25,7 +25,7 @@ from lms_tiers.errors import (
 from lms_tiers.messages import ChunkMeta, ServerReturnCode
 from lms_tiers.wire import extension
 from lms_tiers.wire.extension import MAX_ASK_BYTES, XCommand, XError, XReply
-from lms_tiers.wire.held import decode_bits, encode_held
+from lms_tiers.wire.held import decode_bits, encode_held, encode_pin
 from lms_tiers.wire.plain import SERVER_HEADER
 
 _Told = dict[str, Any]
@@ -101,6 +101,10 @@ class ExtendedDialect(Dialect):
     def held(self, keys: Sequence[str], *, leading: bool) -> tuple[bytes, bytearray, int]:
         """See `Dialect`."""
         return encode_held(keys, leading=leading)
+
+    def pin(self, keys: Sequence[str], holder: str, milliseconds: int) -> tuple[bytes, bytearray, int]:
+        """See `Dialect`."""
+        return encode_pin(keys, holder=holder, milliseconds=milliseconds)
 
     def read_held(self, connection: Connection, asked: int) -> list[bool]:
         """See `Dialect`."""

@@ -66,6 +66,10 @@ class PlainDialect(Dialect):
         """Not in this protocol."""
         raise UnsupportedError("LMCache's lm:// server", "contains_many")
 
+    def pin(self, keys: Sequence[str], holder: str, milliseconds: int) -> tuple[bytes, bytearray, int]:
+        """Not in this protocol."""
+        raise UnsupportedError("LMCache's lm:// server", "pin_each")
+
     def read_held(self, connection: Connection, asked: int) -> list[bool]:
         """Not in this protocol."""
         raise UnsupportedError("LMCache's lm:// server", "contains_many")

@@ -19,7 +19,7 @@ from lms_tiers.client.plain import PlainDialect
 from lms_tiers.errors import BackendClosedError, ProtocolError, StorageUnavailableError
 from lms_tiers.messages import ServerReturnCode
 from lms_tiers.wire import plain
-from lms_tiers.wire.extension import ASKS_MANY, MAX_KEY_BYTES
+from lms_tiers.wire.extension import ASKS_MANY, MAX_KEY_BYTES, PINS
 
 _FIRST_DELAY: Final = 0.05
 _LAST_DELAY: Final = 5.0
@@ -190,5 +190,5 @@ def greet(connection: Link) -> Dialect:
     connection.send([plain.encode_greeting()])
     reply = plain.decode_reply(connection.read(plain.SERVER_HEADER.size))
     if reply.code == ServerReturnCode.SUCCESS and reply.c == plain.GREETING and reply.d >= 1:
-        return ExtendedDialect(reply.e, reply.f or MAX_KEY_BYTES, asks_many=reply.d >= ASKS_MANY)
+        return ExtendedDialect(reply.e, reply.f or MAX_KEY_BYTES, asks_many=reply.d >= ASKS_MANY, pins=reply.d >= PINS)
     return PlainDialect(plain.MAX_LENGTH, plain.KEY_BYTES)

@@ -23,7 +23,7 @@ from lms_tiers.errors import (
     ValueTooLargeError,
 )
 from lms_tiers.messages import ChunkMeta, OpaqueKey, ServerReturnCode
-from lms_tiers.server.held import answer_held
+from lms_tiers.server.held import answer_held, answer_pin
 from lms_tiers.server.plain import check_length, refused, store, trouble, view_of
 from lms_tiers.server.session import Session, Steps, Wait
 from lms_tiers.wire import extension
@@ -56,7 +56,7 @@ def answer(session: Session, header: bytearray) -> Steps:
     """Serve one request; raises `ProtocolError` where the connection cannot go on."""
     started = time.perf_counter()
     request = extension.decode_xrequest(header)
-    if request.command is not XCommand.HELD:
+    if request.command not in (XCommand.HELD, XCommand.PIN):
         check_length(session, request.length)
     bytes_in = bytes_out = 0
     try:
@@ -66,6 +66,8 @@ def answer(session: Session, header: bytearray) -> Steps:
             yield from _put(session, request, key, meta)
         elif request.command is XCommand.HELD:
             bytes_out = yield from answer_held(session, request)
+        elif request.command is XCommand.PIN:
+            bytes_out = yield from answer_pin(session, request, key)
         elif request.command is XCommand.GET:
             bytes_out = yield from _get(session, key)
         elif request.command is XCommand.EXIST:

@@ -17,11 +17,15 @@ from lms_tiers.wire.plain import KEY_BYTES, MAX_LENGTH, decode_reply
 #: Limits of the variable parts.
 MAX_KEY_BYTES: Final = 65535
 MAX_META_BYTES: Final = 12 + 8 * 255
-#: Most bytes of keys that one HELD asks for.
+#: Most bytes of keys in one HELD or PIN.
 MAX_ASK_BYTES: Final = 2**20
+#: Of a PIN: a client that is gone keeps no chunk for longer.
+MAX_PIN_MILLISECONDS: Final = 3_600_000
+MAX_HOLDER_BYTES: Final = 1024
 
-#: Version of the extension that HELD came with.
+#: Versions of the extension that HELD and PIN came with.
 ASKS_MANY: Final = 2
+PINS: Final = 3
 
 
 class XCommand(enum.IntEnum):
@@ -35,6 +39,7 @@ class XCommand(enum.IntEnum):
     FLUSH = 70
     SCAN = 71
     HELD = 72
+    PIN = 73
 
 
 _XCOMMANDS: Final = {command.value: command for command in XCommand}
@@ -64,11 +69,12 @@ class XRequest(NamedTuple):
     ----------
     command : XCommand
     length : int
-        Bytes of chunk that follow key and metadata; of keys, in a HELD; else 0.
+        Bytes of chunk that follow key and metadata; of keys, in a HELD or PIN; else 0.
     key_bytes, meta_bytes : int
+        In a PIN the key is the holder's name.
     argument : int
         PUT: number of the batch it belongs to, 0 for none. FLUSH: milliseconds, negative for no limit. HELD: 1 where
-        only the leading run is wanted.
+        only the leading run is wanted. PIN: milliseconds of a lease, 0 to give one back.
     checksum : int
         xxh3_64 of the chunk, or of the keys.
     inline : bytes
@@ -102,7 +108,7 @@ def encode_xrequest(
     command: XCommand, key: str = "", meta: ChunkMeta | None = None, *, argument: int = 0, checksum: int = 0,
     length: int = 0,
 ) -> bytes:  # fmt: skip
-    """A request of the extension, key and metadata included; a PUT's chunk follows, or `length` bytes of a HELD."""
+    """A request of the extension, key and metadata included; a PUT's chunk follows, or `length` bytes of keys."""
     raw = key.encode()
     packed = b"" if meta is None else meta.pack()
     if len(raw) > MAX_KEY_BYTES:
@@ -133,7 +139,14 @@ def decode_xrequest(header: bytes | bytearray | memoryview) -> XRequest:
         raise ProtocolError("client", f"parts of {key_bytes}, {meta_bytes} and {length} bytes.")
     if command is XCommand.HELD and (length > MAX_ASK_BYTES or key_bytes or meta_bytes):
         raise ProtocolError("client", f"HELD with parts of {key_bytes}, {meta_bytes} and {length} bytes.")
-    if command not in (XCommand.PUT, XCommand.HELD) and length:
+    if command is XCommand.PIN and (
+        length > MAX_ASK_BYTES
+        or key_bytes > MAX_HOLDER_BYTES
+        or meta_bytes
+        or not 0 <= argument <= MAX_PIN_MILLISECONDS
+    ):
+        raise ProtocolError("client", f"PIN of {argument} ms with parts of {key_bytes}, {meta_bytes}, {length} bytes.")
+    if command not in (XCommand.PUT, XCommand.HELD, XCommand.PIN) and length:
         raise ProtocolError("client", f"{command.name} with a body of {length} bytes.")
     return XRequest(command, length, key_bytes, meta_bytes, argument, checksum, inline)
 

@@ -1,4 +1,4 @@
-"""The bodies of HELD, the question for many keys at one time, and of its answer."""
+"""The bodies of HELD and PIN, which are of many keys at one time, and of their answers."""
 
 from __future__ import annotations
 
@@ -31,6 +31,20 @@ def encode_held(keys: Iterable[str], *, leading: bool) -> tuple[bytes, bytearray
     asked : int
         How many those are.
     """
+    body, asked, checksum = _body(keys)
+    header = encode_xrequest(XCommand.HELD, argument=int(leading), checksum=checksum, length=len(body))
+    return header, body, asked
+
+
+def encode_pin(keys: Iterable[str], *, holder: str, milliseconds: int) -> tuple[bytes, bytearray, int]:
+    """A request for a lease of each of many keys; 0 milliseconds give one back. Answers as `encode_held`."""
+    body, asked, checksum = _body(keys)
+    header = encode_xrequest(XCommand.PIN, holder, argument=milliseconds, checksum=checksum, length=len(body))
+    return header, body, asked
+
+
+def _body(keys: Iterable[str]) -> tuple[bytearray, int, int]:
+    """As many of `keys` as one request takes, how many those are, and their checksum."""
     body = bytearray()
     asked = 0
     for key in keys:
@@ -40,13 +54,11 @@ def encode_held(keys: Iterable[str], *, leading: bool) -> tuple[bytes, bytearray
         body += _NAME.pack(len(raw))
         body += raw
         asked += 1
-    checksum = xxhash.xxh3_64_intdigest(body)
-    header = encode_xrequest(XCommand.HELD, argument=int(leading), checksum=checksum, length=len(body))
-    return header, body, asked
+    return body, asked, xxhash.xxh3_64_intdigest(body)
 
 
 def decode_asked(body: bytes | bytearray) -> list[str]:
-    """The keys in the body of a HELD.
+    """The keys in the body of a HELD or PIN.
 
     Raises
     ------
@@ -59,7 +71,7 @@ def decode_asked(body: bytes | bytearray) -> list[str]:
         end = at + _NAME.size
         end += _NAME.unpack_from(body, at)[0] if end <= len(body) else 1
         if end > len(body):
-            raise InvalidKeyError("", "is not whole: the body of a HELD ends within it.")
+            raise InvalidKeyError("", "is not whole: the body ends within it.")
         raw = bytes(body[at + _NAME.size : end])
         try:
             keys.append(raw.decode())
@@ -70,7 +82,7 @@ def decode_asked(body: bytes | bytearray) -> list[str]:
 
 
 def encode_bits(held: Sequence[bool]) -> bytes:
-    """The body of HELD's answer: a bit a key, the first one the lowest bit of the first byte."""
+    """The body of an answer: a bit a key, the first one the lowest bit of the first byte."""
     body = bytearray((len(held) + 7) // 8)
     for i, bit in enumerate(held):
         body[i >> 3] |= bit << (i & 7)
@@ -78,7 +90,7 @@ def encode_bits(held: Sequence[bool]) -> bytes:
 
 
 def decode_bits(body: bytes, count: int) -> list[bool]:
-    """Read the body of HELD's answer.
+    """Read the body of an answer.
 
     Raises
     ------

@@ -25,7 +25,7 @@ _LOCATIONS: Final = range(3)
 #: "LMST" in the first dimension of a HEALTH request asks for the extension; LMCache's server ignores it.
 GREETING: Final = int.from_bytes(b"LMST", "little")
 #: The newest version of the extension: 2 asks for many keys at one time (`XCommand.HELD`).
-EXTENSION: Final = 2
+EXTENSION: Final = 3
 #: A key that LMCache's server can parse, so that a greeting does not end its connection.
 GREETING_KEY: Final = "lms-tiers@1@0@0@half"
 

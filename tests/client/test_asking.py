@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from lms_tiers import ChunkMeta, LMSLocalBackend, MemoryFormat, OpaqueKey
+from lms_tiers import ChunkMeta, LMSBackendInterface, LMSLocalBackend, MemoryFormat, OpaqueKey
 from lms_tiers.client import Client
 from lms_tiers.errors import BackendClosedError, InvalidKeyError, OutcomeUnknownError, StorageUnavailableError
 from lms_tiers.messages import CacheEngineKey, ClientMetaMessage
@@ -23,7 +23,7 @@ def keys(*texts: str) -> list[OpaqueKey]:
     return [OpaqueKey(text) for text in texts]
 
 
-def start(backend: LMSLocalBackend) -> Server:
+def start(backend: LMSBackendInterface) -> Server:
     return Server(backend, make_settings(None, {"port": 0, "threads": 4}))
 
 

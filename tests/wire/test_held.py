@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,4 +55,28 @@ def test_answers_to_another_number_of_questions_are_refused() -> None:
 def test_a_question_that_is_too_long_ends_the_connection() -> None:
     header = extension.encode_xrequest(XCommand.HELD, length=extension.MAX_ASK_BYTES + 1)
     with pytest.raises(ProtocolError, match="HELD"):
+        extension.decode_xrequest(header)
+
+
+@given(
+    st.lists(KEYS, max_size=30),
+    st.text(st.characters(blacklist_categories=["Cs"]), max_size=300),
+    st.integers(0, 3_600_000),
+)
+def test_leases_asked_for_survive_the_round_trip(keys: list[str], holder: str, milliseconds: int) -> None:
+    header, body, asked = held.encode_pin(keys, holder=holder, milliseconds=milliseconds)
+    request = extension.decode_xrequest(header[:SIZE])
+    assert (request.command, request.length, request.argument) == (XCommand.PIN, len(body), milliseconds)
+    assert extension.decode_xnames(request, header[SIZE:]) == (holder, None)
+    assert asked == len(keys)
+    assert held.decode_asked(body) == keys
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"length": extension.MAX_ASK_BYTES + 1}, {"argument": -1}, {"argument": 3_600_001}, {"key": "x" * 1025}],
+)
+def test_a_lease_beyond_all_bounds_ends_the_connection(fields: dict[str, Any]) -> None:
+    header = extension.encode_xrequest(XCommand.PIN, **fields)[:SIZE]
+    with pytest.raises(ProtocolError, match="PIN"):
         extension.decode_xrequest(header)
