@@ -9,7 +9,7 @@ import typer
 from lms_tiers.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.console import Group
     from rich.table import Table
@@ -98,7 +98,10 @@ def _view(now: Reading, before: Reading | None, turned: bool) -> Group:
     for store, tiers in now.tiers.items():
         earlier = {tier.name: tier for tier in before.tiers.get(store, ())} if before else {}
         seconds = now.time - before.time if before else None
-        parts.append(_tiers(store, tiers, earlier, seconds, turned))
+        parts.append(_table(store, [_figures(t, earlier.get(t.name), seconds) for t in tiers], turned))
+    for store, edge in now.shared.items():
+        was = before.shared.get(store) if before else None
+        parts.append(_table(store, [_edge(edge, was, now.time - before.time if before else None)], turned))
     for store, figures in now.stores.items():
         asked = figures.get("hits", 0) + figures.get("misses", 0)
         ratio = f", {figures['hits'] / asked:.1%} of {asked:,.0f} gets hit" if asked else ""
@@ -112,13 +115,10 @@ def _view(now: Reading, before: Reading | None, turned: bool) -> Group:
     return Group(*parts)
 
 
-def _tiers(
-    store: str, tiers: list[TierReading], earlier: dict[str, TierReading], seconds: float | None, turned: bool
-) -> Table:
+def _table(store: str, shown: Sequence[dict[str, str]], turned: bool) -> Table:
     """A row a tier or, turned, a row a figure."""
     from rich.table import Table
 
-    shown = [_figures(tier, earlier.get(tier.name), seconds, bool(earlier and seconds)) for tier in tiers]
     rows = [list(shown[0]), *(list(figures.values()) for figures in shown)]
     if turned:
         rows = [list(row) for row in zip(*rows, strict=True)]
@@ -130,14 +130,20 @@ def _tiers(
     return table
 
 
-def _figures(tier: TierReading, earlier: TierReading | None, seconds: float | None, rates: bool) -> dict[str, str]:
+def _since(tier: TierReading, earlier: TierReading | None, seconds: float | None) -> tuple[TierReading, float, str]:
+    """What to show, by how many seconds to divide counters, and how that is written."""
+    from lms_tiers.metrics.scrape import between
+
+    if earlier is None or not seconds:
+        return tier, 1.0, ""
+    return between(earlier, tier), seconds, "/s"
+
+
+def _figures(tier: TierReading, earlier: TierReading | None, seconds: float | None) -> dict[str, str]:
     """Totals since the store was opened or, from the second reading on, what happens per second; by name."""
-    from lms_tiers.metrics.scrape import between, quantile
     from lms_tiers.sizes import format_size
 
-    per = "/s" if rates else ""
-    shown = between(earlier, tier) if rates and earlier else tier
-    by = seconds if rates and earlier and seconds else 1.0
+    shown, by, per = _since(tier, earlier, seconds)
     f = shown.figures
     capacity = f.get("capacity_bytes")
     return {
@@ -154,10 +160,42 @@ def _figures(tier: TierReading, earlier: TierReading | None, seconds: float | No
         f"dropped{per}": f"{f.get('drops', 0) / by:,.0f}",
         "failures": f"{tier.figures.get('failures', 0):,.0f}",
         "queue": format_size(int(f.get("queue_bytes", 0))),
-        "read p50 / p99": f"{_duration(quantile(shown.read_buckets, 0.5))} / "
-        f"{_duration(quantile(shown.read_buckets, 0.99))}",
-        "breaker": tier.breaker if tier.breaker == "closed" else f"[bold red]{tier.breaker}[/]",
+        "read p50 / p99": _quantiles(shown.read_buckets),
+        "breaker": _breaker(tier),
     }
+
+
+def _edge(edge: TierReading, earlier: TierReading | None, seconds: float | None) -> dict[str, str]:
+    """The same of a tier that is shared with others."""
+    from lms_tiers.sizes import format_size
+
+    shown, by, per = _since(edge, earlier, seconds)
+    f = shown.figures
+    counts = ("hits", "misses", "lookups", "round_trips")
+    lost = ("dropped", "refused", "in_doubt", "failures")
+    return {
+        "shared tier": edge.name,
+        **{f"{name.replace('_', ' ')}{per}": f"{f.get(name, 0) / by:,.0f}" for name in counts},
+        f"read{per}": format_size(int(f.get("read_bytes", 0) / by)),
+        f"written{per}": format_size(int(f.get("written_bytes", 0) / by)),
+        f"sent{per}": f"{f.get('sent', 0) / by:,.0f}",
+        f"removed{per}": f"{f.get('removed', 0) / by:,.0f}",
+        **{name: f"{f.get(name, 0):,.0f}" for name in ("unsent", "tombstones")},
+        **{name.replace("_", " "): f"{edge.figures.get(name, 0):,.0f}" for name in lost},
+        "read p50 / p99": _quantiles(shown.read_buckets),
+        "write p50 / p99": _quantiles(shown.write_buckets),
+        "breaker": _breaker(edge),
+    }
+
+
+def _breaker(tier: TierReading) -> str:
+    return tier.breaker if tier.breaker == "closed" else f"[bold red]{tier.breaker}[/]"
+
+
+def _quantiles(buckets: Mapping[float, float]) -> str:
+    from lms_tiers.metrics.scrape import quantile
+
+    return f"{_duration(quantile(buckets, 0.5))} / {_duration(quantile(buckets, 0.99))}"
 
 
 def _duration(seconds: float | None) -> str:

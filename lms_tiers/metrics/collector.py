@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lms_tiers.errors import ConfigError, LmsTiersError
 from lms_tiers.interface import BackendStats, LMSBackendInterface
 from lms_tiers.metrics.sharing import in_registry, merged, told_apart
-from lms_tiers.tiered.watch.stats import LATENCY_BOUNDS, BreakerState, Latency, StoreStats, TierStats
+from lms_tiers.tiered.watch.stats import LATENCY_BOUNDS, BreakerState, EdgeStats, Latency, StoreStats, TierStats
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -37,6 +37,29 @@ _TIER_COUNTERS: Final = (
     ("promotions_skipped", "Hits not promoted: no room, or a full queue.", "promotions_skipped"),
     ("written_bytes", "Chunk bytes given to the backend.", "bytes_written"),
     ("read_bytes", "Chunk bytes taken from the backend.", "bytes_read"),
+)
+_SHARED_GAUGES: Final = (
+    ("unsent", "Puts and removals that are to be sent.", "unsent"),
+    ("tombstones", "Keys not read there, as what it holds may be out of date; unsent ones included.", "tombstones"),
+)
+_SHARED_COUNTERS: Final = (
+    ("hits", "Gets it answered with a chunk.", "hits"),
+    ("misses", "Gets it answered without one: absent, hidden, or not in time.", "misses"),
+    ("lookups", "Keys asked for, present or not.", "lookups"),
+    ("round_trips", "Calls of its backend.", "round_trips"),
+    ("read_bytes", "Chunk bytes taken from it.", "bytes_read"),
+    ("written_bytes", "Chunk bytes given to it.", "bytes_written"),
+    ("sent", "Chunks stored there.", "sent"),
+    ("removed", "Keys removed there.", "removed"),
+    ("refused", "Chunks it did not take: too large, or it is full.", "refused"),
+    ("dropped", "Chunks that left the private tiers before they were sent.", "dropped"),
+    ("in_doubt", "Writes whose outcome is unknown; each is made again.", "in_doubt"),
+    ("failures", "Calls that raised, or did not come back in time.", "failures"),
+)
+#: What a shared engine says of itself, of all its users together.
+_ENGINE_GAUGES: Final = (
+    ("engine_keys", "Chunks it holds, as it says.", "keys"),
+    ("engine_bytes", "Physical bytes it holds, as it says.", "bytes_used"),
 )
 _STORE_GAUGES: Final = (
     ("keys", "Chunks held, each counted once.", "keys"),
@@ -114,6 +137,8 @@ class StoreCollector:
         families = list(self._store(stats))
         if isinstance(stats, StoreStats):
             families += self._tiers(stats.tiers)
+            if stats.shared is not None:
+                families += self._shared(stats.shared)
         return families
 
     def _store(self, stats: BackendStats) -> Iterator[Metric]:
@@ -121,7 +146,7 @@ class StoreCollector:
             yield self._family("gauge", f"store_{name}", text, [({}, getattr(stats, field))])
         for name, text, field in _STORE_COUNTERS:
             yield self._family("counter", f"store_{name}", text, [({}, getattr(stats, field, None))])
-        yield from self._detail("store", [({}, stats)])
+        yield from self._detail("store_backend", [({}, stats)])
 
     def _tiers(self, tiers: Sequence[TierStats]) -> Iterator[Metric]:
         named = [({"tier": tier.name}, tier) for tier in tiers]
@@ -143,26 +168,43 @@ class StoreCollector:
                 for reason, count in tier.evictions_by_reason.items()
             ],
         )  # fmt: skip
+        yield from self._health("tier", named)
+        yield from self._detail("tier_backend", [(at, tier.backend) for at, tier in named if tier.backend is not None])
+
+    def _shared(self, edge: EdgeStats) -> Iterator[Metric]:
+        at = {"tier": edge.name}
+        for name, text, field in _SHARED_GAUGES:
+            yield self._family("gauge", f"shared_{name}", text, [(at, getattr(edge, field))])
+        for name, text, field in _SHARED_COUNTERS:
+            yield self._family("counter", f"shared_{name}", text, [(at, getattr(edge, field))])
+        yield from self._health("shared", [(at, edge)])
+        for name, text, field in _ENGINE_GAUGES:
+            yield self._family("gauge", f"shared_{name}", text, [(at, getattr(edge.backend, field, None))])
+        yield from self._detail("shared_engine", [(at, edge.backend)] if edge.backend is not None else [])
+
+    def _health(
+        self, prefix: str, named: Sequence[tuple[Mapping[str, str], TierStats | EdgeStats]]
+    ) -> Iterator[Metric]:
+        """Breakers and latencies."""
         yield self._family(
-            "gauge", "tier_breaker", "1 for the state the tier's circuit breaker is in, 0 for the others.",
+            "gauge", f"{prefix}_breaker", "1 for the state the tier's circuit breaker is in, 0 for the others.",
             [({**at, "state": state.value}, tier.breaker is state) for at, tier in named for state in BreakerState],
         )  # fmt: skip
         yield self._family(
-            "counter", "tier_breaker_changes", "How often the breaker entered each state.",
+            "counter", f"{prefix}_breaker_changes", "How often the breaker entered each state.",
             [({**at, "state": state.value}, n) for at, tier in named for state, n in tier.breaker_changes.items()],
         )  # fmt: skip
         for verb in ("read", "write"):
             yield self._histogram(
-                f"tier_{verb}_seconds", f"Seconds inside the backend per {verb}.",
+                f"{prefix}_{verb}_seconds", f"Seconds inside the backend per {verb}.",
                 [(at, getattr(tier, f"{verb}_latency")) for at, tier in named],
             )  # fmt: skip
-        yield from self._detail("tier", [(at, tier.backend) for at, tier in named if tier.backend is not None])
 
     def _detail(self, prefix: str, parts: Sequence[tuple[Mapping[str, str], BackendStats]]) -> Iterator[Metric]:
         """What a backend counts beyond the contract's own figures, under its own names."""
         for name in sorted({name for _, stats in parts for name in stats.detail}):
             samples = [(at, stats.detail[name]) for at, stats in parts if name in stats.detail]
-            yield self._family("gauge", f"{prefix}_backend_{_safe(name)}", "As the backend reports it.", samples)
+            yield self._family("gauge", f"{prefix}_{_safe(name)}", "As the backend reports it.", samples)
 
     def _family(
         self, kind: str, name: str, text: str, samples: Sequence[tuple[Mapping[str, str], float | None]]

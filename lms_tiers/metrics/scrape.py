@@ -14,10 +14,18 @@ from lms_tiers.metrics.collector import OWN_LABELS, require_prometheus
 
 _SECONDS: Final = 10.0
 
+#: Figures that are sizes, not counters.
+_SIZES: Final = frozenset({
+    "bytes", "capacity_bytes", "peak_bytes", "keys", "queue_bytes", "queue_peak_bytes", "garbage_bytes",
+    "unsent", "tombstones", "engine_keys", "engine_bytes",
+})  # fmt: skip
+
 
 @dataclass(slots=True)
 class TierReading:
     """One tier at one moment: counters since its store was opened, sizes in bytes, quantiles in seconds.
+
+    Of a tier that is shared with others: what crossed the edge to it. It has no policy, capacity or evictions here.
 
     Attributes
     ----------
@@ -43,8 +51,9 @@ class TierReading:
 
     def document(self) -> dict[str, Any]:
         """For JSON: figures flat, quantiles in place of buckets."""
-        document = {"name": self.name, "policy": self.policy, "breaker": self.breaker, **self.figures}
-        document["evictions"] = self.evictions
+        document: dict[str, Any] = {"name": self.name, "breaker": self.breaker, **self.figures}
+        if self.policy:
+            document |= {"policy": self.policy, "evictions": self.evictions}
         for verb, buckets in (("read", self.read_buckets), ("write", self.write_buckets)):
             document |= {f"{verb}_p50_seconds": quantile(buckets, 0.5), f"{verb}_p99_seconds": quantile(buckets, 0.99)}
         return document
@@ -62,6 +71,8 @@ class Reading:
         Figures of each store; its name is made of the labels its collector was given, ``""`` without any.
     tiers : dict of str to list of TierReading
         By store, fastest first.
+    shared : dict of str to TierReading
+        The tier that a store shares with others, by store.
     server : dict of str to float
         Connections and events of an lm:// server, empty where there is none.
     """
@@ -69,17 +80,20 @@ class Reading:
     time: float
     stores: dict[str, dict[str, float]] = field(default_factory=dict)
     tiers: dict[str, list[TierReading]] = field(default_factory=dict)
+    shared: dict[str, TierReading] = field(default_factory=dict)
     server: dict[str, float] = field(default_factory=dict)
 
     @property
     def healthy(self) -> bool:
         """No tier is switched off or over its capacity."""
-        return all(t.breaker == "closed" and not t.over_capacity for tiers in self.tiers.values() for t in tiers)
+        every = [*self.shared.values(), *(tier for tiers in self.tiers.values() for tier in tiers)]
+        return all(tier.breaker == "closed" and not tier.over_capacity for tier in every)
 
     def document(self) -> dict[str, Any]:
         """For JSON."""
         document = asdict(self)
         document["tiers"] = {store: [tier.document() for tier in tiers] for store, tiers in self.tiers.items()}
+        document["shared"] = {store: edge.document() for store, edge in self.shared.items()}
         return {**document, "healthy": self.healthy}
 
 
@@ -132,6 +146,9 @@ def _take(reading: Reading, name: str, labels: dict[str, str], value: float) -> 
         reading.stores.setdefault(store, {})[name.removeprefix("lms_tiers_store_")] = value
     elif name.startswith("lms_tiers_tier_"):
         _take_tier(_tier(reading, store, labels["tier"]), name.removeprefix("lms_tiers_tier_"), labels, value)
+    elif name.startswith("lms_tiers_shared_"):
+        edge = reading.shared.setdefault(store, TierReading(labels["tier"]))
+        _take_tier(edge, name.removeprefix("lms_tiers_shared_"), labels, value)
 
 
 def _tier(reading: Reading, store: str, name: str) -> TierReading:
@@ -170,12 +187,11 @@ def quantile(buckets: Mapping[float, float], q: float) -> float | None:
 
 def between(before: TierReading, now: TierReading) -> TierReading:
     """What happened from one reading of a tier to the next: counters and buckets as differences, sizes as now."""
-    sizes = {"bytes", "capacity_bytes", "peak_bytes", "keys", "queue_bytes", "queue_peak_bytes", "garbage_bytes"}
     return TierReading(
         now.name,
         now.policy,
         now.breaker,
-        {k: v if k in sizes else v - before.figures.get(k, 0) for k, v in now.figures.items()},
+        {k: v if k in _SIZES else v - before.figures.get(k, 0) for k, v in now.figures.items()},
         {k: v - before.evictions.get(k, 0) for k, v in now.evictions.items()},
         {k: v - before.read_buckets.get(k, 0) for k, v in now.read_buckets.items()},
         {k: v - before.write_buckets.get(k, 0) for k, v in now.write_buckets.items()},

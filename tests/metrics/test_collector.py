@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import json
-import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -175,13 +173,3 @@ def test_without_the_library_the_error_says_what_to_install(bench: Any, monkeypa
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConfigError, match=r"pip install 'lms-tiers\[metrics\]'"):
         StoreCollector(bench.store)
-
-
-def test_the_dashboard_and_the_guide_name_only_metrics_that_exist(bench: Any) -> None:
-    known = {re.sub(r"_(bucket|sum|count|created)$", "", key[0]) for key in samples(bench.store)}
-    dashboard = (DOCS / "grafana" / "lms-tiers.json").read_text()
-    json.loads(dashboard)
-    for text in (dashboard, (DOCS / "operations.md").read_text()):
-        named = {re.sub(r"_(bucket|sum|count)$", "", n) for n in re.findall(r"lms_tiers_(?:tier|store)_\w+", text)}
-        assert named
-        assert named <= known
