@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         own_bytes,
     )
     from lms_tiers.plugins.cpu import LMSLocalBackend
+    from lms_tiers.request import RequestContext
 
 # Names are imported on first use: a plugin that needs only `hookimpl` pays for nothing else.
 _HOME = {
@@ -42,7 +43,7 @@ _HOME = {
     "CacheEngineKey": "messages", "ChunkMeta": "messages", "ClientCommand": "messages",
     "ClientMetaMessage": "messages", "LMSMemoryObj": "messages", "MemoryFormat": "messages", "OpaqueKey": "messages",
     "ServerMetaMessage": "messages", "ServerReturnCode": "messages", "key_text": "messages", "own_bytes": "messages",
-    "LMSLocalBackend": "plugins.cpu",
+    "LMSLocalBackend": "plugins.cpu", "RequestContext": "request",
 }  # fmt: skip
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "MemoryFormat",
     "OpaqueKey",
     "PolicySpec",
+    "RequestContext",
     "ServerMetaMessage",
     "ServerReturnCode",
     "hookimpl",

@@ -32,7 +32,7 @@ ROOMS = [
     ["sizes", "secrets"],
     ["hookspecs", "changes"],
     ["interface"],
-    ["messages", "namespace"],
+    ["messages", "namespace", "request"],
     ["keys"],
     ["buffers"],
     ["errors", "version"],

@@ -34,6 +34,7 @@ from lms_tiers.errors import (
 )
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
+from lms_tiers.request import RequestContext
 from lms_tiers.wire.buffers import receive_buffer
 from lms_tiers.wire.extension import MAX_KEY_BYTES
 from lms_tiers.wire.plain import KEY_BYTES, MAX_LENGTH
@@ -163,8 +164,13 @@ class Client(LMSBackendInterface):
 
         self._write(remove, "remove")
 
-    def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
-        """Put in order, many on their way at one time; after a failure the server skips the rest."""
+    def put_many(
+        self, items: Sequence[tuple[ClientMetaMessage, bytearray]], *, context: RequestContext | None = None
+    ) -> None:
+        """Put in order, many on their way at one time; after a failure the server skips the rest.
+
+        A `context` is taken, as a store's batch calls take it, and not sent: the wire has no place for it.
+        """
         self._check()
         ready: list[Item] = []
         late: LmsTiersError | None = None
@@ -197,7 +203,9 @@ class Client(LMSBackendInterface):
         self._count("bytes_written", stored)
         return next((a for a in answers if a is not None and not isinstance(a, Skipped)), late)
 
-    def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
+    def get_many(
+        self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None
+    ) -> list[LMSMemoryObj | None]:
         """The chunks in order, the requests all on their way at one time."""
         self._check()
         texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
@@ -258,12 +266,12 @@ class Client(LMSBackendInterface):
             raise answer
         return answer
 
-    def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
+    def contains_prefix(self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None) -> int:
         """Length of the leading run the server holds; one round trip to a server of ours."""
         answers = self._ask(keys, leading=True)
         return answers.index(False) if False in answers else len(answers)
 
-    def contains_many(self, keys: Sequence[CacheEngineKey]) -> list[bool]:
+    def contains_many(self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None) -> list[bool]:
         """Which keys the server holds; one round trip to a server of ours. False where it cannot be asked."""
         answers = self._ask(keys, leading=False)
         return answers + [False] * (len(keys) - len(answers))
@@ -277,20 +285,14 @@ class Client(LMSBackendInterface):
         return answers
 
     def pin_each(self, keys: Sequence[CacheEngineKey], seconds: float, *, holder: str | int = "") -> list[bool]:
-        """Have the server's store keep each of `keys` that is present for `seconds`, an hour at most.
+        """Keep each of `keys` that is present, as `TieredStore.pin_each`: an hour at most, by a holder of this client.
 
-        See `TieredStore.pin_each`. A holder is of this client: another client, or this one opened anew, is another.
-
-        Returns
-        -------
-        list of bool
-            False too where the server cannot be asked; a lease that it gave all the same ends by its time.
+        False too where the server cannot be asked; a lease that it gave all the same ends by its time.
 
         Raises
         ------
-        ConfigError, InvalidKeyError
-        UnsupportedError
-            The server, or its storage, keeps no leases.
+        ConfigError, InvalidKeyError, UnsupportedError
+            The last one where the server, or its storage, keeps no leases.
         """
         return self._lease(keys, holder, self._leases.milliseconds(seconds))
 

@@ -19,7 +19,7 @@ class AccessContext(NamedTuple):
     ----------
     now : float
         Seconds of the injected clock.
-    request_id : int or None
+    request_id : int, str or None
         Accesses of one request share it.
     parent : str or None
         Key of the chunk before this one in its prefix chain; None for a chain's first chunk, or where unknown.
@@ -31,15 +31,18 @@ class AccessContext(NamedTuple):
         Chunks of the request's chain as far as the caller knows it, −1 where unknown.
     demoted : bool
         Whether the chunk comes down from a tier above; then nobody has used it now.
+    promote : bool
+        Whether the store may move the chunk up for this access.
     """
 
     now: float
-    request_id: int | None = None
+    request_id: int | str | None = None
     parent: str | None = None
     position: int = -1
     partial: bool | None = None
     length: int = -1
     demoted: bool = False
+    promote: bool = True
 
 
 class RemoveReason(enum.Enum):

@@ -32,7 +32,7 @@ class OpenRequest:
         "refused", "start",
     )  # fmt: skip
 
-    def __init__(self, request_id: int | None) -> None:
+    def __init__(self, request_id: int | str | None) -> None:
         self.id = request_id
         self.nodes: list[Node] = []
         self.before: list[Run | None] = []

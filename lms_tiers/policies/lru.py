@@ -28,7 +28,7 @@ class Lru(EvictionPolicy):
         super().__init__(capacity, clock)
         self._nodes: dict[str, Node] = {}
         self._queue: Queue[Node] = Queue()
-        self._last: dict[int | None, str] = {}  # request → its latest access
+        self._last: dict[int | str | None, str] = {}  # request → its latest access
 
     def on_insert(self, key: str, size: int, context: AccessContext) -> None:  # noqa: D102
         node = self._nodes[key] = Node(key, size)

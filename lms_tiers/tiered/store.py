@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Optional
 
 from lms_tiers.interface import Capabilities, ChunkView
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
+from lms_tiers.request import RequestContext
 from lms_tiers.tiered.known import Known
 from lms_tiers.tiered.life import forks, warm
 from lms_tiers.tiered.life.audit import Auditor, mending
@@ -228,27 +229,34 @@ class TieredStore(Known):
     # -- chains ------------------------------------------------------------------------------------------------------
 
     @mending
-    def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
-        """Put the chunks of a prefix chain, in order."""
+    def put_many(
+        self, items: Sequence[tuple[ClientMetaMessage, bytearray]], *, context: RequestContext | None = None
+    ) -> None:
+        """Put the chunks of a prefix chain, in order.
+
+        Parameters
+        ----------
+        context : RequestContext, optional
+            What the call is for, of this and the other batch calls; else told by `request`, or by the thread's calls.
+        """
         self._check_open()
         texts = [key_text(meta.key, self._max_key) for meta, _ in items]
         if texts:
             for text in texts if self._h.loading is not None else ():
                 self._settle(text, change=True)
-            start = self._chains.put(texts)
-            lengths = [meta.length for meta, _ in items]
-            contexts = self._chains.contexts(self._clock(), start, len(texts), lengths)
+            contexts = self._chains.batch(self._clock(), texts, [meta.length for meta, _ in items], context)
             self._writer.put_many(items, texts, contexts)
 
     @mending
-    def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
+    def get_many(
+        self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None
+    ) -> list[LMSMemoryObj | None]:
         """Get the chunks of a prefix chain, in order."""
         self._check_open()
         texts = known_texts(self._h.index, keys)
         for text in texts if self._h.loading is not None else ():
             self._settle(text)
-        start = self._chains.look_up(texts)
-        contexts = self._chains.contexts(self._clock(), start, len(texts))
+        contexts = self._chains.batch(self._clock(), texts, None, context)
         found = self._runs.get_many(keys, texts, contexts)
         beyond = self._beyond
         if beyond is not None:
@@ -259,11 +267,12 @@ class TieredStore(Known):
                     found[i] = obj
         return found
 
-    def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
+    def contains_prefix(self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None) -> int:
         """How many of the leading `keys` are present without a gap."""
         self._check_open()
         texts = known_texts(self._h.index, keys)
-        self._chains.look_up(texts)
+        if context is None:
+            self._chains.look_up(texts)
         if self._beyond is not None:
             return (*self._held(keys, texts), False).index(False)
         for i, text in enumerate(texts):
@@ -272,18 +281,20 @@ class TieredStore(Known):
         return len(texts)
 
     @mending
-    def contains_many(self, keys: Sequence[CacheEngineKey]) -> list[bool]:
+    def contains_many(self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None) -> list[bool]:
         """Which keys are present; a tier shared with others is asked once for all that the others lack."""
         self._check_open()
         return self._held(keys, known_texts(self._h.index, keys))
 
     @contextmanager
-    def request(self, request_id: int | None = None, partial_keys: Collection[CacheEngineKey] = ()) -> Iterator[None]:
+    def request(
+        self, request_id: int | str | None = None, partial_keys: Collection[CacheEngineKey] = ()
+    ) -> Iterator[None]:
         """All calls of this thread within the block belong to one request, in the order of its prefix chain.
 
         Parameters
         ----------
-        request_id : int, optional
+        request_id : int or str, optional
             For policies; made up where None.
         partial_keys : collection of CacheEngineKey
             Chunks that the request fills only partly (almost never reused).

@@ -13,6 +13,7 @@ from lms_conformance.shared import SharedEngine, SharedReference, forget_engine,
 from lms_tiers.errors import ConfigError, OutcomeUnknownError, StorageUnavailableError, ValueTooLargeError
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.policies.lru import Lru
+from lms_tiers.request import RequestContext
 from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.store import TieredStore
 from lms_tiers.tiered.watch.stats import BreakerState
@@ -439,3 +440,16 @@ def test_the_other_ways_to_read_reach_the_shared_tier(bench: Any, host: Any, eng
         else:
             assert b.get_scattered(bench.key(1), [memoryview(buffer)[:30], memoryview(buffer)[30:]]) is not None
         assert buffer == bench.data(5)
+
+
+def test_what_is_read_in_the_shared_tier_without_promotion_does_not_rise(bench: Any, host: Any) -> None:
+    a, b = host(), host()
+    for i in range(3):
+        bench.put(a, i, i)
+    a.flush(60)
+    keys = [bench.key(i) for i in range(3)]
+    scan = RequestContext("scan", promote=False)
+    assert [bench.value(obj) for obj in b.get_many(keys, context=scan)] == [0, 1, 2]
+    assert [b.tiers_of(key) for key in keys] == [()] * 3
+    assert [bench.value(obj) for obj in b.get_many(keys, context=RequestContext())] == [0, 1, 2]
+    assert [b.tiers_of(key) for key in keys] == [("ram",)] * 3

@@ -155,6 +155,8 @@ class Reader:
         if load.result is not None:
             # Told at once, so that nobody keeps the bytes, where the chunk may rise: see `promoting`.
             rises = tier.rises and (entry.tiers & h.again or self._top.used + entry.meta.length <= self._top.budget)
+            if rises and type(context) is AccessContext:
+                rises = context.promote
             h.noted.append((tier, text, entry, context, took, obj if rises else None))
             if rises or len(h.noted) >= MOST_NOTED:
                 h.tell()

@@ -146,7 +146,8 @@ class Shared:
                     continue
                 edge.bytes_read += obj.length
                 found[i] = load.result = self._reader.shared(obj)
-                rising.append(_Rising(text, obj, load, self._entry(obj, contexts[i]), 0, contexts[i]))
+                if contexts[i].promote:
+                    rising.append(_Rising(text, obj, load, self._entry(obj, contexts[i]), 0, contexts[i]))
         for _, (_, load) in mine.items():
             load.finish()  # those who wait need not wait for what follows
         if self._promotes:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Collection, Sequence
 
 from lms_tiers.policies.base import AccessContext
+from lms_tiers.request import RequestContext
 
 
 class _Walk(threading.local):
@@ -20,7 +21,7 @@ class _Walk(threading.local):
     def __init__(self) -> None:
         self.chain: Sequence[str] = ()
         self.cursor = 0  # where in `chain` the next single access is expected
-        self.request: int | None = None
+        self.request: int | str | None = None
         self.open_ended = False  # a put of unknown keys may continue `chain`
         self.explicit = False
         self.partial: Collection[str] = ()
@@ -33,7 +34,7 @@ class Chains:
         self._walk = _Walk()
         self._requests = itertools.count(1)
 
-    def begin(self, request_id: int | None, partial: Collection[str]) -> None:
+    def begin(self, request_id: int | str | None, partial: Collection[str]) -> None:
         """An explicit request of this thread starts: until `end`, all its calls belong together."""
         walk = self._walk
         walk.chain, walk.cursor = (), 0
@@ -119,6 +120,30 @@ class Chains:
             elif lengths is not None and i > start:
                 partial = lengths[i - start] < lengths[i - start - 1]
             found.append(AccessContext(now, request, parent, i, partial, len(chain)))
+            parent = text
+        return found
+
+    def batch(
+        self, now: float, texts: Sequence[str], lengths: Sequence[int] | None, by_hand: RequestContext | None
+    ) -> list[AccessContext]:
+        """The contexts of a batch: of a put, where there are `lengths`, else of a look-up.
+
+        By hand where its caller has said what it is; then the thread's chain is left alone.
+        """
+        if by_hand is None:
+            start = self.look_up(texts) if lengths is None or not texts else self.put(texts)
+            return self.contexts(now, start, len(texts), lengths)
+        start, parent, length = by_hand.place(texts)
+        found = []
+        for i, text in enumerate(texts):
+            partial: bool | None = None
+            if by_hand.partly(text):
+                partial = True
+            elif lengths is not None and i:
+                partial = lengths[i] < lengths[i - 1]
+            found.append(
+                AccessContext(now, by_hand.request, parent, start + i, partial, length, promote=by_hand.promote)
+            )
             parent = text
         return found
 

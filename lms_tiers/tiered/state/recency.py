@@ -82,7 +82,7 @@ class Recency:
                     other.recent.append((text, context))  # type: ignore[arg-type]  # as above
                     if len(other.recent) >= RECENT_BATCH:
                         self.catch_up(other)
-        if tier.rises:
+        if tier.rises and context.promote:  # type: ignore[union-attr]  # as above
             self.promote(text, entry, tier, found)
 
     def catch_up(self, tier: Tier) -> None:
