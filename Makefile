@@ -11,7 +11,7 @@ MINUTES ?= 60
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format docs devices-page zoo findings serve fuzz interop soak soak-server \
+.PHONY: help install demo test test-all lint format docs devices-page zoo findings serve fuzz interop soak soak-server soak-shared \
   bench-lmdb bench-codecs bench-store bench-getter bench-server bench-peers gpu-check gpu-wheels policy-tables peers
 
 help: ## show the commands
@@ -76,6 +76,9 @@ soak: install ## put, get, restart and break a store for MINUTES and compare eve
 
 soak-server: install ## kill and restart a server under load for MINUTES
 	$(BIN)/python benchmarks/server_soak.py --minutes $(MINUTES)
+
+soak-shared: install ## two and four stores over one server, stores and server killed at random, for MINUTES
+	$(BIN)/python -m benchmarks.shared_soak --minutes $(MINUTES)
 
 bench-lmdb: install ## churn, hot reads and a million chunks of the LMDB tier, beside memcpy and disk
 	$(BIN)/python -m benchmarks.lmdb_all --markdown docs/bench/lmdb.md
