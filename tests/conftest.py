@@ -44,6 +44,12 @@ def _poll(condition: Callable[[], object], seconds: float) -> None:
         gate.wait(0.005)
 
 
+def pytest_collection_finish() -> None:
+    """What imports and collection left is there to stay: no collection of garbage looks through it again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves threads, descriptors or files in the working directory behind."""
