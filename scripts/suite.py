@@ -1,6 +1,8 @@
 """Both halves of the tests, the second whatever became of the first, and one closing line.
 
-`tests/conformance` runs by itself: it looks for races, and tests that run beside it would hide them.
+`tests/conformance` runs by itself, in no more processes than there are processors: it looks for races by the clock, and
+looks less often where its threads get no processor. The others wait some of their time, for processes to start and
+limits to pass: twice as many processes as processors keep those busy.
 """
 
 from __future__ import annotations
@@ -29,14 +31,14 @@ def halves(jobs: int, everything: bool) -> list[list[str]]:
     Parameters
     ----------
     jobs : int
-        Processes of the first half.
+        Processors to keep busy.
     everything : bool
         Whether tests marked `deep` run too, and the reason of each skip is told.
     """
     chosen = [] if everything else ["-m", f"not {DEEP}", "-qq", "-rfE"]
     return [
-        ["-n", str(jobs), "--dist", "loadgroup", "tests", f"--ignore={_CONFORMANCE}", *chosen],
-        [_CONFORMANCE, *chosen],
+        ["-n", str(2 * jobs), "--dist", "loadgroup", "tests", f"--ignore={_CONFORMANCE}", *chosen],
+        ["-n", str(jobs), "--dist", "loadgroup", _CONFORMANCE, *chosen],
     ]
 
 
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         1 where a half is red, 130 where it was interrupted.
     """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=2, help="processes of the first half")
+    parser.add_argument("--jobs", type=int, default=2, help="processors to keep busy")
     parser.add_argument("--all", action="store_true", help="run the tests marked `deep` too")
     options = parser.parse_args(arguments)
     began = time.monotonic()
