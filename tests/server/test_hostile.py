@@ -99,7 +99,7 @@ def test_a_truncated_body_stores_nothing_and_keeps_the_old_value(serve: Serve) -
 
 
 def test_a_silent_header_and_a_stalled_body_are_cut(serve: Serve) -> None:
-    server = serve(header_timeout=0.2, stall_timeout=0.2)
+    server = serve(header_timeout=1.5, stall_timeout=1.5)
     with Peer(server) as half_header, Peer(server) as half_body:
         half_header.send(header(GET, "k")[:50])
         half_body.send(header(PUT, "k", 1000) + bytes(10))

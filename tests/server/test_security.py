@@ -93,7 +93,7 @@ def test_a_client_without_a_certificate_of_the_ca_is_turned_away(serve: Serve) -
 
 
 def test_plain_bytes_and_silence_on_a_tls_port_harm_nobody(serve: Serve) -> None:
-    server = serve(**TLS, header_timeout=0.3)
+    server = serve(**TLS, header_timeout=2)
     with Peer(server) as silent, Peer(server) as plain:
         plain.send(header(GET, "k"))
         while not plain.closed():

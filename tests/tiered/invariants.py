@@ -17,7 +17,7 @@ from lms_tiers.tiered.state.late import LatePolicy
 from lms_tiers.tiered.state.suspended import SuspendedPolicy
 
 #: Seconds until what still moves counts as stuck, which a test of stuck backends leaves behind.
-PATIENCE = 5.0
+PATIENCE = 60.0
 
 
 def check(store: Any, patience: float = PATIENCE, whole: bool = True) -> None:

@@ -15,6 +15,7 @@ from lms_tiers.errors import (
     StorageUnavailableError,
 )
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
+from lms_tiers.tiered.state.load import Load
 from lms_tiers.tiered.watch.events import EventReason
 from lms_tiers.tiered.watch.stats import BreakerState
 
@@ -199,11 +200,12 @@ def test_one_chunk_that_cannot_be_written_does_not_stop_the_others(bench: Any) -
 
 
 def test_a_stuck_tier_blocks_neither_hits_nor_puts_nor_removes_above(bench: Any) -> None:
-    store, faulty = sick_below(bench, stall=0.1, close_timeout=0.3)
+    store, faulty = sick_below(bench, stall=60.0, close_timeout=0.3)
     for i in range(30):
         bench.put(store, i, i)
     store.drain(60)
     faulty.inject("*", Fault.BLOCK)
+    store._h.stall = 0.0  # from now on, whoever is inside has been there for too long
     try:
         for i in range(100, 140):
             bench.put(store, i, i)
@@ -222,7 +224,7 @@ def test_a_stuck_tier_blocks_neither_hits_nor_puts_nor_removes_above(bench: Any)
 
 
 def test_a_reader_inside_a_stuck_tier_warns_the_others_off(bench: Any) -> None:
-    store, faulty = sick_below(bench, stall=0.05)
+    store, faulty = sick_below(bench, stall=60.0)
     for i in range(30):
         bench.put(store, i, i)
     store.drain(60)
@@ -231,10 +233,10 @@ def test_a_reader_inside_a_stuck_tier_warns_the_others_off(bench: Any) -> None:
     stuck = threading.Thread(target=lambda: found.append(bench.get(store, 0)))
     stuck.start()
     bench.until(lambda: faulty.blocked == 1)
-    began = time.monotonic()
-    bench.until(lambda: time.monotonic() - began > 0.1)
+    store._h.stall = 0.0  # it has been inside for too long
     assert bench.get(store, 1) is None
     assert faulty.blocked == 1
+    store._h.stall = 60.0
     faulty.heal()
     stuck.join(60)
     assert found == [0]
@@ -319,8 +321,16 @@ def test_puts_that_outrun_a_slow_tier_wait_and_then_drop_counted(bench: Any) -> 
     assert sum(bench.get(store, i) is None for i in range(20)) == store.stats().tiers[0].drops
 
 
-def test_concurrent_gets_of_one_lower_chunk_share_one_read(bench: Any) -> None:
-    store, faulty = sick_below(bench, stall=30.0)
+def test_concurrent_gets_of_one_lower_chunk_share_one_read(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[Load] = []
+    wait = Load.wait
+
+    def join(load: Load, *limits: Any) -> bool:
+        joined.append(load)
+        return wait(load, *limits)
+
+    monkeypatch.setattr(Load, "wait", join)
+    store, faulty = sick_below(bench, stall=60.0)
     for i in range(30):
         bench.put(store, i, i)
     store.drain(60)
@@ -330,8 +340,8 @@ def test_concurrent_gets_of_one_lower_chunk_share_one_read(bench: Any) -> None:
     threads = [threading.Thread(target=lambda: found.append(bench.get(store, 0))) for _ in range(6)]
     for thread in threads:
         thread.start()
-    bench.until(lambda: faulty.blocked == 1)
-    bench.until(lambda: threading.active_count() >= 7)
+    bench.until(lambda: len(joined) == 5)
+    assert faulty.blocked == 1
     faulty.heal()
     for thread in threads:
         thread.join(60)
@@ -340,7 +350,7 @@ def test_concurrent_gets_of_one_lower_chunk_share_one_read(bench: Any) -> None:
 
 
 def test_with_a_read_deadline_nobody_stays_inside_a_stuck_tier(bench: Any) -> None:
-    store, faulty = sick_below(bench, read_deadline=0.05, stall=30.0)
+    store, faulty = sick_below(bench, read_deadline=60.0, stall=60.0)
     for i in range(30):
         bench.put(store, i, i)
     store.drain(60)
@@ -348,11 +358,13 @@ def test_with_a_read_deadline_nobody_stays_inside_a_stuck_tier(bench: Any) -> No
     assert store.get_into(bench.key(2), bytearray(100)) is not None
     store.drain(60)
     faulty.inject("get", Fault.BLOCK)
+    store._reader.deadline = 0.05
     try:
         assert bench.get(store, 10) is None
         assert store.get_into(bench.key(11), bytearray(100)) is None
         assert [bench.value(o) for o in store.get_many([bench.key(12), bench.key(29)])] == [None, 29]
     finally:
+        store._reader.deadline = 60.0
         faulty.heal()
     assert bench.get(store, 10) == 10
 
