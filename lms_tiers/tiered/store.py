@@ -188,9 +188,10 @@ class TieredStore(Known):
         self._check_open()
         text = key_text(key)
         self._settle(text)
-        if self._beyond is not None and self._beyond.lacks(text):
-            return super().get_into(key, buffer)
-        return self._reader.get_into(key, text, self._chains.single(self._clock(), text), buffer)
+        found: ChunkMeta | None = None
+        if self._beyond is None or not self._beyond.lacks(text):
+            found = self._reader.get_into(key, text, self._chains.single(self._clock(), text), buffer)
+        return super().get_into(key, buffer) if found is None and self._beyond is not None else found
 
     @contextmanager
     def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
@@ -199,9 +200,12 @@ class TieredStore(Known):
         text = key_text(key)
         try:
             self._settle(text)
-            context = self._chains.single(self._clock(), text)
-            far = self._beyond is not None and self._beyond.lacks(text)
-            with super().view(key) if far else self._reader.view(key, text, context) as view:
+            if self._beyond is None or not self._beyond.lacks(text):
+                with self._reader.view(key, text, self._chains.single(self._clock(), text)) as view:
+                    if view is not None or self._beyond is None:
+                        yield view
+                        return
+            with super().view(key) as view:
                 yield view
         except BaseException as error:
             self._h.mend(error)
@@ -213,10 +217,11 @@ class TieredStore(Known):
         self._check_open()
         text = key_text(key)
         self._settle(text)
-        if self._beyond is not None and self._beyond.lacks(text):
-            return super().get_tensor(key, out)
-        context = self._chains.single(self._clock(), text)
-        return self._reader.read(key, text, context, lambda backend, key, meta: backend.get_tensor(key, out))
+        found: torch.Tensor | None = None
+        if self._beyond is None or not self._beyond.lacks(text):
+            context = self._chains.single(self._clock(), text)
+            found = self._reader.read(key, text, context, lambda backend, key, meta: backend.get_tensor(key, out))
+        return super().get_tensor(key, out) if found is None and self._beyond is not None else found
 
     @mending
     def put_tensor(self, client_meta: ClientMetaMessage, tensor: torch.Tensor) -> None:

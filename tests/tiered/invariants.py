@@ -38,7 +38,8 @@ def settle(store: Any, patience: float) -> bool:
     pause = threading.Event()
     while time.monotonic() < deadline:
         with store._h.lock:
-            if store._h.loading is None and all(rests(store, mover) for mover in store._movers):
+            sending = store._beyond is not None and not store._beyond.sender._idle and not store._h.closing
+            if store._h.loading is None and not sending and all(rests(store, mover) for mover in store._movers):
                 return True
         pause.wait(0.001)
     return False
@@ -86,6 +87,14 @@ def contradictions(store: Any) -> list[str]:
             must(len(listed) == len(set(listed)), tier.name, "has a policy that repeats itself")
             must(set(listed) == held.keys(), tier.name, "has a policy that differs by", set(listed) ^ held.keys())
             must(len(tier.policy) == len(held), tier.name, "has a policy of", len(tier.policy), "keys")
+    if h.edge is not None:
+        edge = h.edge
+        must(
+            edge.queue.keys() <= edge.unsent.keys(), "to be sent and not unsent", edge.queue.keys() - edge.unsent.keys()
+        )
+        lost = {text for text, change in edge.unsent.items() if change.lost}
+        must(edge.lost.keys() == lost, "lost", edge.lost.keys() ^ lost)
+        must(not edge.queue.keys() & lost, "to be sent and lost", edge.queue.keys() & lost)
     for mover in store._movers:
         queued = {pick[0] for pick in mover.tier.queue}
         must(queued <= mover._queued, "the mover of", mover.tier.name, "forgets", queued - mover._queued)
@@ -96,6 +105,11 @@ def leftovers(store: Any, whole: bool) -> list[str]:
     """What must be gone when nothing is under way. The lock is held."""
     h = store._h
     wrong: list[str] = []
+    if h.edge is not None:
+        wrong += [f"is being read in the shared tier: {text}" for text in h.edge.asked]
+        for text, change in h.edge.unsent.items():
+            if not (change.lost or change.entry is None or change.data or h.index.get(text) is change.entry):
+                wrong.append(f"{text} is to be sent, and its bytes are gone")
     for tier, mover in zip(h.tiers, store._movers, strict=True):
         left = {
             "mutators": dict(tier.busy), "being overwritten": tier.writing, "reserved": tier.reserved,

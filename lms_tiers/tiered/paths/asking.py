@@ -80,6 +80,7 @@ def fetch(h: Hierarchy, source: Tier, text: str, entry: Entry) -> LMSMemoryObj |
             return obj if stands else None
         if stands and (error is None or isinstance(error, DamagedChunkError)):
             h.lose(source, text, entry)
-        if stands or error is not None:
+        # Another length may be that of a newer chunk which is just being written.
+        if stands or not (error is None or isinstance(error, DamagedChunkError)):
             h.failed(source, text, error)
     return None

@@ -229,7 +229,7 @@ class Room:
                 else:
                     reason = EventReason.BREAKER_OPEN
                     tier.cut_off += 1
-            elif h.edge is not None and h.edge.unsent.get(text) is not None and not h.edge.unsent[text].lost:
+            elif h.edge is not None and h.edge.gives_up(text):
                 tier.drops += 1
                 kind = EventKind.DROPPED
                 if h.edge.up:

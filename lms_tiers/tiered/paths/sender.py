@@ -44,6 +44,9 @@ _REMOVE_BATCH: Final = 256
 #: Seconds in which a write of unknown outcome takes effect, or never does.
 DOUBT: Final = 5.0
 
+#: Seconds until chunks that could not be read are looked at again, where nothing changes before.
+_AGAIN: Final = 0.05
+
 #: Why a shared tier does not take a chunk, and would not take it the next time either.
 _REFUSALS: Final = (InvalidKeyError, InvalidChunkError, ValueTooLargeError, CapacityError, StorageFullError)
 
@@ -135,7 +138,8 @@ class Sender:
 
     def pending(self) -> bool:
         """Whether there is something to send now. The lock is held."""
-        return bool(self._edge.queue) or not self._idle
+        now = self._h.clock()
+        return not self._idle or any(self._edge.unsent[text].not_before <= now for text in self._edge.queue)
 
     def stop(self) -> None:
         """Let the thread end after what it does now. The lock is held."""
@@ -261,7 +265,9 @@ class Sender:
             self._h.wake()
 
     def _send(self, writes: list[Change]) -> None:
-        edge = self._edge
+        h, edge = self._h, self._edge
+        with h.lock:
+            change = h.change()
         ready: list[Change] = []
         items: list[tuple[ClientMetaMessage, Any]] = []
         for text, it in writes:
@@ -271,11 +277,14 @@ class Sender:
                 ready.append((text, it))
                 items.append((entry.meta.message(CacheEngineKey.from_string(text)), data))
                 continue
-            with self._h.lock:
+            with h.lock:
+                if entry is not None and h.index.get(text) is entry:
+                    continue  # being overwritten, or in a tier that is switched off: it is looked at again
                 edge.dropped += edge.unsent.get(text) is it
                 edge.lose(text, it)
-                self._h.wake()
+                h.wake()
         if not ready:
+            h.wait(change, _AGAIN)
             return
         nbytes = sum(meta.length for meta, _ in items)
         started = time.perf_counter_ns()

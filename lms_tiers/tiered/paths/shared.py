@@ -7,7 +7,7 @@ that was overtaken by a put or removal of its own store answers what that one le
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import get_ident
 from typing import Final, NamedTuple, TypeVar
 
@@ -27,6 +27,9 @@ from lms_tiers.tiered.state.tier import Tier, stored_bytes
 from lms_tiers.tiered.watch.events import EventKind, EventReason
 
 T = TypeVar("T")
+
+#: How often a key that this store changes while it is read is looked for anew.
+_ROUNDS: Final = 16
 
 
 class _Rising(NamedTuple):
@@ -71,9 +74,25 @@ class Shared:
     ) -> list[LMSMemoryObj | None]:
         """The chunk or None for each key that no private tier had, by one call of the backend."""
         found: list[LMSMemoryObj | None] = [None] * len(keys)
+        left = list(range(len(keys)))
+        for _ in range(_ROUNDS):
+            left = self._round(left, keys, texts, contexts, found)
+            if not left:
+                break
+        with self._h.lock:
+            got = sum(obj is not None for obj in found)
+            self._edge.hits += got
+            self._edge.misses += len(found) - got
+        return found
+
+    def _round(
+        self, asked: Sequence[int], keys: Sequence[CacheEngineKey], texts: Sequence[str],
+        contexts: Sequence[AccessContext], found: list[LMSMemoryObj | None],
+    ) -> list[int]:  # fmt: skip
+        """Look for the `asked` ones once; answers those that this store changed meanwhile, to be looked for anew."""
         mine: dict[str, tuple[int, Asked]] = {}
         try:
-            again, others, asking = self._begin(texts, mine)
+            here, others, asking = self._begin(asked, texts, mine)
             if asking:
                 self._read([keys[i] for i, _ in mine.values()], mine, contexts, found)
         finally:
@@ -81,30 +100,30 @@ class Shared:
                 if self._edge.asked.get(text) is load:
                     del self._edge.asked[text]
                 load.finish()
+        again = [i for i, load in mine.values() if load.void]
         for i, load in others:
             if load.wait(self._deadline, self._h.lock) and load.result is not None and not load.void:
                 found[i] = load.result
             elif load.void:
                 again.append(i)
-        for i in again:  # changed meanwhile: what this store has is newer
+        for i in here:
             found[i] = self._reader.get_one(keys[i], texts[i], contexts[i])
-        with self._h.lock:
-            got = sum(obj is not None for obj in found)
-            self._edge.hits += got
-            self._edge.misses += len(found) - got
-        return found
+            if found[i] is None:
+                again.append(i)
+        return again
 
     def _begin(
-        self, texts: Sequence[str], mine: dict[str, tuple[int, Asked]]
+        self, asked: Sequence[int], texts: Sequence[str], mine: dict[str, tuple[int, Asked]]
     ) -> tuple[list[int], list[tuple[int, Asked]], bool]:
         """Which keys the private tiers have by now, which others ask for, and whether to ask for `mine`."""
         h, edge = self._h, self._edge
-        again: list[int] = []
+        here: list[int] = []
         others: list[tuple[int, Asked]] = []
         with h.lock:
-            for i, text in enumerate(texts):
+            for i in asked:
+                text = texts[i]
                 if text in h.index and not edge.outdated(text):
-                    again.append(i)
+                    here.append(i)
                 elif edge.hides(text):
                     continue
                 else:
@@ -116,7 +135,7 @@ class Shared:
                         mine[text] = i, load
                         edge.asked[text] = load
             asking = bool(mine) and edge.may_ask()
-        return again, others, asking
+        return here, others, asking
 
     def _read(
         self, keys: list[CacheEngineKey], mine: dict[str, tuple[int, Asked]], contexts: Sequence[AccessContext],
@@ -179,19 +198,30 @@ class Shared:
     def contains(self, keys: Sequence[CacheEngineKey], texts: Sequence[str]) -> list[bool]:
         """Which keys the tier holds and this store may read there, by one call; False where it cannot be asked."""
         h, edge, backend = self._h, self._edge, self.backend
-        asked = [i for i, text in enumerate(texts) if not edge.hides(text)]
         held = [False] * len(texts)
-        if not asked:
-            return held
         with h.lock:
-            if not edge.may_ask():
+            asked = self._unhidden(range(len(texts)), texts, held)
+            if not asked or not edge.may_ask():
                 return held
             edge.lookups += len(asked)
         wanted = [keys[i] for i in asked]
         answers = self._ask(lambda: backend.contains_many(wanted) if len(wanted) > 1 else [backend.contains(wanted[0])])
-        for i, answer in zip(asked, answers or (), strict=False):
-            held[i] = bool(answer) and not edge.hides(texts[i])
+        if answers is not None and len(answers) == len(asked):
+            for i, answer in zip(asked, answers, strict=True):
+                held[i] = bool(answer)
+        with h.lock:
+            self._unhidden(asked, texts, held)
         return held
+
+    def _unhidden(self, asked: Iterable[int], texts: Sequence[str], held: list[bool]) -> list[int]:
+        """Those that may be read there. The index tells of the others: one may be put by now. The lock is held."""
+        rest = []
+        for i in asked:
+            if self._edge.hides(texts[i]):
+                held[i] = texts[i] in self._h.index
+            else:
+                rest.append(i)
+        return rest
 
     # -- upwards -----------------------------------------------------------------------------------------------------
 

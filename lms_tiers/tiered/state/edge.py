@@ -137,11 +137,10 @@ class Edge:
         return new
 
     def settled(self, text: str, change: Unsent) -> None:
-        """The tier has `change`."""
-        if self.unsent.get(text) is change:
+        """The tier has `change`. One that was given up before stays unread: it has been answered as absent."""
+        if self.unsent.get(text) is change and not change.lost:
             del self.unsent[text]
             self.queue.pop(text, None)
-            self.lost.pop(text, None)
             if self.revalidate is not None and change.entry is not None:
                 self.known[text] = self._clock()
 
@@ -161,6 +160,15 @@ class Edge:
             self.blind = True
             oldest = next(iter(self.lost))
             del self.lost[oldest], self.unsent[oldest]
+
+    def gives_up(self, text: str) -> bool:
+        """The last private copy of `text` is leaving: whether it had yet to be sent."""
+        change = self.unsent.get(text)
+        if change is None or change.lost or change.entry is None:
+            return False
+        self.dropped += 1
+        self.lose(text, change)
+        return True
 
     def too_many_lost(self, most: int) -> list[str]:
         """Keys, `most` at a time, that are better removed from the tier than remembered."""
