@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lms_tiers import LMSLocalBackend, MemoryFormat
+from lms_tiers import CreateStorageBackend, LMSLocalBackend, MemoryFormat, OpaqueKey
+from lms_tiers.client import Client
 from lms_tiers.errors import InvalidKeyError
 from lms_tiers.messages import CacheEngineKey, ChunkMeta
 from lms_tiers.namespace import Namespace, digest_of
+from lms_tiers.server.server import Server
+from lms_tiers.server.settings import ServerSettings
 
 OURS = Namespace(model="llama", revision="a1", dtype="bfloat16", layout="NHD", tensor_size=2, tensor_rank=1)
 
@@ -101,3 +105,20 @@ def test_engines_that_differ_do_not_see_each_others_chunks() -> None:
         backend.put(ChunkMeta(2, MemoryFormat.KV_2LTD, "bfloat16", (1,)).message(OURS.key("1f")), bytearray(b"ab"))
         assert backend.get(theirs.key("1f")) is None
         assert backend.get(OURS.key("1f")) is not None
+
+
+def test_the_digest_is_kept_with_the_chunk_over_restarts_and_the_wire(tmp_path: Path) -> None:
+    device = f"store > lmdb:{tmp_path}/kv?capacity=8MiB"
+    theirs = replace(OURS, dtype="float16")
+    meta = ChunkMeta(2, MemoryFormat.KV_2LTD, "bfloat16", (1,))
+    with CreateStorageBackend(device) as store:
+        store.put(meta.message(OURS.key("1f")), bytearray(b"ab"))
+        store.flush(10)
+    settings = ServerSettings(port=0)
+    with CreateStorageBackend(device) as store, Server(store, settings) as server, Client(server.address) as client:
+        for held in (store, client):
+            (info,) = held.scan()
+            assert digest_of(info.key) == OURS.digest
+            assert OURS.own(info.key) == "1f"
+            assert held.contains_many([OURS.key("1f"), theirs.key("1f"), OpaqueKey("1f")]) == [True, False, False]
+            assert held.get(theirs.key("1f")) is None

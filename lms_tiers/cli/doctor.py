@@ -106,12 +106,14 @@ def _memory() -> list[Finding]:
 
 def _device(text: str, strict: bool) -> list[Finding]:
     from lms_tiers.device import parse_device
+    from lms_tiers.options import StoreOptions
     from lms_tiers.place.fit import media_of, misfits
     from lms_tiers.place.machine import Machine
     from lms_tiers.registry import default_registry, know_secrets
 
     know_secrets(text)
     device = parse_device(text)
+    StoreOptions.parse(device.store or {})
     found = misfits(device, media_of(default_registry().backends.specs()), Machine())
     if not found:
         return [Finding("device", "ok", f"fits this machine: {device}")]

@@ -68,3 +68,12 @@ def test_a_device_that_fits_is_said_to(tmp_path: Path) -> None:
 def test_strict_without_a_device_says_what_it_is_for(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["doctor", str(tmp_path), "--strict"])
     assert isinstance(done.exception, ConfigError)
+
+
+def test_options_of_the_store_are_looked_at_too(tmp_path: Path) -> None:
+    good, bad = (f"store?{option}=1s > cpu?capacity=1MiB" for option in ("stall", "stal"))
+    assert CliRunner().invoke(app, ["doctor", str(tmp_path), "--device", good]).exit_code == 0
+    done = CliRunner().invoke(app, ["doctor", str(tmp_path), "--device", bad])
+    assert done.exit_code
+    assert isinstance(done.exception, ConfigError)
+    assert done.exception.nearest == "stall"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lms_conformance.shared import SharedReference, forget_engine, shared_engine
 
 from lms_tiers import CreateStorageBackend, LMSLocalBackend
 from lms_tiers.device import parse_device
@@ -19,7 +20,9 @@ from lms_tiers.factory import open_device
 from lms_tiers.hookspecs import BackendSpec
 from lms_tiers.interface import Capabilities
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
+from lms_tiers.policies.lru import Lru
 from lms_tiers.registry import Registry
+from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.store import TieredStore
 from lms_tiers.tiered.watch.events import EventKind, EventReason, TierEvent
 from tests.depth import DEPTH
@@ -39,7 +42,7 @@ class Observer:
     def __call__(self, events: Sequence[TierEvent]) -> None:
         self.events += events
         for event in events:
-            if event.kind is EventKind.STORED:
+            if event.kind in (EventKind.STORED, EventKind.PROMOTED):
                 self.present.add(event.key)
             elif event.kind is EventKind.GONE:
                 self.gone.append((event.key, event.reason))
@@ -134,6 +137,35 @@ def test_a_damaged_only_copy_is_gone(bench: Any) -> None:
     assert bench.get(store, 1) is None
     observer.agrees(bench, store)
     assert observer.gone == [(bench.key(1).to_string(), EventReason.CORRUPT)]
+
+
+def test_a_copy_of_what_others_share_is_present_while_this_store_has_it(bench: Any) -> None:
+    shared_engine("test_presence")
+    try:
+        with SharedReference("test_presence") as others:
+            bench.put(others, 1, 1)
+            observer = Observer()
+            store = TieredStore(
+                [
+                    TierConfig("ram", bench.weighed(), 250, Lru(250, lambda: 0.0)),
+                    TierConfig("pool", SharedReference("test_presence"), None, None),
+                ],
+                on_events=observer,
+            )
+            with store:
+                assert bench.get(store, 1) == 1
+                for i in range(2, 6):
+                    bench.put(store, i, i)
+                    store.flush(60)
+                store.drain(60)
+                with store._h.lock:
+                    store._log.add(EventKind.STATE, EventReason.CLOSED, "", "the end", 0)
+                bench.until(lambda: observer.events and observer.events[-1].key == "the end")
+                assert observer.present == set(store._h.index)
+                assert bench.key(1).to_string() in {key for key, _ in observer.gone}
+                assert not observer.untold
+    finally:
+        forget_engine("test_presence")
 
 
 def test_what_is_cleared_before_it_was_loaded_is_gone_too(bench: Any, slow: Slow) -> None:
