@@ -116,6 +116,14 @@ def test_every_key_is_pinned_for_itself(bench: Any) -> None:
     assert [bench.get(store, i) for i in (1, 3)] == [None, None]
 
 
+def test_many_keys_are_answered_in_their_order(bench: Any) -> None:
+    store = bench.store(1_000_000)
+    for i in range(0, 3000, 3):
+        bench.put(store, i, i)
+    keys = [bench.key(i) for i in range(3000)]
+    assert store.pin_each(keys, 60) == store.unpin_each(keys) == [i % 3 == 0 for i in range(3000)]
+
+
 def test_two_holders_pin_and_unpin_independently(bench: Any, clock: Any) -> None:
     store = bench.store(1000, clock=clock)
     key = bench.key(1)
