@@ -24,7 +24,8 @@ from lms_tiers.tiered.watch.events import EventKind, EventReason
 class Leaving:
     """Keys whose stale bytes are to be deleted, by the caller, who is their mutator now.
 
-    None of them: nothing can leave as yet. `worth_waiting` tells whether that may change by itself.
+    None of them: nothing can leave as yet. `worth_waiting` tells whether that may change by itself: what others have
+    reserved or are writing can leave, or is given back.
     """
 
     texts: list[str]
@@ -70,7 +71,7 @@ class Room:
                 self._drop(tier, victim, entry)
                 tier.busy.add(victim)
                 going.append(victim)
-        return Leaving(going, worth_waiting=dirty or bool(tier.busy) or self._h.loads(tier))
+        return Leaving(going, worth_waiting=dirty or bool(tier.busy or tier.reserved) or self._h.loads(tier))
 
     def make_room(
         self, tier: Tier, need: int, text: str, patience: float, leaving: Leaving | None = None,
