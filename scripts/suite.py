@@ -24,6 +24,9 @@ DEEP: Final = "deep"
 
 _CONFORMANCE: Final = "tests/conformance"
 
+#: Some tests take a thousand times as long as others: no process gets more of them at once than it must.
+_ONE_BY_ONE: Final = ("--dist", "load", "--maxschedchunk", "1")
+
 
 def halves(jobs: int, everything: bool) -> list[list[str]]:
     """What pytest is given for each half.
@@ -37,8 +40,8 @@ def halves(jobs: int, everything: bool) -> list[list[str]]:
     """
     chosen = [] if everything else ["-m", f"not {DEEP}", "-qq", "-rfE"]
     return [
-        ["-n", str(2 * jobs), "--dist", "loadgroup", "tests", f"--ignore={_CONFORMANCE}", *chosen],
-        ["-n", str(jobs), "--dist", "loadgroup", _CONFORMANCE, *chosen],
+        ["-n", str(2 * jobs), *_ONE_BY_ONE, "tests", f"--ignore={_CONFORMANCE}", *chosen],
+        ["-n", str(jobs), *_ONE_BY_ONE, _CONFORMANCE, *chosen],
     ]
 
 

@@ -12,10 +12,13 @@ import pytest
 from tests.docs.blocks import SHOWN, Block, blocks
 from tests.packaging.environment import ROOT, Environment
 
-pytestmark = [pytest.mark.deep, pytest.mark.xdist_group("packaging"), pytest.mark.leaks_allowed]
+pytestmark = [pytest.mark.deep, pytest.mark.leaks_allowed]
 
 #: Documents whose every command and program is run.
 PAGES = ["README.md", "docs/tutorial.md", "docs/operations.md", "docs/devices.md", "docs/migration.md"]
+
+#: Those of them that install something, which gets an environment of its own; the others share one.
+INSTALLS = ["docs/tutorial.md"]
 
 
 def play(block: Block, page: str, where: Path, environ: dict[str, str]) -> None:
@@ -35,7 +38,8 @@ def play(block: Block, page: str, where: Path, environ: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_block_of_the_page_works(page: str, environment: Environment, wheel: Path, tmp_path: Path) -> None:
+def test_every_block_of_the_page_works(page: str, request: pytest.FixtureRequest, wheel: Path, tmp_path: Path) -> None:
+    environment: Environment = request.getfixturevalue("environment" if page in INSTALLS else "installed")
     environ = {
         k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST", "VIRTUAL_ENV", "LMS_TIERS"))
     }
@@ -50,6 +54,7 @@ def test_every_block_of_the_page_works(page: str, environment: Environment, whee
     for block in blocks(ROOT / page):
         if block.skipped or (block.language in SHOWN and not block.title):
             continue
+        assert page in INSTALLS or "pip install" not in block.body, f"{page}:{block.line}: name the page in INSTALLS"
         play(block, page, tmp_path, environ)
         ran += 1
     assert ran or page in ("docs/migration.md",)

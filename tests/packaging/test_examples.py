@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.packaging.conftest import MadeOnce
 from tests.packaging.environment import ROOT, Environment, build
 
-pytestmark = [pytest.mark.deep, pytest.mark.xdist_group("packaging"), pytest.mark.leaks_allowed]
+pytestmark = [pytest.mark.deep, pytest.mark.leaks_allowed]
 
 EXAMPLES = sorted((ROOT / "examples").glob("lms-tiers-*"))
 
@@ -33,11 +35,15 @@ with CreateStorageBackend({device!r}) as backend:
 
 
 @pytest.fixture(scope="session")
-def with_examples(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """The fresh environment with every example, each from its own wheel."""
-    to = tmp_path_factory.mktemp("examples")
-    environment.pip(*(wheel for source in EXAMPLES for wheel in build(source, to / source.name, "--wheel")))
-    return environment
+def with_examples(made_once: MadeOnce, beside: Callable[[Path], Environment]) -> Environment:
+    """An environment with every example, each from its own wheel, made once a run."""
+
+    def fill(home: Path) -> None:
+        built = (wheel for source in EXAMPLES for wheel in build(source, home / source.name, "--wheel"))
+        beside(home).pip(*built)
+
+    home = made_once("examples", fill)
+    return Environment(home / "venv", home / "work")
 
 
 def test_the_outside_plugins_are_listed_with_their_distributions(with_examples: Environment) -> None:

@@ -12,7 +12,7 @@ from lms_tiers.cli.new_plugin import write_plugin
 from lms_tiers.errors import ConfigError
 from tests.packaging.environment import Environment, build
 
-fresh = [pytest.mark.deep, pytest.mark.xdist_group("packaging"), pytest.mark.leaks_allowed]
+fresh = [pytest.mark.deep, pytest.mark.leaks_allowed]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import lms_tiers
 from tests.packaging.environment import ROOT, Environment, build, run
 
-pytestmark = [pytest.mark.deep, pytest.mark.xdist_group("packaging"), pytest.mark.leaks_allowed]
+pytestmark = [pytest.mark.deep, pytest.mark.leaks_allowed]
 
 
 def test_the_wheel_holds_both_packages_typed_with_licence_and_templates(wheel: Path) -> None:
@@ -44,8 +44,8 @@ def test_the_metadata_passes_the_index_checks(tmp_path: Path, wheel: Path) -> No
     assert "PASSED" in done.stdout
 
 
-def test_the_installed_wheel_passes_the_kits_quick_profile(environment: Environment) -> None:
-    done = environment.run(environment.lms_tiers, "conform", "cpu", "--profile", "quick", check=False)
+def test_the_installed_wheel_passes_the_kits_quick_profile(installed: Environment) -> None:
+    done = installed.run(installed.lms_tiers, "conform", "cpu", "--profile", "quick", check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    version = environment.run(environment.lms_tiers, "--version").stdout
+    version = installed.run(installed.lms_tiers, "--version").stdout
     assert version.strip() == f"lms-tiers {lms_tiers.__version__}"

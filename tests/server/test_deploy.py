@@ -21,7 +21,7 @@ import pytest
 from lms_tiers.server.settings import ServerSettings
 from tests.packaging.environment import ROOT, build
 
-pytestmark = [pytest.mark.leaks_allowed, pytest.mark.xdist_group("packaging")]
+pytestmark = pytest.mark.leaks_allowed
 
 UNIT = ROOT / "docs/deploy/lms-tiers.service"
 IMAGE = ROOT / "docs/deploy/Containerfile"
