@@ -49,6 +49,9 @@ class Capabilities:
     shared : bool
         Others write to the same place at the same time: what `put` returned for, every other instance gets; nothing is
         remembered as absent; an instance that closes or dies takes nothing with it. Since contract 1.1.
+    write_behind : bool
+        Puts reach a shared place behind their caller: what `put` returned for is there after `flush`. Since contract
+        1.1.
     batch_stops : bool
         Where an item of `put_many` fails, none after it is stored. False, for a medium that has them all on their way
         at one time: each of those after it is stored whole or not at all. Since contract 1.1.
@@ -64,6 +67,7 @@ class Capabilities:
     max_key_bytes: int | None = None
     max_value_bytes: int | None = None
     shared: bool = False
+    write_behind: bool = False
     batch_stops: bool = True
 
 

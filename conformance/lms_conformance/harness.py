@@ -214,10 +214,24 @@ class DeviceHarness(Harness):
         return super().truncate(path)
 
     def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
-        """Open the device with its placeholders filled in."""
+        """Open the device with its placeholders filled in.
+
+        Raises
+        ------
+        StorageUnavailableError
+            Its server cannot open its store at `path`. A tiered store opens without its shared tier; here that tier's
+            place is the one under test.
+        """
+        from lms_conformance.servers import stands
+        from lms_tiers.errors import StorageUnavailableError
         from lms_tiers.factory import CreateStorageBackend
 
-        return CreateStorageBackend(self._text(path, capacity))
+        text = self._text(path, capacity)
+        backend = CreateStorageBackend(text)
+        if self.served and not stands(text):
+            backend.close()
+            raise StorageUnavailableError(str(path), "the server's store cannot be opened there.")
+        return backend
 
     def source(self) -> str:
         """A call of the factory, or of this harness where it starts a server."""

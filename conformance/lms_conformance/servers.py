@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import socket
 import sys
@@ -77,6 +78,12 @@ class ServersHere:
         running = self._running.pop(place, None)
         if running is not None:
             running[1].close()
+
+
+def stands(device: str) -> bool:
+    """Whether there is a socket, within reach, at the address that a server here gave to `device`."""
+    found = re.search(r"unix:(/[^?>&]+)", device)
+    return found is not None and os.path.exists(found[1].strip())  # where `Path.exists` would raise, it is not there
 
 
 _here: ServersHere | None = None

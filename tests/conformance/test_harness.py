@@ -47,6 +47,8 @@ def test_a_server_whose_store_cannot_be_opened_is_not_there(tmp_path: Path) -> N
     blocked.write_bytes(b"in the way")
     with pytest.raises(StorageUnavailableError):
         harness_for("lm:{server}").open(blocked, 1 << 24)
+    with pytest.raises(StorageUnavailableError, match="the server's store"):
+        harness_for("cpu?capacity=1MiB > lm:{server}").open(blocked, 1 << 24)
 
 
 @pytest.mark.parametrize("device", ["lmdb:/data/kv?capacity=1GiB", "cpu?capacity=1MiB > lmdb:./kv", "lmdb:~/kv"])

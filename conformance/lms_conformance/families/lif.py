@@ -181,6 +181,8 @@ def _double_open(trial: Trial) -> None:
     if second is not None:
         second.expect_chunk("a", Chunk(3, 100), "what the first stored")
         second.put("b", Chunk(4, 100))
+        if trial.caps.write_behind:
+            second.flush()
         first.expect_chunk("b", Chunk(4, 100), "what the second stored")
         second.close()
     first.expect_chunk("a", Chunk(3, 100), "its own chunk after the second open")

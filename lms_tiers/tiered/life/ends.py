@@ -66,6 +66,7 @@ def store_capabilities(tiers: Sequence[TierConfig]) -> Capabilities:
         tensors=top.backend.capabilities.tensors,
         evicts=lowest.capacity is not None or lowest.backend.capabilities.evicts,
         policy=top.policy.name if len(tiers) == 1 and top.capacity is not None and top.policy is not None else None,
+        write_behind=lowest.backend.capabilities.shared,
         max_key_bytes=min((n for n in keys if n is not None), default=None),
         max_value_bytes=max(sizes) if len(sizes) == len(limits) else None,
     )

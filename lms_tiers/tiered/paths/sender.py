@@ -124,22 +124,29 @@ class Sender:
         h, edge = self._h, self._edge
         with h.lock:
             changes = [(text, change) for text, change in edge.unsent.items() if not change.lost]
+            failing = [(text, change) for text, change in changes if change.error is not None]
             for text, _ in changes:
                 edge.queue[text] = None
-            if changes:
-                edge.breaker.hasten()  # who waits for it wants to know now
-                self.poke()
-        if not self.wait(changes, deadline, edge.gone):
-            deadline.left()
-            raise StorageUnavailableError(edge.name, f"{len(changes)} changes could not be sent.")
+        # Who waits wants to know now; of those that failed before, one is enough to know.
+        for tried in (failing[-1:], changes):
+            with h.lock:
+                for _, change in tried:
+                    change.hasten()
+                if tried:
+                    edge.breaker.hasten()
+                    self.poke()
+            if not self.wait(tried, deadline, partial(_hopeless, edge, tried)):
+                deadline.left()
+                last = next((f" Last: {change.error}" for _, change in tried if change.error is not None), "")
+                raise StorageUnavailableError(edge.name, f"{len(changes)} changes could not be sent.{last}")
         errors = [change.error for _, change in changes if change.error is not None]
         if errors:
-            raise StorageUnavailableError(edge.name, f"{len(errors)} chunks were refused; last: {errors[-1]}")
+            raise StorageUnavailableError(edge.name, f"{len(errors)} chunks were refused. Last: {errors[-1]}")
 
     def pending(self) -> bool:
         """Whether there is something to send now. The lock is held."""
         now = self._h.clock()
-        return not self._idle or any(self._edge.unsent[text].not_before <= now for text in self._edge.queue)
+        return not self._idle or any(_due(self._edge.unsent[text]) <= now for text in self._edge.queue)
 
     def stop(self) -> None:
         """Let the thread end after what it does now. The lock is held."""
@@ -205,7 +212,7 @@ class Sender:
         now = self._h.clock()
         if not edge.up:
             return max(0.01, edge.breaker.retry_at - now)
-        return max(0.01, min(edge.unsent[text].not_before for text in edge.queue) - now)
+        return max(0.01, min(_due(edge.unsent[text]) for text in edge.queue) - now)
 
     def _next(self) -> Callable[[], None] | None:
         """What to do next, prepared under the lock."""
@@ -223,7 +230,7 @@ class Sender:
         most = 1 if self._singly or probing else BATCH_CHUNKS
         for text in list(itertools.islice(edge.queue, 4 * _REMOVE_BATCH)):
             it = edge.unsent[text]
-            if it.not_before > now:
+            if (it.not_before if probing else _due(it)) > now:
                 continue
             if it.entry is None:
                 removals.append((text, it))
@@ -357,3 +364,15 @@ class Sender:
                 newest.not_before = it.not_before = until
         if len(changes) > 1:
             self._singly = len(changes)
+        elif not in_doubt:
+            changes[0][1].failed(error, self._h.clock())
+
+
+def _due(change: Unsent) -> float:
+    """When a change may be sent, and is worth sending."""
+    return max(change.not_before, change.retry_at)
+
+
+def _hopeless(edge: Edge, changes: Sequence[Change]) -> bool:
+    """Whether the tier is gone, or one of `changes` failed anew. The lock is held."""
+    return edge.gone() or any(change.error is not None and not change.lost for _, change in changes)

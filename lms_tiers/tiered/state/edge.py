@@ -31,6 +31,10 @@ MOST_LOST: Final = 1 << 16
 _BLIND: Final = 1 << 18
 
 
+#: Seconds until a change that could not be sent is sent again, doubling up to the longest.
+_RETRY: Final = 0.25
+_LONGEST_RETRY: Final = 30.0
+
 #: A read of the shared tier is of no generation: which one is there, others decide.
 _NONE: Final = Entry(ChunkMeta(0, MemoryFormat.UNDEFINED, None, ()), 0, ())
 
@@ -46,20 +50,35 @@ class Unsent:
         The bytes of a chunk that no private tier holds.
     not_before : float
         When it may be sent (the store's clock): an earlier change of the key may still be on its way until then.
+    retry_at : float
+        When it is worth sending again, which failed.
     lost : bool
         No bytes are left to send. The key is not read in the shared tier until it is put again.
     error : Exception or None
-        Why the tier refused it.
+        Why the tier refused it, or could not take it last.
     """
 
-    __slots__ = ("data", "entry", "error", "lost", "not_before")
+    __slots__ = ("_delay", "data", "entry", "error", "lost", "not_before", "retry_at")
 
     def __init__(self, entry: Entry | None, data: Any, not_before: float) -> None:
         self.entry = entry
         self.data = data
         self.not_before = not_before
+        self.retry_at = 0.0
+        self._delay = _RETRY
         self.lost = False
         self.error: Exception | None = None
+
+    def failed(self, error: Exception, now: float) -> None:
+        """It could not be sent, and was not stored."""
+        self.error = error
+        self.retry_at = now + self._delay
+        self._delay = min(2 * self._delay, _LONGEST_RETRY)
+
+    def hasten(self) -> None:
+        """Somebody waits for it to be sent."""
+        self.error = None
+        self.retry_at = 0.0
 
 
 class Asked(Load):
@@ -223,6 +242,8 @@ class Edge:
             self.up = True
             _log.warning("tier %r works again", self.name)
             self._tell(EventReason.BREAKER_CLOSED)
+            for text in self.queue:
+                self.unsent[text].hasten()
             self.poke()
 
     def failed(self, error: BaseException) -> None:
