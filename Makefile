@@ -12,7 +12,7 @@ JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all lint format docs devices-page zoo findings serve fuzz interop soak soak-server soak-shared \
-  bench-lmdb bench-codecs bench-store bench-getter bench-server bench-peers gpu-check gpu-wheels policy-tables peers
+  bench-lmdb bench-codecs bench-store bench-getter bench-server bench-shared bench-peers gpu-check gpu-wheels policy-tables peers
 
 help: ## show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -94,6 +94,9 @@ bench-getter: install ## what the tiered store adds to cold gets, hits and puts,
 
 bench-server: peers ## the server beside LMCache's, with LMCache's client
 	$(PEERS)/python benchmarks/server.py --markdown docs/bench/server.md
+
+bench-shared: install ## what a tier shared with others costs: round trips, opening, cold batches, hits while it hangs
+	$(BIN)/python -m benchmarks.shared --markdown docs/bench/shared.md
 
 bench-peers: install peers ## this store beside its peers over the real trace
 	$(BIN)/python benchmarks/peers.py $(or $(TRACE),$(REAL_TRACE)) --python $(PEERS)/python --repeats 3

@@ -35,7 +35,7 @@ from lms_tiers.errors import (
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.request import RequestContext
-from lms_tiers.wire.buffers import receive_buffer
+from lms_tiers.wire.buffers import paged_buffer
 from lms_tiers.wire.extension import MAX_KEY_BYTES
 from lms_tiers.wire.plain import KEY_BYTES, MAX_LENGTH
 
@@ -226,7 +226,7 @@ class Client(LMSBackendInterface):
 
         def allocate(meta: ChunkMeta) -> memoryview:
             nonlocal buffer
-            buffer = receive_buffer(meta.length)
+            buffer = paged_buffer(meta.length)
             return memoryview(buffer)
 
         meta = self._seen(connection.dialect.read_get(connection, key, allocate))
