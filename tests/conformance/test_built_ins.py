@@ -30,6 +30,7 @@ SUBJECTS = [
     "pinned?capacity={capacity} > lmdb:{tmp}/kv?capacity={capacity}",
     "faulty",
     "lm",
+    "cpu?capacity={capacity} > lm:{server}?timeout=30",
 ]
 
 

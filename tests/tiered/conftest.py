@@ -13,7 +13,6 @@ import torch
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ClientCommand, ClientMetaMessage, LMSMemoryObj, MemoryFormat
 from lms_tiers.plugins.cpu import LMSLocalBackend
-from lms_tiers.policies.base import EvictionPolicy
 from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.life import loading
 from lms_tiers.tiered.state.tier import TierConfig
@@ -65,7 +64,7 @@ class Bench:
         self.backends: list[list[LMSBackendInterface]] = []
 
     def store(
-        self, *capacities: int | None, backends: list[Any] | None = None, policies: list[EvictionPolicy] | None = None,
+        self, *capacities: int | None, backends: list[Any] | None = None, policies: list[Any] | None = None,
         write: str = "back", promote: dict[int, Any] | None = None, **options: Any,
     ) -> TieredStore:  # fmt: skip
         """A store of tiers ``t0``, ``t1``, … over weighed memory."""
@@ -74,7 +73,7 @@ class Bench:
         configs = [
             TierConfig(
                 f"t{i}", backend, capacity, policies[i] if policies else Lru(capacity or 1 << 60, clock),
-                "through" if write == "through" and i else "back", (promote or {}).get(i, "hits"),
+                "through" if write == "through" and i else None, (promote or {}).get(i, "hits"),
             )
             for i, (backend, capacity) in enumerate(zip(chosen, capacities, strict=True))
         ]  # fmt: skip

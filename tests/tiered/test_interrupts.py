@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from lms_conformance.shared import SharedReference, forget_engine
 
 from lms_tiers.errors import LmsTiersError
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
@@ -27,6 +28,9 @@ LONGEST = 5000
 
 KEYS = 5
 
+#: Of the engine that stores share.
+ENGINE = "interrupts"
+
 #: Bytes of a page of an arena.
 PAGE = 4096
 
@@ -38,7 +42,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 class Shape:
     """What a store is made of; `sick` names the operation of the top tier that fails once after it was carried out.
 
-    `pinned`: the top tier is an arena, where a chunk takes a page.
+    `pinned`: the top tier is an arena, where a chunk takes a page. `shared`: below is an engine that others use too.
     """
 
     capacities: tuple[int, ...]
@@ -46,6 +50,7 @@ class Shape:
     policy: Any = Lru
     write: str = "back"
     pinned: bool = False
+    shared: bool = False
 
 
 SHAPES = {
@@ -58,6 +63,7 @@ SHAPES = {
     "two tiers, a read that fails": Shape((250, 4000), sick="get"),
     "an arena, evicting": Shape((3 * PAGE,), pinned=True),
     "an arena over memory": Shape((3 * PAGE, 4000), pinned=True),
+    "over a shared engine": Shape((250,), shared=True),
 }
 
 
@@ -99,9 +105,15 @@ def made(bench: Any, shape: Shape, clock: Any) -> Any:
         backends[0] = PinnedBackend(shape.capacities[0], PinnedOptions(pin="off", page=PAGE, threads=1))
     if shape.sick:
         backends[0] = FaultyBackend(backends[0])
-    policies = [shape.policy(capacity, clock) for capacity in shape.capacities]
+    policies: list[Any] = [shape.policy(capacity, clock) for capacity in shape.capacities]
+    capacities: list[int | None] = [*shape.capacities]
+    if shape.shared:
+        forget_engine(ENGINE)
+        backends.append(SharedReference(ENGINE, timeout=60.0))
+        policies.append(None)
+        capacities.append(None)
     store = bench.store(
-        *shape.capacities, backends=backends, policies=policies, clock=clock, write=shape.write,
+        *capacities, backends=backends, policies=policies, clock=clock, write=shape.write,
         back_pressure=0.02, stall=60.0, patience=5.0,
     )  # fmt: skip
     for i in range(KEYS):

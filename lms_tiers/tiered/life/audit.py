@@ -102,10 +102,6 @@ class Auditor:
         for tier, mover in zip(h.tiers, self._movers, strict=True):
             mover.eager.discard(thread)
             published += self._let_go(tier, thread)
-        if h.edge is not None:
-            for text, load in [item for item in list(h.edge.asked.items()) if item[1].thread == thread]:
-                h.edge.asked.pop(text, None)
-                load.finish()
         held = self._held()
         for tier in h.tiers:
             # Not before what is in doubt has lost its grant: readers look without the lock.
@@ -114,6 +110,8 @@ class Auditor:
             self._weigh(tier, held[tier.position])
             self._reconcile(tier, held[tier.position], published, errors)
             mover.rouse()
+        if h.edge is not None:
+            h.edge.recount(h.index, thread)
         h.pins.sort()
         h.resized()
         h.wake()

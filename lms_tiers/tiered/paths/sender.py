@@ -67,6 +67,7 @@ class Sender:
         self._stopping = False
         self._singly = 0  # so many chunks are sent one by one, to find the one that makes a batch fail
         edge.poke = self.poke
+        edge.rouse = self.rouse
 
     # -- from other threads ------------------------------------------------------------------------------------------
 
@@ -75,15 +76,24 @@ class Sender:
         if not self._idle or self._stopping:
             return
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name=f"lms-tiers-send-{self._edge.name}", daemon=True)
+            self._thread = threading.Thread(target=self._run, name=f"lms-tiers-send-{self._edge.name}", daemon=True)
             try:
-                thread.start()
+                self._thread.start()
             except RuntimeError:
+                self._thread = None
                 _log.exception("tier %r: no thread to send with; it is tried again", self._edge.name)
                 return
-            self._thread = thread
         self._idle = False
         self._wake.notify()
+
+    def rouse(self) -> None:
+        """There may be work, and an interrupt may have come between any two steps of `poke`. The lock is held."""
+        if self._thread is not None and self._thread.ident is not None:
+            self._wake.notify()
+            return
+        self._thread = None  # one that starts all the same ends at once
+        self._idle = True
+        self.poke()
 
     def store(self, text: str, entry: Entry, data: Any, seconds: float) -> None:
         """Send a chunk that no private tier takes; returns when the tier has it. Takes the lock.
@@ -184,6 +194,8 @@ class Sender:
         while True:
             with h.lock:
                 while True:
+                    if self._thread is not threading.current_thread():
+                        return  # its start was interrupted, and another one was started
                     if self._stopping:
                         self._idle = True
                         h.wake()

@@ -132,6 +132,8 @@ class Edge:
         self.calls: Final[dict[int, float]] = {}
         #: Wakes the sender; set by it.
         self.poke: Callable[[], None] = lambda: None
+        #: The same, after an interrupt anywhere.
+        self.rouse: Callable[[], None] = lambda: None
         self.hits = self.misses = self.lookups = self.round_trips = self.failures = self.in_doubt = 0
         self.sent = self.removed = self.refused = self.dropped = self.bytes_read = self.bytes_written = 0
         self.read_latency: Final = LatencyCounter()
@@ -188,6 +190,24 @@ class Edge:
         self.dropped += 1
         self.lose(text, change)
         return True
+
+    def recount(self, index: dict[str, Entry], thread: int) -> None:
+        """After an interrupt of `thread`: work out anew what is to be sent and what is lost, and end its reads."""
+        for text, load in list(self.asked.items()):
+            load.void |= text in self.unsent
+            if load.thread == thread:
+                del self.asked[text]
+                load.finish()
+        self.queue.clear()
+        self.lost.clear()
+        for text, change in list(self.unsent.items()):
+            here = change.entry is None or change.data is not None or index.get(text) is change.entry
+            if change.lost or not here:
+                change.lost = False
+                self.lose(text, change)
+            elif self.through or change.entry is None or change.data is not None:
+                self.queue[text] = None
+        self.rouse()
 
     def too_many_lost(self, most: int) -> list[str]:
         """Keys, `most` at a time, that are better removed from the tier than remembered."""
