@@ -343,6 +343,14 @@ class LMSBackendInterface(abc.ABC):
         """Physical bytes the chunk takes, at most `reserve_bytes`; None: unknown. In memory, no I/O."""
         return None
 
+    def shrunk(self) -> dict[str, int]:
+        """Key texts of chunks that the backend itself made smaller since the last call, and what each takes now.
+
+        Called with a lock held: in memory, no I/O, no waiting. A chunk that is overwritten or removed is forgotten here
+        before that call returns.
+        """
+        return {}
+
     def scan(self) -> Iterator[ChunkInfo]:
         """Every chunk, least recently used first where the backend remembers; a tier starts warm from it."""
         for key in self.list_keys():

@@ -284,6 +284,10 @@ class FaultyBackend(LMSBackendInterface):
         """The inner backend's."""
         return self.inner.stored_bytes(key)
 
+    def shrunk(self) -> dict[str, int]:
+        """The inner backend's."""
+        return self.inner.shrunk()
+
     def save_state(self, state: bytes) -> None:
         """The inner save."""
         self._call("save_state", lambda: self.inner.save_state(state))

@@ -18,6 +18,7 @@ from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMS
 from lms_tiers.plugins.lmdb import listing
 from lms_tiers.plugins.lmdb.checkpoint import MOST, Checkpoints, close_down
 from lms_tiers.plugins.lmdb.coding import Coding
+from lms_tiers.plugins.lmdb.cooling import Cooling
 from lms_tiers.plugins.lmdb.epochs import Inside
 from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES
 from lms_tiers.plugins.lmdb.opening import close_clean, open_directory
@@ -56,7 +57,8 @@ class LmdbBackend(LMSBackendInterface):
         self._gone = False
         self._reader: Final = Reader(store, self._coding)
         self._syncing: Final = Syncing(store, options.sync != "none")
-        self._writer: Final = Writer(store, self._coding, self._syncing)
+        self._cooling: Final = Cooling(store, self._reader, self._coding, self._syncing) if self._coding.later else None
+        self._writer: Final = Writer(store, self._coding, self._syncing, self._cooling.look if self._cooling else None)
         self._checkpoints: Final = Checkpoints(store, options.sync != "none")
         self._peak = self._nbytes()
 
@@ -168,7 +170,7 @@ class LmdbBackend(LMSBackendInterface):
     @property
     def usable_bytes(self) -> int:
         """What chunks may be charged with together: the capacity less what is needed beside them."""
-        return self._budget.usable
+        return self._budget.usable if self._cooling is None else self._cooling.usable
 
     def reserve_bytes(self, length: int) -> int:
         """The charge of a chunk stored raw, in single pages, under the longest key."""
@@ -178,6 +180,10 @@ class LmdbBackend(LMSBackendInterface):
         """The chunk's charge."""
         found = self._reader.located(key_text(key, MAX_KEY_BYTES))
         return None if found is None else charge(found.pages, found.nrecord)
+
+    def shrunk(self) -> dict[str, int]:
+        """What was encoded since the last call, and its charge."""
+        return {} if self._cooling is None else self._cooling.shrunk()
 
     def held(self) -> tuple[int, int]:
         """Chunks held, and the sum of their charges; see `lms_tiers.tiered.life.loading.Locating`."""
@@ -264,6 +270,8 @@ class LmdbBackend(LMSBackendInterface):
             if self._gone:
                 return
             self._gone = True
+            if self._cooling is not None:
+                self._cooling.stop()
             idle = store.close(60.0)
             self._checkpoints.stop()
             self._syncing.stop()

@@ -9,7 +9,11 @@ from lms_tiers.plugins.lmdb.layout import Extent, Form, Manifest, record_bytes
 
 @dataclass(slots=True, eq=False)
 class Chunk:
-    """A put on its way: `pieces` are its `stream` stored bytes; the last five fields come with its grant."""
+    """A put on its way: `pieces` are its `stream` stored bytes; the last five fields come with its grant.
+
+    `again` is the encoded copy of a chunk that is stored raw: it has that one's sequence number, and takes its place
+    only while that one is there.
+    """
 
     text: str
     key: bytes
@@ -20,6 +24,7 @@ class Chunk:
     blocks: tuple[int, ...] = ()
     checksum: int = 0
     scratch: bytearray | None = None
+    again: bool = False
     sequence: int = 0
     extents: list[Extent] = field(default_factory=list)
     record: bytes = b""

@@ -70,16 +70,21 @@ class Coding:
     def __init__(self, codec: str, threads: int) -> None:
         self._catalog: Final[Catalog] = current()
         self._codec: Final[Codec] = self._catalog.make(codec)
-        #: Whether everything is stored as it is.
-        self.plain: Final = codec == "raw"
+        #: Whether chunks are encoded later, as they grow cold.
+        self.later: Final = codec == "auto"
+        #: Whether a put stores everything as it is.
+        self.plain: Final = codec == "raw" or self.later
         self._readers: Final[dict[str, Codec | None]] = {}
         self._threads = threads or min(os.cpu_count() or 1, 4)
         self._lock = threading.Lock()
         self._executor: Crew | None = None
         self.pool: Final = Pool()
 
-    def encode(self, data: memoryview, dtype: str | None) -> Encoded | None:
-        """The chunk encoded into a buffer of the pool, which `Pool.give` takes back; None where it is stored raw."""
+    def encode(self, data: memoryview, dtype: str | None, alone: bool = False) -> Encoded | None:
+        """The chunk encoded into a buffer of the pool, which `Pool.give` takes back; None where it is stored raw.
+
+        `alone`: by this thread only.
+        """
         if len(data) < _SMALLEST:
             return None
         form = self._codec.plan(data, dtype)
@@ -87,7 +92,7 @@ class Coding:
             return None
         scratch = self.pool.take(encode_bound(len(data)))
         try:
-            helpers = self._helpers(len(data))
+            helpers = None if alone else self._helpers(len(data))
             encoded = self._codec.encode(data, dtype, out=memoryview(scratch), executor=helpers, form=form)
             if encoded.layout.startswith("raw/") or encoded.nbytes >= len(data):
                 return None

@@ -171,7 +171,7 @@ def _open(directory: Path, budget: Budget, options: LmdbOptions, seed: int | Non
         counters = Counters(known.chunks, known.charged, known.share)
         store = Store(
             directory, budget, seed, data, opened, journal, room, counters, known.clock,
-            firm=options.sync == "commit", complete=not known.chunks,
+            firm=options.sync == "commit", syncs=options.sync != "none", complete=not known.chunks,
         )  # fmt: skip
         with store.changed:
             if store.pages.growth() < 0:

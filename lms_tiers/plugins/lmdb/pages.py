@@ -6,6 +6,7 @@ Callers hold the store's lock throughout.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -42,11 +43,11 @@ class Counters:
 
 
 class Pages:
-    """Pages of one store; `firm` where what gave them up must be synced before they are used again."""
+    """Pages of one store."""
 
     def __init__(
         self, where: Path, budget: Budget, data: DataFile, index: Index, room: Room, epochs: Epochs, counters: Counters,
-        changed: threading.Condition, firm: bool,
+        changed: threading.Condition,
     ) -> None:  # fmt: skip
         self._where: Final = where
         self._budget: Final = budget
@@ -56,7 +57,6 @@ class Pages:
         self._epochs: Final = epochs
         self._counters: Final = counters
         self._changed: Final = changed
-        self._firm: Final = firm
         #: How far the journal is on the medium.
         self.synced = 0
         #: Bytes of the index, less its spare, that a checkpoint under way was promised.
@@ -81,12 +81,18 @@ class Pages:
             taken = self.room.take(pages, growth)
             if taken is not None:
                 return taken
-            if self._limbo and self._await_readers(self._limbo[0][0]):
+            if self._limbo and self._await_first(*self._limbo[0][:2]):
                 continue
             if not self._await_index():
                 raise CapacityError(f"lmdb store {self._where}", cost, self.room.free.pages * PAGE)
 
-    def _await_readers(self, number: int) -> bool:
+    def _await_first(self, number: int, position: int) -> bool:
+        """Wait for what holds pages back that were given up; whether it is gone."""
+        deadline = time.monotonic() + PATIENCE
+        while position > self.synced:  # whoever gave them up has it synced
+            if time.monotonic() > deadline:
+                return False
+            self._changed.wait(0.005)
         self._changed.release()
         try:
             return self._epochs.wait_beyond(number, PATIENCE)
@@ -151,7 +157,7 @@ class Pages:
                 self.room.cut(page)
 
     def give_up(self, extents: Sequence[Extent], position: int) -> None:
-        """No chunk has these any more; the index and the journal, up to `position`, say so."""
+        """No chunk has these any more; they are used again once the journal is on the medium up to `position`."""
         self._limbo.append((self._epochs.advance(), position, extents))
 
     def unwritten(self, extents: Sequence[Extent]) -> None:
@@ -169,7 +175,7 @@ class Pages:
         if not limbo:
             return
         oldest = self._epochs.oldest()
-        while limbo and limbo[0][0] < oldest and (not self._firm or limbo[0][1] <= self.synced):
+        while limbo and limbo[0][0] < oldest and limbo[0][1] <= self.synced:
             extents = limbo[0][2]
             with suppress(OSError):
                 # Its record is found no more, should the index ever be made anew from `data`.

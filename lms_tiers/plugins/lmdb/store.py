@@ -32,13 +32,15 @@ class Store:
     ----------
     firm : bool
         Whether a change counts only once it is synced.
+    syncs : bool
+        Whether anything is ever synced before the store is closed.
     complete : bool
         Whether the index is empty: what is not in memory is nowhere.
     """
 
     def __init__(
         self, where: Path, budget: Budget, seed: int, data: DataFile, index: Index, journal: Journal, room: Room,
-        counters: Counters, clock: int, *, firm: bool, complete: bool,
+        counters: Counters, clock: int, *, firm: bool, syncs: bool, complete: bool,
     ) -> None:  # fmt: skip
         self.where: Final = where
         self.budget: Final = budget
@@ -49,17 +51,20 @@ class Store:
         self.counters: Final = counters
         self.clock = clock
         self.firm: Final = firm
+        self.syncs: Final = syncs
         self.complete: Final = complete
         self.pid: Final = os.getpid()
         self.changed: Final = threading.Condition(threading.Lock())
         self.epochs: Final = Epochs()
-        self.pages: Final = Pages(where, budget, data, index, room, self.epochs, counters, self.changed, firm)
+        self.pages: Final = Pages(where, budget, data, index, room, self.epochs, counters, self.changed)
         self.forms: Final = Forms()
         self.entries: Final[dict[str, bytes]] = {}
         #: What the index does not have: manifests, None for what was removed. `committing` is on its way there.
         self.dirty: dict[str, bytes | None] = {}
         self.committing: dict[str, bytes | None] = {}
         self.uses: dict[str, int] = {}
+        #: Chunks that were encoded since somebody asked, with their charge.
+        self.shrunk: Final[dict[str, int]] = {}
         #: How often something reached the index, so that what a reader found there may be older than memory.
         self.commits = 0
         self.closed = False
@@ -148,8 +153,9 @@ class Store:
                 need = pages_for(chunk.stream, least)
             chunk.charged = charge(chunk.pages, least)
             counters.charged += chunk.charged - cost
-            self.clock += 1
-            chunk.sequence = self.clock
+            if not chunk.again:
+                self.clock += 1
+                chunk.sequence = self.clock
         chunk.record = chunk.manifest().pack(self.seed)
 
     def take_back(self, chunk: Chunk) -> None:
@@ -193,10 +199,14 @@ class Store:
                 if old is not None and old.sequence > chunk.sequence:
                     lost.append(chunk)  # a put that began later was quicker: this one came before it
                     continue
+                if chunk.again and (old is None or old.sequence < chunk.sequence or old.form.layout):
+                    lost.append(chunk)  # it is gone, or is encoded already
+                    continue
                 given_up = 0 if old is None else sum(old.extents[-1]) - 1
             frames.append(self.journal.frame(PUT, chunk.sequence, given_up, chunk.record))
             last[chunk.text] = sum(chunk.extents[-1]) - 1
-        self._append(frames)
+        if frames:
+            self._append(frames)
         for chunk in chunks:
             if chunk in lost:
                 self._take_back(chunk)
@@ -216,9 +226,11 @@ class Store:
         self.dirty[text] = chunk.record
         counters.chunks += 1
         counters.share += index_share(nrecord)
-        chunk.extents, chunk.charged, chunk.pages = [], 0, 0
+        charged, chunk.extents, chunk.charged, chunk.pages = chunk.charged, [], 0, 0
         if old is not None:
-            self._given_up(text, old)
+            self._given_up(text, old, chunk.again)
+        if chunk.again:
+            self.shrunk[text] = charged
 
     def _leave(self, text: str) -> None:
         found = self._entry(text)
@@ -227,13 +239,17 @@ class Store:
             del self.entries[text]
             self._given_up(text, found)
 
-    def _given_up(self, text: str, found: Found) -> None:
+    def _given_up(self, text: str, found: Found, again: bool = False) -> None:
         counters = self.counters
         counters.chunks -= 1
         counters.charged -= charge(found.pages, found.nrecord)
         counters.share -= index_share(found.nrecord)
-        self.uses.pop(text, None)
-        self.pages.give_up(found.extents, self.journal.position)
+        if not again:
+            self.uses.pop(text, None)
+            self.shrunk.pop(text, None)
+        # The raw chunk was promised already: its bytes stay until the encoded ones are as firm.
+        firm = self.firm or (again and self.syncs)
+        self.pages.give_up(found.extents, self.journal.position if firm else 0)
 
     def remove(self, texts: Sequence[str], only: bytes | None = None) -> int:
         """Remove what is there of `texts`; where `only` is given, just the chunk of that entry.

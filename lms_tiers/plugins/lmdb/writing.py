@@ -7,7 +7,7 @@ borrows is held until both are done.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import islice
 from typing import Any, Final
@@ -35,7 +35,10 @@ _LENT_MOST: Final = 32
 class Writer:
     """Puts of one store."""
 
-    def __init__(self, store: Store, coding: Coding, syncing: Syncing) -> None:
+    def __init__(
+        self, store: Store, coding: Coding, syncing: Syncing, written: Callable[[], None] | None = None
+    ) -> None:
+        self._written: Final = written  # called after chunks were put
         self._store: Final = store
         self._coding: Final = coding
         self._syncing: Final = syncing
@@ -141,12 +144,14 @@ class Writer:
                     break
             if granted:
                 try:
-                    store.data.write(_runs(granted))
+                    store.data.write(runs(granted))
                 except OSError as caught:
                     store.counters.failures += 1
                     raise unavailable(store.where, caught, "cannot be written") from caught
                 position = store.publish(granted)
                 granted = []
+                if self._written is not None:
+                    self._written()
                 self._syncing.committed(position)
         finally:
             for chunk in granted:
@@ -161,7 +166,7 @@ class Writer:
                 self._coding.pool.give(scratch)
 
 
-def _runs(chunks: list[Chunk]) -> list[Run]:
+def runs(chunks: list[Chunk]) -> list[Run]:
     """What is written where; neighbours are one."""
     pieces: list[Run] = []
     for chunk in chunks:
@@ -175,15 +180,15 @@ def _runs(chunks: list[Chunk]) -> list[Run]:
     if len(pieces) == 1:
         return pieces
     pieces.sort(key=lambda piece: piece[0])
-    runs: list[Run] = []
+    joined: list[Run] = []
     end_of_last = -1
     for offset, buffers in pieces:
         if offset == end_of_last:
-            runs[-1][1].extend(buffers)
+            joined[-1][1].extend(buffers)
         else:
-            runs.append((offset, list(buffers)))
+            joined.append((offset, list(buffers)))
         end_of_last = offset + sum(map(len, buffers))
-    return runs
+    return joined
 
 
 def _lent(

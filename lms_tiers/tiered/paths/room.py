@@ -51,6 +51,9 @@ class Room:
             What to `delete` before the next try.
         """
         excess = tier.used + need - tier.budget
+        if excess > 0 and tier.cools:
+            self._take_in(tier)
+            excess = tier.used + need - tier.budget
         if excess <= 0:
             tier.reserve(need)
             if tier.budget - tier.used + tier.ahead < tier.window >> 1 or tier.dirty_bytes > tier.dirty_most:
@@ -72,6 +75,20 @@ class Room:
                 tier.busy.add(victim)
                 going.append(victim)
         return Leaving(going, worth_waiting=dirty or bool(tier.busy or tier.reserved) or self._h.loads(tier))
+
+    def _take_in(self, tier: Tier) -> None:
+        """Charge what the backend made smaller with what it takes now. The lock is held."""
+        position = tier.position
+        for text, nbytes in tier.backend.shrunk().items():
+            entry = self._h.index.get(text)
+            # What is being written or deleted is charged when that is done.
+            if entry is None or not entry.tiers & tier.bit or text in tier.busy:
+                continue
+            saved = entry.charges[position] - nbytes
+            if saved > 0:
+                entry.charges = self._h.charges.changed(entry.charges, position, nbytes)
+                tier.used -= saved
+                tier.overstated = True
 
     def make_room(
         self, tier: Tier, need: int, text: str, patience: float, leaving: Leaving | None = None,

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from lms_tiers.plugins.lmdb import checkpoint
+from lms_tiers.plugins.lmdb import checkpoint, cooling
 from lms_tiers.plugins.lmdb.backend import open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from tests.depth import drawn, some
 from tests.plugins.lmdb.history import History, InThisProcess, held, play
 from tests.plugins.lmdb.power import Medium, Name, Recorder, Write, record
+from tests.plugins.lmdb.waiting import until
 
 CAPACITY = 2 << 20
 #: Drawn images of each moment.
@@ -63,6 +64,42 @@ def test_each_mode_keeps_its_promise_whatever_a_power_loss_leaves(
             patched.setattr(subprocess, "Popen", InThisProcess)
             opened = ask_all(shelf / "image", recorder, history, options, draw, message, content)
         assert opened > 200
+
+
+def test_what_was_flushed_is_there_while_it_is_encoded(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch, message: Any, content: Any
+) -> None:
+    monkeypatch.setattr(checkpoint, "SECONDS", 1e6)
+    monkeypatch.setattr(cooling, "FULL", 0.0)
+    monkeypatch.setattr(cooling, "REST", 1)
+    options = LmdbOptions.model_validate({"sync": "batch", "codec": "auto"})
+    encoded = 0
+
+    def soft(seed: int, length: int) -> bytearray:
+        return bytearray(byte & 15 for byte in content(seed, length)[:-8]) + bytes(content(seed, length)[-8:])
+
+    for seed in range(1):
+        directory, draw = shelf / f"store{seed}", random.Random(seed)
+        history, recorder = History("batch"), Recorder(directory)
+        with monkeypatch.context() as patched:
+            record(recorder, patched)
+            with open_backend(str(directory), CAPACITY, options) as backend:
+                assert backend._cooling is not None
+                due = backend._cooling._due
+                for number in range(12):
+                    begun, state = len(recorder.ops), (1000 + number, 30_000)
+                    backend.put(message(f"k{number % 5}", 30_000), soft(*state))
+                    history.changes.append((begun, len(recorder.ops), f"k{number % 5}", state))
+                    begun = len(recorder.ops)
+                    backend.flush()
+                    history.flushes.append((begun, len(recorder.ops)))
+                    until(lambda: not due.is_set())  # noqa: B023
+                    encoded += len(backend.shrunk())
+                play(backend, recorder, history, draw, message, soft)
+        with monkeypatch.context() as patched:
+            patched.setattr(subprocess, "Popen", InThisProcess)
+            assert ask_all(shelf / "image", recorder, history, options, draw, message, soft) > 200
+    assert encoded
 
 
 def ask_all(
