@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,22 @@ def test_compact_to_a_smaller_capacity_leaves_out_the_least_recently_used(store:
         held = {int(k.to_string()) for k in backend.list_keys()}
         assert 0 in held
         assert held - {0} == set(range(13 - len(held), 12))
+
+
+def test_a_directory_whose_name_is_no_text_is_a_place_like_any_other(tmp_path: Path) -> None:
+    home = Path(os.fsdecode(os.fsencode(tmp_path) + b"/k\xffv"))
+    with opened(home) as backend:
+        put(backend, "a", noise(1, 5000))
+        copy = home.with_name("copy" + home.name)  # as a kill would leave it
+        shutil.copytree(home, copy)
+    for place in (home, copy):
+        assert run("check", str(place))[0] == 0
+        assert run("inspect", str(place))[0] == 0
+        assert run("compact", str(place))[0] == 0
+        with opened(place) as backend:
+            found = backend.get(OpaqueKey("a"))
+            assert found is not None
+            assert found.data == noise(1, 5000)
 
 
 @pytest.mark.parametrize("command", ["check", "inspect", "compact"])

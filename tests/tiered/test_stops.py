@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -39,6 +40,25 @@ def test_a_mover_ends_wherever_it_is(bench: Any) -> None:
         store = moving(bench, stop)
         stop.beside(store.close)
         bench.stores.remove(store)
+
+
+def test_a_thread_that_cannot_be_started_costs_no_put_and_is_tried_again(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    store = bench.store(250, 4000, write="through", on_events=told.extend)
+    with monkeypatch.context() as patched:
+
+        def refused(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patched.setattr(threading.Thread, "start", refused)
+        bench.put(store, 1, 1)
+    bench.put(store, 2, 2)
+    store.drain(60)
+    assert store.tiers_of(bench.key(1)) == store.tiers_of(bench.key(2)) == ("t0", "t1")
+    bench.done(store)
+    assert {event.key for event in told} == {bench.key(i).to_string() for i in (1, 2)}
 
 
 def being_loaded(bench: Any, stop: Any) -> Any:

@@ -96,8 +96,8 @@ class Index:
         _fresh_lock_file(lock_of(self._path))
         # Never writemap: a full disk would kill the process.
         self._env = lmdb.open(
-            str(self._path), map_size=self._map_size, subdir=False, max_dbs=2, max_readers=_READERS, sync=self._sync,
-            metasync=self._sync, writemap=False, meminit=False, mode=0o600,
+            os.fsencode(self._path), map_size=self._map_size, subdir=False, max_dbs=2, max_readers=_READERS,
+            sync=self._sync, metasync=self._sync, writemap=False, meminit=False, mode=0o600,
         )  # fmt: skip
         try:
             self._chunks, self._meta = self._env.open_db(CHUNKS), self._env.open_db(META)

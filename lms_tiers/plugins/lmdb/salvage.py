@@ -8,6 +8,7 @@ those of `meta`, then an empty name, then those of `chunks`; two empty names end
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 from typing import Final
@@ -24,7 +25,7 @@ def main(path: str) -> None:
     out = sys.stdout.buffer
     try:
         with (
-            lmdb.open(path, subdir=False, readonly=True, lock=False, create=False, max_dbs=2) as env,
+            lmdb.open(os.fsencode(path), subdir=False, readonly=True, lock=False, create=False, max_dbs=2) as env,
             env.begin() as txn,
         ):
             for table in (b"meta", b"chunks"):

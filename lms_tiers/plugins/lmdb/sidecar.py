@@ -84,6 +84,7 @@ class Ownership:
             holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(fd)
             if error.errno not in _HELD:
+                self.undo()
                 reason = f"{error.strerror}: this file system does not lock files; use a local disk."
                 raise StorageUnavailableError(str(directory), reason) from error
             me = holder == str(os.getpid())

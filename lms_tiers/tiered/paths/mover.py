@@ -77,7 +77,11 @@ class Mover:
             self.idle = False
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"lms-tiers-{self.tier.name}", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:
+                    self._thread, self.idle = None, True
+                    _log.exception("tier %r: no thread to move chunks with; it is tried again", self.tier.name)
             else:
                 self._wake.notify()
 

@@ -53,7 +53,11 @@ class EventLog:
             self._pending.append(event)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="lms-tiers-events", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:
+                    self._thread = None
+                    _log.exception("no thread to tell events with; it is tried again with the next one")
             elif len(self._pending) == 1:
                 self._changed.notify()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from lms_tiers.errors import (
     FormatError,
     InvalidKeyError,
     StorageLockedError,
+    StorageUnavailableError,
     ValueTooLargeError,
 )
 
@@ -67,6 +70,23 @@ def test_a_store_open_in_this_process_is_refused_a_second_time(tmp_path: Path) -
         found = store.get(KEY)
         assert found is not None
         assert found.data == b"abc"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_a_lock_call_that_fails_names_its_cause_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fails(fd: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", fails)
+        with pytest.raises(StorageUnavailableError, match=os.strerror(number)) as caught:
+            CreateStorageBackend(device(tmp_path))
+    assert not isinstance(caught.value, StorageLockedError)
+    assert not list(tmp_path.iterdir())
+    with CreateStorageBackend(device(tmp_path)) as store:
+        store.put(message(3), bytearray(b"abc"))
 
 
 def test_a_directory_that_holds_another_lmdb_file_is_refused_untouched(tmp_path: Path) -> None:
