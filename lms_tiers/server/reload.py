@@ -12,6 +12,8 @@ from typing import Final
 from lms_tiers.device import parse_device
 from lms_tiers.errors import ConfigError, DeadlineExceededError
 from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.place.machine import Machine
+from lms_tiers.server.fit import check_fit
 from lms_tiers.server.server import Server, tls_context
 from lms_tiers.server.settings import ServerSettings
 from lms_tiers.sizes import format_size
@@ -32,8 +34,12 @@ class _Change:
         return self.before is not None and self.after > self.before
 
 
-def reload(server: Server, current: ServerSettings, read: Callable[[], ServerSettings]) -> ServerSettings:
+def reload(
+    server: Server, current: ServerSettings, read: Callable[[], ServerSettings], machine: Machine | None = None
+) -> ServerSettings:
     """Take over new capacities and the certificates that lie in the files now; whatever is wrong, the server goes on.
+
+    Capacities that do not fit `machine` (None: this one) are told as at the start, and refused where it is strict.
 
     Returns
     -------
@@ -44,6 +50,8 @@ def reload(server: Server, current: ServerSettings, read: Callable[[], ServerSet
         settings = read()
         _check_rest(current, settings)
         changes = _changes(server.backend, current, settings)
+        if changes:
+            check_fit(settings, machine)
         tls = tls_context(settings)
         _apply(server.backend, changes)
     except Exception as error:

@@ -14,6 +14,7 @@ import pytest
 
 from lms_tiers import CreateStorageBackend
 from lms_tiers.errors import ConfigError, DeadlineExceededError
+from lms_tiers.place.machine import Machine
 from lms_tiers.server.reload import reload
 from lms_tiers.server.server import Server
 from lms_tiers.server.settings import ServerSettings, make_settings
@@ -57,6 +58,25 @@ def test_one_capacity_that_cannot_be_leaves_all_as_they_were(
     (record,) = [r for r in caplog.records if "not reloaded" in r.getMessage()]
     assert "999" in record.fault or str(999 << 20) in record.fault  # type: ignore[attr-defined]
     assert record.in_force == "cpu 64 MiB, pinned 32 MiB"  # type: ignore[attr-defined]
+
+
+def test_a_capacity_that_does_not_fit_the_machine_is_told_and_refused_where_that_is_strict(
+    two: tuple[Server, Callable[..., ServerSettings]], caplog: pytest.LogCaptureFixture
+) -> None:
+    server, settings = two
+    small = Machine(Path("/nowhere"), ram=lambda: 128 << 20, free=lambda path: 1 << 40)
+    strict = settings(device=device(64, 32), strict=True)
+    with caplog.at_level(logging.INFO, "lms_tiers.server"):
+        assert reload(server, strict, lambda: settings(device=device(512, 32), strict=True), small) is strict
+        assert in_force(server) == [64, 32]
+        (refused,) = [r.fault for r in caplog.records if "not reloaded" in r.getMessage()]  # type: ignore[attr-defined]
+        lax = settings(device=device(512, 32))
+        assert reload(server, settings(device=device(64, 32)), lambda: lax, small) is lax
+    assert in_force(server) == [512, 32]
+    (warned,) = [r.getMessage() for r in caplog.records if "does not fit" in r.getMessage()]
+    for told in (refused, warned):
+        assert "548 MiB" in told
+        assert "128 MiB" in told
 
 
 def test_what_is_taken_over_is_said_and_what_needs_a_restart_keeps_all_from_being(
