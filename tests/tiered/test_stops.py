@@ -47,17 +47,19 @@ def test_a_thread_that_cannot_be_started_costs_no_put_and_is_tried_again(
 ) -> None:
     told: list[Any] = []
     store = bench.store(250, 4000, write="through", on_events=told.extend)
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
     with monkeypatch.context() as patched:
-
-        def refused(thread: threading.Thread) -> None:
-            raise RuntimeError("can't start new thread")
-
         patched.setattr(threading.Thread, "start", refused)
         bench.put(store, 1, 1)
     bench.put(store, 2, 2)
     store.drain(60)
     assert store.tiers_of(bench.key(1)) == store.tiers_of(bench.key(2)) == ("t0", "t1")
-    bench.done(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        bench.done(store)
     assert {event.key for event in told} == {bench.key(i).to_string() for i in (1, 2)}
 
 

@@ -66,7 +66,12 @@ class Cooling:
         with self._store.changed:
             if self._thread is None and not self._stopped:
                 self._thread = threading.Thread(target=self._run, name="lms-tiers-lmdb-cooling", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError as error:  # what was put is put; a later one tries again
+                    self._thread = None
+                    self._due.clear()
+                    _log.warning("lmdb store %s: cold chunks stay as they are for now: %s", self._store.where, error)
 
     def shrunk(self) -> dict[str, int]:
         """What was encoded since the last call, and its charge. Takes no lock."""

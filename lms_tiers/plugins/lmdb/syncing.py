@@ -53,7 +53,11 @@ class Syncing:
                 return
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="lms-tiers-lmdb-sync", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:
+                    self._thread = None  # the next one tries again
+                    raise
             number = self._rounds + 1  # one that begins from now on
             self._wanted = max(self._wanted, number)
             self._changed.notify_all()

@@ -132,6 +132,10 @@ def _in_time(what: str, call: Callable[[], None], timeout: float) -> bool:
             _log.warning("%s while closing: %r", what, error)
 
     thread = threading.Thread(target=run, name="lms-tiers-closing", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # there can be no more threads: better late than not at all
+        run()
+        return True
     thread.join(timeout)
     return not thread.is_alive()
