@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lms_tiers.errors import StorageUnavailableError
+from lms_tiers.tiered.state.hierarchy import Hierarchy
 
 
 class Stops:
@@ -158,3 +160,15 @@ def test_nobody_finds_nothing_between_two_steps_of_a_move(bench: Any) -> None:
     for thread in lookers:
         thread.join(60)
     assert not missed
+
+
+def test_a_get_takes_a_background_start_as_it_finds_it_though_it_may_end_at_any_moment(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled: list[str] = []
+    ending = SimpleNamespace(settle=settled.append)
+    looks = iter([ending])  # and none from the second look on
+    store = bench.store(4000)
+    monkeypatch.setattr(Hierarchy, "loading", property(lambda _: next(looks, None), lambda *_: None), raising=False)
+    assert bench.get(store, 1) is None
+    assert settled == [bench.key(1).to_string()]
