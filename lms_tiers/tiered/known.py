@@ -72,6 +72,11 @@ class Known(LMSBackendInterface):
         with self._h.lock:
             return self._described(text)
 
+    def reserve_bytes(self, length: int) -> int:
+        """Upper bound of the physical bytes that a chunk of `length` bytes takes in all tiers together."""
+        most = sum(need for need in self._h.fit(length).needs if need is not None)
+        return most if self._beyond is None else most + self._beyond.backend.reserve_bytes(length)
+
     def scan(self) -> Iterator[ChunkInfo]:
         """Every chunk: a `StoredChunk` for each in the index, in its order; then what only a shared tier lists.
 

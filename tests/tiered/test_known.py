@@ -32,6 +32,7 @@ def test_a_chunk_is_described_without_asking_a_backend(bench: Any, clock: Any) -
     assert (one.tiers, one.stored_bytes, one.pinned_until) == ({"t0": 60, "t1": 60}, 120, clock.now + 20)
     assert (two.tiers, two.stored_bytes, two.pinned_until) == ({"t1": 5000}, 5000, None)
     assert store.info(bench.key(3)) is None
+    assert one.stored_bytes <= store.reserve_bytes(60), "a chunk may lie in all tiers"
     listed = list(store.scan())
     assert {info.key.to_string(): info for info in listed} == {info.key.to_string(): info for info in (one, two)}
     assert all(isinstance(info, ChunkInfo) for info in listed)
