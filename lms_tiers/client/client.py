@@ -310,13 +310,16 @@ class Client(LMSBackendInterface):
         return answers + [False] * (len(texts) - len(answers))
 
     def scan(self) -> Iterator[ChunkInfo]:
-        """Every chunk of the server with its metadata, in one answer."""
+        """Every chunk of the server with its metadata, in one answer; its length for what it takes.
+
+        What it takes there, in one tier or several, encoded or not, is in its server's figures.
+        """
         if not self.capabilities.remove:
             yield from super().scan()
             return
-        for text, meta, stored in self._entries(with_meta=True):
+        for text, meta, _ in self._entries(with_meta=True):
             if meta is not None:
-                yield ChunkInfo(CacheEngineKey.from_string(text), meta, stored)
+                yield ChunkInfo(CacheEngineKey.from_string(text), meta, self.reserve_bytes(meta.length))
 
     def _entries(self, *, with_meta: bool) -> list[tuple[str, ChunkMeta | None, int]]:
         self._check()
