@@ -155,7 +155,7 @@ class TieredStore(Known):
         try:
             if self._beyond is None:
                 return self._reader.get(key)
-            return self._get(key, self._beyond)
+            return self._beyond.get_through(key, self._chains)
         except BaseException as error:
             self._h.mend(error)
             raise
@@ -386,15 +386,6 @@ class TieredStore(Known):
             self._closed.set()
 
     # -- inside ------------------------------------------------------------------------------------------------------
-
-    def _get(self, key: CacheEngineKey, beyond: Beyond) -> LMSMemoryObj | None:
-        """A chunk from the private tiers, or from the one that is shared."""
-        if not beyond.revalidates or not beyond.edge.outdated(known_text(self._h.index, key)):
-            obj = self._reader.get(key)
-            if obj is not None:
-                return obj
-        text = key_text(key)
-        return beyond.get([key], [text], [self._chains.single(self._clock(), text)])[0]
 
     def _written(self, tier: Tier, text: str, entry: Entry) -> None:
         for mover in self._through:

@@ -8,17 +8,18 @@ from typing import Any, Final
 
 from lms_tiers.errors import OutcomeUnknownError
 from lms_tiers.interface import ChunkInfo
-from lms_tiers.messages import CacheEngineKey, LMSMemoryObj
+from lms_tiers.messages import CacheEngineKey, LMSMemoryObj, key_text
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.paths.reads import Reader
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.paths.sender import Sender
 from lms_tiers.tiered.paths.shared import Shared
 from lms_tiers.tiered.state.breaker import Breaker
+from lms_tiers.tiered.state.chain import Chains
 from lms_tiers.tiered.state.deadline import Deadline
 from lms_tiers.tiered.state.edge import Edge, Unsent
 from lms_tiers.tiered.state.hierarchy import Hierarchy
-from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.index import Entry, known_text
 from lms_tiers.tiered.state.tier import TierConfig
 
 
@@ -47,6 +48,7 @@ class Beyond:
 
     def read_by(self, reader: Reader) -> None:
         """Serve what `reader` finds in no private tier."""
+        self._reader = reader
         self._shared = Shared(
             self._h, self._room, reader, self.edge, self.backend, self.deadline, promotes=self._promotes
         )
@@ -54,6 +56,15 @@ class Beyond:
     def lacks(self, text: str) -> bool:
         """Whether the private tiers do not hold `text`, or hold a copy that is to be asked for again. Takes no lock."""
         return text not in self._h.index or self.edge.outdated(text)
+
+    def get_through(self, key: CacheEngineKey, chains: Chains) -> LMSMemoryObj | None:
+        """A chunk from the private tiers, or from here."""
+        if not self.revalidates or not self.edge.outdated(known_text(self._h.index, key)):
+            obj = self._reader.get(key)
+            if obj is not None:
+                return obj
+        text = key_text(key)
+        return self.get([key], [text], [chains.single(self._h.clock(), text)])[0]
 
     def get(
         self, keys: Sequence[CacheEngineKey], texts: Sequence[str], contexts: Sequence[AccessContext]

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from lms_tiers.errors import ConfigError, PolicyError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import OpaqueKey
-from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
+from lms_tiers.policies.base import AccessContext, EvictionPolicy
 from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.state.breaker import Breaker
 from lms_tiers.tiered.state.claims import Busy
@@ -357,11 +357,6 @@ class Tier:
             raise
         except Exception as error:
             raise PolicyError(self.policy.name, f"raised {type(error).__name__}: {error}.") from error
-
-    def on_remove(self, text: str, reason: RemoveReason) -> None:
-        """`text` is gone from this tier."""
-        self.keys -= 1
-        self.policy.on_remove(text, reason)
 
     def snapshot(self) -> TierStats:
         """The counters now, without the backend's own."""
