@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from lms_conformance.shared import SharedEngine, SharedReference, forget_engine,
 
 from lms_tiers.errors import ConfigError, OutcomeUnknownError, StorageUnavailableError, ValueTooLargeError
 from lms_tiers.plugins.cpu import LMSLocalBackend
+from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
+from lms_tiers.plugins.lmdb.options import LmdbOptions
 from lms_tiers.policies.lru import Lru
 from lms_tiers.request import RequestContext
 from lms_tiers.tiered.state.tier import TierConfig
@@ -453,3 +456,21 @@ def test_what_is_read_in_the_shared_tier_without_promotion_does_not_rise(bench: 
     assert [b.tiers_of(key) for key in keys] == [()] * 3
     assert [bench.value(obj) for obj in b.get_many(keys, context=RequestContext())] == [0, 1, 2]
     assert [b.tiers_of(key) for key in keys] == [("ram",)] * 3
+
+
+def test_closing_saves_what_private_tiers_remember_though_the_engine_is_away(
+    bench: Any, engine: SharedEngine, tmp_path: Path
+) -> None:
+    def disk() -> LmdbBackend:
+        return open_backend(str(tmp_path / "kv"), 8 << 20, LmdbOptions.model_validate({}))
+
+    pool = TierConfig("pool", SharedReference(NAME), None, None)
+    store = TieredStore([TierConfig("disk", disk(), 8 << 20, Lru(8 << 20, time.monotonic)), pool], close_timeout=5.0)
+    engine.down = True
+    bench.put(store, 1, 1)
+    store.close()
+    with disk() as again:
+        saved = again.load_state()
+        assert saved is not None
+        assert any(saved[8:24]), "it was not closed with everything clean"
+        assert bench.get(again, 1) == 1

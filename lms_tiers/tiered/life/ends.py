@@ -14,6 +14,7 @@ from lms_tiers.tiered.life.flush import Flusher
 from lms_tiers.tiered.paths.beyond import Beyond
 from lms_tiers.tiered.paths.mover import Mover
 from lms_tiers.tiered.paths.room import Room
+from lms_tiers.tiered.state.deadline import Deadline
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.watch.notify import EventLog
@@ -80,8 +81,11 @@ def shut_down(
     clean: list[bool] = []
 
     def flush() -> None:
-        flusher.flush(timeout)
-        clean.append(True)
+        deadline = Deadline("flush", timeout)
+        flusher.flush_private(deadline)
+        clean.append(True)  # whatever becomes of what is shared
+        if beyond is not None:
+            beyond.flush(deadline)
 
     _in_time("flush", flush, timeout + 0.1)
     until = time.monotonic() + timeout

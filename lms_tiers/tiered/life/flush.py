@@ -38,15 +38,27 @@ class Flusher:
         self._beyond: Final = beyond
 
     def flush(self, timeout: float | None) -> None:
-        """Bring every chunk present now down to the lowest persistent tier, and delete what is stale.
+        """Bring every chunk present now down to the lowest persistent tier and to the shared one; delete what is stale.
 
         Raises
         ------
         DeadlineExceededError
         StorageUnavailableError
-            A persistent tier is switched off or failed.
+            A persistent tier, or the shared one, is switched off or failed.
         """
         deadline = Deadline("flush", timeout)
+        failed: Exception | None = None
+        try:
+            self.flush_private(deadline)
+        except StorageUnavailableError as error:
+            failed = error  # what can be sent is sent all the same
+        if self._beyond is not None:
+            self._beyond.flush(deadline)
+        if failed is not None:
+            raise failed
+
+    def flush_private(self, deadline: Deadline) -> None:
+        """The same as far as the shared tier has no part in it."""
         lowest = next((tier for tier in reversed(self._h.tiers) if tier.persistent), None)
         failed = self._clean(lowest, deadline) if lowest is not None and lowest.position else 0
         loading = self._h.loading
@@ -58,8 +70,6 @@ class Flusher:
         for tier in self._h.tiers:
             if tier.persistent:
                 tier.backend.flush(deadline.left())
-        if self._beyond is not None:
-            self._beyond.flush(deadline)
         if failed and lowest is not None:  # all else is down by now
             raise StorageUnavailableError(lowest.name, f"{failed} chunks could not be brought down.")
 
