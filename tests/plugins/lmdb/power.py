@@ -177,13 +177,14 @@ def record(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datafile, "allocate", recorded("allocate", datafile.allocate))
     plain = lmdb.open
 
-    def opened(path: str, **options: Any) -> Any:
+    def opened(path: str | bytes, **options: Any) -> Any:
         with recorder.lock:
             env = plain(path, **options)
-            if Path(path).parent != recorder.directory or options.get("readonly"):
+            place = Path(os.fsdecode(path))
+            if place.parent != recorder.directory or options.get("readonly"):
                 return env
-            recorder.committed(Path(path), bool(options.get("sync", True)))
-            return _Env(env, recorder, Path(path), bool(options.get("sync", True)))
+            recorder.committed(place, bool(options.get("sync", True)))
+            return _Env(env, recorder, place, bool(options.get("sync", True)))
 
     monkeypatch.setattr(lmdb, "open", opened)
 
