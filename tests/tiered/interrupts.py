@@ -45,8 +45,9 @@ def spared(code: CodeType) -> frozenset[int]:
 class Interrupt:
     """How far a run has come: opcodes counted, and whether the interrupt has come."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, places: tuple[str, ...]) -> None:
         self.at = at
+        self.places = places
         self.passed = 0
         self.where = ""
 
@@ -60,16 +61,16 @@ class Interrupt:
         return self.step
 
     def enter(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if frame.f_code.co_filename.startswith(PLACES):
+        if frame.f_code.co_filename.startswith(self.places):
             frame.f_trace_opcodes = True
             return self.step
         return None
 
 
 @contextlib.contextmanager
-def interrupted(at: int) -> Iterator[Interrupt]:
+def interrupted(at: int, places: tuple[str, ...] = PLACES) -> Iterator[Interrupt]:
     """The calls of this thread within the block are interrupted before opcode `at`; what that raises ends here."""
-    interrupt = Interrupt(at)
+    interrupt = Interrupt(at, places)
     before = sys.gettrace()
     sys.settrace(interrupt.enter)
     try:

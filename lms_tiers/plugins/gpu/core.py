@@ -170,6 +170,7 @@ class GpuCore(ArenaBackend):
         if transfers is not None:
             with contextlib.suppress(RuntimeError):  # a device that fails is at no pages
                 transfers.finish([self._streams.record(self._streams.current())])
+            transfers.give_back()
 
     def _close(self) -> None:
         # No memory goes back to the device's allocator while a copy may still be at it.

@@ -112,6 +112,10 @@ class Transfers:
         for fence in (self._streams.record(self._inward), self._streams.record(self._outward), *fences):
             self._streams.join(fence)
 
+    def give_back(self) -> None:
+        """Free the staging that an interrupted call of this thread left held; after `finish`."""
+        self._ring.give_back()
+
     # -- parts -----------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -130,16 +134,12 @@ class Transfers:
             chunk.after.clear()
 
     def _stage(self, targets: Sequence[torch.Tensor], source: Bytes) -> None:
-        slot = self._ring.take()
-        fence: Fence | None = None
-        try:
+        with self._ring.slot() as slot:
             self._copier.copy(slot.bytes[: source.size], source)
             try:
                 self._copy_pairs(targets, [slot.tensor[: source.size]], self._inward)
             finally:
-                fence = self._streams.record(self._inward)
-        finally:
-            self._ring.give(slot, fence)
+                slot.fence = self._streams.record(self._inward)
 
     def _copy_pairs(self, targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], stream: Stream) -> None:
         for target, source in pairs(targets, sources):
