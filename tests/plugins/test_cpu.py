@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ import torch
 
 from lms_tiers import CacheEngineKey, ClientCommand, ClientMetaMessage, LMSLocalBackend, MemoryFormat, OpaqueKey
 from lms_tiers.errors import BackendClosedError, InvalidBufferError, InvalidChunkError
+from tests.tiered.interrupts import ROOT, interrupted
 
 
 def message(key: CacheEngineKey, length: int) -> ClientMetaMessage:
@@ -166,3 +168,72 @@ def test_a_put_that_comes_while_the_chunks_are_listed_does_not_break_the_listing
         gc.callbacks.remove(collecting)
     assert came
     assert len(held) >= 300
+
+
+def named(name: str) -> OpaqueKey:
+    return OpaqueKey(name)
+
+
+def grown(value: bytes) -> bytearray:
+    """Sixteen bytes with room for more, which `put` trims."""
+    data = bytearray()
+    for _ in range(300):
+        data += value
+    del data[16:]
+    return data
+
+
+#: Each call meets "a" (bytes 1) and "b" (bytes 2); "c" and "d" are absent.
+INTERRUPTED: dict[str, Callable[[LMSLocalBackend], object]] = {
+    "put": lambda backend: backend.put(message(named("c"), 16), grown(b"3")),
+    "put over": lambda backend: backend.put(message(named("a"), 16), grown(b"3")),
+    "put_many": lambda backend: backend.put_many([(message(named(name), 16), grown(b"3")) for name in "cad"]),
+    "get": lambda backend: backend.get(named("a")),
+    "get_many": lambda backend: backend.get_many([named(name) for name in "abc"]),
+    "get_into": lambda backend: backend.get_into(named("a"), bytearray(16)),
+    "remove": lambda backend: backend.remove(named("a")),
+}
+#: What each may leave, first what it met and last what it does whole: the value of each key that is there.
+LEFT: dict[str, list[dict[str, bytes]]] = {
+    "put": [{"a": b"1", "b": b"2"}, {"a": b"1", "b": b"2", "c": b"3"}],
+    "put over": [{"a": b"1", "b": b"2"}, {"a": b"3", "b": b"2"}],
+    "put_many": [
+        {"a": b"1", "b": b"2"},
+        {"a": b"1", "b": b"2", "c": b"3"},
+        {"a": b"3", "b": b"2", "c": b"3"},
+        {"a": b"3", "b": b"2", "c": b"3", "d": b"3"},
+    ],
+    "get": [{"a": b"1", "b": b"2"}],
+    "get_many": [{"a": b"1", "b": b"2"}],
+    "get_into": [{"a": b"1", "b": b"2"}],
+    "remove": [{"a": b"1", "b": b"2"}, {"b": b"2"}],
+}
+
+
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_a_call_interrupted_at_any_opcode_has_happened_or_has_not(name: str) -> None:
+    places = tuple(str(ROOT / part) for part in ("plugins/cpu.py", "interface.py", "messages.py", "buffers.py"))
+    met = set()
+    for at in itertools.count(1):
+        backend = LMSLocalBackend()
+        for key, value in LEFT[name][0].items():
+            backend.put(message(named(key), 16), bytearray(value * 16))
+        with interrupted(at, places) as interrupt:
+            INTERRUPTED[name](backend)
+        left = {info.key.to_string(): bytes(backend.get(info.key).data) for info in backend.scan()}  # type: ignore[union-attr]
+        states = [{key: value * 16 for key, value in state.items()} for state in LEFT[name]]
+        assert left in states, interrupt.where
+        met.add(states.index(left))
+        stats = backend.stats()
+        assert (stats.keys, stats.bytes_used) == (len(left), 16 * len(left)), interrupt.where
+        assert {key.to_string() for key in backend.list_keys()} == set(left)
+        for key in "abcd":  # and it goes on as if nothing had been
+            backend.put(message(named(key), 16), bytearray(b"9" * 16))
+            assert backend.get(named(key)).data == b"9" * 16  # type: ignore[union-attr]
+            backend.remove(named(key))
+        assert backend.stats().bytes_used == 0
+        if not interrupt.where:
+            break
+    assert at > 20, "the interrupts reach the call"
+    assert met == set(range(len(states))), "each state is left by some interrupt"
+    assert left == states[-1]
