@@ -149,6 +149,8 @@ class BatchWriter:
                         h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charges[i])
                     h.release(tier, text)
                     self._written(tier, text, entry)
+                if tier.dirty_bytes > tier.dirty_most:
+                    self._room.clean_ahead(tier)
                 return len(run)
             if error is not None and not isinstance(error, (CapacityError, StorageFullError)):
                 h.failed(tier, run[0], error)

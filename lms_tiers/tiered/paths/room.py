@@ -57,7 +57,7 @@ class Room:
         if excess <= 0:
             tier.reserve(need)
             if tier.budget - tier.used + tier.ahead < tier.window >> 1 or tier.dirty_bytes > tier.dirty_most:
-                self._clean_ahead(tier)
+                self.clean_ahead(tier)
             return None
         going: list[str] = []
         for stale, nbytes in tier.garbage.items():
@@ -120,7 +120,7 @@ class Room:
                     if not leaving.worth_waiting or (late and not (force and outwait and h.loads(tier))):
                         return False
                     tier.wanting.setdefault(thread, need + max(0, tier.used - tier.budget))
-                    self._clean_ahead(tier)
+                    self.clean_ahead(tier)
                     for lower in h.tiers[tier.position + 1 :]:
                         h.check_stall(lower)
                     change = h.change()
@@ -261,7 +261,7 @@ class Room:
             h.log.add(kind, reason, tier.name, text, charge)
         h.ungrant(tier, text, entry, RemoveReason.EVICTED, reason)
 
-    def _clean_ahead(self, tier: Tier) -> None:
+    def clean_ahead(self, tier: Tier) -> None:
         """Too much of `tier` is not clean: wake the movers below."""
         for lower in self._h.tiers[tier.position + 1 :]:
             if self._h.up & lower.bit or lower.breaker.due():

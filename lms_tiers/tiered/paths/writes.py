@@ -251,6 +251,8 @@ class Writer:
             h.release(tier, text)
             self._puts += 1
             self._written(tier, text, entry)
+            if tier.dirty_bytes > tier.dirty_most:  # the last of a burst of puts may be what makes it too much
+                self._room.clean_ahead(tier)
 
     def _acquire(self, tier: Tier, text: str, need: int, entry: Entry) -> bool:
         """Become the mutator of `text` in time; False where that takes too long, or the store closes."""
