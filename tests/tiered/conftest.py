@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lms_conformance.shared import SharedEngine, SharedReference, forget_engine, shared_engine
 
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ClientCommand, ClientMetaMessage, LMSMemoryObj, MemoryFormat
@@ -18,6 +19,7 @@ from lms_tiers.tiered.life import loading
 from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.store import TieredStore
 from tests.tiered.invariants import check
+from tests.tiered.sharing import NAME
 from tests.tiered.slow import Slow
 
 
@@ -183,3 +185,33 @@ def slow(bench: Bench, in_the_background: None) -> Iterator[Slow]:
     slow = Slow(bench, 20)
     yield slow
     slow.allow()  # whatever the test did, no thread is left behind
+
+
+@pytest.fixture
+def engine() -> Iterator[SharedEngine]:
+    yield shared_engine(NAME)
+    forget_engine(NAME)
+
+
+@pytest.fixture
+def host(bench: Any, engine: SharedEngine) -> Callable[..., TieredStore]:
+    """Opens a store of a few chunks of memory over the engine."""
+
+    def make(
+        capacity: int = 1000, write: Any = None, above: Any = None, shared: Any = None, **options: Any
+    ) -> TieredStore:
+        edge = {name: options.pop(name) for name in ("deadline", "revalidate") if name in options}
+        top = above or bench.weighed()
+        below = shared or SharedReference(NAME)
+        store = TieredStore(
+            [
+                TierConfig("ram", top, capacity, Lru(capacity, time.monotonic)),
+                TierConfig("pool", below, None, None, write, **edge),
+            ],
+            **{"close_timeout": 5.0, **options},
+        )
+        bench.stores.append(store)
+        bench.backends.append([top])
+        return store
+
+    return make

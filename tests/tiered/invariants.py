@@ -38,7 +38,7 @@ def settle(store: Any, patience: float) -> bool:
     pause = threading.Event()
     while time.monotonic() < deadline:
         with store._h.lock:
-            sending = store._beyond is not None and not store._beyond.sender._idle and not store._h.closing
+            sending = store._beyond is not None and not store._beyond.sender.idle and not store._h.closing
             if store._h.loading is None and not sending and all(rests(store, mover) for mover in store._movers):
                 return True
         pause.wait(0.001)

@@ -148,14 +148,17 @@ def run_program(bench: Any, shape: str, seed: int) -> None:
     bench.stores.remove(store)
 
 
-def run_threads(bench: Any, store: Any, history: History, program: list[list[tuple[str, int, int, int]]]) -> list[str]:
-    """Each part of the program on a thread of its own; what they raised."""
+def run_threads(
+    bench: Any, store: Any, history: History, program: list[list[tuple[str, int, int, int]]],
+    perform: Callable[..., None] | None = None,
+) -> list[str]:  # fmt: skip
+    """Each part of the program on a thread of its own, by `perform` in place of `step`; what they raised."""
     wrong: list[str] = []
 
     def client(number: int) -> None:
         try:
             for kind, i, value, size in program[number]:
-                step(bench, store, history, number, kind, i, value, size)
+                (perform or step)(bench, store, history, number, kind, i, value, size)
         except BaseException as error:  # whatever it is, the test has to see it
             wrong.append(f"thread {number}: {type(error).__name__}: {error}")
 

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from lms_tiers.tiered.life import loading
-from lms_tiers.tiered.paths import mover
+from lms_tiers.tiered.paths import mover, worker
 from tests.stepping import each_stop
 from tests.tiered.slow import Slow
+
+#: Where a mover's thread waits, or is about to.
+WHERE = pytest.mark.parametrize(("file", "function"), [(worker.__file__, "_run"), (mover.__file__, "_timeout")])
 
 
 def moving(bench: Any, stop: Any) -> Any:
@@ -25,8 +28,9 @@ def moving(bench: Any, stop: Any) -> Any:
     return store
 
 
-def test_a_mover_does_what_it_is_given_at_any_moment(bench: Any) -> None:
-    for stop in each_stop(mover.__file__, ("_run", "_timeout"), "lms-tiers-t1", armed=False):
+@WHERE
+def test_a_mover_does_what_it_is_given_at_any_moment(bench: Any, file: str, function: str) -> None:
+    for stop in each_stop(file, (function,), "lms-tiers-t1", armed=False):
         store = moving(bench, stop)
         stop.beside(lambda store=store: bench.put(store, 3, 3))  # type: ignore[misc]  # bound here
         store.drain(60)  # returns when nothing is left to do
@@ -35,8 +39,9 @@ def test_a_mover_does_what_it_is_given_at_any_moment(bench: Any) -> None:
         bench.stores.remove(store)
 
 
-def test_a_mover_ends_wherever_it_is(bench: Any) -> None:
-    for stop in each_stop(mover.__file__, ("_run", "_timeout"), "lms-tiers-t1", armed=False):
+@WHERE
+def test_a_mover_ends_wherever_it_is(bench: Any, file: str, function: str) -> None:
+    for stop in each_stop(file, (function,), "lms-tiers-t1", armed=False):
         store = moving(bench, stop)
         stop.beside(store.close)
         bench.stores.remove(store)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Final
 from lms_tiers.messages import LMSMemoryObj
 from lms_tiers.tiered.paths.moves import Moves, Pick
 from lms_tiers.tiered.paths.room import Room
+from lms_tiers.tiered.paths.worker import Worker
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry
 from lms_tiers.tiered.state.tier import RECENT_BATCH, Tier, keys_of
@@ -41,7 +41,7 @@ _DELETE_BATCH: Final = 256
 _RETRY: Final = 0.25
 
 
-class Mover:
+class Mover(Worker):
     """Moves chunks into `tier`.
 
     Parameters
@@ -53,50 +53,26 @@ class Mover:
     """
 
     def __init__(self, hierarchy: Hierarchy, room: Room, tier: Tier, *, queue_limit: int, back_pressure: float) -> None:
-        self._h: Final = hierarchy
+        super().__init__(hierarchy, f"lms-tiers-{tier.name}")
         self._room: Final = room
         self.tier: Final = tier
         self._limit: Final = queue_limit
-        self._wake: Final = threading.Condition(hierarchy.lock)
-        self._thread: threading.Thread | None = None
         self._queued: set[str] = set()
         self._delete_after = 0.0
         self._moves: Final = Moves(hierarchy, room, tier, back_pressure)
         self._singly = 0  # so many chunks are moved one by one, to find the one that makes a batch fail
-        self.idle = True
         #: Threads whose flush waits for what was used to be told to the backend, and what is being told now.
         self.eager: Final[set[int]] = set()
         self.telling: dict[str, None] = {}
-        self.stopping = False
 
     # -- from other threads, with the lock held ----------------------------------------------------------------------
-
-    def poke(self) -> None:
-        """There may be work."""
-        if self.idle and not self.stopping:
-            self.idle = False
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"lms-tiers-{self.tier.name}", daemon=True)
-                try:
-                    self._thread.start()
-                except RuntimeError:
-                    self._thread, self.idle = None, True
-                    _log.exception("tier %r: no thread to move chunks with; it is tried again", self.tier.name)
-            else:
-                self._wake.notify()
 
     def rouse(self) -> None:
         """There may be work, and an interrupt may have come between any two steps of `poke` or `offer`."""
         tier = self.tier
         tier.queue_bytes = sum(pick[3] for pick in tier.queue)
         self._queued.update(pick[0] for pick in tier.queue)
-        if self._thread is not None and self._thread.ident is not None:
-            self._wake.notify()
-            return
-        self._thread = None  # one that starts all the same ends at once
-        self.idle = True
-        if tier.queue or tier.garbage:
-            self.poke()
+        super().rouse()
 
     def offer(self, text: str, entry: Entry, obj: LMSMemoryObj | None) -> bool:
         """Queue a chunk to be moved into the tier, if it is not; False where the queue is full."""
@@ -118,18 +94,6 @@ class Mover:
         """Whether `text` waits to be moved, or is being moved."""
         return text in self._queued
 
-    def stop(self) -> None:
-        """Let the thread end after what it does now."""
-        self.stopping = True
-        self._wake.notify()
-
-    def join(self, timeout: float) -> bool:
-        """Wait for the thread's end; False where it is stuck in a backend. The lock is not held."""
-        if self._thread is None:
-            return True
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
-
     def pending(self) -> bool:
         """Whether there is work that could be done, now or after a failure."""
         tier = self.tier
@@ -141,31 +105,6 @@ class Mover:
         return self._delete_after > 0.0
 
     # -- the thread --------------------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        h = self._h
-        while True:
-            with h.lock:
-                while True:
-                    if self._thread is not threading.current_thread():
-                        return  # its start was interrupted, and another one was started
-                    if self.stopping:
-                        self.idle = True
-                        h.wake()
-                        return
-                    job = self._next()
-                    if job is not None:
-                        break
-                    self.idle = True
-                    h.wake()
-                    self._wake.wait(self._timeout())
-                    self.idle = False
-            try:
-                job()
-            except BaseException as error:
-                _log.exception("a mover of tier %r stumbled", self.tier.name)
-                h.mend(error)
-            del job  # it holds chunks
 
     def _timeout(self) -> float | None:
         """Seconds until work that has to wait can be done; None without any."""

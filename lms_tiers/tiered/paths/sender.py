@@ -30,6 +30,7 @@ from lms_tiers.messages import CacheEngineKey, ClientMetaMessage
 from lms_tiers.tiered.paths.asking import fetch
 from lms_tiers.tiered.paths.mover import BATCH_BYTES, BATCH_CHUNKS
 from lms_tiers.tiered.paths.room import Room
+from lms_tiers.tiered.paths.worker import Worker
 from lms_tiers.tiered.state.deadline import Deadline
 from lms_tiers.tiered.state.edge import Edge, Unsent
 from lms_tiers.tiered.state.hierarchy import Hierarchy
@@ -53,47 +54,19 @@ _REFUSALS: Final = (InvalidKeyError, InvalidChunkError, ValueTooLargeError, Capa
 Change = tuple[str, Unsent]
 
 
-class Sender:
+class Sender(Worker):
     """Sends to `backend` what `edge` says it lacks."""
 
     def __init__(self, hierarchy: Hierarchy, room: Room, edge: Edge, backend: LMSBackendInterface) -> None:
-        self._h: Final = hierarchy
+        super().__init__(hierarchy, f"lms-tiers-send-{edge.name}")
         self._room: Final = room
         self._edge: Final = edge
         self._backend: Final = backend
-        self._wake: Final = threading.Condition(hierarchy.lock)
-        self._thread: threading.Thread | None = None
-        self._idle = True
-        self._stopping = False
         self._singly = 0  # so many chunks are sent one by one, to find the one that makes a batch fail
         edge.poke = self.poke
         edge.rouse = self.rouse
 
     # -- from other threads ------------------------------------------------------------------------------------------
-
-    def poke(self) -> None:
-        """There may be work. The lock is held."""
-        if not self._idle or self._stopping:
-            return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=f"lms-tiers-send-{self._edge.name}", daemon=True)
-            try:
-                self._thread.start()
-            except RuntimeError:
-                self._thread = None
-                _log.exception("tier %r: no thread to send with; it is tried again", self._edge.name)
-                return
-        self._idle = False
-        self._wake.notify()
-
-    def rouse(self) -> None:
-        """There may be work, and an interrupt may have come between any two steps of `poke`. The lock is held."""
-        if self._thread is not None and self._thread.ident is not None:
-            self._wake.notify()
-            return
-        self._thread = None  # one that starts all the same ends at once
-        self._idle = True
-        self.poke()
 
     def store(self, text: str, entry: Entry, data: Any, seconds: float) -> None:
         """Send a chunk that no private tier takes; returns when the tier has it. Takes the lock.
@@ -156,19 +129,7 @@ class Sender:
     def pending(self) -> bool:
         """Whether there is something to send now. The lock is held."""
         now = self._h.clock()
-        return not self._idle or any(_due(self._edge.unsent[text]) <= now for text in self._edge.queue)
-
-    def stop(self) -> None:
-        """Let the thread end after what it does now. The lock is held."""
-        self._stopping = True
-        self._wake.notify()
-
-    def join(self, timeout: float) -> bool:
-        """Wait for the thread's end; False where it is stuck in the backend."""
-        if self._thread is None:
-            return True
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return not self.idle or any(_due(self._edge.unsent[text]) <= now for text in self._edge.queue)
 
     def wait(self, changes: Sequence[Change], deadline: Deadline, hopeless: Callable[[], bool]) -> bool:
         """Whether the tier has all `changes`, or what came after them; False in the end, or where it is `hopeless`."""
@@ -189,32 +150,9 @@ class Sender:
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        h = self._h
-        while True:
-            with h.lock:
-                while True:
-                    if self._thread is not threading.current_thread():
-                        return  # its start was interrupted, and another one was started
-                    if self._stopping:
-                        self._idle = True
-                        h.wake()
-                        return
-                    job = self._next()
-                    if job is not None:
-                        break
-                    self._idle = True
-                    h.wake()
-                    self._wake.wait(self._timeout())
-                    self._idle = False
-            try:
-                job()
-            except BaseException as error:
-                _log.exception("the sender of tier %r stumbled", self._edge.name)
-                h.mend(error)
-                with h.lock:
-                    self._edge.failed(error)
-            del job  # it holds chunks
+    def _stumbled(self, error: BaseException) -> None:
+        with self._h.lock:
+            self._edge.failed(error)
 
     def _timeout(self) -> float | None:
         """Seconds until something can be sent; None where nothing is to be."""
