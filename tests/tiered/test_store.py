@@ -115,7 +115,8 @@ def test_a_chunk_too_large_for_the_top_goes_to_the_first_tier_that_fits(bench: A
     store = bench.store(1000, 5000, 50_000)
     bench.put(store, 1, 1, 4000)
     bench.put(store, 2, 2, 20_000)
-    assert [w.contains(bench.key(1)) for w in bench.weights()] == [False, True, False]
+    # A mover may have copied the first one on to the last tier by now.
+    assert [w.contains(bench.key(1)) for w in bench.weights()[:2]] == [False, True]
     assert [w.contains(bench.key(2)) for w in bench.weights()] == [False, False, True]
     assert (bench.get(store, 1), bench.get(store, 2)) == (1, 2)
 
