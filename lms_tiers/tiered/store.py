@@ -116,7 +116,8 @@ class TieredStore(Known):
         self._h.mend = Auditor(self._h, self._movers, self._flusher.fit_anew).mend
         self._clock: Final = clock
         self._close_timeout: Final = close_timeout
-        self._closed: Final = threading.Event()
+        self._ending: Final = threading.RLock()  # a signal's handler may close what is being closed
+        self._closed = False
         self._pid = getpid()
         self._capabilities: Final = store_capabilities(tiers)
         self._max_key: Final = self._capabilities.max_key_bytes
@@ -369,21 +370,18 @@ class TieredStore(Known):
     def close(self) -> None:
         """Flush, save what policies remember, end the movers, close the backends.
 
-        A tier that does not come back is left behind after `close_timeout` seconds.
+        A tier that does not come back is left behind after `close_timeout` seconds. A call beside another one returns
+        when that has ended; the next call after one that was interrupted finishes what that had begun.
         """
         self._check_process()
         h = self._h
         with h.lock:
-            first = not h.closing
             h.closing = True
             h.wake()
-        if not first:
-            self._closed.wait(3 * self._close_timeout)
-            return
-        try:
-            shut_down(h, self._room, self._flusher, self._movers, self._log, self._close_timeout, self._beyond)
-        finally:
-            self._closed.set()
+        with self._ending:
+            if not self._closed:
+                shut_down(h, self._room, self._flusher, self._movers, self._log, self._close_timeout, self._beyond)
+                self._closed = True
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

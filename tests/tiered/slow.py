@@ -12,9 +12,12 @@ from lms_tiers.messages import ChunkMeta, OpaqueKey
 
 
 class Slow:
-    """What a backend over weighed memory that outlives its store lists no faster than it is told to."""
+    """What a backend over weighed memory that outlives its store lists no faster than it is told to.
 
-    def __init__(self, bench: Any, chunks: int, size: int = 100) -> None:
+    Its chunks carry `first` and the numbers after it.
+    """
+
+    def __init__(self, bench: Any, chunks: int, size: int = 100, first: int = 0) -> None:
         backend: Any = bench.weighed()
         backend.__class__ = type(
             "Slow", (type(backend),),
@@ -37,7 +40,7 @@ class Slow:
         self._allowed = threading.Semaphore(0)
         self.told = 0
         for i in range(chunks):
-            bench.put(backend, i, i, size)
+            bench.put(backend, i, first + i, size)
 
     def _info(self, text: str) -> ChunkInfo | None:
         obj = self.backend.get(OpaqueKey(text))

@@ -6,10 +6,11 @@ import contextlib
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+import torch
 from lms_conformance.shared import SharedReference, forget_engine
 
 from lms_tiers.errors import LmsTiersError
@@ -17,8 +18,11 @@ from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
 from lms_tiers.plugins.pinned.backend import PinnedBackend, PinnedOptions
 from lms_tiers.policies.lru import Lru
 from lms_tiers.policies.s3fifo import S3Fifo
+from lms_tiers.tiered.watch.events import EventKind
+from tests.tiered.conftest import Weighed
 from tests.tiered.interrupts import interrupted
-from tests.tiered.invariants import check
+from tests.tiered.invariants import check, contradictions
+from tests.tiered.slow import Slow
 
 #: Every so many opcodes are interrupted; 1 means all. A prime, so that runs over many shapes meet different ones.
 STRIDE = int(os.environ.get("STRIDE", "307"))
@@ -38,11 +42,27 @@ PAGE = 4096
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
+class Kept(Weighed):
+    """Survives its store, as far as that is told; notes what it held when it was closed."""
+
+    capabilities = replace(Weighed.capabilities, persistent=True)
+    at_closing: frozenset[str] | None = None
+
+    def save_state(self, state: bytes) -> None:
+        self.state = state
+
+    def close(self) -> None:
+        if self.at_closing is None:
+            self.at_closing = frozenset(self._held)
+        super().close()
+
+
 @dataclass
 class Shape:
     """What a store is made of; `sick` names the operation of the top tier that fails once after it was carried out.
 
     `pinned`: the top tier is an arena, where a chunk takes a page. `shared`: below is an engine that others use too.
+    `loading`: the lowest tier is being taken over in the background, and has told of two chunks.
     """
 
     capacities: tuple[int, ...]
@@ -51,6 +71,7 @@ class Shape:
     write: str = "back"
     pinned: bool = False
     shared: bool = False
+    loading: bool = False
 
 
 SHAPES = {
@@ -64,7 +85,15 @@ SHAPES = {
     "an arena, evicting": Shape((3 * PAGE,), pinned=True),
     "an arena over memory": Shape((3 * PAGE, 4000), pinned=True),
     "over a shared engine": Shape((250,), shared=True),
+    "being taken over": Shape((250, 4000), loading=True),
 }
+
+#: Calls that wait for what is being taken over.
+WAITING = ("flush", "resize", "clear")
+
+
+def tensor(bench: Any) -> torch.Tensor:
+    return torch.frombuffer(bench.data(9), dtype=torch.uint8)
 
 
 def view(bench: Any, store: Any) -> None:
@@ -80,10 +109,12 @@ OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "put": lambda bench, store: bench.put(store, 9, 9),
     "put over": lambda bench, store: bench.put(store, 1, 9),
     "put_many": lambda bench, store: store.put_many([(bench.meta(i, 40), bench.data(9, 40)) for i in (1, 9)]),
+    "put_tensor": lambda bench, store: store.put_tensor(bench.meta(9, 100), tensor(bench)),
     "get": lambda bench, store: bench.get(store, KEYS - 1),
     "get below": lambda bench, store: bench.get(store, 0),
     "get_many": lambda bench, store: store.get_many([bench.key(i) for i in range(KEYS)]),
     "get_into": lambda bench, store: store.get_into(bench.key(0), bytearray(100)),
+    "get_tensor": lambda bench, store: store.get_tensor(bench.key(0)),
     "view": view,
     "remove": lambda bench, store: store.remove(bench.key(1)),
     "remove the last": lambda bench, store: store.remove(bench.key(KEYS - 1)),
@@ -105,6 +136,10 @@ def made(bench: Any, shape: Shape, clock: Any) -> Any:
         backends[0] = PinnedBackend(shape.capacities[0], PinnedOptions(pin="off", page=PAGE, threads=1))
     if shape.sick:
         backends[0] = FaultyBackend(backends[0])
+    if shape.loading:
+        slow = Slow(bench, KEYS, first=1)
+        backends[-1] = slow.backend
+        slow.allow(2)
     policies: list[Any] = [shape.policy(capacity, clock) for capacity in shape.capacities]
     capacities: list[int | None] = [*shape.capacities]
     if shape.shared:
@@ -116,6 +151,10 @@ def made(bench: Any, shape: Shape, clock: Any) -> Any:
         *capacities, backends=backends, policies=policies, clock=clock, write=shape.write,
         back_pressure=0.02, stall=60.0, patience=5.0,
     )  # fmt: skip
+    if shape.loading:
+        bench.until(lambda: len(store._h.index) == 2)
+        store.slow = slow
+        return store
     for i in range(KEYS):
         bench.put(store, i, i + 1)
     store.drain(30.0)
@@ -147,9 +186,16 @@ def works(bench: Any, store: Any, name: str, shape: Shape) -> None:
 def interrupt(bench: Any, shape: Shape, name: str, at: int, clock: Any) -> bool:
     """Interrupt a call of a new store at opcode `at`; False where it has no so many."""
     store = made(bench, shape, clock)
+    if shape.loading and name in WAITING:
+        store.slow.allow()
     with interrupted(at) as interrupt, contextlib.suppress(LmsTiersError):
         OPERATIONS[name](bench, store)
     try:
+        if shape.loading:
+            with store._h.lock:
+                wrong = contradictions(store)
+            assert not wrong, "\n".join(wrong)
+            store.slow.allow()
         check(store)
         works(bench, store, name, shape)
     except BaseException as error:
@@ -159,6 +205,7 @@ def interrupt(bench: Any, shape: Shape, name: str, at: int, clock: Any) -> bool:
     return bool(interrupt.where)
 
 
+@pytest.mark.usefixtures("in_the_background")
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_call_interrupted_at_any_opcode_leaves_a_whole_store(bench: Any, clock: Any, shape: str, name: str) -> None:
@@ -218,3 +265,52 @@ def test_many_interrupts_of_one_store_lose_no_room(bench: Any) -> None:
     assert len(store.list_keys()) == capacity // size
     store.clear(30.0)
     assert store._h.tiers[0].used == 0
+
+
+#: Stores to close: what is dirty has to go down, and what is told has to arrive.
+CLOSED = {"one tier": (350,), "two tiers": (450, 4000), "over a shared engine": (350,)}
+
+
+@pytest.mark.parametrize("shape", CLOSED)
+def test_a_close_interrupted_at_any_opcode_is_finished_by_the_next_one(bench: Any, clock: Any, shape: str) -> None:
+    at = random.Random(shape).randrange(min(STRIDE, 3)) + 1
+    reached = True
+    while reached:
+        reached = close(bench, clock, shape, at)
+        at += min(STRIDE, 3)
+
+
+def close(bench: Any, clock: Any, shape: str, at: int) -> bool:
+    """Interrupt the closing of a new store at opcode `at`; False where it has no so many."""
+    told: list[Any] = []
+    backends: list[Any] = [bench.weighed() for _ in CLOSED[shape]]
+    if len(backends) > 1:
+        backends[1].__class__ = Kept
+    capacities: list[int | None] = [*CLOSED[shape]]
+    policies: list[Any] = [Lru(capacity, clock) for capacity in CLOSED[shape]]
+    if "shared" in shape:
+        forget_engine(ENGINE)
+        backends.append(SharedReference(ENGINE, timeout=60.0))
+        policies.append(None)
+        capacities.append(None)
+    store = bench.store(
+        *capacities, backends=backends, policies=policies, clock=clock, on_events=told.extend, close_timeout=30.0
+    )
+    for i in range(3):
+        bench.put(store, i, i + 1)
+    with interrupted(at) as interrupt:
+        store.close()
+    try:
+        bench.done(store)
+        assert all(not mover._thread or not mover._thread.is_alive() for mover in store._movers)
+        assert all(backend._closed for backend in backends)
+        assert {event.key for event in told if event.kind is EventKind.STORED} >= {
+            bench.key(i).to_string() for i in range(3)
+        }
+        if len(CLOSED[shape]) > 1:
+            assert backends[1].at_closing == {bench.key(i).to_string() for i in range(3)}
+            assert backends[1].state is not None
+    except BaseException as error:
+        error.add_note(f"interrupted at opcode {at}, {interrupt.where or 'which it does not reach'}")
+        raise
+    return bool(interrupt.where)
