@@ -9,9 +9,11 @@ DEMO_DEVICE ?= cpu?capacity=256MiB > lmdb:$(DEMO)/lmdb?capacity=2GiB
 REAL_TRACE ?= ../shared/traces/conversation_trace.jsonl
 MINUTES ?= 60
 JOBS ?= 2
+ENGINE ?=
+VERSIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format docs devices-page zoo findings serve fuzz interop soak soak-server soak-shared \
+.PHONY: help install demo test test-all lint format docs devices-page zoo findings serve fuzz interop doors doors-quick soak soak-server soak-shared \
   bench-lmdb bench-codecs bench-store bench-getter bench-server bench-shared bench-peers gpu-check gpu-wheels policy-tables peers
 
 help: ## show the commands
@@ -70,6 +72,12 @@ fuzz: install ## fuzz the wire's parsers and sessions with atheris for MINUTES e
 
 interop: install ## run LMCache's own client and server against this project, in an environment of their own
 	$(BIN)/python interop/run.py
+
+doors: install ## each ENGINE's own acceptance and our tests in it, over its newest releases or VERSIONS
+	$(BIN)/python -m scripts.doors $(addprefix --engine ,$(ENGINE)) $(addprefix --versions ,$(VERSIONS))
+
+doors-quick: install ## the same for one release of each engine, the fast part
+	$(BIN)/python -m scripts.doors --quick $(addprefix --engine ,$(ENGINE))
 
 soak: install ## put, get, restart and break a store for MINUTES and compare every byte
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)

@@ -1,0 +1,99 @@
+"""`python -m scripts.doors [--engine NAME]... [--versions V,V] [--quick] [--write]`: exit 0 where everything passes.
+
+Without `--quick`: the newest three releases of each engine that can be had. With it: the release that was seen to pass
+last, and the checks that are fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree
+
+from scripts.doors import lmcache
+from scripts.doors.engine import ROOT, Engine, Failed, Made
+from scripts.doors.environments import environment, releases
+from scripts.doors.matrix import Result, table, write
+
+ENGINES: Final[Sequence[Engine]] = (lmcache.ENGINE,)
+_TESTS: Final = "our tests, its classes"
+
+
+def pytest_of(engine: Engine, made: Made) -> str:
+    """Run the engine's folder of tests there.
+
+    Raises
+    ------
+    Failed
+        A test failed, was skipped (the engine is there), or none ran.
+    """
+    report = made.scratch / "report.xml"
+    said = made.run("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", engine.tests, seconds=1200)
+    cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+    skipped = [str(case.get("name")) for case in cases if case.find("skipped") is not None]
+    if skipped or not cases:
+        raise Failed(f"{len(cases)} tests, skipped: {', '.join(skipped)}: {said[-2000:]}")
+    return f"{len(cases)} passed"
+
+
+def _result(check: Callable[[Made], str], made: Made) -> Result:
+    shutil.rmtree(made.scratch, ignore_errors=True)
+    made.scratch.mkdir(parents=True)
+    try:
+        return Result(True, check(made))
+    except Failed as error:
+        return Result(False, str(error))
+
+
+def release(engine: Engine, version: str, folder: Path, quick: bool) -> dict[str, Result]:
+    """All checks of one release, by name."""
+    try:
+        made = environment(engine, version, folder)
+    except Failed as error:
+        return {"environment": Result(False, str(error))}
+    checks: dict[str, Callable[[Made], str]] = {_TESTS: lambda made: pytest_of(engine, made)}
+    checks |= {check.name: check.run for check in engine.checks if check.quick or not quick}
+    seen = {}
+    for name, check in checks.items():
+        began = time.monotonic()
+        seen[name] = result = _result(check, made)
+        mark = "ok    " if result.passed else "FAILED"
+        print(f"{mark} {engine.name} {version}: {name}, {time.monotonic() - began:.0f} s: {result.saw}", flush=True)
+    return seen
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    named = {engine.name: engine for engine in ENGINES}
+    parser.add_argument("--engine", action="append", choices=sorted(named), help="may be given more than once")
+    parser.add_argument("--versions", help="releases of the engine, by commas; needs one --engine")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".doors", help="what is downloaded and made stays here")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/doors.md")
+    options = parser.parse_args(arguments)
+    if options.versions and len(options.engine or ()) != 1:
+        parser.error("--versions needs one --engine")
+    folder: Path = options.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    red = False
+    for engine in [named[name] for name in options.engine or named]:
+        if options.versions:
+            versions = options.versions.split(",")
+        else:
+            versions = [engine.newest] if options.quick else releases(engine, folder, 3)
+        results = {version: release(engine, version, folder, options.quick) for version in versions}
+        red |= not all(result.passed for seen in results.values() for result in seen.values())
+        print(table(engine.name, results), flush=True)
+        if options.write:
+            write(ROOT / "docs" / "doors.md", engine.name, table(engine.name, results))
+    return int(red)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

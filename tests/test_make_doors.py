@@ -1,0 +1,92 @@
+"""`make doors`: what a check saw is judged by its text, and the matrix says what did not pass."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.doors.__main__ import ENGINES, main, pytest_of
+from scripts.doors.engine import ROOT, Engine, Failed, Made, newest_releases
+from scripts.doors.matrix import Result, table, written
+
+
+def made(scratch: Path) -> Made:
+    return Made("1.0", Path(sys.executable), scratch, dict(os.environ))
+
+
+def test_the_newest_releases_are_those_that_are_final() -> None:
+    printed = (
+        "it (0.5.6)\nAvailable versions: 0.6.0rc1, 0.5.6, 0.5.5.dev3, 0.5.5, 0.5.4.post1, 0.5.4\n  INSTALLED: 0.5.4\n"
+    )
+    assert newest_releases(printed, 3) == ["0.5.6", "0.5.5", "0.5.4.post1"]
+    with pytest.raises(Failed, match="no release"):
+        newest_releases("ERROR: nothing\n", 3)
+
+
+def test_a_process_that_ends_badly_or_never_fails_the_check_with_what_it_said(tmp_path: Path) -> None:
+    there = made(tmp_path)
+    assert there.run("-c", "print('said', end='')") == "said"
+    with pytest.raises(Failed, match="exit 3: the reason"):
+        there.run("-c", "import sys; print('the reason'); sys.exit(3)")
+    with pytest.raises(Failed, match="not done within 1 s: it began"):
+        there.run("-c", "import signal; print('it began', flush=True); signal.pause()", seconds=1)
+
+
+@pytest.mark.leaks_allowed
+@pytest.mark.parametrize(
+    ("body", "seen"),
+    [
+        ("def test_one(): pass\ndef test_two(): pass\n", "2 passed"),
+        ("import pytest\ndef test_one(): pass\ndef test_two(): pytest.skip('absent')\n", Failed),
+        ("def test_one(): assert False\n", Failed),
+        ("", Failed),
+    ],
+    ids=["green", "skipped", "red", "empty"],
+)
+def test_a_skip_where_the_engine_is_there_is_a_failure(body: str, seen: object, tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(body)
+    engine = Engine(name="e", package="e", newest="1", needs=(), sources=False, tests=str(tmp_path))
+    if seen is Failed:
+        with pytest.raises(Failed):
+            pytest_of(engine, made(tmp_path))
+    else:
+        assert pytest_of(engine, made(tmp_path)) == seen
+
+
+def test_the_table_shows_what_failed_and_what_did_not_run() -> None:
+    results = {
+        "2.0": {"a": Result(True, "16/16"), "b": Result(False, "exit 1: x | y\nmore")},
+        "1.0": {"a": Result(True, "ok")},
+    }
+    shown = table("engine", results)
+    assert shown.splitlines() == [
+        "| engine | 2.0 | 1.0 |",
+        "|---|---|---|",
+        "| a | 16/16 | ok |",
+        "| b | **fails**: exit 1: x / y | not run |",
+    ]
+
+
+def test_a_table_takes_the_place_of_its_engines_and_of_no_other() -> None:
+    page = "top\n<!-- matrix a -->\nold\n<!-- end of matrix a -->\n<!-- matrix b -->\nkept\n<!-- end of matrix b -->\n"
+    new = written(page, "a", "| new |\n")
+    assert "old" not in new
+    assert "<!-- matrix a -->\n| new |\n<!-- end of matrix a -->\n" in new
+    assert "kept" in new
+    with pytest.raises(ValueError, match="no <!-- matrix c -->"):
+        written(page, "c", "")
+
+
+def test_releases_are_of_one_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--versions", "1.0"])
+    assert "one --engine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+def test_an_engine_has_its_tests_and_stubs_in_this_project(engine: Engine) -> None:
+    assert list((ROOT / engine.tests).glob("test_*.py"))
+    assert not engine.stubs or (ROOT / engine.stubs / "sitecustomize.py").is_file()
