@@ -76,6 +76,10 @@ class Arc(EvictionPolicy):
         node.again = True
         self._t2.append(node)
 
+    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
+        node = self._nodes[key]
+        (self._t2 if node.again else self._t1).resize(node, size)
+
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         node = self._nodes.pop(key)
         (self._t2 if node.again else self._t1).unlink(node)

@@ -82,6 +82,12 @@ class EvictionPolicy(abc.ABC):
     def on_hit(self, key: str, context: AccessContext) -> None:
         """`key`, held, was used."""
 
+    def on_shrink(self, key: str, size: int) -> None:
+        """`key`, held, takes `size` bytes from now on, fewer than before, and was not used for that.
+
+        A policy that does not take this call is asked for victims without an end, until the tier has enough.
+        """
+
     @abc.abstractmethod
     def on_remove(self, key: str, reason: RemoveReason) -> None:
         """`key`, held before, is gone."""

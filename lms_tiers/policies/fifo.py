@@ -27,6 +27,9 @@ class Fifo(EvictionPolicy):
     def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
         pass
 
+    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
+        self._queue.resize(self._nodes[key], size)
+
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         self._queue.unlink(self._nodes.pop(key))
 

@@ -56,6 +56,9 @@ class Gdsf(EvictionPolicy):
     def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
         self._push(key, self._entries[key])
 
+    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
+        self._entries[key].size = size  # its next use ranks it anew
+
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         entry = self._entries.pop(key)
         if reason is RemoveReason.EVICTED:

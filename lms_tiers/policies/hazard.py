@@ -189,6 +189,11 @@ class Hazard(EvictionPolicy):
     def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
         self._access(self._held[key], context)
 
+    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
+        node = self._held[key]
+        self._nbytes += size - node.size
+        node.size = size
+
     def _access(self, node: Node, context: AccessContext) -> None:
         if context.request_id != self._open.id or context.request_id is None:
             self._turn_to(context)

@@ -65,6 +65,10 @@ class Lfu(EvictionPolicy):
         if len(self._heap) > 64 + 2 * len(self._nodes):
             self._tidy()
 
+    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
+        node = self._nodes[key]
+        self._ranks[node.rank].resize(node, size)
+
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         node = self._nodes.pop(key)
         self._ranks[node.rank].unlink(node)

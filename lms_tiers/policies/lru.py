@@ -39,6 +39,9 @@ class Lru(EvictionPolicy):
         self._queue.unlink(node)
         self._place(node, context)
 
+    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
+        self._queue.resize(self._nodes[key], size)
+
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         self._queue.unlink(self._nodes.pop(key))
 

@@ -72,6 +72,11 @@ class Opt(EvictionPolicy):
         self._rank[key] = (use, -depth, size)
         heapq.heappush(self._heap, (use, -depth, key))
 
+    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
+        use, depth, before = self._rank[key]
+        self._rank[key] = use, depth, size
+        self._nbytes += size - before
+
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         self._nbytes -= self._rank.pop(key)[2]
 

@@ -79,6 +79,11 @@ class Queue(Generic[N]):
         self.count -= 1
         self.nbytes -= node.size
 
+    def resize(self, node: N, size: int) -> None:
+        """`node` takes `size` bytes, and stays where it is."""
+        self.nbytes += size - node.size
+        node.size = size
+
     def __iter__(self) -> Iterator[N]:
         """Nodes from oldest to newest; the queue may not change meanwhile."""
         node = self.end.newer

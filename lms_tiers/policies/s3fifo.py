@@ -67,6 +67,10 @@ class S3Fifo(EvictionPolicy):
     def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
         self._nodes[key].uses += 1
 
+    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
+        node = self._nodes[key]
+        (self._main if node.in_main else self._small).resize(node, size)
+
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         node = self._nodes.pop(key)
         if reason is RemoveReason.EVICTED:

@@ -39,6 +39,9 @@ class Sieve(EvictionPolicy):
     def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
         self._nodes[key].visited = True
 
+    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
+        self._queue.resize(self._nodes[key], size)
+
     def on_remove(self, key: str, reason: RemoveReason) -> None:
         """Forget `key`; an eviction moves the hand, clearing the bits it passes."""
         node = self._nodes.pop(key)

@@ -61,6 +61,10 @@ class TwoQ(EvictionPolicy):
             self._main.unlink(node)
             self._main.append(node)
 
+    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
+        node = self._nodes[key]
+        self._queue_of(node).resize(node, size)
+
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         node = self._nodes.pop(key)
         self._queue_of(node).unlink(node)

@@ -73,6 +73,10 @@ class WTinyLfu(EvictionPolicy):
             self._proven.unlink(oldest)
             self._move(oldest, self._trial)
 
+    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
+        node = self._nodes[key]
+        node.queue.resize(node, size)
+
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         node = self._nodes.pop(key)
         node.queue.unlink(node)

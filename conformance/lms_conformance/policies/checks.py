@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from lms_conformance.policies.drive import Driver, PolicyMaker, require
-from lms_tiers.policies.base import AccessContext, RemoveReason
+from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
 
 
 def victims_are_right_after_any_program(make: PolicyMaker) -> None:
@@ -145,6 +145,19 @@ def what_is_gone_is_forgotten_in_time(make: PolicyMaker) -> None:
     require(grown < 20_000 * 700, f"memory does not grow with keys that are gone ({grown} bytes for 20,000 keys)")
 
 
+def what_shrinks_counts_with_what_it_takes(make: PolicyMaker) -> None:
+    """A backend that encodes what is cold makes chunks smaller; a policy that is not told is asked for more victims."""
+    for seed in range(10, 14):
+        driver = Driver(make, 256, seed)
+        if type(driver.policy).on_shrink is EvictionPolicy.on_shrink:
+            return
+        for _ in range(20):
+            driver.play(4, size=None)
+            driver.shrink()
+            for need in (1, 7, 60):
+                driver.propose(need)
+
+
 def removed_keys_leave_no_trace_among_victims(make: PolicyMaker) -> None:
     """A key that was removed is never named again, and may come back."""
     driver = Driver(make, 64, 9)
@@ -165,6 +178,7 @@ CHECKS: Final[tuple[Callable[[PolicyMaker], None], ...]] = (
     a_policy_shrinks_with_its_tier,
     a_zero_clock_is_no_harm,
     state_round_trips,
+    what_shrinks_counts_with_what_it_takes,
     removed_keys_leave_no_trace_among_victims,
     what_is_gone_is_forgotten_in_time,
 )

@@ -65,6 +65,12 @@ class Driver:
         del self.held[key]
         self.policy.on_remove(key, reason)
 
+    def shrink(self) -> None:
+        """Half of the chunks take less than they did."""
+        for key in self.rng.sample(sorted(self.held), len(self.held) // 2):
+            self.held[key] = self.rng.randrange(1, self.held[key] + 1)
+            self.policy.on_shrink(key, self.held[key])
+
     def use(self, key: str, size: int, context: AccessContext) -> None:
         """One use of a chunk: a hit, or an insert with the evictions it needs."""
         hit = key in self.held

@@ -78,17 +78,20 @@ class Room:
 
     def _take_in(self, tier: Tier) -> None:
         """Charge what the backend made smaller with what it takes now. The lock is held."""
-        position = tier.position
+        h, position = self._h, tier.position
         for text, nbytes in tier.backend.shrunk().items():
-            entry = self._h.index.get(text)
+            entry = h.index.get(text)
             # What is being written or deleted is charged when that is done.
             if entry is None or not entry.tiers & tier.bit or text in tier.busy:
                 continue
             saved = entry.charges[position] - nbytes
             if saved > 0:
-                entry.charges = self._h.charges.changed(entry.charges, position, nbytes)
+                entry.charges = h.charges.changed(entry.charges, position, nbytes)
                 tier.used -= saved
-                tier.overstated = True
+                try:
+                    tier.policy.on_shrink(text, nbytes)
+                except Exception as error:
+                    h.suspend(tier, error)
 
     def make_room(
         self, tier: Tier, need: int, text: str, patience: float, leaving: Leaving | None = None,

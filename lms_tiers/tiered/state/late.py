@@ -47,6 +47,8 @@ class LatePolicy(EvictionPolicy):
         self.torn = False
         #: Chunks that left while the state is being restored.
         self._gone: dict[str, RemoveReason] | None = None
+        #: Chunks that take less since then.
+        self._shrunk: dict[str, int] = {}
 
     # -- of the loader -----------------------------------------------------------------------------------------------
 
@@ -91,6 +93,8 @@ class LatePolicy(EvictionPolicy):
     def thaw(self) -> EvictionPolicy:
         """Tell the policy what was kept back; from here on it stands for itself."""
         policy, gone, self._gone = self._policy, self._gone or {}, None
+        for key, less in self._shrunk.items():
+            policy.on_shrink(key, less)
         for key, reason in gone.items():
             policy.on_remove(key, reason)
         if policy.capacity != self.capacity:
@@ -114,6 +118,15 @@ class LatePolicy(EvictionPolicy):
     def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
         size, _ = self._kept.pop(key, (None, None))
         self._kept[key] = (size, context)
+
+    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
+        kept = self._kept.get(key)
+        if kept is not None and kept[0] is not None:
+            self._kept[key] = (size, kept[1])
+        elif self._gone is None:
+            self._policy.on_shrink(key, size)
+        else:
+            self._shrunk[key] = size
 
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         size, _ = self._kept.pop(key, (None, None))

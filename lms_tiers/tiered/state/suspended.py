@@ -23,6 +23,9 @@ class SuspendedPolicy(EvictionPolicy):
     def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
         pass
 
+    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
+        pass
+
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         pass
 

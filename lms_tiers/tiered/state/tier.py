@@ -147,9 +147,8 @@ class Tier:
         self.max_value: Final = capabilities.max_value_bytes
         #: Whether chunks may take less than was reserved for them.
         self.shrinks: Final = type(config.backend).reserve_bytes is not LMSBackendInterface.reserve_bytes
-        #: Whether the backend makes chunks smaller by itself; and whether it did: the policy is not told.
+        #: Whether the backend makes chunks smaller by itself.
         self.cools: Final = type(config.backend).shrunk is not LMSBackendInterface.shrunk
-        self.overstated = False
         self.touches: Final = type(config.backend).touch is not LMSBackendInterface.touch
 
         self._opened_capacity: Final = config.capacity
@@ -335,7 +334,9 @@ class Tier:
         seen: set[str] = set()
         covered = 0
         try:
-            for text in self.policy.victims(sys.maxsize if self.overstated else need, protected):
+            # A policy that takes no `on_shrink` believes that chunks take more than they do.
+            blind = self.cools and type(self.policy).on_shrink is EvictionPolicy.on_shrink
+            for text in self.policy.victims(sys.maxsize if blind else need, protected):
                 entry = index.get(text)
                 if entry is None or not entry.tiers & self.bit:
                     raise PolicyError(self.policy.name, f"proposed {text!r}, which tier {self.name!r} does not hold.")

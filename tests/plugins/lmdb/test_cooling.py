@@ -111,6 +111,11 @@ def test_a_tiered_store_holds_more_once_its_disk_has_cooled(tmp_path: Path, mess
             assert found is None or found.data == soft(n)
         assert held > 1.3 * raw
         assert on_disk(tmp_path / "disk") <= 32 * MIB
+        h = store._h  # type: ignore[attr-defined]
+        with h.lock:  # the policy weighs chunks as the tier charges them
+            charges = {text: entry.charges[1] for text, entry in h.index.items() if entry.tiers & 2}
+            assert charges == {text: node.size for text, node in h.tiers[1].policy._nodes.items()}
+            assert min(charges.values()) < SIZE
 
 
 def test_a_thread_that_cannot_be_started_costs_no_put_and_is_tried_again(
