@@ -22,6 +22,9 @@ from tests.tiered.invariants import check
 from tests.tiered.sharing import NAME
 from tests.tiered.slow import Slow
 
+#: Seconds until what never comes is an error.
+PATIENCE = 60.0
+
 
 class Weighed(LMSLocalBackend):
     """Host memory that weighs what it holds, what is being written included, without believing anybody."""
@@ -69,7 +72,7 @@ class Bench:
         self, *capacities: int | None, backends: list[Any] | None = None, policies: list[Any] | None = None,
         write: str = "back", promote: dict[int, Any] | None = None, **options: Any,
     ) -> TieredStore:  # fmt: skip
-        """A store of tiers ``t0``, ``t1``, … over weighed memory."""
+        """A store of tiers ``t0``, ``t1``, … over weighed memory; nothing in it happens because time has passed."""
         chosen = backends or [Weighed() for _ in capacities]
         clock = options.get("clock", time.monotonic)
         configs = [
@@ -79,7 +82,8 @@ class Bench:
             )
             for i, (backend, capacity) in enumerate(zip(chosen, capacities, strict=True))
         ]  # fmt: skip
-        options.setdefault("close_timeout", 5.0)
+        for limit in ("back_pressure", "stall", "close_timeout"):
+            options.setdefault(limit, PATIENCE)
         store = TieredStore(configs, **options)
         self.stores.append(store)
         self.backends.append(chosen)
@@ -121,11 +125,17 @@ class Bench:
         assert data == Bench.data(value, len(data)), "torn bytes"
         return value
 
+    def fill(self, store: TieredStore, chunks: int) -> None:
+        """Put so many chunks, each when all before have gone where they go: none is dropped for want of time."""
+        for i in range(chunks):
+            self.put(store, i, i)
+            store.drain(PATIENCE)
+
     def get(self, store: LMSBackendInterface, i: int | str) -> int | None:
         return self.value(store.get(self.key(i)))
 
     @staticmethod
-    def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
         """Wait for a condition."""
         deadline = time.monotonic() + seconds
         pause = threading.Event()
@@ -208,7 +218,7 @@ def host(bench: Any, engine: SharedEngine) -> Callable[..., TieredStore]:
                 TierConfig("ram", top, capacity, Lru(capacity, time.monotonic)),
                 TierConfig("pool", below, None, None, write, **edge),
             ],
-            **{"close_timeout": 5.0, **options},
+            **{"back_pressure": PATIENCE, "stall": PATIENCE, "close_timeout": PATIENCE, **options},
         )
         bench.stores.append(store)
         bench.backends.append([top])

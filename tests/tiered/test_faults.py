@@ -100,9 +100,7 @@ def test_a_read_that_fails_once_is_at_worst_a_miss(bench: Any, fault: Fault, whe
 
 def test_a_chunk_lost_below_is_a_miss_and_is_forgotten(bench: Any) -> None:
     store, faulty = sick_below(bench)
-    for i in range(30):
-        bench.put(store, i, i)
-    store.drain(60)
+    bench.fill(store, 30)
     faulty.inner.remove(bench.key(0))
     assert store.contains(bench.key(0))
     assert bench.get(store, 0) is None
@@ -113,9 +111,7 @@ def test_a_chunk_lost_below_is_a_miss_and_is_forgotten(bench: Any) -> None:
 def test_what_contains_says_below_is_never_asked(bench: Any) -> None:
     store, faulty = sick_below(bench)
     faulty.inject("contains", Fault.LIE)
-    for i in range(30):
-        bench.put(store, i, i)
-    store.drain(60)
+    bench.fill(store, 30)
     assert all(store.contains(bench.key(i)) for i in range(30))
     assert not store.contains(bench.key(99))
 
@@ -172,9 +168,7 @@ def test_a_put_carried_out_and_then_failed_is_never_seen(bench: Any) -> None:
 
 def test_a_deletion_that_fails_is_tried_again_and_stays_charged(bench: Any) -> None:
     store, faulty = sick_below(bench)
-    for i in range(30):
-        bench.put(store, i, i)
-    store.drain(60)
+    bench.fill(store, 30)
     faulty.inject("remove_many", Fault.FAIL, times=2)
     store.remove(bench.key(0))
     assert bench.get(store, 0) is None
@@ -192,18 +186,14 @@ def test_one_chunk_that_cannot_be_written_does_not_stop_the_others(bench: Any) -
             super().put(client_meta, kv_chunk_bytes)
 
     store = bench.store(1000, 100_000, backends=[bench.weighed(), Picky()], back_pressure=0.5)
-    for i in range(40):
-        bench.put(store, i, i)
-    store.drain(60)
+    bench.fill(store, 40)
     assert [bench.get(store, i) for i in range(40) if i != 3] == [i for i in range(40) if i != 3]
     assert store.stats().tiers[1].breaker is BreakerState.CLOSED
 
 
 def test_a_stuck_tier_blocks_neither_hits_nor_puts_nor_removes_above(bench: Any) -> None:
     store, faulty = sick_below(bench, stall=60.0, close_timeout=0.3)
-    for i in range(30):
-        bench.put(store, i, i)
-    store.drain(60)
+    bench.fill(store, 30)
     faulty.inject("*", Fault.BLOCK)
     store._h.stall = 0.0  # from now on, whoever is inside has been there for too long
     try:
@@ -225,9 +215,7 @@ def test_a_stuck_tier_blocks_neither_hits_nor_puts_nor_removes_above(bench: Any)
 
 def test_a_reader_inside_a_stuck_tier_warns_the_others_off(bench: Any) -> None:
     store, faulty = sick_below(bench, stall=60.0)
-    for i in range(30):
-        bench.put(store, i, i)
-    store.drain(60)
+    bench.fill(store, 30)
     faulty.inject("get", Fault.BLOCK)
     found: list[int | None] = []
     stuck = threading.Thread(target=lambda: found.append(bench.get(store, 0)))
@@ -283,9 +271,7 @@ def test_close_beside_everything_ends_every_call(bench: Any) -> None:
 
 def test_a_backend_closed_under_the_store_is_a_sick_tier(bench: Any) -> None:
     store, faulty = sick_below(bench)
-    for i in range(30):
-        bench.put(store, i, i)
-    store.drain(60)
+    bench.fill(store, 30)
     faulty.inject("get", Fault.CLOSE, times=1)
     assert bench.get(store, 0) is None
     bench.put(store, 50, 50)
@@ -294,9 +280,7 @@ def test_a_backend_closed_under_the_store_is_a_sick_tier(bench: Any) -> None:
 
 def test_flush_says_so_when_it_does_not_get_done(bench: Any) -> None:
     store, faulty = sick_below(bench, stall=30.0)
-    for i in range(30):
-        bench.put(store, i, i)
-    store.drain(60)
+    bench.fill(store, 30)
     faulty.inject("remove_many", Fault.BLOCK)
     store.remove(bench.key(0))
     with pytest.raises(DeadlineExceededError):
@@ -331,9 +315,7 @@ def test_concurrent_gets_of_one_lower_chunk_share_one_read(bench: Any, monkeypat
 
     monkeypatch.setattr(Load, "wait", join)
     store, faulty = sick_below(bench, stall=60.0)
-    for i in range(30):
-        bench.put(store, i, i)
-    store.drain(60)
+    bench.fill(store, 30)
     faulty.inject("get", Fault.BLOCK)
     before = faulty.calls["get"]
     found: list[int | None] = []
@@ -351,9 +333,7 @@ def test_concurrent_gets_of_one_lower_chunk_share_one_read(bench: Any, monkeypat
 
 def test_with_a_read_deadline_nobody_stays_inside_a_stuck_tier(bench: Any) -> None:
     store, faulty = sick_below(bench, read_deadline=60.0, stall=60.0)
-    for i in range(30):
-        bench.put(store, i, i)
-    store.drain(60)
+    bench.fill(store, 30)
     assert [bench.get(store, i) for i in (0, 1)] == [0, 1]
     assert store.get_into(bench.key(2), bytearray(100)) is not None
     store.drain(60)
@@ -371,9 +351,7 @@ def test_with_a_read_deadline_nobody_stays_inside_a_stuck_tier(bench: Any) -> No
 
 def test_a_switched_off_tier_costs_an_idle_store_nothing(bench: Any) -> None:
     store, faulty = sick_below(bench, breaker_cooldown=0.01, breaker_longest=0.01)
-    for i in range(40):
-        bench.put(store, i, i)
-    store.drain(60)
+    bench.fill(store, 40)
     faulty.inject("get", Fault.FAIL)
     bench.until(lambda: bench.get(store, 0) or not store._h.up & 2)
     woken = []

@@ -198,11 +198,17 @@ class Auditor:
     ) -> None:
         """Let the policy know of what is held, and of nothing else."""
         policy = tier.policy
+        ranking = policy.policy if isinstance(policy, LatePolicy) else policy
+        torn = any(_runs(frame, ranking) for error in errors for frame in _frames(error))
         try:
             if isinstance(policy, LatePolicy):
-                policy.reconcile({text: entry.charges[tier.position] for text, entry in held.items()})
+                sizes = {text: entry.charges[tier.position] for text, entry in held.items()}
+                if torn:
+                    _tell_torn(tier)
+                    policy.begin_anew(sizes)
+                policy.reconcile(sizes)
             elif not isinstance(policy, SuspendedPolicy):
-                if any(_runs(frame, policy) for error in errors for frame in _frames(error)):
+                if torn:
                     tier.policy = self._anew(tier, policy, held)
                 else:
                     align(policy, tier.position, held, published)
@@ -213,7 +219,7 @@ class Auditor:
 
     def _anew(self, tier: Tier, policy: EvictionPolicy, held: dict[str, Entry]) -> EvictionPolicy:
         """A policy of the same kind in place of one that was interrupted itself: it may be torn."""
-        _log.warning("policy %r of tier %r was interrupted and begins anew", policy.name, tier.name)
+        _tell_torn(tier)
         new = type(policy)(policy.capacity, policy.clock)
         insert(new, tier.position, held, held)
         return new
@@ -231,6 +237,10 @@ def mending(call: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P],
             raise
 
     return mended
+
+
+def _tell_torn(tier: Tier) -> None:
+    _log.warning("policy %r of tier %r was interrupted and begins anew", tier.policy.name, tier.name)
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:

@@ -38,7 +38,7 @@ class LatePolicy(EvictionPolicy):
     def __init__(self, policy: EvictionPolicy, state: bytes) -> None:
         super().__init__(policy.capacity, policy.clock)
         self.name = policy.name  # type: ignore[misc]  # of the one it stands before
-        self._policy = policy
+        self.policy = policy
         self._state = state
         #: Chunks kept back, least recently used first: the size where `policy` does not know the chunk yet, and the
         #: last use; None where there was none, and the chunk's turn tells its rank.
@@ -54,7 +54,7 @@ class LatePolicy(EvictionPolicy):
 
     def load(self, key: str, size: int, context: AccessContext) -> None:
         """It is the turn of `key`, which nobody has asked for yet."""
-        self._policy.on_insert(key, size, context)
+        self.policy.on_insert(key, size, context)
 
     def adopt(self, key: str, size: int) -> None:
         """`key` was asked for before its turn, which is no use."""
@@ -65,21 +65,30 @@ class LatePolicy(EvictionPolicy):
         size, used = self._kept.get(key, (None, None))
         if size is not None and used is None:
             del self._kept[key]
-            self._policy.on_insert(key, size, context)
+            self.policy.on_insert(key, size, context)
+
+    def begin_anew(self, held: Mapping[str, int]) -> None:
+        """The policy was interrupted itself and may be torn: a new one learns what it knew of `held` (key → size)."""
+        self.policy = type(self.policy)(self.capacity, self.clock)
+        now = AccessContext(self.clock())
+        for key, size in held.items():
+            if self._kept.get(key, (None, None))[0] is None:
+                self.policy.on_insert(key, size, now)
 
     def reconcile(self, held: Mapping[str, int]) -> None:
         """Know of `held` (key → size), after an interrupt, and of nothing else."""
-        known = listed(self._policy, len(held) + len(self._policy) + 1) if self._gone is None else None
+        known = listed(self.policy, len(held) + len(self.policy) + 1) if self._gone is None else None
         self.torn = known is None
         for key in [key for key in self._kept if key not in held]:
             self.on_remove(key, RemoveReason.REMOVED)
         if known is None:
             return  # it is the loader's
         for key in known - held.keys():
-            self._policy.on_remove(key, RemoveReason.REMOVED)
-        for key in held.keys() - known:
-            used = self._kept.pop(key, (None, None))[1]
-            self._kept[key] = (held[key], used)
+            self.policy.on_remove(key, RemoveReason.REMOVED)
+        for key, size in held.items():
+            if key not in known:
+                used = self._kept.pop(key, (None, None))[1]
+                self._kept[key] = (size, used)
 
     def freeze(self) -> None:
         """Everything is loaded: until `thaw` the policy is the loader's, without the lock, to `restore_state`."""
@@ -88,11 +97,11 @@ class LatePolicy(EvictionPolicy):
     def restore_state(self) -> None:
         """Let the policy take its state over."""
         if self._state:
-            self._policy.restore(self._state)
+            self.policy.restore(self._state)
 
     def thaw(self) -> EvictionPolicy:
         """Tell the policy what was kept back; from here on it stands for itself."""
-        policy, gone, self._gone = self._policy, self._gone or {}, None
+        policy, gone, self._gone = self.policy, self._gone or {}, None
         for key, less in self._shrunk.items():
             policy.on_shrink(key, less)
         for key, reason in gone.items():
@@ -110,7 +119,7 @@ class LatePolicy(EvictionPolicy):
     # -- a policy's own ----------------------------------------------------------------------------------------------
 
     def admit(self, key: str, size: int, context: AccessContext) -> bool:  # noqa: D102
-        return self._gone is not None or self._policy.admit(key, size, context)
+        return self._gone is not None or self.policy.admit(key, size, context)
 
     def on_insert(self, key: str, size: int, context: AccessContext) -> None:  # noqa: D102
         self._kept[key] = (size, context)
@@ -124,7 +133,7 @@ class LatePolicy(EvictionPolicy):
         if kept is not None and kept[0] is not None:
             self._kept[key] = (size, kept[1])
         elif self._gone is None:
-            self._policy.on_shrink(key, size)
+            self.policy.on_shrink(key, size)
         else:
             self._shrunk[key] = size
 
@@ -133,23 +142,23 @@ class LatePolicy(EvictionPolicy):
         if size is not None:
             return
         if self._gone is None:
-            self._policy.on_remove(key, reason)
+            self.policy.on_remove(key, reason)
         else:
             self._gone[key] = reason
 
     def victims(self, bytes_needed: int, protected: Container[str]) -> Iterator[str]:
         """Loaded chunks only: fewer bytes than needed, where too few are loaded as yet."""
         if self._gone is None:
-            yield from self._policy.victims(bytes_needed, _Either(protected, self._kept))
+            yield from self.policy.victims(bytes_needed, _Either(protected, self._kept))
 
     def __len__(self) -> int:
-        return len(self._policy) + sum(size is not None for size, _ in self._kept.values()) - len(self._gone or ())
+        return len(self.policy) + sum(size is not None for size, _ in self._kept.values()) - len(self._gone or ())
 
     def on_resize(self, capacity: int) -> None:
         """Kept for `thaw` while the policy is the loader's."""
         self.capacity = capacity
         if self._gone is None:
-            self._policy.on_resize(capacity)
+            self.policy.on_resize(capacity)
 
     def state(self) -> bytes:
         """What was saved last time: half an order is worse than an old one."""
