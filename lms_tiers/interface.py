@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, List, Mapping, Optional,
 
 from lms_tiers.buffers import copy_bytes, scatter_bytes, tensor_bytes, writable_bytes
 from lms_tiers.errors import InvalidBufferError, UnsupportedError
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, described
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj
 
 if TYPE_CHECKING:
     import torch
@@ -209,7 +209,7 @@ class LMSBackendInterface(abc.ABC):
             return None
         target = writable_bytes(buffer, obj.length)
         copy_bytes(target[: obj.length], memoryview(obj.data).cast("B"))
-        return ChunkMeta.of(_Named(key, obj), obj.length)  # type: ignore[arg-type]
+        return ChunkMeta.of_obj(key, obj)
 
     @contextmanager
     def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
@@ -218,7 +218,7 @@ class LMSBackendInterface(abc.ABC):
         if obj is None:
             yield None
         else:
-            meta = ChunkMeta.of(_Named(key, obj), obj.length)  # type: ignore[arg-type]
+            meta = ChunkMeta.of_obj(key, obj)
             yield ChunkView(meta, (memoryview(obj.data).cast("B"),) if obj.length else ())
 
     def get_scattered(self, key: CacheEngineKey, buffers: Sequence[Any]) -> ChunkMeta | None:
@@ -356,7 +356,7 @@ class LMSBackendInterface(abc.ABC):
         for key in self.list_keys():
             obj = self.get(key)
             if obj is not None:
-                meta = ChunkMeta.of(_Named(key, obj), obj.length)  # type: ignore[arg-type]
+                meta = ChunkMeta.of_obj(key, obj)
                 yield ChunkInfo(key, meta, self.reserve_bytes(obj.length))
 
     def touch(self, keys: Sequence[CacheEngineKey]) -> None:
@@ -376,15 +376,3 @@ class LMSBackendInterface(abc.ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _Named:
-    """A memory object under its key, for `ChunkMeta.of`."""
-
-    __slots__ = ("dtype", "fmt", "key", "length", "shape")
-
-    def __init__(self, key: CacheEngineKey, obj: LMSMemoryObj) -> None:
-        self.key = key
-        self.length = obj.length
-        self.fmt = obj.fmt
-        self.dtype, self.shape = described(obj)

@@ -7,9 +7,10 @@ when a caller asks for a dtype or a shape as torch's own, never to move bytes. N
 from __future__ import annotations
 
 import enum
+import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Optional
 
@@ -29,6 +30,7 @@ _DTYPE_CODES: Final = {name: code for code, name in enumerate(DTYPE_NAMES)}
 
 __all__ = [
     "DTYPE_NAMES",
+    "NAMESPACE_BYTES",
     "CacheEngineKey",
     "ChunkMeta",
     "ClientCommand",
@@ -42,6 +44,7 @@ __all__ = [
     "described",
     "dtype_name",
     "key_text",
+    "namespace_of",
     "over",
     "own_bytes",
     "torch_dtype",
@@ -156,6 +159,12 @@ def described(obj: Any) -> tuple[Any, Sequence[int]]:
     return given.get("dtype", meta.dtype), given.get("shape", meta.shape)
 
 
+def namespace_of(obj: Any) -> str | None:
+    """Digest of the namespace that a chunk was stored with; None where it was stored with none, or it is not told."""
+    meta = obj._meta if isinstance(obj, _MadeOfMeta) else None
+    return None if meta is None else meta.namespace
+
+
 def over(obj: LMSMemoryObj, data: Any) -> LMSMemoryObj:
     """`obj` with another buffer of the same bytes."""
     if type(obj) is not LMSMemoryObj:
@@ -167,8 +176,14 @@ def over(obj: LMSMemoryObj, data: Any) -> LMSMemoryObj:
 
 _new: Final = object.__new__
 
-_META: Final = struct.Struct("<BBBBQ")  # version, fmt, dtype, dimensions, length
+_META: Final = struct.Struct("<BBBBQ")  # form, fmt, dtype, dimensions, length
 _DIMENSIONS_AT: Final = 3
+#: Forms of stored metadata: without a namespace, and with the digest of one behind the shape.
+_PLAIN, _NAMED = 1, 2
+_FORMS: Final = "forms 1 and 2"
+#: Bytes of a namespace's digest, which `ChunkMeta.namespace` has in hexadecimal.
+NAMESPACE_BYTES: Final = 16
+_DIGEST: Final = re.compile(rf"[0-9a-f]{{{2 * NAMESPACE_BYTES}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +199,15 @@ class ChunkMeta:
         A name of `DTYPE_NAMES`, so that no torch is needed to store or list.
     shape : tuple of int
         0 or more dimensions, kept as given (padding zeros included).
+    namespace : str or None
+        Digest of the `lms_tiers.namespace.Namespace` that the bytes belong to, in hexadecimal; None: of none.
     """
 
     length: int
     fmt: MemoryFormat
     dtype: str | None
     shape: tuple[int, ...]
+    namespace: str | None = None
 
     @staticmethod
     def of(client_meta: ClientMetaMessage, nbytes: int) -> ChunkMeta:
@@ -211,9 +229,25 @@ class ChunkMeta:
                 raise InvalidChunkError(_shown(meta.key), f"format {meta.fmt!r} is not a MemoryFormat.") from None
         if isinstance(meta, _MadeOfMeta) and meta._meta is not None:
             dtype, shape = described(meta)
-        else:
-            dtype, shape = meta.dtype, meta.shape
-        return _intern(meta.key, nbytes, fmt, dtype, tuple(shape))
+            return _intern(meta.key, nbytes, fmt, dtype, tuple(shape), meta._meta.namespace)
+        return _intern(meta.key, nbytes, fmt, meta.dtype, tuple(meta.shape))
+
+    @staticmethod
+    def of_obj(key: KeyLike, obj: LMSMemoryObj) -> ChunkMeta:
+        """What a memory object that was answered for `key` says of its chunk.
+
+        Raises
+        ------
+        InvalidChunkError
+            It says what no metadata can.
+        """
+        dtype, shape = described(obj)
+        fmt = obj.fmt if type(obj.fmt) is MemoryFormat else MemoryFormat(obj.fmt.value)
+        return _intern(key, obj.length, fmt, dtype, tuple(shape), namespace_of(obj))
+
+    def within(self, namespace: str | None) -> ChunkMeta:
+        """The same of a chunk that belongs to a namespace (its digest), or to none."""
+        return self if self.namespace == namespace else _within(self, namespace)
 
     def memory_obj(self, data: Any) -> LMSMemoryObj:
         """`data` with this metadata, as `get` answers it."""
@@ -230,8 +264,15 @@ class ChunkMeta:
 
     def pack(self) -> bytes:
         """The stable binary form (see docs/format.md)."""
-        head = _META.pack(1, self.fmt.value, _DTYPE_CODES[self.dtype], len(self.shape), self.length)
-        return head + struct.pack(f"<{len(self.shape)}q", *self.shape)
+        form = _PLAIN if self.namespace is None else _NAMED
+        head = _META.pack(form, self.fmt.value, _DTYPE_CODES[self.dtype], len(self.shape), self.length)
+        body = head + struct.pack(f"<{len(self.shape)}q", *self.shape)
+        return body if self.namespace is None else body + bytes.fromhex(self.namespace)
+
+    @property
+    def packed_bytes(self) -> int:
+        """How long `pack` is."""
+        return _META.size + 8 * len(self.shape) + (0 if self.namespace is None else NAMESPACE_BYTES)
 
     @staticmethod
     def unpack(data: bytes | memoryview) -> tuple[ChunkMeta, int]:
@@ -240,36 +281,48 @@ class ChunkMeta:
         Raises
         ------
         FormatError
-            The bytes are not metadata of this version.
+            The bytes are not metadata of a form that this version knows.
         """
         try:
-            size = _META.size + 8 * data[_DIMENSIONS_AT]
+            size = _META.size + 8 * data[_DIMENSIONS_AT] + (NAMESPACE_BYTES if data[0] == _NAMED else 0)
         except IndexError:
-            raise FormatError("chunk metadata", "damaged bytes", "version 1") from None
+            raise FormatError("chunk metadata", "damaged bytes", _FORMS) from None
         return _unpacked(bytes(data[:size])), size
 
 
 @lru_cache(maxsize=4096)  # see `_intern`: a store that starts warm reads the same few a million times
 def _unpacked(data: bytes) -> ChunkMeta:
     try:
-        version, fmt, dtype, ndim, length = _META.unpack_from(data)
-        if version != 1:
-            raise FormatError("chunk metadata", f"version {version}", "version 1")
-        return ChunkMeta(
-            length, MemoryFormat(fmt), DTYPE_NAMES[dtype], struct.unpack_from(f"<{ndim}q", data, _META.size)
-        )
+        form, fmt, dtype, ndim, length = _META.unpack_from(data)
+        if form not in (_PLAIN, _NAMED):
+            raise FormatError("chunk metadata", f"form {form}", _FORMS)
+        shape = struct.unpack_from(f"<{ndim}q", data, _META.size)
+        namespace = None
+        if form == _NAMED:
+            (digest,) = struct.unpack_from(f"{NAMESPACE_BYTES}s", data, _META.size + 8 * ndim)
+            namespace = digest.hex()
+        return ChunkMeta(length, MemoryFormat(fmt), DTYPE_NAMES[dtype], shape, namespace)
     except (struct.error, ValueError, IndexError):
-        raise FormatError("chunk metadata", "damaged bytes", "version 1") from None
+        raise FormatError("chunk metadata", "damaged bytes", _FORMS) from None
 
 
 @lru_cache(maxsize=4096)
-def _valid(nbytes: int, fmt: MemoryFormat, dtype: Any, shape: tuple[int, ...]) -> ChunkMeta | str:
+def _within(meta: ChunkMeta, namespace: str | None) -> ChunkMeta:
+    if namespace is not None and _DIGEST.fullmatch(namespace) is None:
+        raise InvalidChunkError(namespace, f"is no digest of a namespace: {2 * NAMESPACE_BYTES} hexadecimal digits.")
+    return replace(meta, namespace=namespace)
+
+
+@lru_cache(maxsize=4096)
+def _valid(
+    nbytes: int, fmt: MemoryFormat, dtype: Any, shape: tuple[int, ...], namespace: str | None
+) -> ChunkMeta | str:
     name = dtype_name(dtype)
     if name not in _DTYPE_CODES:
         return f"dtype {dtype!r} cannot be stored."
     if len(shape) > 255 or not all(isinstance(d, int) and 0 <= d < 2**63 for d in shape):
         return f"shape {shape!r} must be a sequence of sizes."
-    return ChunkMeta(nbytes, fmt, name, shape)
+    return ChunkMeta(nbytes, fmt, name, shape, namespace)
 
 
 def _shown(key: KeyLike) -> str:
@@ -277,9 +330,11 @@ def _shown(key: KeyLike) -> str:
     return key.to_string() if hasattr(key, "to_string") else repr(key)
 
 
-def _intern(key: KeyLike, nbytes: int, fmt: MemoryFormat, dtype: Any, shape: tuple[int, ...]) -> ChunkMeta:
+def _intern(
+    key: KeyLike, nbytes: int, fmt: MemoryFormat, dtype: Any, shape: tuple[int, ...], namespace: str | None = None
+) -> ChunkMeta:
     # Chunks of one model share one shape: interning saves 200 bytes a key and most of the checking.
-    meta = _valid(nbytes, fmt, dtype, shape)
+    meta = _valid(nbytes, fmt, dtype, shape, namespace)
     if isinstance(meta, str):
         raise InvalidChunkError(_shown(key), meta)
     return meta

@@ -1,7 +1,7 @@
 """What the bytes of a KV chunk depend on beside its tokens, as one record whose digest leads the keys of an adapter.
 
 Keys of engines leave out dtype, revision, layout or topology; two engines that differ in one of them must not read each
-other's chunks. Nothing here knows engines or backends.
+other's chunks; `lms_tiers.namespaced` sees to that for a backend. Nothing here knows engines or backends.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from lms_tiers.keys import KeyLike, OpaqueKey
 #: Form of the canonical text; part of it, so that another form is another namespace.
 _FORM: Final = 1
 _DIGEST_BYTES: Final = 16
+#: Of a key: the digest in hexadecimal and a colon.
+PREFIX_BYTES: Final = 2 * _DIGEST_BYTES + 1
 #: A prefix: the digest in hexadecimal, set apart from the engine's own text.
 _PREFIX: Final = re.compile(rf"([0-9a-f]{{{2 * _DIGEST_BYTES}}}):")
 

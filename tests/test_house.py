@@ -30,7 +30,7 @@ ROOMS = [
     ["place"],
     ["device", "options"],
     ["sizes", "secrets"],
-    ["hookspecs", "changes"],
+    ["hookspecs", "changes", "namespaced"],
     ["interface"],
     ["messages", "namespace", "request"],
     ["keys"],

@@ -25,6 +25,7 @@ from lms_tiers.messages import (
     LMSMemoryObj,
     MemoryFormat,
     OpaqueKey,
+    namespace_of,
     over,
     own_bytes,
     torch_dtype,
@@ -52,6 +53,36 @@ def test_metadata_survives_packing_and_the_way_out(
     assert ChunkMeta.unpack(packed + b"tail") == (meta, len(packed))
     obj = meta.memory_obj(b"")
     assert (obj.length, obj.fmt, obj.dtype, obj.shape) == (length, fmt, dtype, torch.Size(shape))
+
+
+@given(shape=st.lists(st.integers(0, 2**40), max_size=6), digest=st.binary(min_size=16, max_size=16))
+def test_a_namespace_is_kept_with_the_metadata_and_behind_it(shape: list[int], digest: bytes) -> None:
+    plain = ChunkMeta(7, MemoryFormat.KV_2LTD, "bfloat16", tuple(shape))
+    meta = plain.within(digest.hex())
+    packed = meta.pack()
+    assert packed == b"\2" + plain.pack()[1:] + digest
+    assert len(packed) == meta.packed_bytes
+    assert ChunkMeta.unpack(packed + b"tail") == (meta, len(packed))
+    assert meta.within(None) == plain != meta
+    assert ChunkMeta.of(meta.message(OpaqueKey("k")), 7) == meta
+    obj = meta.memory_obj(b"1234567")
+    assert ChunkMeta.of_obj(OpaqueKey("k"), obj) == meta
+    assert namespace_of(obj) == namespace_of(over(obj, b"")) == digest.hex()
+    with pytest.raises(FormatError):
+        ChunkMeta.unpack(packed[:-1])
+
+
+def test_metadata_without_a_namespace_are_stored_as_they_ever_were() -> None:
+    meta = ChunkMeta(7, MemoryFormat.KV_2LTD, "bfloat16", (1, 2))
+    assert meta.pack().hex() == "0101020207000000000000000100000000000000" + "0200000000000000"
+    assert namespace_of(meta.memory_obj(b"")) is None
+    assert namespace_of(message(4)) is None
+
+
+@pytest.mark.parametrize("text", ["", "ab", "g" * 32, "A" * 32, "0" * 34])
+def test_what_is_no_digest_is_no_namespace(text: str) -> None:
+    with pytest.raises(InvalidChunkError, match="digest"):
+        ChunkMeta(7, MemoryFormat.KV_2LTD, "bfloat16", (1,)).within(text)
 
 
 def test_numbers_of_dtypes_in_stored_metadata_never_change() -> None:
@@ -182,10 +213,10 @@ def test_damaged_metadata_is_a_format_error_or_metadata(data: bytes) -> None:
     assert meta.pack() == data[:size] or data[1:3] != meta.pack()[1:3]
 
 
-def test_other_versions_of_metadata_are_refused() -> None:
+def test_other_forms_of_metadata_are_refused() -> None:
     packed = bytearray(ChunkMeta(1, MemoryFormat.BINARY, None, (1,)).pack())
     packed[0] = 9
-    with pytest.raises(FormatError, match="version 9"):
+    with pytest.raises(FormatError, match="form 9"):
         ChunkMeta.unpack(bytes(packed))
 
 

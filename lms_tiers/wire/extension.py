@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from lms_tiers.errors import FormatError, InvalidChunkError, InvalidKeyError, ProtocolError
-from lms_tiers.messages import ChunkMeta, ServerReturnCode
+from lms_tiers.messages import NAMESPACE_BYTES, ChunkMeta, ServerReturnCode
 from lms_tiers.wire.plain import KEY_BYTES, MAX_LENGTH, decode_reply
 
 #: Limits of the variable parts.
 MAX_KEY_BYTES: Final = 65535
-MAX_META_BYTES: Final = 12 + 8 * 255
+MAX_META_BYTES: Final = 12 + 8 * 255 + NAMESPACE_BYTES
 #: Most bytes of keys in one HELD or PIN.
 MAX_ASK_BYTES: Final = 2**20
 #: Of a PIN: a client that is gone keeps no chunk for longer.

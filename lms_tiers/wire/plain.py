@@ -176,6 +176,8 @@ def encode_key(key: str) -> bytes:
 
 
 def _plain_fields(key: str, meta: ChunkMeta) -> tuple[int, int, int, tuple[int, ...]]:
+    if meta.namespace is not None:
+        raise InvalidChunkError(key, "belongs to a namespace, which LMCache's header cannot hold.")
     dtype = _DTYPE_CODES.get(meta.dtype)
     if dtype is None:
         raise InvalidChunkError(key, f"dtype {meta.dtype} has no number in LMCache's header.")

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, TypeAlias
 import xxhash
 
 from lms_tiers.errors import FormatError
-from lms_tiers.messages import ChunkMeta
+from lms_tiers.messages import NAMESPACE_BYTES, ChunkMeta, MemoryFormat
 
 MAGIC: Final = b"lms_tiers/lmdb"
 VERSION: Final = 3
@@ -39,10 +39,11 @@ _HEAD: Final = struct.Struct("<QQQIIIHH")
 TAIL: Final = struct.Struct("<IIQ")
 MARK: Final = 0x334D4C4B
 _MARK_BYTES: Final = struct.pack("<I", MARK)
-_META_BYTES: Final = 12
-_DIMENSIONS_AT: Final = 3
-#: Of a record beside key, layout, dimensions, blocks and extents.
-FIXED: Final = _HEAD.size + _META_BYTES + TAIL.size
+#: Of a record beside key, metadata, layout, blocks and extents.
+_FIXED: Final = _HEAD.size + TAIL.size
+_LONGEST_META: Final = ChunkMeta(0, MemoryFormat.UNDEFINED, None, (0,) * MAX_DIMENSIONS, "0" * 2 * NAMESPACE_BYTES)
+#: The longest record of a chunk that is stored raw in one extent, with room for the name of a layout.
+LONGEST_RECORD: Final = _FIXED + MAX_KEY_BYTES + _LONGEST_META.packed_bytes + 64 + 8
 
 HASH_BYTES: Final = 16
 STAMP: Final = struct.Struct("<Q")
@@ -130,8 +131,8 @@ class Manifest(NamedTuple):
             if nbytes != len(record) or mark != MARK or xxhash.xxh3_64_intdigest(record[:-8], seed) != checksum:
                 raise Damaged("a manifest fails its checksum")
             sequence, created, data, block_bytes, nblocks, nextents, nkey, nlayout = _HEAD.unpack_from(record)
-            at = _HEAD.size + _META_BYTES + 8 * record[_HEAD.size + _DIMENSIONS_AT]
-            meta, _ = ChunkMeta.unpack(record[_HEAD.size : at])
+            meta, used = ChunkMeta.unpack(memoryview(record)[_HEAD.size :])
+            at = _HEAD.size + used
             key = record[at : at + nkey]
             at += nkey
             layout = record[at : at + nlayout].decode() if nlayout else ""
@@ -152,7 +153,7 @@ class Manifest(NamedTuple):
 
 def record_bytes(key: int, meta: ChunkMeta, layout: str, blocks: int, extents: int) -> int:
     """How long the record of a chunk will be."""
-    return FIXED + key + 8 * len(meta.shape) + len(layout) + 4 * blocks + 8 * extents
+    return _FIXED + key + meta.packed_bytes + len(layout) + 4 * blocks + 8 * extents
 
 
 def pack_extents(extents: Sequence[Extent]) -> bytes:

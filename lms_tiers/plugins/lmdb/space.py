@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from lms_tiers.errors import ConfigError
-from lms_tiers.plugins.lmdb.layout import FIXED, HASH_BYTES, MAX_DIMENSIONS, MAX_KEY_BYTES, PAGE, STAMP
+from lms_tiers.plugins.lmdb.layout import HASH_BYTES, LONGEST_RECORD, PAGE, STAMP
 from lms_tiers.sizes import format_size
 
 MIN_CAPACITY: Final = 1 << 20
@@ -43,7 +43,7 @@ def pages_for(stream: int, nrecord: int) -> int:
 
 def reserve(length: int) -> int:
     """The most that a chunk of `length` bytes is charged with: raw, in single pages, under the longest key."""
-    nrecord = FIXED + MAX_KEY_BYTES + 8 * MAX_DIMENSIONS + 64 + 8
+    nrecord = LONGEST_RECORD
     pages = pages_for(length, nrecord)
     pages = pages_for(length, nrecord + 8 * (pages + pages // 256 + 1))
     # A record that just fits into the tree may be charged more than a longer one.

@@ -14,8 +14,7 @@ from typing import Any, Final
 from lms_tiers.buffers import copy_bytes, writable_bytes
 from lms_tiers.errors import BackendClosedError, InvalidBufferError
 from lms_tiers.interface import ChunkView, LMSBackendInterface
-from lms_tiers.keys import dtype_name
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, described, key_text, over
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, key_text, over
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.paths.asking import Ask, DamagedChunkError, T, in_time, nbytes_of, noted, whole
 from lms_tiers.tiered.state.chain import Chains
@@ -324,8 +323,7 @@ class Reader:
                 return None
             writable = writable_bytes(buffer, obj.length)
             copy_bytes(writable[: obj.length], memoryview(obj.data).cast("B"))
-            dtype, shape = described(obj)
-            return ChunkMeta(obj.length, obj.fmt, dtype_name(dtype), tuple(shape))
+            return ChunkMeta.of_obj(key, obj)
 
         def ask(backend: LMSBackendInterface, key: CacheEngineKey, meta: ChunkMeta) -> ChunkMeta | None:
             writable_bytes(buffer, meta.length)

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeVar
 from lms_tiers.errors import DeadlineExceededError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.keys import dtype_name
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, described
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, described, namespace_of
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.paths.askers import Askers
 from lms_tiers.tiered.paths.asking import nbytes_of
@@ -228,7 +228,7 @@ class Shared:
     def _entry(self, obj: LMSMemoryObj, context: AccessContext) -> Entry:
         h = self._h
         dtype, shape = described(obj)
-        meta = ChunkMeta(obj.length, obj.fmt, dtype_name(dtype), tuple(shape))
+        meta = ChunkMeta(obj.length, obj.fmt, dtype_name(dtype), tuple(shape), namespace_of(obj))
         return Entry(meta, h.fit(obj.length).unfit, h.nowhere, context.parent, context.position)
 
     def _rise(self, rising: list[_Rising]) -> None:
