@@ -17,6 +17,7 @@ ROOMS = [
     ["__main__"],
     ["cli"],
     ["server"],
+    ["doors"],
     ["metrics"],
     ["replay"],
     ["factory"],
@@ -111,6 +112,22 @@ def test_plugins_import_nothing_of_each_other() -> None:
         own = module.split(".")[1]
         for name in imports(tree, module):
             if name.startswith("lms_tiers.plugins.") and name.split(".")[2] != own:
+                wrong.append(f"{module} imports {name}")
+    assert not wrong
+
+
+def test_doors_import_nothing_of_each_other_and_no_room_of_the_store() -> None:
+    wrong = []
+    folders = {path.name for path in (PACKAGE / "doors").iterdir() if path.is_dir()}
+    for room, module, tree in modules():
+        if room != "doors" or "." not in module:
+            continue
+        own = module.split(".")[1]
+        for name in imports(tree, module):
+            parts = name.split(".")
+            other = parts[:2] == ["lms_tiers", "doors"] and len(parts) > 2 and parts[2] in folders - {own}
+            inner = parts[:3] in [["lms_tiers", "tiered", room] for room in ("life", "paths", "state")]
+            if other or inner:
                 wrong.append(f"{module} imports {name}")
     assert not wrong
 

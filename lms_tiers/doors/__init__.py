@@ -1,0 +1,1 @@
+"""Doors: how engines attach the store, one folder an engine. Nothing is imported before its use."""
