@@ -113,6 +113,11 @@ class Stop:
         return self._inside
 
 
+def until_it_waits(thread: threading.Thread) -> None:
+    """Return when `thread` has ended, or waits for something else than a processor."""
+    Stop._until(lambda: not thread.is_alive() or _asleep(thread.native_id or 0))
+
+
 def each_stop(
     file: str, functions: Collection[str], thread: str, *, stride: int = 1, armed: bool = True
 ) -> Iterator[Stop]:
