@@ -20,7 +20,7 @@ from tests.stepping import each_stop
 Open = Callable[..., Any]
 
 
-def strides(quick: int, deep: int) -> Any:
+def strides(quick: int, deep: int) -> pytest.MarkDecorator:
     """Every so many opcodes are stopped at."""
     return pytest.mark.parametrize("stride", [quick, pytest.param(deep, marks=pytest.mark.deep)], ids=["some", "most"])
 
