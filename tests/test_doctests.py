@@ -13,6 +13,17 @@ import lms_tiers
 MODULES = [m.name for m in pkgutil.walk_packages(lms_tiers.__path__, "lms_tiers.") if not m.name.endswith("__main__")]
 
 
+#: Their doors import them; `make doors` has them.
+ENGINES = {"lmcache", "vllm", "sglang"}
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_hold(name: str) -> None:
-    assert doctest.testmod(importlib.import_module(name)).failed == 0
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        engine = (error.name or "").partition(".")[0]
+        if engine not in ENGINES or not name.startswith("lms_tiers.doors."):
+            raise
+        pytest.skip(f"{engine} is not installed: make doors")
+    assert doctest.testmod(module).failed == 0

@@ -26,8 +26,7 @@ class Bench:
                 TierConfig("ram", LMSLocalBackend(), 1000, Lru(1000, time.monotonic)),
                 TierConfig("disk", self.lower, 4000, Lru(4000, time.monotonic)),
             ],
-            back_pressure=60.0,
-            stall=60.0,
+            back_pressure=0.05,
         )
 
     @staticmethod

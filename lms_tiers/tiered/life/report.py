@@ -51,9 +51,7 @@ def _backend_stats(backend: LMSBackendInterface) -> BackendStats | None:
         return None  # the default lists every key
     try:
         return backend.stats()
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:
+    except Exception:
         return None  # a sick backend's figures are missing, the store's own are not
 
 
