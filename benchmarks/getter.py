@@ -359,10 +359,11 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=4000)
     parser.add_argument("--walks", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--path", type=Path, help="folder on the disk to measure")
     parser.add_argument("--json", type=Path, help="write what was measured there")
     options = parser.parse_args()
     parts = [part for part in options.only if part != "replay" or options.trace is not None]
-    folder = Path(tempfile.mkdtemp(prefix="getter-"))
+    folder = Path(tempfile.mkdtemp(prefix="getter-", dir=options.path))
     found: dict[str, Any] = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "us a block": copies()}
     try:
         for part in parts:

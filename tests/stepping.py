@@ -33,7 +33,7 @@ class Stop:
         self._file = file
         self._functions = functions
         self._thread = thread
-        self._nth = nth
+        self.nth = nth
         self._armed = armed
         self._seen = 0
         self._natives: list[int] = []
@@ -70,7 +70,7 @@ class Stop:
         self._until(lambda: not other.is_alive() or _asleep(other.native_id or 0))
         self.go()
         other.join(PATIENCE)
-        assert not other.is_alive(), f"stopped at opcode {self._nth}, it never let the other thread go on"
+        assert not other.is_alive(), f"stopped at opcode {self.nth}, it never let the other thread go on"
         if raised:
             raise raised[0]
         return answers[0]
@@ -107,10 +107,15 @@ class Stop:
     def _inside(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event == "opcode" and self._armed and not self.reached:
             self._seen += 1
-            if self._seen == self._nth:
+            if self._seen == self.nth:
                 self._reached.set()
                 self._go.wait(PATIENCE)
         return self._inside
+
+
+def until_it_waits(thread: threading.Thread) -> None:
+    """Return when `thread` has ended, or waits for something else than a processor."""
+    Stop._until(lambda: not thread.is_alive() or _asleep(thread.native_id or 0))
 
 
 def each_stop(

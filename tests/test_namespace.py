@@ -113,7 +113,7 @@ def test_the_digest_is_kept_with_the_chunk_over_restarts_and_the_wire(tmp_path: 
     meta = ChunkMeta(2, MemoryFormat.KV_2LTD, "bfloat16", (1,))
     with CreateStorageBackend(device) as store:
         store.put(meta.message(OURS.key("1f")), bytearray(b"ab"))
-        store.flush(10)
+        store.flush(60)
     settings = ServerSettings(port=0)
     with CreateStorageBackend(device) as store, Server(store, settings) as server, Client(server.address) as client:
         for held in (store, client):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from lms_tiers.buffers import writable_bytes
+from lms_tiers.changes import Changes
 from lms_tiers.errors import InvalidBufferError, InvalidChunkError
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 #: Copies below this many bytes a thread stay in one piece: waking a thread takes as long as copying half a MiB.
 _PER_THREAD: Final = 2 << 20
-
-#: Seconds between looks at copies that an interrupted call has left behind.
-_PAUSE: Final = 0.0005
 
 
 def flat_bytes(key: str, data: Any) -> memoryview:
@@ -98,6 +95,7 @@ class _Batch:
         self._left: Final = iter(tasks)
         self._lock: Final = threading.Lock()
         self._at_work: Final[set[int]] = set()
+        self._leaving: Final = Changes()
         self._stopped = False
 
     def work(self) -> None:
@@ -115,14 +113,19 @@ class _Batch:
             self._stopped = True
             raise
         finally:
-            self._at_work.discard(thread)
+            with self._lock:
+                self._at_work.discard(thread)
+                self._leaving.wake()
 
     def end(self) -> None:
         """Begin no more tasks, and wait for those of other threads that are under way."""
-        with self._lock:
-            self._stopped = True
-        while self._at_work - {threading.get_ident()}:
-            time.sleep(_PAUSE)
+        while True:
+            with self._lock:
+                self._stopped = True
+                if not self._at_work - {threading.get_ident()}:
+                    return
+                left = self._leaving.next()
+            self._leaving.wait(left, None)
 
 
 class Copier:

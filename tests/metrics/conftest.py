@@ -26,7 +26,8 @@ class Bench:
                 TierConfig("ram", LMSLocalBackend(), 1000, Lru(1000, time.monotonic)),
                 TierConfig("disk", self.lower, 4000, Lru(4000, time.monotonic)),
             ],
-            back_pressure=0.05,
+            back_pressure=60.0,
+            stall=60.0,
         )
 
     @staticmethod

@@ -11,6 +11,7 @@ import pytest
 from lms_tiers import LMSLocalBackend
 from tests.server.conftest import Serve
 from tests.server.peer import PUT, Peer, header, wait_until
+from tests.stepping import until_it_waits
 
 MIB = 1 << 20
 
@@ -35,20 +36,34 @@ class HeldUp:
         self._real.modify(descriptor, events)
 
 
+def callers(reactor: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """The threads that have come to call a method of the reactor."""
+    threads: list[threading.Thread] = []
+    method = getattr(reactor, name)
+
+    def called(*args: Any) -> Any:
+        threads.append(threading.current_thread())
+        return method(*args)
+
+    monkeypatch.setattr(reactor, name, called)
+    return threads
+
+
 def test_a_session_is_never_taken_between_parking_and_arming(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve()
     reactor = server._reactor
     epoll = HeldUp(reactor, lambda events: True)
     monkeypatch.setattr(reactor, "_epoll", epoll)
+    takers = callers(reactor, "_take", monkeypatch)
     with Peer(server) as peer:
         wait_until(lambda: bool(reactor._sessions))
         peer.send(b"\0")
         assert epoll.held.wait(60)
         for session in reactor._sessions.copy().values():
             session.deadline = 0.0
-        gone = threading.Event()
-        for _ in range(20):  # the sweep comes by every 0.1 s
-            gone.wait(0.02)
+        sweep = reactor._threads[-1]
+        wait_until(lambda: sweep in takers)
+        until_it_waits(sweep)
         taken = not reactor._sessions
         epoll.go_on.set()
         wait_until(lambda: server.counters["timeouts"] == 1)
@@ -64,6 +79,7 @@ def test_a_grant_beside_the_arming_wakes_the_session(serve: Serve, monkeypatch: 
     reactor = server._reactor
     epoll = HeldUp(reactor, lambda events: events == 0)  # one that waits for the budget
     monkeypatch.setattr(reactor, "_epoll", epoll)
+    wakers = callers(reactor, "wake", monkeypatch)
     body = bytes(MIB)
     with Peer(server) as first, Peer(server) as second:
         first.send(header(PUT, "first", MIB, 1, 6, (1, 1, 1, MIB)) + body[:1000])
@@ -72,8 +88,8 @@ def test_a_grant_beside_the_arming_wakes_the_session(serve: Serve, monkeypatch: 
         assert epoll.held.wait(60)
         first.send(body[1000:])
         wait_until(lambda: server.budget.waiting == 0)
-        granted = threading.Event()
-        granted.wait(0.3)  # as long as another thread needs to go on with the session
+        wait_until(lambda: bool(wakers))
+        until_it_waits(wakers[0])
         epoll.go_on.set()
         second.send(body[1000:])
         assert second.exists("second")

@@ -143,6 +143,19 @@ class Bench:
             assert time.monotonic() < deadline, "it never happened"
             pause.wait(0.002)
 
+    @staticmethod
+    def counted(owner: Any, name: str) -> list[dict[str, Any]]:
+        """What a method of `owner` is called with by name, from now on: how often somebody came by."""
+        calls: list[dict[str, Any]] = []
+        method = getattr(owner, name)
+
+        def noted(*args: Any, **named: Any) -> Any:
+            calls.append(named)
+            return method(*args, **named)
+
+        setattr(owner, name, noted)
+        return calls
+
     def done(self, store: TieredStore) -> None:
         """Close a store before the test is over."""
         store.close()
@@ -211,6 +224,7 @@ def host(bench: Any, engine: SharedEngine) -> Callable[..., TieredStore]:
         capacity: int = 1000, write: Any = None, above: Any = None, shared: Any = None, **options: Any
     ) -> TieredStore:
         edge = {name: options.pop(name) for name in ("deadline", "revalidate") if name in options}
+        edge.setdefault("deadline", PATIENCE)
         top = above or bench.weighed()
         below = shared or SharedReference(NAME)
         store = TieredStore(

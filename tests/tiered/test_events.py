@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -56,6 +57,26 @@ def test_an_event_after_close_starts_nothing_and_is_counted() -> None:
     add(log, "late")
     assert log.lost == 1
     assert log._thread is None
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_an_observer_that_raises_anything_is_told_of_later_events(
+    bench: Any, caplog: pytest.LogCaptureFixture, error: type[BaseException]
+) -> None:
+    seen: list[str] = []
+
+    def observer(batch: Sequence[TierEvent]) -> None:
+        seen.extend(event.key for event in batch)
+        if "first" in seen[-1]:
+            raise error("the observer's own fault")
+
+    log = EventLog(observer)
+    add(log, "first")
+    bench.until(lambda: seen)
+    add(log, "second")
+    assert log.close(60)
+    assert seen == ["first", "second"]
+    assert "the observer's own fault" in caplog.text
 
 
 def test_an_observer_may_close_the_log() -> None:

@@ -21,7 +21,7 @@ def test_a_chunk_is_described_without_asking_a_backend(bench: Any, clock: Any) -
     store = bench.store(1000, 100_000, backends=backends, clock=clock, write="through")
     bench.put(store, 1, 1, 60)
     bench.put(store, 2, 2, 5000)
-    store.drain(10)
+    store.drain(60)
     store.pin([bench.key(1)], 20)
     before = [dict(backend.calls) for backend in backends]
     one, two = store.info(bench.key(1)), store.info(bench.key(2))

@@ -120,7 +120,7 @@ def run_program(bench: Any, shape: str, seed: int) -> None:
         ]
         for _ in range(THREADS)
     ]  # fmt: skip
-    options = {"back_pressure": 5.0, "stall": 60.0} if not faults else {
+    options = {} if not faults else {
         "back_pressure": 0.02, "stall": 0.5, "breaker_cooldown": 0.002, "breaker_longest": 0.01, "patience": 0.5,
     }  # fmt: skip
     with preempted(seed, rng.choice([0.002, 0.01, 0.03])):
@@ -135,7 +135,7 @@ def run_program(bench: Any, shape: str, seed: int) -> None:
         began = final.now()
         final.add(9, "get", str(i), bench.get(store, i), began)
     with contextlib.suppress(LmsTiersError):
-        store.drain(1.0)
+        store.drain(1.0 if faults else 60.0)
     weights = [b.inner for b in backends] if faults else backends
     balance = [(weighed.weight, tier.used) for weighed, tier in zip(weights, store._h.tiers, strict=True)]
     store.close()

@@ -109,11 +109,11 @@ def test_a_key_is_gone_once_and_with_the_reason_of_its_last_copy(bench: Any) -> 
     store = bench.store(1000, 100_000, on_events=observer)
     for i in range(5):
         bench.put(store, i, i)
-    store.flush(10)
+    store.flush(60)
     bench.put(store, 1, 11)
     store.remove(bench.key(0))
     store.remove(bench.key(0))
-    store.clear(10)
+    store.clear(60)
     observer.agrees(bench, store)
     assert sorted(observer.gone) == [(bench.key(i).to_string(), EventReason.REQUEST) for i in range(5)]
     assert all((event.tier, event.nbytes) == ("", 0) for event in observer.events if event.kind is EventKind.GONE)

@@ -68,7 +68,7 @@ def test_what_is_hit_in_a_tier_that_promotes_never_stays_there(bench: Any, many:
     store = bench.store(1000, 10_000, promote={1: "never"})
     for i in range(30):
         bench.put(store, i, i)
-    store.flush(10)
+    store.flush(60)
     low = [i for i in range(30) if store.tiers_of(bench.key(i)) == ("t1",)]
     assert len(low) >= 2
     for _ in range(3):
@@ -76,7 +76,7 @@ def test_what_is_hit_in_a_tier_that_promotes_never_stays_there(bench: Any, many:
             assert [bench.value(obj) for obj in store.get_many([bench.key(i) for i in low])] == low
         else:
             assert [bench.get(store, i) for i in low] == low
-    store.drain(10)
+    store.drain(60)
     assert {store.tiers_of(bench.key(i)) for i in low} == {("t1",)}
     assert store.stats().tiers[0].promoted == store.stats().tiers[0].promotions_skipped == 0
     assert store.stats().tiers[1].hits == 3 * len(low)

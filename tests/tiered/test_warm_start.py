@@ -169,18 +169,14 @@ def test_what_the_policy_remembers_is_restored_after_the_loading(bench: Any, slo
 def test_a_full_tier_waits_for_what_may_leave_and_is_never_over_its_budget(bench: Any, slow: Slow) -> None:
     store = bench.store(2000, backends=[slow.backend], back_pressure=0.05)
     assert bench.get(store, 0) == 0
-    done = threading.Event()
-
-    def put() -> None:
-        bench.put(store, 50, 50)
-        done.set()
-
-    putter = threading.Thread(target=put)
+    looks = bench.counted(store._room, "take")
+    putter = threading.Thread(target=lambda: bench.put(store, 50, 50))
     putter.start()
-    assert not done.wait(0.3), "only chunk 0 is in the index, and it was used a moment ago"
+    bench.until(lambda: sum(look.get("force", False) for look in looks) > 1 or not putter.is_alive())
+    assert putter.is_alive(), "only chunk 0 is in the index, and it was used a moment ago"
     slow.allow(3)
     putter.join(60)
-    assert done.is_set()
+    assert not putter.is_alive()
     assert slow.backend.heaviest <= 2000
     assert bench.get(store, 0) == 0
     assert bench.get(store, 1) is None, "the least recently used of those that nobody asked for"

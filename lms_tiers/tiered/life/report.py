@@ -51,7 +51,9 @@ def _backend_stats(backend: LMSBackendInterface) -> BackendStats | None:
         return None  # the default lists every key
     try:
         return backend.stats()
-    except Exception:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
         return None  # a sick backend's figures are missing, the store's own are not
 
 

@@ -122,9 +122,14 @@ class Mover(Worker):
         probing = not h.up & tier.bit
         if probing or h.rests(tier):
             self._drop_queue()
+        picks: list[Pick] = []
         if probing:
-            if not tier.breaker.due() or not (tier.garbage or self._candidates(probing)):
+            if not tier.breaker.due():
                 return None
+            if not tier.garbage:
+                picks = self._candidates(probing)  # once: it notes what is cleaned ahead, and would find nothing more
+                if not picks:
+                    return None
             tier.breaker.probe()
             if h.log.on:
                 h.log.add(EventKind.STATE, EventReason.BREAKER_HALF_OPEN, tier.name, "", 0)
@@ -133,7 +138,7 @@ class Mover(Worker):
             if stale:
                 tier.busy.add_all(stale)
                 return partial(self._delete, stale)
-        picks = self._batch_of_queue() or self._candidates(probing)
+        picks = picks or self._batch_of_queue() or self._candidates(probing)
         if picks:
             return partial(self._move, picks)
         if not probing and self._dirty_source() is not None:

@@ -29,7 +29,7 @@ class EventLog:
     Parameters
     ----------
     observer : callable, optional
-        Called with a batch at a time from one thread, which starts with the first event. What it raises is logged.
+        Called with a batch at a time from one thread, which starts with the first event. Whatever it raises is logged.
     """
 
     def __init__(self, observer: Callable[[Sequence[TierEvent]], None] | None) -> None:
@@ -76,7 +76,7 @@ class EventLog:
         assert self._observer is not None
         try:
             self._observer(batch)
-        except Exception:
+        except BaseException:  # SystemExit as well: who ends this thread ends it for all events to come
             _log.exception("the observer of tier events failed")
 
     def close(self, timeout: float) -> bool:

@@ -12,6 +12,7 @@ from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.plugins.gpu.backend import GpuBackend, GpuOptions
 from lms_tiers.plugins.gpu.staging import Ring
 from tests.plugins.arena_chunks import PAGE, content, key, message
+from tests.stepping import until_it_waits
 from tests.tiered.interrupts import ROOT, interrupted
 
 STAGING = (str(ROOT / "plugins/gpu/staging.py"), str(ROOT / "plugins/gpu/transfers.py"))
@@ -108,6 +109,7 @@ def test_a_thread_waits_for_a_slot_until_one_is_given_back(streams: Any) -> None
     with ring.slot():
         thread = threading.Thread(target=take, daemon=True)
         thread.start()
+        until_it_waits(thread)
         assert not got.is_set()
     thread.join(60)
     assert got.is_set()

@@ -162,7 +162,7 @@ def test_a_tier_on_a_full_disk_drops_and_counts_answers_gets_and_recovers(
         TierConfig("cpu", LMSLocalBackend(), 4 * MIB, Lru(4 * MIB, time.monotonic)),
         TierConfig("lmdb", store(disk / "kv", "batch"), 64 * MIB, Lru(64 * MIB, time.monotonic)),
     ]
-    with TieredStore(tiers, back_pressure=0.2, breaker_threshold=2, close_timeout=5) as tiered:
+    with TieredStore(tiers, back_pressure=60, stall=60, breaker_threshold=2, close_timeout=60) as tiered:
         for number in range(40):
             tiered.put(message(number, MIB), content(number, MIB))
             for other in (0, number):  # the first one is always in use, so no tier has a reason to let it go
