@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from lms_tiers.arena import copying
 from lms_tiers.arena.copying import Copier, array_pairs, as_array, flat_bytes, scattered
 from lms_tiers.errors import InvalidBufferError, InvalidChunkError
+from tests.stepping import until_it_waits
 
 
 @pytest.fixture(params=[1, 3])
@@ -105,3 +107,37 @@ def test_pairs_cut_two_lists_alike() -> None:
     for target, source in array_pairs(targets, sources):
         np.copyto(target, source)
     assert b"".join(t.tobytes() for t in targets) == b"abcdefghij"
+
+
+def test_copies_that_an_interrupt_left_behind_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    copier = Copier(2)
+    begun, gate = threading.Event(), threading.Event()
+    ended: list[str] = []
+
+    def task() -> None:
+        if threading.current_thread() is calling:
+            assert begun.wait(60)  # the other thread is at the other task
+        else:
+            begun.set()
+            assert gate.wait(60)
+            ended.append("copy")
+
+    def call() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            copier.each([task, task])
+        copier.settle()
+        ended.append("settle")
+
+    def interrupted(futures: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(copying, "wait", interrupted)
+    calling = threading.Thread(target=call)
+    calling.start()
+    assert begun.wait(60)
+    until_it_waits(calling)
+    assert not ended
+    gate.set()
+    calling.join(60)
+    copier.close()
+    assert ended == ["copy", "settle"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,9 @@ def test_a_checkpoint_takes_in_what_is_put_wherever_it_is(
     for stop in each_stop(*CHECKPOINT, "lms-tiers-lmdb-checkpoint", stride=stride, armed=False):
         name = f"store{stop.nth}"
         with checkpointing(opening, name, message, content, stop) as backend:
-            stop.beside(lambda backend=backend: put(backend, message, content, 2))  # type: ignore[misc]
             store = backend._store
-            until(lambda store=store: not (store.dirty or store.committing))
+            stop.beside(partial(put, backend, message, content, 2))
+            until(lambda store=store: not (store.dirty or store.committing))  # type: ignore[misc]  # bound here
             assert holds(backend, content, 1, 2)
 
 
