@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from lms_conformance.shared import SharedReference, forget_engine
 from lms_tiers.errors import LmsTiersError
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
 from lms_tiers.plugins.pinned.backend import PinnedBackend, PinnedOptions
+from lms_tiers.policies.base import RemoveReason
 from lms_tiers.policies.lru import Lru
 from lms_tiers.policies.s3fifo import S3Fifo
 from lms_tiers.tiered.watch.events import EventKind
@@ -213,6 +215,33 @@ def test_a_call_interrupted_at_any_opcode_leaves_a_whole_store(bench: Any, clock
     while interrupt(bench, SHAPES[shape], name, at, clock) and at < LONGEST:
         at += STRIDE
     assert at > STRIDE or STRIDE > 1, "nothing was interrupted"
+
+
+class Torn(Lru):
+    """Loses all it knows where an interrupt meets it as a key leaves."""
+
+    interrupted = False
+
+    def on_remove(self, key: str, reason: RemoveReason) -> None:
+        if not self.interrupted:
+            self.interrupted = True
+            self._queue.end.newer = self._queue.end
+            raise KeyboardInterrupt
+        super().on_remove(key, reason)
+
+
+def test_a_policy_interrupted_while_its_tier_is_taken_over_begins_anew(bench: Any, slow: Slow) -> None:
+    store = bench.store(4000, backends=[slow.backend], policies=[Torn(4000, time.monotonic)])
+    slow.allow(10)
+    bench.until(lambda: len(store._h.index) == 10)
+    with pytest.raises(KeyboardInterrupt):
+        store.remove(bench.key(3))
+    tier = store._h.tiers[0]
+    assert not tier.policy.policy.interrupted, "it is another one"
+    assert list(tier.policy.victims(1 << 20, ())) == [bench.key(i).to_string() for i in range(10) if i != 3]
+    slow.allow()
+    check(store)
+    assert [bench.get(store, i) for i in range(20)] == [None if i == 3 else i for i in range(20)]
 
 
 OVERWRITES: dict[str, Callable[[Any, Any], None]] = {
