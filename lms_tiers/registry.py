@@ -40,6 +40,7 @@ BUILTINS: Final[Mapping[str, str]] = {
     "pinned": "lms_tiers.plugins.pinned",
     "gpu": "lms_tiers.plugins.gpu",
     "lm": "lms_tiers.plugins.lm",
+    "redis": "lms_tiers.plugins.redis",
     "faulty": "lms_tiers.plugins.faulty",
     "policies": "lms_tiers.policies",
     "codecs": "lms_tiers.codecs",

@@ -130,7 +130,7 @@ def _type(field: FieldInfo) -> str:
     if reads:
         return "duration" if "duration" in reads[0].func.__name__ else "size"
     text = kind.__name__ if isinstance(kind, type) else str(kind)
-    text = text.replace("typing.", "")
+    text = text.replace("typing.", "").replace("pydantic.types.", "")
     if text.startswith("Literal["):
         return ", ".join(f"`{value}`" for value in kind.__args__)
     return _cell(text)

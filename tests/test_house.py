@@ -25,6 +25,7 @@ ROOMS = [
     ["plugin_checks"],
     ["tiered"],
     ["plugins"],
+    ["resp"],
     ["client"],
     ["wire", "arena"],
     ["policies", "codecs"],

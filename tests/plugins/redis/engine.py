@@ -1,0 +1,144 @@
+"""Real Redis servers on loopback, one or a Cluster of three primaries and three replicas, ended by process id."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from lms_tiers.client.address import Address
+from lms_tiers.resp.link import Link, command
+
+#: Seconds until a condition is given up: longer than any machine is busy.
+PATIENCE: Final = 60.0
+
+needs_server = pytest.mark.skipif(
+    shutil.which("redis-server") is None, reason="redis-server is not installed: `apt-get install redis-server`"
+)
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Poll until `condition` is true; answers what it was."""
+    deadline, gate = time.monotonic() + PATIENCE, threading.Event()
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come true"
+        gate.wait(0.01)
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    return port if port < 55_000 else _free_port()  # the bus of a Cluster is 10,000 above
+
+
+class RedisServer:
+    """One server process.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        For its files.
+    options : str
+        As on its command line, without the dashes: ``maxmemory="20mb"``.
+    """
+
+    def __init__(self, folder: Path, **options: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder: Final = folder
+        self.port: Final = _free_port()
+        self.address: Final = Address("127.0.0.1", self.port)
+        self._options: Final = {"bind": "127.0.0.1", "save": "", "appendonly": "no", **options}
+        self.start()
+
+    def start(self) -> None:
+        """Start it, also after it was killed: it is empty then."""
+        secured = "tls_cert_file" in self._options
+        given = {**self._options, "port": str(self.port)} | (
+            {"port": "0", "tls-port": str(self.port)} if secured else {}
+        )
+        arguments = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", value)]
+        log = self.folder / "log"
+        log.unlink(missing_ok=True)
+        with log.open("wb") as file:
+            started = ["redis-server", "--dir", str(self.folder), *arguments]
+            self.process = subprocess.Popen(started, stdout=file, stderr=file)
+        until(lambda: b"Ready to accept connections" in log.read_bytes())
+
+    def ask(self, *words: str | bytes) -> Any:
+        """What it answers to a command; None where it cannot be reached."""
+        with contextlib.suppress(OSError), contextlib.closing(Link(self.address, PATIENCE, None)) as link:
+            link.send(command(*(word.encode() if isinstance(word, str) else word for word in words)))
+            return link.reply()
+        return None
+
+    def told(self, name: str, *words: str) -> str:
+        """A figure out of a report, such as that of INFO; empty where there is none."""
+        lines = (self.ask(*words) or b"").decode().splitlines()
+        return next((line.partition(":")[2] for line in lines if line.startswith(name + ":")), "")
+
+    @contextlib.contextmanager
+    def hung(self) -> Iterator[None]:
+        """Stopped for the block: it takes connections and answers nothing."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.process.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for its end."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def __enter__(self) -> RedisServer:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.kill()
+
+
+class RedisCluster:
+    """Six servers, three of them replicas."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.nodes: Final = [
+            stack.enter_context(
+                RedisServer(
+                    folder / str(i), cluster_enabled="yes", cluster_node_timeout="2000", repl_diskless_sync_delay="0", maxmemory="700mb",
+                    maxmemory_policy="allkeys-lru",
+                )
+            )
+            for i in range(6)
+        ]  # fmt: skip
+        places = [f"127.0.0.1:{node.port}" for node in self.nodes]
+        create = ["redis-cli", "--cluster", "create", *places, "--cluster-replicas", "1", "--cluster-yes"]
+        subprocess.run(create, check=True, capture_output=True, timeout=PATIENCE)
+        for node in self.nodes:
+            until(partial(self._stands, node))
+        self.location: Final = ",".join(places[:2])
+
+    @staticmethod
+    def _stands(node: RedisServer) -> bool:
+        """Whether it knows the whole Cluster, and has its primary's data if it is a replica: else it takes nothing over."""
+        replica = node.told("role", "INFO", "replication") == "slave"
+        synced = not replica or node.told("master_link_status", "INFO", "replication") == "up"
+        listed = (node.ask("CLUSTER", "NODES") or b"").decode().splitlines()
+        attached = sum("slave" in line.split()[2] and line.split()[3] != "-" for line in listed)
+        return synced and node.told("cluster_state", "CLUSTER", "INFO") == "ok" and attached == 3
+
+    def primaries(self) -> list[RedisServer]:
+        """Those that have slots now."""
+        return [node for node in self.nodes if node.told("role", "INFO", "replication") == "master"]

@@ -1,0 +1,288 @@
+"""One server's bad days: hung, killed, restarted, full. Reads are misses in time, writes typed errors, bytes are right."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lms_tiers import CreateStorageBackend, OpaqueKey
+from lms_tiers.errors import (
+    BackendClosedError,
+    OutcomeUnknownError,
+    StorageFullError,
+    StorageUnavailableError,
+)
+from lms_tiers.plugins.redis.chunk import PIECE
+from tests.plugins.redis.engine import RedisServer, needs_server, until
+from tests.plugins.redis.test_redis import body_of, item, keys
+
+pytestmark = needs_server
+
+#: Longer than a call with a time-out of 300 ms may take on any machine, shorter than one without would.
+BOUNDED = 30.0
+
+
+def opened(server: RedisServer, **options: Any) -> Any:
+    given = {"prefix": "k:", **options}
+    text = "&".join(f"{name}={value}" for name, value in given.items())
+    return CreateStorageBackend(f"redis:127.0.0.1:{server.port}?{text}")
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < BOUNDED
+
+
+def test_a_hung_server_is_misses_and_writes_in_doubt_and_comes_back(doomed: RedisServer) -> None:
+    with opened(doomed, timeout="300ms") as backend:
+        backend.put(*item("k", b"old"))
+        with doomed.hung(), bounded():
+            assert body_of(backend, "k") is None
+            assert backend.contains_many(keys("k", "l")) == [False, False]
+            until(lambda: _doubt(backend))
+            with pytest.raises(StorageUnavailableError):
+                backend.list_keys()
+        found = until(lambda: body_of(backend, "k"))
+        assert found in (b"old", b"new")
+        assert until(lambda: body_of(backend, "k") == b"new"), "what was in doubt was stored after all"
+        until(lambda: puts(backend, "k", b"newest"))
+        assert body_of(backend, "k") == b"newest"
+        assert backend.stats().failures >= 4
+        assert backend.stats().corrupt == 0
+
+
+def _doubt(backend: Any) -> bool:
+    """Put until the node is asked again: while it rests, nothing is sent, and nothing is in doubt."""
+    try:
+        backend.put(*item("k", b"new"))
+    except OutcomeUnknownError as error:
+        return error.operation == "put"
+    except StorageUnavailableError:
+        return False
+    raise AssertionError("a hung server took a put")
+
+
+def puts(backend: Any, key: str, body: bytes) -> bool:
+    try:
+        backend.put(*item(key, body))
+    except StorageUnavailableError:
+        return False
+    return True
+
+
+def test_a_killed_server_is_misses_and_errors_and_what_it_lost_is_absent(doomed: RedisServer) -> None:
+    with opened(doomed) as backend:
+        backend.put(*item("k", b"old"))
+        doomed.kill()
+        assert body_of(backend, "k") is None
+        for call in (
+            lambda: backend.put(*item("k", b"new")),
+            lambda: backend.remove(OpaqueKey("k")),
+            backend.list_keys,
+        ):
+            with pytest.raises(StorageUnavailableError) as caught:
+                call()
+            assert not isinstance(caught.value, OutcomeUnknownError), "nothing was sent"
+        doomed.start()
+        until(lambda: puts(backend, "other", b"x"))
+        assert body_of(backend, "k") is None
+        assert body_of(backend, "other") == b"x"
+
+
+def test_a_restart_between_two_calls_is_not_noticed(doomed: RedisServer) -> None:
+    with opened(doomed) as backend:
+        for value in (b"1", b"2", b"3"):
+            backend.put(*item("k", value))
+            assert body_of(backend, "k") == value
+            doomed.kill()
+            doomed.start()
+        assert backend.stats().failures == 0
+
+
+@pytest.mark.deep
+def test_a_server_killed_under_load_gives_no_wrong_byte(doomed: RedisServer) -> None:
+    bodies = {f"k{i}": bytes([i]) * (200_000 + i) for i in range(8)} | {"big": b"b" * (PIECE + 5)}
+    done = threading.Event()
+    wrong: list[str] = []
+    with opened(doomed, timeout="2s") as backend:
+
+        def work() -> None:
+            while not done.is_set():
+                for key, body in bodies.items():
+                    puts(backend, key, body)
+                for key, found in zip(bodies, backend.get_many(keys(*bodies)), strict=True):
+                    if found is not None and bytes(found.data) != bodies[key]:
+                        wrong.append(key)
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(4):
+            until(lambda: body_of(backend, "big") is not None)
+            doomed.kill()
+            until(lambda: body_of(backend, "k0") is None)
+            doomed.start()
+        with doomed.hung():
+            until(lambda: body_of(backend, "k0") is None)
+        until(lambda: body_of(backend, "big") is not None)
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        assert backend.stats().corrupt == 0
+
+
+def test_close_ends_a_call_that_hangs(doomed: RedisServer) -> None:
+    backend = opened(doomed, timeout="1h")
+    raised: list[BaseException] = []
+    with doomed.hung():
+        asked = backend.nodes.connects
+
+        def read() -> None:
+            try:
+                backend.get(OpaqueKey("k"))
+            except BackendClosedError as error:
+                raised.append(error)
+
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        until(lambda: backend.nodes.connects > asked)  # one of them had no idle connection: both are on their way
+        backend.close()
+        for thread in threads:
+            thread.join(60)
+    assert len(raised) == 2
+
+
+def fill(backend: Any, size: int, stored: dict[str, bytes]) -> None:
+    for i in range(100):
+        body = os.urandom(size)
+        backend.put(*item(f"k{i}", body))
+        stored[f"k{i}"] = body
+
+
+@pytest.mark.parametrize("size", [1 << 20, PIECE + 1])
+def test_a_full_server_refuses_and_keeps_what_it_has(doomed: RedisServer, size: int) -> None:
+    doomed.ask("CONFIG", "SET", "maxmemory", "60mb")
+    doomed.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    stored: dict[str, bytes] = {}
+    with opened(doomed, timeout="60s") as backend:
+        with pytest.raises(StorageFullError, match="maxmemory"):
+            fill(backend, size, stored)
+        assert len(stored) > 2
+        with pytest.raises(StorageFullError):
+            backend.put(*item("k0", os.urandom(size)))
+        for key, body in stored.items():
+            assert body_of(backend, key) == body
+        backend.remove_many(keys(*stored))
+        until(lambda: puts(backend, "k", b"fits again"))
+        assert body_of(backend, "k") == b"fits again"
+
+
+@pytest.mark.deep
+def test_a_server_that_evicts_takes_every_put_and_what_left_is_a_miss(doomed: RedisServer) -> None:
+    doomed.ask("CONFIG", "SET", "maxmemory", "40mb")
+    doomed.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    bodies = {f"k{i}": os.urandom(1 << 20) for i in range(80)}
+    with opened(doomed, timeout="60s") as backend:
+        for key, body in bodies.items():
+            backend.put(*item(key, body))
+        found = {key: there for key in bodies if (there := body_of(backend, key)) is not None}
+        assert 10 < len(found) < 40
+        assert all(body == bodies[key] for key, body in found.items())
+        assert backend.contains_many(keys(*bodies)) == [key in found for key in bodies]
+        assert (backend.stats().corrupt, backend.stats().failures) == (0, 0)
+
+
+WRITER = """
+import sys
+from lms_tiers import CreateStorageBackend
+from tests.plugins.redis.test_redis import item
+backend = CreateStorageBackend(sys.argv[1])
+for turn in range(1, 10_000):
+    backend.put(*item("k", bytes([turn % 250 + 1]) * (int(sys.argv[2]) + turn)))
+    print(turn, flush=True)
+"""
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("size", [2 << 20, 2 * PIECE])
+def test_a_writer_killed_in_the_middle_leaves_a_whole_chunk(doomed: RedisServer, size: int) -> None:
+    root = Path(__file__).resolve().parents[3]
+    place = f"redis:127.0.0.1:{doomed.port}?prefix=k:&timeout=60s"
+    with opened(doomed, timeout="60s") as backend:
+        for turns in (1, 3):
+            with subprocess.Popen(
+                [sys.executable, "-c", WRITER, place, str(size)], cwd=root, stdout=subprocess.PIPE, text=True,
+                env={**os.environ, "PYTHONPATH": str(root)},
+            ) as writer:  # fmt: skip
+                assert writer.stdout is not None
+                said = [writer.stdout.readline() for _ in range(turns)]
+                writer.kill()
+            assert said[-1] == f"{turns}\n"
+            found = body_of(backend, "k")
+            assert found is not None
+            turn = len(found) - size
+            assert turn >= turns
+            assert found == bytes([turn % 250 + 1]) * len(found)
+        assert doomed.ask("DBSIZE") == 1
+
+
+NO_CLUSTER = b"-ERR This instance has cluster support disabled\r\n"
+
+
+@contextlib.contextmanager
+def impostor(answers: bytes) -> Iterator[int]:
+    """A server that says this to whatever it is asked, after it has said that it is no Cluster."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    peer, _ = listener.accept()
+                except OSError:
+                    return
+                with peer, contextlib.suppress(OSError):
+                    while asked := peer.recv(4096):
+                        peer.sendall(
+                            b"-ERR This instance has cluster support disabled\r\n" if b"SLOTS" in asked else answers
+                        )
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize("answers", [
+    b"?\r\n", b"$x\r\n", b"$-2\r\n", b"*1\r\n$1\r\na\r\n", b":1\r\n", b"+OK\r\n", b"x" * 40_000, b"\r\n", b"$5\r\nabc",
+    b"$30\r\n" + b"L" * 30 + b"xx" + b"+OK\r\n" * 9, b"*-1\r\n", b"-MOVED\r\n", b"-MOVED 1 nowhere\r\n", b"-\r\n",
+])  # fmt: skip
+def test_a_server_that_talks_nonsense_is_a_miss_or_a_typed_error(answers: bytes) -> None:
+    with (
+        impostor(answers) as port,
+        contextlib.closing(CreateStorageBackend(f"redis:127.0.0.1:{port}?timeout=200ms")) as backend,
+    ):
+        for _ in range(3):
+            assert body_of(backend, "k") is None
+            with contextlib.suppress(StorageUnavailableError):
+                backend.list_keys()
+            for size in (1, PIECE + 1):
+                with contextlib.suppress(StorageUnavailableError):
+                    backend.put(*item("k", b"x" * size))
+                    assert answers == b"+OK\r\n"
+                    assert size == 1  # to EXEC it is none
+        assert backend.stats().failures + backend.stats().corrupt > 0
