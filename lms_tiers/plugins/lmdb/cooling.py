@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
 import lmdb
 
 from lms_tiers.errors import CapacityError, LmsTiersError
+from lms_tiers.interface import ChunkInfo
+from lms_tiers.messages import ChunkMeta
 from lms_tiers.plugins.lmdb import listing
 from lms_tiers.plugins.lmdb.chunk import Chunk
 from lms_tiers.plugins.lmdb.coding import Coding
@@ -31,10 +35,14 @@ _log = logging.getLogger(__name__)
 #: The allowance: a share of what chunks may be charged with, and its most.
 _SHARE: Final = 32
 _MOST: Final = 64 << 20
-#: Encoding begins when so much of the rest is taken.
+#: Encoding begins when so much of the rest is taken, and ends when a sixty-fourth less is.
 FULL: float = 0.875
 #: Changes between two rounds, at least.
 REST: int = 16
+#: Bytes that puts may be ahead of the thread before they wait for it: a second for so many bytes, at once no longer.
+AHEAD: int = 32 << 20
+RATE: float = 128 << 20
+LONGEST: float = 0.1
 #: Sequence numbers remembered of chunks that do not shrink.
 _REMEMBERED: Final = 1 << 16
 
@@ -51,17 +59,40 @@ class Cooling:
         #: What a tier may charge.
         self.usable: Final = store.budget.usable - self._allowance
         self._begin: Final = int(self.usable * FULL)
+        self._enough: Final = self._begin - self.usable // 64
         self._due: Final = threading.Event()
         self._stopped = False
         self._rest_until = 0
         self._tried: Final[set[int]] = set()
+        #: The chunks by use as they were at `_since`, as far as nobody looked at them yet: listing them takes longer
+        #: than to look at a few.
+        self._listing: Iterator[list[ChunkInfo]] | None = None
+        self._listed: Final[deque[str]] = deque()
+        self._since = 0
+        #: Bytes of encoded copies that were written, and those that puts had written when the thread was up with them.
+        self._copied = 0
+        self._reached = 0
+        self._waited = 0
+        self._progress: Final = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def look(self) -> None:
-        """Something was put."""
+        """Something was put. Waits for the thread, not for long, where puts are far ahead of it."""
         counters = self._store.counters
-        if counters.charged <= self._begin or counters.records < self._rest_until or self._due.is_set():
+        if counters.charged <= self._begin:
             return
+        if not self._due.is_set():
+            if counters.records < self._rest_until:
+                return
+            self._wake()
+        elif self._ahead() > AHEAD:
+            with self._progress:
+                written = self._store.data.written
+                patience, self._waited = (written - self._waited) / RATE, written
+                self._progress.wait_for(self._keeps_up, min(patience, LONGEST))
+
+    def _wake(self) -> None:
+        self._forgive()
         self._due.set()
         with self._store.changed:
             if self._thread is None and not self._stopped:
@@ -72,6 +103,17 @@ class Cooling:
                     self._thread = None
                     self._due.clear()
                     _log.warning("lmdb store %s: cold chunks stay as they are for now: %s", self._store.where, error)
+
+    def _ahead(self) -> int:
+        """Bytes that were put since the thread was up with the puts."""
+        return self._store.data.written - self._copied - self._reached
+
+    def _forgive(self) -> None:
+        """What was put before now nobody waits for."""
+        self._reached = self._store.data.written - self._copied
+
+    def _keeps_up(self) -> bool:
+        return self._stopped or not self._due.is_set() or self._ahead() <= AHEAD
 
     def shrunk(self) -> dict[str, int]:
         """What was encoded since the last call, and its charge. Takes no lock."""
@@ -94,39 +136,65 @@ class Cooling:
         while not self._stopped:  # looked at after `clear`: `stop` may have come before it
             self._due.wait()
             counters = self._store.counters
+            done = True
             try:
-                self._round()
+                done = self._round()
             except (OSError, lmdb.Error, LmsTiersError) as error:
                 _log.warning("lmdb store %s: cold chunks stay as they are for now: %s", self._store.where, error)
-            # What is still here was just looked at: the next round is due when there is something else.
-            self._rest_until = counters.records + max(REST, counters.chunks // 32)
+            # Where all was looked at, the next round is due when there is something else.
+            self._rest_until = counters.records + (max(REST, counters.chunks // 32) if done else REST)
             self._due.clear()
+            self._tell()
 
-    def _round(self) -> None:
-        """Encode the coldest chunks until the store is less full, or there is none left."""
+    def _tell(self) -> None:
+        with self._progress:
+            self._progress.notify_all()
+
+    def _round(self) -> bool:
+        """Encode the coldest chunks until the store is less full; whether there is none left."""
         store = self._store
-        batches = listing.chunks_by_use(store, self._coding.reads)
         ready: list[Chunk] = []
         try:
-            while not self._stopped and store.counters.charged > self._begin:
-                with store.epochs.calling():
-                    infos = next(batches, None)
-                if infos is None:
+            while not self._stopped and store.counters.charged - sum(c.charged for c in ready) > self._enough:
+                text = self._coldest()
+                if text is None:
                     break
-                for info in infos:
-                    if self._stopped or store.counters.charged - sum(c.charged for c in ready) <= self._begin:
-                        break
-                    text = info.key.to_string()
-                    if not self._encode(text, ready):
-                        # The allowance is used up: what is ready makes room.
-                        full, ready = ready, []
-                        self._publish(full)
-                        self._encode(text, ready)
+                if not self._encode(text, ready):
+                    # The allowance is used up: what is ready makes room.
+                    full, ready = ready, []
+                    self._publish(full)
+                    self._encode(text, ready)
             full, ready = ready, []
             self._publish(full)
         finally:
             for chunk in ready:
                 store.take_back(chunk)
+        return self._listing is None
+
+    def _coldest(self) -> str | None:
+        """The next chunk by use; None where all were looked at, and from then on the first one again."""
+        store = self._store
+        while not self._listed:
+            if self._listing is None:
+                self._since = store.clock
+                self._forgive()
+                self._listing = listing.chunks_by_use(store, self._coding.reads)
+            infos = self._next_listed()
+            if infos is not None and 0 < len(infos) < listing.BATCH // 2:
+                # Most have left meanwhile, and what comes next would leave soon: a quarter is passed over.
+                self._forgive()
+                for _ in range(store.counters.chunks // 4 // listing.BATCH):
+                    infos = self._next_listed()
+            if infos is None:
+                self._listing = None
+                return None
+            self._listed.extend(info.key.to_string() for info in infos)
+        return self._listed.popleft()
+
+    def _next_listed(self) -> list[ChunkInfo] | None:
+        assert self._listing is not None
+        with self._store.epochs.calling():
+            return next(self._listing, None)
 
     def _encode(self, text: str, ready: list[Chunk]) -> bool:
         """Write the encoded copy of a chunk where it saves a page; False where there was no room for it."""
@@ -135,13 +203,28 @@ class Cooling:
             known = self._known(text)
         except Damaged:
             return True
-        if known is None or known[1].layout or known[1].sequence in self._tried or known[1].key != text.encode():
+        if known is None or known[1].key != text.encode():
             return True
         used, manifest = known
-        got = self._reader.get(text)
-        if got is None or got[0] != manifest.meta or checksum_of([memoryview(got[1])]) != manifest.checksum:
-            return True  # gone, or overwritten meanwhile
-        encoded = self._coding.encode(memoryview(got[1]), manifest.meta.dtype, alone=True)
+        self._reached += manifest.pages * PAGE
+        if self._ahead() <= AHEAD:
+            self._tell()
+        if manifest.layout or manifest.sequence in self._tried:
+            return True
+        if max(used, store.uses.get(text, 0), manifest.sequence) > self._since or manifest.pages < 2:
+            return True  # it is no longer cold, or there is nothing to gain
+        memory = self._coding.pool.take(manifest.meta.length)
+        try:
+            raw = memoryview(memory)[: manifest.meta.length]
+
+            def target(meta: ChunkMeta) -> list[memoryview] | None:
+                return [raw] if meta == manifest.meta else None
+
+            if self._reader.into(text, target) is None or checksum_of([raw]) != manifest.checksum:
+                return True  # gone, or overwritten meanwhile
+            encoded = self._coding.encode(raw, manifest.meta.dtype, alone=True)
+        finally:
+            self._coding.pool.give(memory)
         if encoded is None:
             self._remember(manifest)
             return True
@@ -160,6 +243,7 @@ class Cooling:
             try:
                 store.grant(chunk)
                 store.data.write(runs([chunk]))
+                self._copied += chunk.pages * PAGE
             except BaseException as error:
                 store.take_back(chunk)
                 if isinstance(error, CapacityError):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lms_tiers import CreateStorageBackend
-from lms_tiers.messages import OpaqueKey
+from lms_tiers.interface import ChunkInfo
+from lms_tiers.messages import ChunkMeta, MemoryFormat, OpaqueKey
+from lms_tiers.plugins.lmdb import cooling, listing
 from tests.plugins.lmdb.tier import on_disk
 from tests.plugins.lmdb.waiting import until
 
@@ -135,3 +139,102 @@ def test_a_thread_that_cannot_be_started_costs_no_put_and_is_tried_again(
         until(lambda: charge(backend, 0) < SIZE)
         for n in range(raw - 1):
             assert backend.get(OpaqueKey(str(n))).data == soft(n)
+
+
+def fill(backend: Any, message: Any, first: int = 0, beyond: float = 0.9) -> int:
+    """Put chunks until encoding is due; the number of the next one."""
+    while backend.held()[1] <= backend.usable_bytes * beyond:
+        backend.put(message(first, SIZE), soft(first))
+        first += 1
+    return first
+
+
+def test_a_round_goes_on_where_the_last_one_ended(
+    opening: Callable[..., Any], message: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listings: list[int] = []
+    chunks_by_use = listing.chunks_by_use
+
+    def counted(*args: Any) -> Any:
+        listings.append(1)
+        return chunks_by_use(*args)
+
+    monkeypatch.setattr(listing, "chunks_by_use", counted)
+    with opening(codec="auto", sync="none", capacity=64 * MIB) as backend:
+        number = 0
+        for _ in range(4):
+            number = fill(backend, message, number)
+            until(lambda: not backend._cooling._due.is_set())
+            backend._cooling._rest_until = 0
+        encoded = [n for n in range(number) if charge(backend, n) < SIZE]
+        assert encoded == list(range(len(encoded)))
+        assert encoded
+    assert len(listings) == 1
+
+
+def test_what_was_used_since_it_was_listed_stays_as_it_is(opening: Callable[..., Any], message: Any) -> None:
+    with opening(codec="auto", sync="none", capacity=64 * MIB) as backend:
+        number = fill(backend, message)
+        until(lambda: not backend._cooling._due.is_set())
+        used = next(n for n in range(number) if charge(backend, n) > SIZE)
+        backend.touch([OpaqueKey(str(used))])
+        backend._cooling._rest_until = 0
+        number = fill(backend, message, number)
+        until(lambda: not backend._cooling._due.is_set())
+        assert charge(backend, used) > SIZE > charge(backend, used + 1)
+
+
+def test_puts_that_are_far_ahead_wait_for_the_thread(
+    opening: Callable[..., Any], message: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cooling, "AHEAD", SIZE)
+    monkeypatch.setattr(cooling, "RATE", 1.0)  # a second for each byte
+    goes_on = threading.Event()
+    encode = cooling.Cooling._encode
+
+    def held(*args: Any) -> bool:
+        goes_on.wait()
+        return encode(*args)
+
+    monkeypatch.setattr(cooling.Cooling, "_encode", held)
+    with opening(codec="auto", sync="none") as backend:
+        try:
+            monkeypatch.setattr(cooling, "LONGEST", 0.0)
+            number = fill(backend, message)  # none of these waits: no longer than LONGEST
+            for n in range(number, number + 3):
+                backend.put(message(n, SIZE), soft(n))
+            monkeypatch.setattr(cooling, "LONGEST", 600.0)
+            putting = threading.Thread(target=backend.put, args=(message(number + 3, SIZE), soft(number + 3)))
+            putting.start()
+            until(lambda: bool(backend._cooling._progress._waiters))
+            assert putting.is_alive()
+        finally:
+            goes_on.set()
+        putting.join(60)
+        assert not putting.is_alive()
+
+
+def test_a_thread_that_evictions_overtake_passes_chunks_over() -> None:
+    meta = ChunkMeta(1, MemoryFormat.BINARY, None, (1,))
+
+    def batch(number: int, count: int) -> list[ChunkInfo]:
+        return [ChunkInfo(OpaqueKey(f"{number}.{n}"), meta, 1) for n in range(count)]
+
+    def listed() -> Iterator[list[ChunkInfo]]:
+        yield []
+        yield batch(0, listing.BATCH)
+        yield batch(1, 1)  # the others have left
+        for number in range(2, 8):
+            yield batch(number, listing.BATCH)
+
+    cold: Any = cooling.Cooling.__new__(cooling.Cooling)
+    cold._copied = 0
+    cold._store = SimpleNamespace(
+        data=SimpleNamespace(written=0),
+        counters=SimpleNamespace(chunks=8 * listing.BATCH),
+        epochs=SimpleNamespace(calling=threading.Lock),
+    )
+    cold._listed, cold._listing = deque(), listed()
+    seen = [cold._coldest() for _ in range(4 * listing.BATCH)]
+    numbers = [int(text.split(".")[0]) for text in seen]
+    assert sorted(set(numbers)) == [0, 3, 4, 5]
