@@ -211,6 +211,11 @@ class LMSBackendInterface(abc.ABC):
         copy_bytes(target[: obj.length], memoryview(obj.data).cast("B"))
         return ChunkMeta.of_obj(key, obj)
 
+    @property
+    def lends(self) -> bool:
+        """Whether `view` spares a copy that `get` makes; where it does not, a server sends what `get` answers."""
+        return type(self).view is not LMSBackendInterface.view
+
     @contextmanager
     def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
         """Borrow a chunk's bytes without a copy where the medium can; valid inside the block only."""

@@ -223,8 +223,17 @@ class OpaqueKey(CacheEngineKey):
 
     __slots__ = ()
 
+    # Nothing is known of it but its text: the fields are those of the class, and a key is made at no cost.
+    world_size = worker_id = chunk_hash = 0
+    _dtype_name = request_configs = tags = layer_id = fmt = None
+
     def __init__(self, text: str) -> None:
-        self._fill(text, text, 0, 0, 0, None, None, None)
+        self._text = text
+
+    @property
+    def model_name(self) -> str:  # type: ignore[override]
+        """The whole text."""
+        return self._text
 
     def __reduce__(self) -> tuple[Any, ...]:
         return OpaqueKey, (self._text,)

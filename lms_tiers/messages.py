@@ -233,14 +233,18 @@ class ChunkMeta:
         return _intern(meta.key, nbytes, fmt, meta.dtype, tuple(meta.shape))
 
     @staticmethod
-    def of_obj(key: KeyLike, obj: LMSMemoryObj) -> ChunkMeta:
-        """What a memory object that was answered for `key` says of its chunk.
+    def of_obj(key: KeyLike | str, obj: LMSMemoryObj) -> ChunkMeta:
+        """What a memory object says of its chunk; the key is for the error.
 
         Raises
         ------
         InvalidChunkError
             It says what no metadata can.
         """
+        if type(obj) is LMSMemoryObj and (meta := obj._meta) is not None:
+            given = vars(obj)
+            if "dtype" not in given and "shape" not in given and obj.length == meta.length and obj.fmt is meta.fmt:
+                return meta
         dtype, shape = described(obj)
         fmt = obj.fmt if type(obj.fmt) is MemoryFormat else MemoryFormat(obj.fmt.value)
         return _intern(key, obj.length, fmt, dtype, tuple(shape), namespace_of(obj))
@@ -325,13 +329,20 @@ def _valid(
     return ChunkMeta(nbytes, fmt, name, shape, namespace)
 
 
-def _shown(key: KeyLike) -> str:
+def _shown(key: KeyLike | str) -> str:
     # The key itself is checked by `key_text`; here it only says which chunk is at fault.
+    if isinstance(key, str):
+        return key
     return key.to_string() if hasattr(key, "to_string") else repr(key)
 
 
 def _intern(
-    key: KeyLike, nbytes: int, fmt: MemoryFormat, dtype: Any, shape: tuple[int, ...], namespace: str | None = None
+    key: KeyLike | str,
+    nbytes: int,
+    fmt: MemoryFormat,
+    dtype: Any,
+    shape: tuple[int, ...],
+    namespace: str | None = None,
 ) -> ChunkMeta:
     # Chunks of one model share one shape: interning saves 200 bytes a key and most of the checking.
     meta = _valid(nbytes, fmt, dtype, shape, namespace)

@@ -193,6 +193,11 @@ class Namespaced(LMSBackendInterface):
         named = ((self.key(key), buffers) for key, buffers in requests)
         return list(map(self._meta, self.backend.get_many_into(named)))
 
+    @property
+    def lends(self) -> bool:
+        """See `LMSBackendInterface`."""
+        return self.backend.lends
+
     @contextmanager
     def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
         """See `get`."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
 import threading
+from bisect import bisect_left
 from collections import Counter
 from typing import Final
 
@@ -17,8 +17,8 @@ class Counters:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._events: Counter[str] = Counter()
-        self._latency: dict[str, list[int]] = {}
-        self._seconds: Counter[str] = Counter()
+        self._bytes_in = self._bytes_out = 0
+        self._commands: dict[str, _Command] = {}
 
     def add(self, event: str, by: int = 1) -> None:
         """Count `event`."""
@@ -27,26 +27,38 @@ class Counters:
 
     def request(self, command: str, seconds: float, bytes_in: int, bytes_out: int, event: str | None = None) -> None:
         """Count one request served, and an event with it."""
+        bucket = bisect_left(BUCKETS, seconds)
         with self._lock:
-            buckets = self._latency.get(command)
-            if buckets is None:
-                buckets = self._latency[command] = [0] * (len(BUCKETS) + 1)
-            buckets[bisect.bisect_left(BUCKETS, seconds)] += 1
-            self._seconds[command] += seconds  # type: ignore[assignment]  # Counter holds floats as well
+            counted = self._commands.get(command)
+            if counted is None:
+                counted = self._commands[command] = _Command()
+            counted.buckets[bucket] += 1
+            counted.seconds += seconds
             if event:
                 self._events[event] += 1
-            self._events["bytes_in"] += bytes_in
-            self._events["bytes_out"] += bytes_out
+            self._bytes_in += bytes_in
+            self._bytes_out += bytes_out
 
     def __getitem__(self, event: str) -> int:
-        return self._events[event]
+        return self.events().get(event, 0)
 
     def events(self) -> dict[str, int]:
         """A copy of the events counted."""
         with self._lock:
-            return dict(self._events)
+            moved = {"bytes_in": self._bytes_in, "bytes_out": self._bytes_out} if self._commands else {}
+            return {**self._events, **moved}
 
     def latency(self) -> dict[str, tuple[list[int], float]]:
         """By command: how many requests fell into each bucket (the last one is above all bounds), and their seconds."""
         with self._lock:
-            return {name: (list(counts), float(self._seconds[name])) for name, counts in self._latency.items()}
+            return {name: (list(it.buckets), it.seconds) for name, it in self._commands.items()}
+
+
+class _Command:
+    """What is counted of one command."""
+
+    __slots__ = ("buckets", "seconds")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(BUCKETS) + 1)
+        self.seconds = 0.0

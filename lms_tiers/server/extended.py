@@ -24,7 +24,7 @@ from lms_tiers.errors import (
 )
 from lms_tiers.messages import ChunkMeta, OpaqueKey, ServerReturnCode
 from lms_tiers.server.held import answer_held, answer_pin
-from lms_tiers.server.plain import check_length, refused, store, trouble, view_of
+from lms_tiers.server.plain import check_length, refused, store, trouble
 from lms_tiers.server.session import Session, Steps, Wait
 from lms_tiers.wire import extension
 from lms_tiers.wire.extension import XCommand, XError, XRequest
@@ -140,22 +140,32 @@ def _put(session: Session, request: XRequest, key: str, meta: ChunkMeta) -> Step
     yield from session.answer(_OK)
 
 
+def _found(meta: ChunkMeta, checksum: int) -> bytes:
+    return extension.encode_xreply(ServerReturnCode.SUCCESS, meta.length, meta=meta.pack(), checksum=checksum)
+
+
 def _get(session: Session, key: str) -> Generator[Wait, None, int]:
-    rest: bytearray | None = None
+    rest: list[memoryview] | None = None
     found = False
     length = 0
     try:
-        with view_of(session, key) as view:
-            if view is not None:
-                digest = xxhash.xxh3_64()
-                for buffer in view.buffers:
-                    digest.update(buffer)
-                length = view.meta.length
-                head = extension.encode_xreply(
-                    ServerReturnCode.SUCCESS, length, meta=view.meta.pack(), checksum=digest.intdigest()
-                )
+        if not session.lends:
+            obj = session.backend.get(OpaqueKey(key))
+            if obj is not None:
+                length = obj.length
+                head = _found(ChunkMeta.of_obj(key, obj), xxhash.xxh3_64_intdigest(obj.data))
                 found = True
-                rest = session.send_borrowed([head, *view.buffers])
+                rest = session.send_borrowed([head, obj.data] if length else [head], lasting=True)
+        else:
+            with session.backend.view(OpaqueKey(key)) as view:
+                if view is not None:
+                    digest = xxhash.xxh3_64()
+                    for buffer in view.buffers:
+                        digest.update(buffer)
+                    length = view.meta.length
+                    head = _found(view.meta, digest.intdigest())
+                    found = True
+                    rest = session.send_borrowed([head, *view.buffers])
     except (BackendClosedError, InvalidKeyError):
         raise
     except Exception as error:

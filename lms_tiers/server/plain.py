@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import AbstractContextManager, nullcontext
 
 from lms_tiers.errors import BackendClosedError, InvalidChunkError, LmsTiersError, ProtocolError
-from lms_tiers.interface import ChunkView
 from lms_tiers.messages import ChunkMeta, ClientCommand, OpaqueKey, ServerReturnCode
 from lms_tiers.server.session import Session, Steps
 from lms_tiers.sizes import format_size
@@ -103,15 +101,22 @@ def refused(session: Session, key: str, error: LmsTiersError) -> None:
 def _get(session: Session, key: str | None) -> Steps | None:
     started = time.perf_counter()
     sent = 0
-    rest: bytearray | None = None
+    rest: list[memoryview] | None = None
     found = False
     try:
-        with view_of(session, key) as view:
-            if view is not None:
-                head = encode_reply(ServerReturnCode.SUCCESS, view.meta)
+        if not session.lends:
+            if key is not None and (obj := session.backend.get(OpaqueKey(key))) is not None:
+                head = encode_reply(ServerReturnCode.SUCCESS, ChunkMeta.of_obj(key, obj))
                 found = True
-                sent = view.meta.length
-                rest = session.send_borrowed([head, *view.buffers])
+                sent = obj.length
+                rest = session.send_borrowed([head, obj.data] if sent else [head], lasting=True)
+        elif key is not None:
+            with session.backend.view(OpaqueKey(key)) as view:
+                if view is not None:
+                    head = encode_reply(ServerReturnCode.SUCCESS, view.meta)
+                    found = True
+                    sent = view.meta.length
+                    rest = session.send_borrowed([head, *view.buffers])
     except BackendClosedError:
         raise
     except Exception as error:
@@ -127,14 +132,11 @@ def _get(session: Session, key: str | None) -> Steps | None:
     return None
 
 
-def _finish(session: Session, command: str, started: float, rest: bytearray, sent: int, event: str | None) -> Steps:
+def _finish(
+    session: Session, command: str, started: float, rest: list[memoryview], sent: int, event: str | None
+) -> Steps:
     yield from session.send_rest(rest)
     session.counters.request(command, time.perf_counter() - started, 0, sent, event)
-
-
-def view_of(session: Session, key: str | None) -> AbstractContextManager[ChunkView | None]:
-    """The backend's view of a chunk; of no key, nothing."""
-    return nullcontext(None) if key is None else session.backend.view(OpaqueKey(key))
 
 
 def trouble(session: Session, command: str, key: str | None, error: Exception) -> None:

@@ -76,6 +76,7 @@ class Session:
     ) -> None:  # fmt: skip
         self.stream: Final = stream
         self.backend: Final = backend
+        self.lends: Final = backend.lends
         self.settings: Final = settings
         self.budget: Final = budget
         self.counters: Final = counters
@@ -252,12 +253,14 @@ class Session:
                 yield from self._fill(scratch[:part])
                 nbytes -= part
 
-    def send_borrowed(self, buffers: Sequence[Buffer]) -> bytearray | None:
+    def send_borrowed(self, buffers: Sequence[Buffer], *, lasting: bool = False) -> list[memoryview] | None:
         """Send as long as the peer takes it quickly; what is left is copied, so that the chunk can be given back.
+
+        Bytes that are `lasting` stay as they are for as long as they are referred to, and are not copied.
 
         Returns
         -------
-        bytearray or None
+        list of memoryview or None
             The rest, for `send_rest`; its share of the budget is released with it, or with the session. None when all
             is sent.
 
@@ -284,7 +287,7 @@ class Session:
                         self.counters.add("slow_readers_cut")
                         raise PeerGone
                     self._unsent = rest
-                    return bytearray().join(pending)
+                    return pending.copy() if lasting else [memoryview(bytearray().join(pending))]
                 try:
                     sent = self.stream.send(pending, self.spare())
                 except BlockingIOError:
@@ -293,19 +296,18 @@ class Session:
             # An error's traceback would keep these alive while the backend takes its buffers back.
             pending.clear()
 
-    def send_rest(self, rest: bytearray) -> Steps:
+    def send_rest(self, rest: list[memoryview]) -> Steps:
         """Send what `send_borrowed` left, at the peer's pace."""
         self.counters.add("slow_readers")
-        self.start_transfer(len(rest))
+        self.start_transfer(sum(map(len, rest)))
         try:
-            with memoryview(rest) as view:
-                at = 0
-                while at < len(view):
-                    try:
-                        at += self.stream.send([view[at:]], False)
-                    except BlockingIOError:
-                        yield from self._park(Wait.WRITE)
+            while rest:
+                try:
+                    _drop_sent(rest, self.stream.send(rest, False))
+                except BlockingIOError:
+                    yield from self._park(Wait.WRITE)
         finally:
+            rest.clear()
             self._let_go()
 
     def _let_go(self) -> None:

@@ -194,6 +194,11 @@ class TieredStore(Known):
             found = self._reader.get_into(key, text, self._chains.single(self._clock(), text), buffer)
         return super().get_into(key, buffer) if found is None and self._beyond is not None else found
 
+    @property
+    def lends(self) -> bool:
+        """Whether a tier does."""
+        return any(tier.backend.lends for tier in self._h.tiers)
+
     @contextmanager
     def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
         """Borrow a chunk's bytes from the tier that holds it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import resource
 import struct
 import threading
@@ -190,7 +191,7 @@ def test_readers_that_stop_reading_cannot_take_more_than_the_budget(serve: Serve
 
 def test_a_reader_that_is_only_slow_gets_every_byte(serve: Serve) -> None:
     server = serve(max_chunk="8MiB", receive_budget="16MiB")
-    body = bytes(range(256)) * 32768
+    body = random.Random(7).randbytes(8 * MIB)  # nothing in it comes twice
     with Peer(server) as peer:
         peer.put("big", body)
         assert peer.exists("big")
@@ -199,6 +200,28 @@ def test_a_reader_that_is_only_slow_gets_every_byte(serve: Serve) -> None:
         wait_until(lambda: server.counters["slow_readers"] == 1)
         assert struct.unpack("<9i", peer.read(36))[1] == len(body)
         assert peer.read(len(body)) == body
+
+
+@pytest.mark.parametrize("extended", [False, True], ids=["plain", "extended"])
+def test_a_slow_reader_gets_the_chunk_it_asked_for_whatever_becomes_of_it(serve: Serve, extended: bool) -> None:
+    backend = LMSLocalBackend()
+    server = serve(backend, max_chunk="8MiB", receive_budget="32MiB")
+    body = random.Random(7).randbytes(8 * MIB)  # nothing in it comes twice
+    with Peer(server) as peer:
+        peer.put("big", body)
+        assert peer.exists("big")
+    with Peer(server, receive_buffer=4096) as slow:
+        slow.send(encode_xrequest(XCommand.GET, "big") if extended else header(GET, "big"))
+        wait_until(lambda: server.counters["slow_readers"] == 1)
+        with Peer(server) as peer:
+            for _ in range(3):
+                peer.put("big", bytes(len(body)))
+            assert peer.exists("big")
+        backend.remove(OpaqueKey("big"))
+        reply = slow.read(36)
+        slow.read(struct.unpack("<4i", reply[:16])[2] if extended else 0)
+        assert slow.read(len(body)) == body
+    wait_until(lambda: server.budget.used == 0)
 
 
 def test_receive_buffers_are_admitted_against_the_budget(serve: Serve) -> None:

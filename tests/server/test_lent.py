@@ -5,14 +5,20 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from lms_tiers import ChunkView, LMSLocalBackend
+from lms_tiers import ChunkView, CreateStorageBackend, LMSLocalBackend
 from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.messages import CacheEngineKey
+from lms_tiers.namespace import Namespace
+from lms_tiers.namespaced import Namespaced
 from lms_tiers.server.budget import ReceiveBudget
+from lms_tiers.server.counters import Counters
+from lms_tiers.server.session import Session
+from lms_tiers.server.settings import make_settings
 from lms_tiers.wire import extension
 from lms_tiers.wire.extension import XCommand
 from tests.server.conftest import Serve
@@ -77,6 +83,46 @@ def test_a_share_granted_to_one_that_has_left_comes_back() -> None:
         assert budget.used == 5
         raise KeyError
     assert budget.used == 0
+
+
+class Slow:
+    """A stream whose peer takes one byte, then none."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def send(self, buffers: Any, patient: bool) -> int:
+        if self.taken:
+            raise BlockingIOError
+        self.taken = 1
+        return 1
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_what_a_slow_reader_has_not_taken_is_copied_only_where_the_storage_wants_it_back(lasting: bool) -> None:
+    budget, stream = ReceiveBudget(100), Slow()
+    fake: Any = object()
+    with LMSLocalBackend() as backend:
+        session = Session(
+            cast(Any, stream), backend, make_settings(None, {}), budget, Counters(), "peer", lambda: True, fake, fake
+        )
+    chunk = bytearray(b"chunk")
+    rest = session.send_borrowed([b"head", memoryview(chunk).toreadonly()], lasting=lasting)
+    assert rest is not None
+    assert b"".join(rest) == b"eadchunk"
+    assert (rest[-1].obj is chunk) is lasting
+    assert budget.used == len(b"eadchunk")  # memory is held either way
+
+
+def test_a_backend_lends_where_its_views_spare_a_copy(tmp_path: Path) -> None:
+    devices = {
+        "cpu": False, "store > cpu": False, f"lmdb:{tmp_path}/a?capacity=4MiB": False, "pinned?capacity=1MiB": True,
+        f"cpu?capacity=1MiB > lmdb:{tmp_path}/b?capacity=4MiB": False,
+        f"pinned?capacity=1MiB > lmdb:{tmp_path}/c?capacity=4MiB": True,
+    }  # fmt: skip
+    for device, lends in devices.items():
+        with CreateStorageBackend(device) as backend, Namespaced(backend, Namespace(model="m")) as named:
+            assert backend.lends is named.lends is lends, device
 
 
 class Full:

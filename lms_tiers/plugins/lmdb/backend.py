@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, List, Optional
 import lmdb
 
 from lms_tiers.errors import ConfigError, StorageUnavailableError
-from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, ChunkView, LMSBackendInterface
+from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.plugins.lmdb import listing
 from lms_tiers.plugins.lmdb.checkpoint import MOST, Checkpoints, close_down
@@ -135,12 +135,6 @@ class LmdbBackend(LMSBackendInterface):
         for begin in range(0, len(wanted), _READ_TOGETHER):
             found += self._reader.many(wanted[begin : begin + _READ_TOGETHER])
         return found
-
-    @contextlib.contextmanager
-    def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
-        """A copy that is lent for the block: the file is not mapped."""
-        found = self._reader.get(key_text(key, MAX_KEY_BYTES))
-        yield None if found is None else ChunkView(found[0], (memoryview(found[1]),) if found[1] else ())
 
     def list_keys(self) -> List[CacheEngineKey]:
         """Every key."""
