@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.doors import lmcache
 from scripts.doors.__main__ import ENGINES, main, pytest_of
 from scripts.doors.engine import ROOT, Engine, Failed, Made, newest_releases
 from scripts.doors.matrix import Result, table, written
@@ -90,3 +91,55 @@ def test_releases_are_of_one_engine(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_engine_has_its_tests_and_stubs_in_this_project(engine: Engine) -> None:
     assert list((ROOT / engine.tests).glob("test_*.py"))
     assert not engine.stubs or (ROOT / engine.stubs / "sitecustomize.py").is_file()
+
+
+CHECKED = """Phase 1: Lookup non-existing keys...
+  Validation: 4/4 correctly absent
+Phase 2: Store operations (batch of 4)...
+  Batch store OK (93.39ms)
+  Validation: 4/4 found
+  Validation (loaded): 4/4
+  Validation (content): 4/4
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("4/4 found", "3/4 found"),
+        ("(content): 4/4", "(content): 3/4"),
+        ("  Validation (loaded): 4/4\n", ""),
+        ("store OK", "store FAIL"),
+        ("Phase 1", "  Test Failed - Error: x\nPhase 1"),
+    ],
+)
+def test_a_tool_that_ends_with_0_is_judged_by_what_it_printed(old: str, new: str) -> None:
+    assert "4/4" in lmcache.judged_check(CHECKED, 4)
+    assert old in CHECKED
+    with pytest.raises(Failed):
+        lmcache.judged_check(CHECKED.replace(old, new), 4)
+    with pytest.raises(Failed):
+        lmcache.judged_check(CHECKED, 5)
+
+
+BENCHED = """  [Store] Round 1: 322.25 ms, success_keys=32/32
+  [Store] Round 2: 322.25 ms, success_keys=32/32
+  [Load] Round 1: 74.58 ms, loaded=32/32
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("loaded=32/32", "loaded=31/32"),
+        ("  [Store] Round 2: 322.25 ms, success_keys=32/32\n", ""),
+        ("[Load] Round 1: 74.58 ms, loaded", "[Load] Round 1: TIMEOUT (0/1 tasks completed, loaded"),
+        ("loaded=32/32\n", "loaded=32/32\n  [Verify] Key 3: MISMATCH"),
+    ],
+)
+def test_a_benchmark_counts_where_every_round_moved_every_key(old: str, new: str) -> None:
+    wanted = {"Store": 2, "Load": 1}
+    assert lmcache.judged_bench(BENCHED, wanted, 32) == "store 2 × 32, load 1 × 32"
+    assert old in BENCHED
+    with pytest.raises(Failed):
+        lmcache.judged_bench(BENCHED.replace(old, new), wanted, 32)
