@@ -15,7 +15,7 @@ from lms_tiers.device import DeviceSpec, TierSpec, parse_device
 from lms_tiers.errors import ConfigError, LmsTiersError, PluginError, StorageUnavailableError
 from lms_tiers.interface import CONTRACT_VERSION, LMSBackendInterface
 from lms_tiers.policies.base import EvictionPolicy
-from lms_tiers.registry import Registry, default_registry, load_attribute
+from lms_tiers.registry import Registry, default_registry, load_attribute, to_install
 from lms_tiers.secrets import TIER_OPTIONS, passwords, scrub
 
 if TYPE_CHECKING:
@@ -161,6 +161,8 @@ def open_backend(spec: TierSpec, registry: Registry | None = None) -> LMSBackend
     """
     registry = registry or default_registry()
     backend_spec = registry.backends[spec.name]
+    if lacking := to_install(backend_spec):
+        raise PluginError(spec.name, f"lacks {' and '.join(backend_spec.imports)}: {lacking}.")
     try:
         model = load_attribute(backend_spec.options)
         factory = load_attribute(backend_spec.factory)

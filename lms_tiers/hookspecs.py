@@ -47,6 +47,13 @@ class BackendSpec:
         What its chunks take: the machine's memory, the disk its location lies on, an engine that others use too, or
         none of these or not known. A capacity is compared with what there is; a store opens without an engine that
         cannot be reached now.
+    imports : tuple of str
+        Packages that it imports and its distribution installs with an extra only.
+    extra : str
+        That extra: ``"lms-tiers[s3]"``.
+    probe : callable, str or None
+        ``probe(backend)``, or ``"module:attr"`` of it: what `lms-tiers doctor` says of the place behind an open
+        backend, as tuples of state (``"ok"``, ``"note"`` or ``"fault"``), finding and advice.
     """
 
     name: str
@@ -56,6 +63,9 @@ class BackendSpec:
     example: str = ""
     aliases: tuple[str, ...] = ()
     medium: Literal["memory", "disk", "shared", ""] = ""
+    imports: tuple[str, ...] = ()
+    extra: str = ""
+    probe: Callable[..., Any] | str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import logging
 import os
 import re
@@ -320,6 +321,12 @@ def load_attribute(target: Any) -> Any:
         return target
     module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def to_install(spec: BackendSpec) -> str:
+    """The command that installs what the backend lacks; empty where it lacks nothing."""
+    lacking = any(importlib.util.find_spec(package) is None for package in spec.imports)
+    return f'pip install "{spec.extra}"' if lacking else ""
 
 
 _default: Registry | None = None

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal, Optional
+from typing import TYPE_CHECKING, Final, Literal, Optional
 
 import typer
 
 from lms_tiers.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lms_tiers.device import TierSpec
 
 State = Literal["ok", "note", "fault"]
 
@@ -115,10 +120,28 @@ def _device(text: str, strict: bool) -> list[Finding]:
     device = parse_device(text)
     StoreOptions.parse(device.store or {})
     found = misfits(device, media_of(default_registry().backends.specs()), Machine())
+    probed = [finding for tier in device.tiers for finding in _probed(tier)]
     if not found:
-        return [Finding("device", "ok", f"fits this machine: {device}")]
+        return [Finding("device", "ok", f"fits this machine: {device}"), *probed]
     sentences = (reason.rpartition(": ") for reason in found)
-    return [Finding("device", "fault" if strict else "note", what, advice) for what, _, advice in sentences]
+    return [*(Finding("device", "fault" if strict else "note", what, advice) for what, _, advice in sentences), *probed]
+
+
+def _probed(tier: TierSpec) -> Iterator[Finding]:
+    """What the place behind a shared tier is like, asked now."""
+    from lms_tiers.errors import LmsTiersError
+    from lms_tiers.factory import open_backend
+    from lms_tiers.registry import default_registry, load_attribute
+
+    probe = default_registry().backends[tier.name].probe
+    if probe is None:
+        return
+    try:
+        with open_backend(tier) as backend:
+            for state, value, advice in load_attribute(probe)(backend):
+                yield Finding(f"tier {tier.name}", state, value, advice)
+    except LmsTiersError as error:
+        yield Finding(f"tier {tier.name}", "fault", str(error), "a store opens without it, and keeps trying.")
 
 
 def _limits() -> list[Finding]:
@@ -206,10 +229,13 @@ def _plugins() -> list[Finding]:
 
 def _contracts() -> list[Finding]:
     from lms_tiers.interface import CONTRACT_VERSION, Capabilities
-    from lms_tiers.registry import default_registry, load_attribute
+    from lms_tiers.registry import default_registry, load_attribute, to_install
 
     found = []
     for spec in default_registry().backends.specs():
+        if lacking := to_install(spec):
+            found.append(Finding(f"backend {spec.name}", "note", "not installed", f"{lacking}, to use it."))
+            continue
         try:
             factory = load_attribute(spec.factory)
         except Exception as error:

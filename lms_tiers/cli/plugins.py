@@ -33,9 +33,14 @@ def register(app: typer.Typer) -> None:
 
 
 def _document(registry: Registry) -> dict[str, object]:
+    from lms_tiers.registry import to_install
+
     return {
         "plugins": [dataclasses.asdict(status) for status in registry.plugins],
-        "backends": {s.name: {"summary": s.summary, "example": s.example} for s in registry.backends.specs()},
+        "backends": {
+            s.name: {"summary": s.summary, "example": s.example, "install": to_install(s)}
+            for s in registry.backends.specs()
+        },
         "policies": {s.name: {"summary": s.summary} for s in registry.policies.specs()},
         "codecs": {s.name: {"summary": s.summary} for s in registry.codecs.specs()},
     }
@@ -45,6 +50,8 @@ def _print(registry: Registry, traceback: bool) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from lms_tiers.registry import to_install
 
     console = Console()
     table = Table("plugin", "distribution", "version", "state", "registers", title="Plugins")
@@ -58,6 +65,9 @@ def _print(registry: Registry, traceback: bool) -> None:
     for spec in registry.backends.specs():
         specs.add_row(", ".join((spec.name, *spec.aliases)), escape(spec.summary), escape(spec.example))
     console.print(specs)
+    for spec in registry.backends.specs():
+        if command := to_install(spec):
+            console.print(f"[yellow]{spec.name}[/] needs more: {escape(command)}")
     for status in registry.plugins:
         if status.error:
             console.print(f"[red]{status.name}[/] ({status.distribution}): {escape(status.error)}")

@@ -15,6 +15,7 @@ SPEC: Final = BackendSpec(
     example="redis:127.0.0.1:6379?prefix={tmp}/",
     aliases=("valkey",),
     medium="shared",
+    probe="lms_tiers.plugins.redis.probe:probe",
 )
 
 

@@ -32,6 +32,9 @@ from lms_tiers.wire.buffers import paged_buffer, receive_buffer
 _PAGE: Final = 1000
 _HEADS: Final = b"1023"
 
+#: What `stats` tells beyond the contract: connections made, requests told to go elsewhere, looks at the slots, primaries.
+DETAIL: Final = ("connects", "redirects", "slot_looks", "nodes")
+
 _NUMBER: Final = partial(Link.expect, kind=int)
 
 
@@ -264,11 +267,11 @@ class RedisBackend(LMSBackendInterface):
         with self._counting:
             counts = dict(self._counts)
         nodes = self.nodes
-        detail = {"connects": nodes.connects, "redirects": nodes.redirects, "slot_looks": nodes.looks}
+        figures = (nodes.connects, nodes.redirects, nodes.looks, len(nodes.primaries()))
         return BackendStats(
             bytes_written=counts.get("bytes_written", 0), bytes_read=counts.get("bytes_read", 0),
             failures=counts.get("failures", 0), corrupt=counts.get("corrupt", 0),
-            detail={**{name: float(n) for name, n in detail.items()}, "nodes": float(len(nodes.primaries()))},
+            detail=dict(zip(DETAIL, map(float, figures), strict=True)),
         )  # fmt: skip
 
     def close(self) -> None:
