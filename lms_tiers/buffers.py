@@ -40,6 +40,17 @@ def scatter_bytes(sources: Sequence[memoryview], targets: Sequence[memoryview]) 
             at += size
 
 
+def leading_bytes(buffers: Sequence[memoryview], length: int) -> list[memoryview]:
+    """The first `length` bytes of `buffers`, which have as many together; those that are not needed are left out."""
+    taken: list[memoryview] = []
+    for buffer in buffers:
+        if length <= 0:
+            break
+        taken.append(buffer if len(buffer) <= length else buffer[:length])
+        length -= len(buffer)
+    return taken
+
+
 def writable_bytes(buffer: Any, length: int) -> memoryview:
     """`buffer` as writable bytes, or `InvalidBufferError` that says what is wrong with it."""
     try:

@@ -226,8 +226,12 @@ class LMSBackendInterface(abc.ABC):
             meta = ChunkMeta.of_obj(key, obj)
             yield ChunkView(meta, (memoryview(obj.data).cast("B"),) if obj.length else ())
 
-    def get_scattered(self, key: CacheEngineKey, buffers: Sequence[Any]) -> ChunkMeta | None:
+    def get_scattered(
+        self, key: CacheEngineKey, buffers: Sequence[Any], *, expected: ChunkMeta | None = None
+    ) -> ChunkMeta | None:
         """Read a chunk into writable buffers, one after the other (together at least `length` bytes); see `get_into`.
+
+        Where it is not just as `expected`, it is None, and their contents are unchanged.
 
         Raises
         ------
@@ -236,7 +240,7 @@ class LMSBackendInterface(abc.ABC):
         """
         targets = [writable_bytes(buffer, 0) for buffer in buffers]
         with self.view(key) as view:
-            if view is None:
+            if view is None or expected not in (None, view.meta):
                 return None
             room = sum(target.nbytes for target in targets)
             if room < view.meta.length:
@@ -244,25 +248,39 @@ class LMSBackendInterface(abc.ABC):
             scatter_bytes(view.buffers, targets)
             return view.meta
 
-    def get_many_into(self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]]) -> list[ChunkMeta | None]:
+    def get_many_into(
+        self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]], *,
+        expected: Sequence[ChunkMeta | None] | None = None, spoiled: set[int] | None = None,
+    ) -> list[ChunkMeta | None]:  # fmt: skip
         """Read chunks, each into writable buffers of its own; what `put_from` asks of a source.
 
         Parameters
         ----------
         requests : iterable of (key, buffers)
             Taken one by one, each when the copies asked for before it are under way or done.
+        expected : sequence of (ChunkMeta or None), optional
+            What each chunk is to be, compared before anything is written. None: anything that its buffers can take.
+        spoiled : set of int, optional
+            Gets the numbers of requests that are answered None although their buffers may have been written to (of a
+            chunk found damaged, for example); the buffers of all others that are None are unchanged.
 
         Returns
         -------
         list of (ChunkMeta or None)
-            None for a key that is absent and for a chunk that its buffers cannot take.
+            None for a key that is absent, and for a chunk that is not as expected or that its buffers cannot take.
         """
         found: list[ChunkMeta | None] = []
+        unsure = spoiled is not None and type(self).get_scattered is not LMSBackendInterface.get_scattered
         for key, buffers in requests:
+            want = None if expected is None else expected[len(found)]
             try:
-                found.append(self.get_scattered(key, buffers))
+                # Backends written before there was `expected` are not told of it where nothing is.
+                meta = self.get_scattered(key, buffers, **({} if want is None else {"expected": want}))
+                if meta is None and unsure:
+                    spoiled.add(len(found))  # type: ignore[union-attr]  # see `unsure`
             except InvalidBufferError:
-                found.append(None)
+                meta = None
+            found.append(meta)
         return found
 
     def put_from(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:

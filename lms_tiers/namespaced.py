@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final, List, Optional
+from typing import Any, Final, List, NoReturn, Optional
 
-from lms_tiers.errors import ConfigError, LmsTiersError
+from lms_tiers.errors import ConfigError, LmsTiersError, UnsupportedError
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, ChunkView, LMSBackendInterface
 from lms_tiers.keys import KeyLike, key_text
 from lms_tiers.messages import (
@@ -184,14 +184,38 @@ class Namespaced(LMSBackendInterface):
         """See `get`; a chunk of another namespace may stand in `buffer` after None."""
         return self._meta(self.backend.get_into(self.key(key), buffer))
 
-    def get_scattered(self, key: CacheEngineKey, buffers: Sequence[Any]) -> ChunkMeta | None:
-        """See `get_into`."""
-        return self._meta(self.backend.get_scattered(self.key(key), buffers))
+    def get_scattered(
+        self, key: CacheEngineKey, buffers: Sequence[Any], *, expected: ChunkMeta | None = None
+    ) -> ChunkMeta | None:
+        """See `get_into`; where something is expected, that the chunk is of this namespace is part of it."""
+        wanted = {} if expected is None else {"expected": expected.within(self._digest)}
+        return self._meta(self.backend.get_scattered(self.key(key), buffers, **wanted))
 
-    def get_many_into(self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]]) -> list[ChunkMeta | None]:
-        """See `get_into`."""
+    def get_many_into(
+        self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]], *,
+        expected: Sequence[ChunkMeta | None] | None = None, spoiled: set[int] | None = None,
+        context: RequestContext | None = None,
+    ) -> list[ChunkMeta | None]:  # fmt: skip
+        """See `get_scattered` and `put_many`."""
         named = ((self.key(key), buffers) for key, buffers in requests)
-        return list(map(self._meta, self.backend.get_many_into(named)))
+        wanted: dict[str, Any] = dict(self._context(context))
+        if expected is not None:
+            wanted["expected"] = [None if meta is None else meta.within(self._digest) for meta in expected]
+        if spoiled is not None:
+            wanted["spoiled"] = spoiled
+        found = self.backend.get_many_into(named, **wanted)
+        ours = list(map(self._meta, found))
+        if spoiled is not None:
+            spoiled.update(i for i, meta in enumerate(found) if meta is not None and ours[i] is None)
+        return ours
+
+    def put_from(
+        self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface, *,
+        context: RequestContext | None = None,
+    ) -> list[bool]:  # fmt: skip
+        """See `put_many`; keys in `source` are the engine's own."""
+        named = [self._message(meta, meta.length) for meta in client_metas]
+        return self.backend.put_from(named, _Named(source, self.namespace), **self._context(context))
 
     @property
     def lends(self) -> bool:
@@ -236,3 +260,39 @@ class Namespaced(LMSBackendInterface):
     def stored_bytes(self, key: CacheEngineKey) -> int | None:
         """See `LMSBackendInterface`."""
         return self.backend.stored_bytes(self.key(key))
+
+
+class _Named(LMSBackendInterface):
+    """A source of chunks, as one that has them in a namespace; what it lends, it lends under the engine's own keys."""
+
+    def __init__(self, source: LMSBackendInterface, namespace: Namespace) -> None:
+        self._source: Final = source
+        self._namespace: Final = namespace
+
+    def _own(self, key: KeyLike) -> OpaqueKey:
+        return OpaqueKey(key_text(key)[PREFIX_BYTES:])
+
+    @contextmanager
+    def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
+        """See `LMSBackendInterface`."""
+        with self._source.view(self._own(key)) as view:
+            yield view and ChunkView(view.meta.within(self._namespace.digest), view.buffers)
+
+    def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
+        """See `LMSBackendInterface`."""
+        return self._source.get(self._own(key))
+
+    def contains(self, key: CacheEngineKey) -> bool:
+        """See `LMSBackendInterface`."""
+        return self._source.contains(self._own(key))
+
+    def list_keys(self) -> List[CacheEngineKey]:
+        """See `LMSBackendInterface`."""
+        return [self._namespace.key(key_text(key)) for key in self._source.list_keys()]
+
+    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> NoReturn:
+        """A source takes nothing."""
+        raise UnsupportedError(type(self).__name__, "put")
+
+    def close(self) -> None:
+        """The source is its caller's."""

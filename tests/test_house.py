@@ -40,7 +40,7 @@ ROOMS = [
     ["errors", "version"],
 ]
 #: The rooms of the tiered store likewise.
-TIERED = ["store", "known", "life", "paths", "state", "watch"]
+TIERED = ["store", "batches", "known", "life", "paths", "state", "watch"]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 
 

@@ -120,6 +120,31 @@ def test_what_is_stored_in_a_namespace_comes_back_over_reopening(place: Place) -
     assert Namespaced(store, THEIRS, owns=False).contains(KEY)
 
 
+def test_slots_are_filled_and_lent_in_a_namespace(place: Place) -> None:
+    source = LMSLocalBackend()
+    source.put(META.message(KEY), bytearray(b"ours"))
+    ours, theirs = (Namespaced(place.store, n, owns=False) for n in (OURS, THEIRS))
+    absent = OpaqueKey("2f")
+    assert ours.put_from([META.message(KEY), META.message(absent)], source) == [True, False]
+    assert (ours.contains(KEY), theirs.contains(KEY)) == (True, False)
+    buffers = [bytearray(4) for _ in range(2)]
+    requests = [(KEY, [buffers[0]]), (absent, [buffers[1]])]
+    assert ours.get_many_into(requests, expected=[META, None]) == [META, None]
+    assert buffers == [b"ours", bytes(4)]
+    assert ours.get_many_into(requests, expected=[replace(META, shape=(2, 2)), META]) == [None, None]
+    assert ours.get_scattered(KEY, [buffers[1]], expected=META) == META
+
+
+def test_a_buffer_with_a_chunk_of_another_namespace_is_spoiled_unless_something_is_expected(place: Place) -> None:
+    place.store.put(META.within(THEIRS.digest).message(OURS.key("1f")), bytearray(b"evil"))
+    ours = Namespaced(place.store, OURS, owns=False)
+    buffer, spoiled = bytearray(4), set[int]()
+    assert ours.get_many_into([(KEY, [buffer])], expected=[META], spoiled=spoiled) == [None]
+    assert not any(buffer)
+    assert ours.get_many_into([(KEY, [buffer])], spoiled=spoiled) == [None]
+    assert spoiled == {0}
+
+
 def test_a_chunk_of_a_namespace_is_a_miss_for_clients_of_lmcache() -> None:
     with pytest.raises(InvalidChunkError, match="namespace"):
         encode_reply(ServerReturnCode.SUCCESS, META.within(OURS.digest))

@@ -1,7 +1,7 @@
 """The tiered store: one `LMSBackendInterface` over tiers, fastest first. The protocol is in docs/tiering.md.
 
 This file is the face: it checks arguments and hands on. What happens is in reads.py, writes.py, mover.py and room.py;
-what the index alone answers is in known.py.
+calls of many chunks are in batches.py, what the index alone answers is in known.py.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, Optional
 
 from lms_tiers.interface import Capabilities, ChunkView
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
-from lms_tiers.request import RequestContext
-from lms_tiers.tiered.known import Known
+from lms_tiers.tiered.batches import Batches
 from lms_tiers.tiered.life import forks, warm
 from lms_tiers.tiered.life.audit import Auditor, mending
 from lms_tiers.tiered.life.ends import check_tiers, shut_down, store_capabilities
 from lms_tiers.tiered.life.flush import Flusher
 from lms_tiers.tiered.life.report import store_stats
 from lms_tiers.tiered.paths.beyond import Beyond
+from lms_tiers.tiered.paths.into import SlotReader
 from lms_tiers.tiered.paths.mover import Mover, promoting
 from lms_tiers.tiered.paths.reads import Reader
 from lms_tiers.tiered.paths.room import Room
@@ -32,7 +32,7 @@ from lms_tiers.tiered.paths.writes import Writer
 from lms_tiers.tiered.state.breaker import Breaker
 from lms_tiers.tiered.state.chain import Chains
 from lms_tiers.tiered.state.hierarchy import Hierarchy
-from lms_tiers.tiered.state.index import Entry, known_text, known_texts
+from lms_tiers.tiered.state.index import Entry, known_text
 from lms_tiers.tiered.state.tier import Tier, TierConfig
 from lms_tiers.tiered.watch.events import TierEvent
 from lms_tiers.tiered.watch.notify import EventLog
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class TieredStore(Known):
+class TieredStore(Batches):
     """Chunks in tiers, each with a budget and an eviction policy.
 
     Parameters
@@ -104,23 +104,24 @@ class TieredStore(Known):
         self._h.poke = lambda tier: self._movers[tier.position].poke()
         self._beyond = None if shared is None else Beyond(self._h, self._room, shared, breaker(), stall)
         self._through: Final = [m for m in self._movers[1:] if m.tier.through]
-        self._chains: Final = Chains()
+        self._chains = Chains()
         self._reader: Final = Reader(self._h, self._chains, clock, patience, read_deadline)
         self._h.recency.promote = promoting(self._h, self._movers)
-        self._runs: Final = RunReader(self._reader)
-        self._writer: Final = Writer(self._h, self._room, self._written, max(back_pressure, 0.001), patience)
+        self._runs = RunReader(self._reader)
+        self._slots = SlotReader(self._reader, self._runs, self._beyond)
+        self._writer = Writer(self._h, self._room, self._written, max(back_pressure, 0.001), patience)
         if self._beyond is not None and shared is not None:
             self._beyond.read_by(self._reader)
             self._writer.go_on(self._beyond.store, shared.backend.capabilities.max_value_bytes)
         self._flusher: Final = Flusher(self._h, self._movers, self._beyond)
         self._h.mend = Auditor(self._h, self._movers, self._flusher.fit_anew).mend
-        self._clock: Final = clock
+        self._clock = clock
         self._close_timeout: Final = close_timeout
         self._ending: Final = threading.RLock()  # a signal's handler may close what is being closed
         self._closed = False
         self._pid = getpid()
         self._capabilities: Final = store_capabilities(tiers)
-        self._max_key: Final = self._capabilities.max_key_bytes
+        self._max_key = self._capabilities.max_key_bytes
         self._name = " > ".join(t.name for t in tiers)
         warm.warm(self._h, self._room, read_deadline)
 
@@ -236,66 +237,6 @@ class TieredStore(Known):
         text = key_text(client_meta.key, self._max_key)
         self._settle(text, change=True)
         self._writer.put(client_meta, text, tensor, self._chains.single(self._clock(), text), tensor=True)
-
-    # -- chains ------------------------------------------------------------------------------------------------------
-
-    @mending
-    def put_many(
-        self, items: Sequence[tuple[ClientMetaMessage, bytearray]], *, context: RequestContext | None = None
-    ) -> None:
-        """Put the chunks of a prefix chain, in order.
-
-        Parameters
-        ----------
-        context : RequestContext, optional
-            What the call is for, of this and the other batch calls; else told by `request`, or by the thread's calls.
-        """
-        self._check_open()
-        texts = [key_text(meta.key, self._max_key) for meta, _ in items]
-        if texts:
-            for text in texts if self._h.loading is not None else ():
-                self._settle(text, change=True)
-            contexts = self._chains.batch(self._clock(), texts, [meta.length for meta, _ in items], context)
-            self._writer.put_many(items, texts, contexts)
-
-    @mending
-    def get_many(
-        self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None
-    ) -> list[LMSMemoryObj | None]:
-        """Get the chunks of a prefix chain, in order."""
-        self._check_open()
-        texts = known_texts(self._h.index, keys)
-        for text in texts if self._h.loading is not None else ():
-            self._settle(text)
-        contexts = self._chains.batch(self._clock(), texts, None, context)
-        found = self._runs.get_many(keys, texts, contexts)
-        beyond = self._beyond
-        if beyond is not None:
-            far = [i for i, obj in enumerate(found) if obj is None or beyond.edge.outdated(texts[i])]
-            if far:
-                read = beyond.get([keys[i] for i in far], [texts[i] for i in far], [contexts[i] for i in far])
-                for i, obj in zip(far, read, strict=True):
-                    found[i] = obj
-        return found
-
-    def contains_prefix(self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None) -> int:
-        """How many of the leading `keys` are present without a gap."""
-        self._check_open()
-        texts = known_texts(self._h.index, keys)
-        if context is None:
-            self._chains.look_up(texts)
-        if self._beyond is not None:
-            return (*self._held(keys, texts), False).index(False)
-        for i, text in enumerate(texts):
-            if not self._contains(text):
-                return i
-        return len(texts)
-
-    @mending
-    def contains_many(self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None) -> list[bool]:
-        """Which keys are present; a tier shared with others is asked once for all that the others lack."""
-        self._check_open()
-        return self._held(keys, known_texts(self._h.index, keys))
 
     @contextmanager
     def request(

@@ -15,6 +15,7 @@ import torch
 from lms_conformance.shared import SharedReference, forget_engine
 
 from lms_tiers.errors import LmsTiersError
+from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
 from lms_tiers.plugins.pinned.backend import PinnedBackend, PinnedOptions
 from lms_tiers.policies.base import RemoveReason
@@ -103,6 +104,21 @@ def view(bench: Any, store: Any) -> None:
         assert lent is None or len(b"".join(lent.buffers)) == 100
 
 
+def get_many_into(bench: Any, store: Any) -> None:
+    """What is answered is there, whole."""
+    buffers = [bytearray(100) for _ in range(KEYS)]
+    found = store.get_many_into([(bench.key(i), [buffer]) for i, buffer in enumerate(buffers)])
+    for i, meta in enumerate(found):
+        assert meta is None or buffers[i] in (bench.data(i + 1), bench.data(9, 40) + bytes(60), bench.data(9)), i
+
+
+def put_from(bench: Any, store: Any) -> None:
+    source = LMSLocalBackend()
+    for i in (1, 9):
+        bench.put(source, i, 9, 40)
+    assert store.put_from([bench.meta(i, 40) for i in (1, 8, 9)], source) == [True, False, True]
+
+
 def resize(bench: Any, store: Any) -> None:
     store.resize(0, 2 * store._h.tiers[0].need(100) + 40, timeout=30.0)
 
@@ -117,6 +133,8 @@ OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "get_many": lambda bench, store: store.get_many([bench.key(i) for i in range(KEYS)]),
     "get_into": lambda bench, store: store.get_into(bench.key(0), bytearray(100)),
     "get_tensor": lambda bench, store: store.get_tensor(bench.key(0)),
+    "get_many_into": get_many_into,
+    "put_from": put_from,
     "view": view,
     "remove": lambda bench, store: store.remove(bench.key(1)),
     "remove the last": lambda bench, store: store.remove(bench.key(KEYS - 1)),

@@ -17,8 +17,10 @@ from lms_conformance.history import Call, History, linearizable
 
 import lms_tiers.tiered
 from lms_tiers.errors import CapacityError, LmsTiersError, StorageUnavailableError
+from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
 from tests.depth import drawn
+from tests.tiered.straight import Straight
 
 TIERED = str(Path(lms_tiers.tiered.__file__).parent)
 
@@ -27,6 +29,11 @@ THREADS = 4
 #: Seconds; 0 gives the interpreter's lock away as well.
 NAPS = (0.0, 0.0, 0.0, 0.0, 1e-5, 1e-4)
 OPERATIONS = 6
+
+KINDS = [
+    "put", "put", "get", "get", "get", "contains", "remove", "get_into", "view", "put_many", "get_many",
+    "get_many_into", "put_from",
+]  # fmt: skip
 
 #: (capacities, keys, faults): where everything fits below nothing may ever be missed; where not, a miss means evicted.
 SHAPES: dict[str, tuple[tuple[int, ...], int, bool, bool]] = {
@@ -106,7 +113,9 @@ def draw_faults(rng: random.Random, backends: list[FaultyBackend]) -> None:
 def run_program(bench: Any, shape: str, seed: int) -> None:
     capacities, keys, _evicts, faults = SHAPES[shape]
     rng = random.Random(seed)
-    backends: list[Any] = [sluggish(bench.weighed(), random.Random(seed + i)) for i in range(len(capacities))]
+    backends: list[Any] = [
+        sluggish(rng.choice([bench.weighed, Straight])(), random.Random(seed + i)) for i in range(len(capacities))
+    ]
     if faults:
         backends = [FaultyBackend(backend, seed + i) for i, backend in enumerate(backends)]
         draw_faults(rng, backends)
@@ -114,8 +123,7 @@ def run_program(bench: Any, shape: str, seed: int) -> None:
     values = iter(range(1, 1 << 20))
     program = [
         [
-            (rng.choice(["put", "put", "get", "get", "get", "contains", "remove", "get_into", "view", "put_many", "get_many"]),
-             rng.randrange(keys), next(values), rng.choice([60, 100, 120]))
+            (rng.choice(KINDS), rng.randrange(keys), next(values), rng.choice([60, 100, 120]))
             for _ in range(OPERATIONS)
         ]
         for _ in range(THREADS)
@@ -189,6 +197,32 @@ def step(bench: Any, store: Any, history: History, number: int, kind: str, i: in
             # How far the batch got is not known: both may have been stored.
             history.add(number, "maybe", str(i), value, began)
             history.add(number, "maybe", str(other), value + (1 << 20), began)
+        case "put_from":
+            source = LMSLocalBackend()
+            pairs = {i: value, other: value + (1 << 20)}
+            for k, v in pairs.items():
+                bench.put(source, k, v, size)
+            with contextlib.suppress(StorageUnavailableError, CapacityError):
+                assert store.put_from([bench.meta(k, size) for k in pairs], source) == [True] * len(pairs)
+                for k, v in pairs.items():
+                    history.add(number, "put", str(k), v, began)
+                return
+            for k, v in pairs.items():
+                history.add(number, "maybe", str(k), v, began)
+        case "get_many_into":
+            buffers = [bytearray(128), bytearray(128)]
+            spoiled: set[int] = set()
+            asked = [(bench.key(k), [buffer]) for k, buffer in zip((i, other), buffers, strict=True)]
+            metas = store.get_many_into(asked, spoiled=spoiled)
+            for n, (k, meta) in enumerate(zip((i, other), metas, strict=True)):
+                found = None
+                if meta is not None:
+                    found = int.from_bytes(buffers[n][:4], "little")
+                    assert buffers[n][: meta.length] == bench.data(found, meta.length), "torn bytes"
+                    assert n not in spoiled
+                else:
+                    assert n in spoiled or not any(buffers[n]), "spoiled, and nobody says so"
+                history.add(number, "get", str(k), found, began)
         case "get":
             history.add(number, "get", str(i), bench.get(store, i), began)
         case "get_many":

@@ -27,7 +27,7 @@ from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.store import TieredStore
 from tests.depth import drawn
 from tests.tiered.invariants import check as whole
-from tests.tiered.test_linearizable import OPERATIONS, THREADS, explained, preempted, run_threads, sluggish, step
+from tests.tiered.test_linearizable import KINDS, OPERATIONS, THREADS, explained, preempted, run_threads, sluggish, step
 
 #: Private capacities, keys, the engine's capacity, whether chunks may leave, what befalls the engine.
 SHAPES: dict[str, tuple[tuple[int, ...], int, int | None, bool, tuple[str, ...]]] = {
@@ -77,9 +77,8 @@ def run_program(bench: Any, shape: str, seed: int) -> str:
     tops = [sluggish(bench.weighed(), random.Random(seed + i)) for i in range(len(capacities))]
     backend = sluggish(SharedReference(name, timeout=60.0), random.Random(seed + 7))
     values = iter(range(1, 1 << 20))
-    kinds = ["put", "put", "get", "get", "get", "contains", "remove", "get_into", "view", "put_many", "get_many"]
     program = [
-        [(rng.choice(kinds), rng.randrange(keys), next(values), rng.choice([60, 100, 120])) for _ in range(OPERATIONS)]
+        [(rng.choice(KINDS), rng.randrange(keys), next(values), rng.choice([60, 100, 120])) for _ in range(OPERATIONS)]
         for _ in range(THREADS)
     ]
     history = History()

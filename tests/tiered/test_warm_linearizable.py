@@ -14,7 +14,7 @@ from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import ChunkMeta, OpaqueKey
 from lms_tiers.tiered.life import loading
 from tests.depth import drawn
-from tests.tiered.test_linearizable import NAPS, OPERATIONS, THREADS, explained, preempted, run_threads, sluggish
+from tests.tiered.test_linearizable import KINDS, NAPS, OPERATIONS, THREADS, explained, preempted, run_threads, sluggish
 
 #: (capacities, keys, whether chunks may leave, whether the backend fails to tell what it holds now and then); half of
 #: the keys are there at the start.
@@ -75,9 +75,8 @@ def run_program(bench: Any, shape: str, seed: int) -> None:
     for i, value in there.items():
         history.add(8, "put", str(i), value, history.now())
     values = iter(range(1, 1 << 20))
-    kinds = ["put", "put", "get", "get", "get", "contains", "remove", "get_into", "view", "put_many", "get_many"]
     program = [
-        [(rng.choice(kinds), rng.randrange(keys), next(values), rng.choice([60, 100, 120])) for _ in range(OPERATIONS)]
+        [(rng.choice(KINDS), rng.randrange(keys), next(values), rng.choice([60, 100, 120])) for _ in range(OPERATIONS)]
         for _ in range(THREADS)
     ]
     with preempted(seed, rng.choice([0.002, 0.01, 0.03])):

@@ -136,38 +136,53 @@ class GpuBackend(GpuCore):
             self._arena.release(chunk)
 
     @mending
-    def get_scattered(self, key: CacheEngineKey, buffers: Sequence[Any]) -> ChunkMeta | None:
+    def get_scattered(
+        self, key: CacheEngineKey, buffers: Sequence[Any], *, expected: ChunkMeta | None = None
+    ) -> ChunkMeta | None:
         """Copy the chunk into the caller's buffers, straight from the device where they are page-locked."""
         chunk = self._lease(key)
         if chunk is None:
             return None
         try:
+            if expected not in (None, chunk.meta):
+                return None
             return self._scatter([(chunk, scattered(buffers, chunk.meta.length))])[0]
         finally:
             self._arena.release(chunk)
 
     @mending
-    def get_many_into(self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]]) -> list[ChunkMeta | None]:
+    def get_many_into(
+        self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]], *,
+        expected: Sequence[ChunkMeta | None] | None = None, spoiled: set[int] | None = None,
+    ) -> list[ChunkMeta | None]:  # fmt: skip
         """The copies run while the next requests are taken; waits once."""
         self._arena.check()
         chunks: list[Chunk] = []
+        lent: set[int] = set()
 
         def leased() -> Iterable[tuple[Chunk, list[Bytes]] | None]:
-            for key, buffers in requests:
+            for number, (key, buffers) in enumerate(requests):
                 chunk = self._lease(key)
                 if chunk is None:
                     yield None
                     continue
                 chunks.append(chunk)
+                if expected is not None and expected[number] not in (None, chunk.meta):
+                    yield None
+                    continue
                 try:
                     targets = scattered(buffers, chunk.meta.length)
                 except InvalidBufferError:
                     yield None
                     continue
+                lent.add(number)
                 yield chunk, targets
 
         try:
-            return self._scatter(leased())
+            found = self._scatter(leased())
+            if spoiled is not None:
+                spoiled.update(number for number in lent if found[number] is None)
+            return found
         finally:
             for chunk in chunks:
                 self._arena.release(chunk)

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, List, Optional
 
@@ -106,9 +107,11 @@ class LmdbBackend(LMSBackendInterface):
         """Read into the caller's buffer."""
         return self._reader.into(key_text(key, MAX_KEY_BYTES), one_buffer(buffer))
 
-    def get_scattered(self, key: CacheEngineKey, buffers: Sequence[Any]) -> ChunkMeta | None:
+    def get_scattered(
+        self, key: CacheEngineKey, buffers: Sequence[Any], *, expected: ChunkMeta | None = None
+    ) -> ChunkMeta | None:
         """Read into the caller's buffers, one after another."""
-        return self._reader.into(key_text(key, MAX_KEY_BYTES), scattered(buffers))
+        return self._reader.into(key_text(key, MAX_KEY_BYTES), scattered(buffers, expected))
 
     def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
         """Chunks in order, neighbours by one read."""
@@ -128,12 +131,21 @@ class LmdbBackend(LMSBackendInterface):
             found += self._reader.many([(text, target(begin + i)) for i, text in enumerate(some)])
         return [None if meta is None else meta.memory_obj(data) for meta, data in zip(found, out, strict=True)]
 
-    def get_many_into(self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]]) -> list[ChunkMeta | None]:
+    def get_many_into(
+        self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]], *,
+        expected: Sequence[ChunkMeta | None] | None = None, spoiled: set[int] | None = None,
+    ) -> list[ChunkMeta | None]:  # fmt: skip
         """Read chunks into buffers of their own, neighbours by one read."""
-        wanted = [(key_text(key, MAX_KEY_BYTES), fitting(scattered(buffers))) for key, buffers in requests]
+        lent: set[int] = set()
+        wanted = []
+        for i, (key, buffers) in enumerate(requests):
+            target = scattered(buffers, None if expected is None else expected[i])
+            wanted.append((key_text(key, MAX_KEY_BYTES), fitting(target, partial(lent.add, i))))
         found: list[ChunkMeta | None] = []
         for begin in range(0, len(wanted), _READ_TOGETHER):
             found += self._reader.many(wanted[begin : begin + _READ_TOGETHER])
+        if spoiled is not None:
+            spoiled.update(i for i in lent if found[i] is None)
         return found
 
     def list_keys(self) -> List[CacheEngineKey]:

@@ -260,10 +260,12 @@ def one_buffer(buffer: Any) -> Target:
     return lambda meta: [writable_bytes(buffer, meta.length)[: meta.length]]
 
 
-def scattered(buffers: Sequence[Any]) -> Target:
-    """A target of several, as `one_buffer`."""
+def scattered(buffers: Sequence[Any], expected: ChunkMeta | None = None) -> Target:
+    """A target of several, as `one_buffer`, for a chunk that is just as `expected`."""
 
-    def target(meta: ChunkMeta) -> list[memoryview]:
+    def target(meta: ChunkMeta) -> list[memoryview] | None:
+        if expected is not None and meta != expected:
+            return None
         views = [writable_bytes(buffer, 0) for buffer in buffers]
         room = sum(len(view) for view in views)
         if room < meta.length:
@@ -273,13 +275,16 @@ def scattered(buffers: Sequence[Any]) -> Target:
     return target
 
 
-def fitting(target: Target) -> Target:
-    """The same, which does not want a chunk that its buffers cannot take."""
+def fitting(target: Target, lent: Callable[[], object]) -> Target:
+    """The same, which does not want a chunk that its buffers cannot take; calls `lent` where they are to be filled."""
 
     def asked(meta: ChunkMeta) -> list[memoryview] | None:
         try:
-            return target(meta)
+            buffers = target(meta)
         except InvalidBufferError:
             return None
+        if buffers is not None:
+            lent()
+        return buffers
 
     return asked

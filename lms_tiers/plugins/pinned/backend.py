@@ -97,12 +97,16 @@ class PinnedBackend(ArenaBackend):
         return chunk.meta
 
     @mending
-    def get_scattered(self, key: CacheEngineKey, buffers: Sequence[Any]) -> ChunkMeta | None:
+    def get_scattered(
+        self, key: CacheEngineKey, buffers: Sequence[Any], *, expected: ChunkMeta | None = None
+    ) -> ChunkMeta | None:
         """Copy the chunk into the caller's buffers, piece by piece."""
         chunk = self._lease(key)
         if chunk is None:
             return None
         try:
+            if expected not in (None, chunk.meta):
+                return None
             targets = scattered(buffers, chunk.meta.length)
             for target, source in array_pairs(targets, self._spans(chunk)):
                 self._copier.copy(target, source)

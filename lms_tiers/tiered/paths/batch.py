@@ -7,11 +7,12 @@ writer goes on item by item: the batch is an optimisation and never the only way
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import get_ident
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from lms_tiers.errors import CapacityError, LmsTiersError, StorageFullError
+from lms_tiers.errors import CapacityError, InvalidChunkError, LmsTiersError, StorageFullError
+from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.paths.room import Room
@@ -25,13 +26,23 @@ _CHUNKS: Final = 64
 _BYTES: Final = 64 << 20
 
 
+class _Run(NamedTuple):
+    """Chunks that are written together."""
+
+    metas: Sequence[ClientMetaMessage]
+    texts: Sequence[str]
+    contexts: Sequence[AccessContext]
+    entries: list[Entry]
+    needs: list[int]
+
+
 class BatchWriter:
     """Batches into the first tier of `hierarchy` that works.
 
     Parameters
     ----------
     check : callable
-        ``(client_meta, text, data)``: a chunk's metadata and what it needs in each tier, or a `LmsTiersError`.
+        ``(client_meta, text, nbytes)``: a chunk's metadata and what it needs in each tier, or a `LmsTiersError`.
     written : callable
         ``(tier, text, entry)``: a chunk was stored. Called with the lock held.
     back_pressure : float
@@ -39,7 +50,7 @@ class BatchWriter:
     """
 
     def __init__(
-        self, hierarchy: Hierarchy, room: Room, check: Callable[[ClientMetaMessage, str, Any], tuple[ChunkMeta, Fit]],
+        self, hierarchy: Hierarchy, room: Room, check: Callable[[ClientMetaMessage, str, int], tuple[ChunkMeta, Fit]],
         written: Callable[[Tier, str, Entry], None], back_pressure: float,
     ) -> None:  # fmt: skip
         self._h: Final = hierarchy
@@ -54,81 +65,117 @@ class BatchWriter:
         contexts: Sequence[AccessContext], start: int,
     ) -> int:  # fmt: skip
         """Store a run of items from `start` on; answers how many, 0 where that is not possible in one go."""
-        h = self._h
-        tier = next((t for t in h.tiers if h.up & t.bit), None)
+        tier = self._tier()
         if tier is None:
             return 0
-        metas, needs, unfit = self._plain(tier, items, texts, start)
-        if len(needs) < 2:
+        sizes = (nbytes_of(texts[i], items[i][1]) for i in range(start, len(items)))
+        metas = [client_meta for client_meta, _ in items[start : start + _CHUNKS]]
+        run = self._take(tier, metas, sizes, texts[start:], contexts[start:], 2)
+        if run is None:
             return 0
+        batch = items[start : start + len(run.metas)]
+
+        def store() -> list[bool]:
+            tier.backend.put_many(batch)
+            return [True] * len(batch)
+
+        return len(self._write(tier, run, store, blame=True))
+
+    def put_from(
+        self, client_metas: Sequence[ClientMetaMessage], texts: Sequence[str], contexts: Sequence[AccessContext],
+        start: int, source: LMSBackendInterface,
+    ) -> list[bool]:  # fmt: skip
+        """Let the backend take a run from `source`; which of it `source` held, of none where that is not possible."""
+        tier = self._tier()
+        if tier is None:
+            return []
+        metas = client_metas[start : start + _CHUNKS]
+        run = self._take(tier, metas, (meta.length for meta in metas), texts[start:], contexts[start:], 1)
+        if run is None:
+            return []
+        # Whose fault a failure is, the source's or the tier's, is known when it is done step by step.
+        return self._write(tier, run, lambda: tier.backend.put_from(run.metas, source), blame=False)
+
+    def _tier(self) -> Tier | None:
+        return next((tier for tier in self._h.tiers if self._h.up & tier.bit), None)
+
+    def _take(
+        self, tier: Tier, metas: Sequence[ClientMetaMessage], sizes: Iterable[int], texts: Sequence[str],
+        contexts: Sequence[AccessContext], least: int,
+    ) -> _Run | None:  # fmt: skip
+        """Reserve for the leading chunks, `least` of them or none, and become the mutator of their keys."""
+        h = self._h
+        checked, needs, unfit = self._plain(tier, metas, sizes, texts)
+        if len(needs) < least:
+            return None
         with h.lock:
             if h.closing:
-                return 0
-            for i, (text, need) in enumerate(zip(texts[start : start + len(needs)], needs, strict=True)):
+                return None
+            for i, (text, need) in enumerate(zip(texts, needs, strict=False)):
                 old = h.index.get(text)
                 held = old is not None and old.tiers & tier.bit
-                if text in tier.busy or not (held or h.admits(tier, text, need, contexts[start + i])):
+                if text in tier.busy or not (held or h.admits(tier, text, need, contexts[i])):
                     del needs[i:]
                     break
-            if len(needs) < 2:
-                return 0
+            if len(needs) < least:
+                return None
             total = sum(needs)
             leaving = self._room.take(tier, total)
         if leaving is not None and not self._room.make_room(tier, total, "", self._back_pressure, leaving, force=False):
-            return 0
-        run = texts[start : start + len(needs)]
+            return None
+        run = texts[: len(needs)]
         entries = [
-            Entry(metas[i], unfit[i], h.nowhere, contexts[start + i].parent, contexts[start + i].position)
-            for i in range(len(run))
+            Entry(checked[i], unfit[i], h.nowhere, contexts[i].parent, contexts[i].position) for i in range(len(run))
         ]
         with h.lock:
             if h.closing or any(text in tier.busy for text in run):
                 self._room.give_back(tier, total)
-                return 0
+                return None
             for text, need, entry in zip(run, needs, entries, strict=True):
                 h.acquire(tier, text, need, entry)
-        return self._write(tier, items, run, contexts, start, entries, needs)
+        return _Run(metas[: len(run)], run, contexts, entries, needs)
 
     def _plain(
-        self, tier: Tier, items: Sequence[tuple[ClientMetaMessage, Any]], texts: Sequence[str], start: int
+        self, tier: Tier, client_metas: Sequence[ClientMetaMessage], sizes: Iterable[int], texts: Sequence[str]
     ) -> tuple[list[ChunkMeta], list[int], list[int]]:
-        """The leading items that are valid, distinct and fit: metadata, need, tiers that cannot hold it (bits)."""
+        """The leading chunks that are valid, distinct and fit: metadata, need, tiers that cannot hold it (bits)."""
         most = min(_BYTES, tier.budget // 4)
         metas: list[ChunkMeta] = []
         needs: list[int] = []
         unfit: list[int] = []
         total = 0
         seen: set[str] = set()
-        for i in range(start, min(len(items), start + _CHUNKS)):
-            client_meta, data = items[i]
+        nbytes = iter(sizes)
+        for client_meta, text in zip(client_metas, texts, strict=False):
             try:
-                meta, fit = self._check(client_meta, texts[i], data)
+                meta, fit = self._check(client_meta, text, next(nbytes))
             except LmsTiersError:
                 break  # raised again where its turn comes
             need = fit.needs[tier.position]
-            if need is None or total + need > most or texts[i] in seen:
+            if need is None or total + need > most or text in seen:
                 break
             total += need
-            seen.add(texts[i])
+            seen.add(text)
             metas.append(meta)
             needs.append(need)
             unfit.append(fit.unfit)
         return metas, needs, unfit
 
-    def _write(
-        self, tier: Tier, items: Sequence[tuple[ClientMetaMessage, Any]], run: Sequence[str],
-        contexts: Sequence[AccessContext], start: int, entries: list[Entry], needs: list[int],
-    ) -> int:  # fmt: skip
+    def _write(self, tier: Tier, run: _Run, store: Callable[[], list[bool]], blame: bool) -> list[bool]:
+        """Write by `store`, which answers what of the run was stored; nothing of it where that failed."""
         h = self._h
         error: BaseException | None = None
+        stored: list[bool] = []
         charges: list[int] = []
         started = time.perf_counter_ns()
-        batch = items[start : start + len(run)]
         try:
             with tier.inside_below():
                 tier.begun.add(get_ident())
-                tier.backend.put_many(batch)
-                charges = [stored_bytes(tier, meta.key, need) for (meta, _), need in zip(batch, needs, strict=True)]
+                stored = store()
+                charges = [
+                    stored_bytes(tier, meta.key, need) if held else 0
+                    for meta, need, held in zip(run.metas, run.needs, stored, strict=True)
+                ]
         except (KeyboardInterrupt, SystemExit):
             raise  # nobody knows where it came from: see audit.py
         except BaseException as caught:
@@ -139,22 +186,42 @@ class BatchWriter:
                 tier.write_latency.add(took)
                 if tier.breaker.failures:
                     h.worked(tier)
-                self.puts += len(run)
-                for i, text in enumerate(run):
-                    entry = entries[i]
-                    tier.bytes_written += entry.meta.length
-                    tier.settle(needs[i], charges[i])
-                    h.publish(tier, text, entry, charges[i], contexts[start + i])
-                    if h.log.on:  # before the key is let go: see audit.py
-                        h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charges[i])
-                    h.release(tier, text)
-                    self._written(tier, text, entry)
+                for i, text in enumerate(run.texts):
+                    if stored[i]:
+                        self._publish(tier, text, run.entries[i], run.needs[i], charges[i], run.contexts[i])
+                    else:
+                        self._room.give_back(tier, run.needs[i])
+                        h.release(tier, text)
                 if tier.dirty_bytes > tier.dirty_most:
                     self._room.clean_ahead(tier)
-                return len(run)
-            if error is not None and not isinstance(error, (CapacityError, StorageFullError)):
-                h.failed(tier, run[0], error)
-            for text, need in zip(run, needs, strict=True):
+                return stored
+            if blame and error is not None and not isinstance(error, (CapacityError, StorageFullError)):
+                h.failed(tier, run.texts[0], error)
+            for text, need in zip(run.texts, run.needs, strict=True):
                 h.doubt(tier, text, need)  # nobody knows how far the backend got
                 h.release(tier, text)
-        return 0
+        return []
+
+    def _publish(self, tier: Tier, text: str, entry: Entry, need: int, charge: int, context: AccessContext) -> None:
+        h = self._h
+        self.puts += 1
+        tier.bytes_written += entry.meta.length
+        tier.settle(need, charge)
+        h.publish(tier, text, entry, charge, context)
+        if h.log.on:  # before the key is let go: see audit.py
+            h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charge)
+        h.release(tier, text)
+        self._written(tier, text, entry)
+
+
+def nbytes_of(text: str, data: Any) -> int:
+    """Bytes of what is put under `text` (`InvalidChunkError`): a buffer, a tensor or an array."""
+    if type(data) is bytearray:
+        return len(data)
+    nbytes = getattr(data, "nbytes", None)
+    if isinstance(nbytes, int):
+        return nbytes
+    try:
+        return memoryview(data).nbytes
+    except TypeError:
+        raise InvalidChunkError(text, f"{type(data).__name__} offers no bytes.") from None

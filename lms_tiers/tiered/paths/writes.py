@@ -22,9 +22,10 @@ from lms_tiers.errors import (
     StorageUnavailableError,
     ValueTooLargeError,
 )
+from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.paths.batch import BatchWriter
+from lms_tiers.tiered.paths.batch import BatchWriter, nbytes_of
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry, Fit
@@ -84,14 +85,13 @@ class Writer:
         """Chunks stored."""
         return self._puts + self._batch.puts
 
-    def check(self, client_meta: ClientMetaMessage, text: str, data: Any) -> tuple[ChunkMeta, Fit]:
-        """The chunk's metadata and what it needs in each tier.
+    def check(self, client_meta: ClientMetaMessage, text: str, nbytes: int) -> tuple[ChunkMeta, Fit]:
+        """The metadata of a chunk of `nbytes` bytes and what it needs in each tier.
 
         Raises
         ------
         InvalidChunkError, ValueTooLargeError
         """
-        nbytes = len(data) if type(data) is bytearray else _nbytes(text, data)
         meta = ChunkMeta.of(client_meta, nbytes)
         fit = self._h.fit(nbytes)
         if fit.unfit == self._unfit and nbytes > self._most_beyond:
@@ -104,7 +104,7 @@ class Writer:
         self, client_meta: ClientMetaMessage, text: str, data: Any, context: AccessContext, tensor: bool = False
     ) -> None:
         """Store one chunk, given as bytes or as a tensor; see `LMSBackendInterface.put`."""
-        meta, fit = self.check(client_meta, text, data)
+        meta, fit = self.check(client_meta, text, nbytes_of(text, data))
         self.place(client_meta, text, data, meta, fit, context, tensor)
 
     def put_many(
@@ -119,6 +119,29 @@ class Writer:
                 self.put(client_meta, texts[start], data, contexts[start])
                 stored = 1
             start += stored
+
+    def put_from(
+        self, client_metas: Sequence[ClientMetaMessage], texts: Sequence[str], contexts: Sequence[AccessContext],
+        source: LMSBackendInterface,
+    ) -> list[bool]:  # fmt: skip
+        """Store chunks out of `source`, in order; see `LMSBackendInterface.put_from`."""
+        held: list[bool] = []
+        while (i := len(held)) < len(client_metas):
+            held += self._batch.put_from(client_metas, texts, contexts, i, source) or [
+                self._copied(client_metas[i], texts[i], contexts[i], source)
+            ]
+        return held
+
+    def _copied(
+        self, client_meta: ClientMetaMessage, text: str, context: AccessContext, source: LMSBackendInterface
+    ) -> bool:
+        """Store one chunk of `source` by way of a copy; False where it is not held as `client_meta` says."""
+        with source.view(client_meta.key) as view:
+            if view is None or view.meta != ChunkMeta.of(client_meta, client_meta.length):
+                return False
+            data = bytearray().join(view.buffers)
+        self.put(client_meta, text, data, context)
+        return True
 
     def place(
         self, client_meta: ClientMetaMessage, text: str, data: Any, meta: ChunkMeta,
@@ -304,13 +327,3 @@ def _bytes_of(tensor: Any) -> bytearray:
     import torch
 
     return bytearray(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
-
-
-def _nbytes(text: str, data: Any) -> int:
-    nbytes = getattr(data, "nbytes", None)  # of tensors, arrays and memoryviews
-    if isinstance(nbytes, int):
-        return nbytes
-    try:
-        return memoryview(data).nbytes
-    except TypeError:
-        raise InvalidChunkError(text, f"{type(data).__name__} offers no bytes.") from None

@@ -251,7 +251,10 @@ def test_after_a_failed_batch_no_late_copy_reaches_the_callers_buffers(streams: 
     backend.put_many([(message(i, PAGE), filled(i + 1, PAGE)) for i in range(2)])
     buffers = [streams.locked_tensor(PAGE) for _ in range(2)]
     streams.good_copies = streams.fail_copies = 1
-    assert backend.get_many_into([(key(i), [buffer.numpy()]) for i, buffer in enumerate(buffers)]) == [None, None]
+    spoiled: set[int] = set()
+    requests = [*((key(i), [buffer.numpy()]) for i, buffer in enumerate(buffers)), (key("absent"), [])]
+    assert backend.get_many_into(requests, spoiled=spoiled) == [None] * 3
+    assert spoiled == {0, 1}
     for buffer in buffers:
         buffer.fill_(9)
     streams.finish()

@@ -183,8 +183,8 @@ def test_a_forked_child_is_refused_and_the_parent_goes_on(pinned: PinnedBackend)
 class Silent(LMSLocalBackend):
     """Answers for fewer chunks than it was asked for."""
 
-    def get_many_into(self, requests: Any) -> list[Any]:
-        return super().get_many_into(requests)[:-1]
+    def get_many_into(self, requests: Any, **wanted: Any) -> list[Any]:
+        return super().get_many_into(requests, **wanted)[:-1]
 
 
 def test_pages_reserved_for_a_source_that_answers_for_too_few_come_back() -> None:

@@ -1,0 +1,147 @@
+"""The batch calls of a tiered store: many chunks by one call, in the order of their prefix chain.
+
+As store.py, this checks arguments and hands on. What a call is for its caller says by a `RequestContext`; else it is
+told by `request`, or by what the thread called before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
+from lms_tiers.request import RequestContext
+from lms_tiers.tiered.known import Known
+from lms_tiers.tiered.life.audit import mending
+from lms_tiers.tiered.paths.into import Slot, SlotReader
+from lms_tiers.tiered.paths.runs import RunReader
+from lms_tiers.tiered.paths.writes import Writer
+from lms_tiers.tiered.state.chain import Chains
+from lms_tiers.tiered.state.index import known_texts
+
+
+class Batches(Known):
+    """The calls of `TieredStore` that take many chunks."""
+
+    _chains: Chains
+    _clock: Callable[[], float]
+    _max_key: int | None
+    _runs: RunReader
+    _slots: SlotReader
+    _writer: Writer
+
+    @mending
+    def put_many(
+        self, items: Sequence[tuple[ClientMetaMessage, bytearray]], *, context: RequestContext | None = None
+    ) -> None:
+        """Put the chunks of a prefix chain, in order.
+
+        Parameters
+        ----------
+        context : RequestContext, optional
+            What the call is for, of this and the other batch calls; else told by `request`, or by the thread's calls.
+        """
+        self._check_open()
+        texts = [key_text(meta.key, self._max_key) for meta, _ in items]
+        if texts:
+            for text in texts if self._h.loading is not None else ():
+                self._settle(text, change=True)
+            contexts = self._chains.batch(self._clock(), texts, [meta.length for meta, _ in items], context)
+            self._writer.put_many(items, texts, contexts)
+
+    @mending
+    def get_many(
+        self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None
+    ) -> list[LMSMemoryObj | None]:
+        """Get the chunks of a prefix chain, in order."""
+        self._check_open()
+        texts = known_texts(self._h.index, keys)
+        for text in texts if self._h.loading is not None else ():
+            self._settle(text)
+        contexts = self._chains.batch(self._clock(), texts, None, context)
+        found = self._runs.get_many(keys, texts, contexts)
+        beyond = self._beyond
+        if beyond is not None:
+            far = [i for i, obj in enumerate(found) if obj is None or beyond.edge.outdated(texts[i])]
+            if far:
+                read = beyond.get([keys[i] for i in far], [texts[i] for i in far], [contexts[i] for i in far])
+                for i, obj in zip(far, read, strict=True):
+                    found[i] = obj
+        return found
+
+    def contains_prefix(self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None) -> int:
+        """How many of the leading `keys` are present without a gap."""
+        self._check_open()
+        texts = known_texts(self._h.index, keys)
+        if context is None:
+            self._chains.look_up(texts)
+        if self._beyond is not None:
+            return (*self._held(keys, texts), False).index(False)
+        for i, text in enumerate(texts):
+            if not self._contains(text):
+                return i
+        return len(texts)
+
+    @mending
+    def contains_many(self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None) -> list[bool]:
+        """Which keys are present; a tier shared with others is asked once for all that the others lack."""
+        self._check_open()
+        return self._held(keys, known_texts(self._h.index, keys))
+
+    @mending
+    def get_many_into(
+        self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]], *,
+        expected: Sequence[ChunkMeta | None] | None = None, spoiled: set[int] | None = None,
+        context: RequestContext | None = None,
+    ) -> list[ChunkMeta | None]:  # fmt: skip
+        """Read chunks into buffers, straight from the tier that holds them; see the interface.
+
+        Neighbours are read by one call, so all requests are taken first. Where a chunk is about to rise into a faster
+        tier, a read has a deadline, or a tier shared with others is asked, its bytes come by way of a copy.
+        """
+        self._check_open()
+        wanted = list(requests)
+        keys = [key for key, _ in wanted]
+        slots = [Slot(buffers, None if expected is None else expected[i]) for i, (_, buffers) in enumerate(wanted)]
+        texts = known_texts(self._h.index, keys)
+        for text in texts if self._h.loading is not None else ():
+            self._settle(text)
+        found = self._slots.read(keys, texts, self._chains.batch(self._clock(), texts, None, context), slots)
+        if spoiled is not None:
+            spoiled.update(i for i, slot in enumerate(slots) if slot.spoiled)
+        return found
+
+    @mending
+    def get_scattered(
+        self, key: CacheEngineKey, buffers: Sequence[Any], *, expected: ChunkMeta | None = None
+    ) -> ChunkMeta | None:
+        """Read a chunk into buffers, straight from the tier that holds it; see the interface."""
+        self._check_open()
+        slot = Slot(buffers, expected)
+        if slot.fault is not None:
+            raise slot.fault
+        text = key_text(key)
+        self._settle(text)
+        found = self._slots.read([key], [text], [self._chains.single(self._clock(), text)], [slot])[0]
+        if slot.fault is not None:
+            raise slot.fault
+        return found
+
+    @mending
+    def put_from(
+        self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface, *,
+        context: RequestContext | None = None,
+    ) -> list[bool]:  # fmt: skip
+        """Store the chunks of a prefix chain out of another backend; the first tier takes them as it does best.
+
+        That is without a copy in between where its backend can write what `source` lends: `lmdb`, `pinned`, `gpu`.
+        """
+        self._check_open()
+        texts = [key_text(meta.key, self._max_key) for meta in client_metas]
+        if not texts:
+            return []
+        for text in texts if self._h.loading is not None else ():
+            self._settle(text, change=True)
+        contexts = self._chains.batch(self._clock(), texts, [meta.length for meta in client_metas], context)
+        return self._writer.put_from(client_metas, texts, contexts, source)
