@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from lms_tiers.cli import app
 from lms_tiers.errors import ConfigError, FormatError, StorageLockedError, StorageUnavailableError
 from lms_tiers.messages import ClientCommand, ClientMetaMessage, MemoryFormat, OpaqueKey
+from lms_tiers.plugins.lmdb import layout
 from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 
@@ -140,7 +141,7 @@ def test_compact_gives_free_pages_back_and_keeps_chunks_order_and_state(store: P
         put(backend, "after", b"x" * 1000)
     assert run("check", str(store))[0] == 0
     assert sorted(p.name for p in store.iterdir()) == [
-        "data", "index.mdb", "journal.0", "journal.1", "owner", "state.json", "tier",
+        "data", "index.mdb", "journal", "owner", "tier",
     ]  # fmt: skip
 
 
@@ -205,9 +206,12 @@ def test_compact_counts_what_it_drops_as_damaged_apart_from_what_it_keeps(store:
 
 
 @pytest.mark.parametrize("command", [["check", "--repair"], ["inspect"], ["compact"]], ids=" ".join)
-def test_a_directory_of_another_version_is_refused_and_untouched(store: Path, command: list[str]) -> None:
-    state = store / "state.json"
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"version": 4}))
+def test_a_directory_of_another_version_is_refused_and_untouched(
+    store: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(layout, "VERSION", 4)
+        (store / "data").write_bytes(layout.pack_head(1, 1 << 20))
     before = {path.name: path.read_bytes() for path in store.iterdir() if path.name != "owner"}
     with pytest.raises(FormatError, match="version 4"):
         run(*command, str(store))
@@ -285,7 +289,7 @@ def test_a_tool_run_as_root_keeps_owner_group_and_mode(store: Path, command: lis
     with opened(store) as backend:
         backend.save_state(b"state")
         assert {(p.name, p.stat().st_uid, p.stat().st_mode & 0o777) for p in store.iterdir()} >= {
-            (name, 12345, 0o600) for name in ("data", "index.mdb", "journal.0", "journal.1", "owner", "state.json")
+            (name, 12345, 0o600) for name in ("data", "index.mdb", "journal", "owner")
         }
     assert {(p.stat().st_uid, p.stat().st_gid, p.stat().st_mode & 0o777) for p in store.iterdir()} == {
         (12345, 23456, 0o600)

@@ -7,34 +7,33 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, List, Optional
 
 import lmdb
 
+from lms_tiers.arena.recycle import Recycler
 from lms_tiers.errors import ConfigError, StorageUnavailableError
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.plugins.lmdb import listing
-from lms_tiers.plugins.lmdb.checkpoint import MOST, Checkpoints, close_down
+from lms_tiers.plugins.lmdb.checkpoint import MOST
 from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.cooling import Cooling
-from lms_tiers.plugins.lmdb.epochs import Inside
-from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES
+from lms_tiers.plugins.lmdb.directory import Place, unavailable
+from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, Damaged
 from lms_tiers.plugins.lmdb.opening import close_clean, open_directory
 from lms_tiers.plugins.lmdb.options import LmdbOptions
-from lms_tiers.plugins.lmdb.place import Place
-from lms_tiers.plugins.lmdb.reading import Reader, fitting, one_buffer, scattered
-from lms_tiers.plugins.lmdb.sidecar import unavailable
+from lms_tiers.plugins.lmdb.pages import Inside
+from lms_tiers.plugins.lmdb.reading import Into, Reader
 from lms_tiers.plugins.lmdb.space import Budget, charge, reserve
 from lms_tiers.plugins.lmdb.syncing import Syncing
 from lms_tiers.plugins.lmdb.writing import Writer
 
 _log = logging.getLogger(__name__)
 
-#: Chunks of a batch that are read together.
-_READ_TOGETHER: Final = 64
+#: Memory kept for the next batch of reads, encoding, and what goes past the page cache.
+_KEPT: Final = 64 << 20
 
 
 class LmdbBackend(LMSBackendInterface):
@@ -50,18 +49,21 @@ class LmdbBackend(LMSBackendInterface):
     def __init__(self, directory: Path, capacity: int, options: LmdbOptions) -> None:
         self._budget: Final = Budget(capacity)
         self._path: Final = directory
-        self._coding: Final = Coding(options.codec, options.threads)
-        self._store, self._ownership = open_directory(directory, self._budget, options)
-        store = self._store
-        self._place: Final = Place(directory, store.data.fd, store.counters)
+        self._memory: Final = Recycler(_KEPT)
+        self._coding: Final = Coding(options.codec, options.threads, self._memory)
+        store, self._checkpoints, self._ownership = open_directory(directory, self._budget, options, self._memory)
+        self._store: Final = store
+        self._place: Final = Place(directory, store.data.fd)
         self._lock: Final = threading.Lock()
         self._gone = False
         self._reader: Final = Reader(store, self._coding)
-        self._syncing: Final = Syncing(store, options.sync != "none")
-        self._cooling: Final = Cooling(store, self._reader, self._coding, self._syncing) if self._coding.later else None
+        self._syncing: Final = Syncing(store)
+        self._cooling: Final = (
+            Cooling(store, self._reader, self._coding, self._syncing, self._memory) if self._coding.later else None
+        )
         self._writer: Final = Writer(store, self._coding, self._syncing, self._cooling.look if self._cooling else None)
-        self._checkpoints: Final = Checkpoints(store, options.sync != "none")
-        self._peak = self._nbytes()
+        self._peak = 0
+        self._nbytes()
 
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """Store a chunk; returns when it is in the journal."""
@@ -91,7 +93,8 @@ class LmdbBackend(LMSBackendInterface):
     def _changing(self) -> Inside:
         store = self._store
         store.check()
-        self._place.look_now_and_then()
+        with store.epochs.calling():
+            self._place.look_now_and_then()
         return store.epochs.calling()
 
     def contains(self, key: CacheEngineKey) -> bool:
@@ -105,30 +108,26 @@ class LmdbBackend(LMSBackendInterface):
 
     def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
         """Read into the caller's buffer."""
-        return self._reader.into(key_text(key, MAX_KEY_BYTES), one_buffer(buffer))
+        return self._reader.into(key_text(key, MAX_KEY_BYTES), Into((buffer,), strict=True))
 
     def get_scattered(
         self, key: CacheEngineKey, buffers: Sequence[Any], *, expected: ChunkMeta | None = None
     ) -> ChunkMeta | None:
         """Read into the caller's buffers, one after another."""
-        return self._reader.into(key_text(key, MAX_KEY_BYTES), scattered(buffers, expected))
+        return self._reader.into(key_text(key, MAX_KEY_BYTES), Into(buffers, strict=True, expected=expected))
 
     def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
-        """Chunks in order, neighbours by one read."""
-        out: list[bytearray] = [bytearray()] * len(keys)
+        """Chunks in order, neighbours by one read; each in memory that is used again when it is let go."""
+        out = [memoryview(b"")] * len(keys)
 
         def target(number: int) -> Any:
             def asked(meta: ChunkMeta) -> list[memoryview]:
-                out[number] = bytearray(meta.length)
-                return [memoryview(out[number])]
+                out[number] = self._memory.take(meta.length)
+                return [out[number]]
 
             return asked
 
-        texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
-        found: list[ChunkMeta | None] = []
-        for begin in range(0, len(texts), _READ_TOGETHER):
-            some = texts[begin : begin + _READ_TOGETHER]
-            found += self._reader.many([(text, target(begin + i)) for i, text in enumerate(some)])
+        found = self._reader.many([(key_text(key, MAX_KEY_BYTES), target(n)) for n, key in enumerate(keys)])
         return [None if meta is None else meta.memory_obj(data) for meta, data in zip(found, out, strict=True)]
 
     def get_many_into(
@@ -136,16 +135,13 @@ class LmdbBackend(LMSBackendInterface):
         expected: Sequence[ChunkMeta | None] | None = None, spoiled: set[int] | None = None,
     ) -> list[ChunkMeta | None]:  # fmt: skip
         """Read chunks into buffers of their own, neighbours by one read."""
-        lent: set[int] = set()
-        wanted = []
-        for i, (key, buffers) in enumerate(requests):
-            target = scattered(buffers, None if expected is None else expected[i])
-            wanted.append((key_text(key, MAX_KEY_BYTES), fitting(target, partial(lent.add, i))))
-        found: list[ChunkMeta | None] = []
-        for begin in range(0, len(wanted), _READ_TOGETHER):
-            found += self._reader.many(wanted[begin : begin + _READ_TOGETHER])
+        wanted = [
+            (key_text(key, MAX_KEY_BYTES), Into(buffers, strict=False, expected=expected[i] if expected else None))
+            for i, (key, buffers) in enumerate(requests)
+        ]
+        found = self._reader.many(wanted)
         if spoiled is not None:
-            spoiled.update(i for i in lent if found[i] is None)
+            spoiled.update(i for i, (_, into) in enumerate(wanted) if into.lent and found[i] is None)
         return found
 
     def list_keys(self) -> List[CacheEngineKey]:
@@ -216,13 +212,21 @@ class LmdbBackend(LMSBackendInterface):
     def save_state(self, state: bytes) -> None:
         """Keep a tier's state; one that is too large is dropped, with a warning."""
         with self._changing():
-            self._place.keep_state(state, self._budget.state_limit)
+            try:
+                self._place.keep_state(state, self._budget.state_limit)
+            except OSError as error:
+                raise unavailable(self._path, error, "cannot keep a tier's state") from error
 
     def load_state(self) -> bytes | None:
         """The state kept last; None without one, or where it is damaged."""
-        with self._store.epochs.calling():
-            self._store.check()
-            return self._place.kept_state()
+        store = self._store
+        with store.epochs.calling():
+            store.check()
+            try:
+                return self._place.kept_state()
+            except Damaged:
+                store.counters.corrupt += 1
+                return None
 
     def flush(self, timeout: float | None = None) -> None:
         """Return when everything put before is, as the option `sync` promises, on the medium."""
@@ -241,7 +245,6 @@ class LmdbBackend(LMSBackendInterface):
         self._checkpoints.make()
         with self._store.changed:
             self._store.pages.reclaim()
-            self._store.pages.give_tail_back(1)
             self._store.pages.punch(self._store.pages.room.free.pages)
         self._store.index.renew()
 
@@ -253,7 +256,7 @@ class LmdbBackend(LMSBackendInterface):
             counters, used = store.counters, self._nbytes()
             return BackendStats(
                 keys=counters.chunks, bytes_used=used, bytes_peak=self._peak, bytes_written=store.data.written,
-                bytes_read=counters.read, failures=counters.failures, corrupt=counters.corrupt,
+                bytes_read=counters.read, failures=store.epochs.failures, corrupt=counters.corrupt,
                 detail={
                     "stored_bytes": counters.charged, "commits": counters.records,
                     "checkpoints": self._checkpoints.made, "free_bytes": store.pages.room.free.pages * 4096,
@@ -263,8 +266,8 @@ class LmdbBackend(LMSBackendInterface):
 
     def _nbytes(self) -> int:
         store = self._store
-        used = store.data.nbytes + store.index.nbytes + self._budget.spare * 4096 + 2 * self._budget.journal
-        self._peak = max(getattr(self, "_peak", 0), used)
+        used = store.data.nbytes + store.index.nbytes + self._budget.spare * 4096 + self._budget.journal
+        self._peak = max(self._peak, used)
         return used
 
     def close(self) -> None:
@@ -283,7 +286,7 @@ class LmdbBackend(LMSBackendInterface):
             self._syncing.stop()
             try:
                 self._place.look()
-                close_down(store, self._checkpoints)
+                self._checkpoints.finish()
                 close_clean(store)
             except (OSError, lmdb.Error, StorageUnavailableError) as error:
                 _log.warning("lmdb store %s: closed, but not on the medium: %s", self._path, error)
@@ -294,6 +297,7 @@ class LmdbBackend(LMSBackendInterface):
                 store.journal.close()
             self._ownership.release()
             self._coding.close()
+            self._memory.close()
 
 
 def open_backend(location: str, capacity: int | None, options: LmdbOptions | None) -> LmdbBackend:

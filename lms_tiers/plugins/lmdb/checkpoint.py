@@ -1,7 +1,8 @@
-"""Checkpoints: what the journal holds goes into the index, and the journal begins anew.
+"""Checkpoints: what the journal holds goes into the index, and its room is free again.
 
 A thread of its own makes them, a while after a change or when the journal is half full. One that fails is tried
-again; until it succeeds the journal keeps everything, and puts go on as long as that has room.
+again; until it succeeds the journal keeps everything, and puts go on as long as that has room. The first one after a
+crash builds the index, of all that was found; the journal takes nothing before.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Final
 
 import lmdb
 
-from lms_tiers.plugins.lmdb.index import Applied, hashed
-from lms_tiers.plugins.lmdb.layout import PAGE
+from lms_tiers.plugins.lmdb.directory import is_full
+from lms_tiers.plugins.lmdb.index import Applied
+from lms_tiers.plugins.lmdb.layout import key_hash
 from lms_tiers.plugins.lmdb.store import Store
 
 _log = logging.getLogger(__name__)
@@ -23,50 +25,73 @@ _log = logging.getLogger(__name__)
 SECONDS: float = 5.0
 #: Changes, or uses, that are not left for later.
 MOST: int = 32768
-#: Free bytes at the end of `data` that are worth giving back, at least, and as a share of it.
-_TAIL_BYTES: Final = 16 << 20
-_TAIL_SHARE: Final = 16
 
 
 class Checkpoints:
-    """Makes checkpoints of one store."""
+    """Makes checkpoints of one store.
 
-    def __init__(self, store: Store, sync: bool) -> None:
+    Parameters
+    ----------
+    store : Store
+    position : int
+        Where the journal begins, once there is an index.
+    """
+
+    def __init__(self, store: Store, position: int) -> None:
         self._store: Final = store
-        self._sync: Final = sync
+        self._position: Final = position
         self._stopped = False
         self._making: Final = threading.Lock()
-        #: What the index says once it has all of `Store.committing`.
-        self._applied = Applied(store.seed, 0, store.clock, store.counters.chunks)
+        self._applied: Applied | None = None  # what the index says once it has all of `Store.committing`
         self._uses: dict[str, int] = {}
         self.made = 0
         self._thread: Final = threading.Thread(target=self._run, name="lms-tiers-lmdb-checkpoint", daemon=True)
+
+    def start(self) -> None:
+        """Build the index, where there is none that is trusted, and begin.
+
+        Raises
+        ------
+        OSError, lmdb.Error
+            It cannot be built; where the disk is full, which may end, only if there is nothing to read.
+        """
+        if not self._store.index.opened:
+            try:
+                self.make()
+            except (OSError, lmdb.Error) as error:
+                if not is_full(error) or not self._store.entries:
+                    raise
+                self._failed(error)
         self._thread.start()
 
     def _run(self) -> None:
-        store, patience = self._store, SECONDS
+        store = self._store
         while True:
             with store.changed:
                 store.changed.wait_for(
-                    lambda: self._stopped or bool(store.dirty or store.uses or store.committing) or store.pages.pressed
+                    lambda: self._stopped or bool(store.dirty or store.uses or self._applied) or store.pages.pressed
                 )
-                store.changed.wait_for(lambda: self._stopped or self._pressing(), patience)
+                store.changed.wait_for(lambda: self._stopped or self._pressing(), SECONDS)
                 if self._stopped:
                     return
             try:
                 self.make()
-                patience = SECONDS
             except (OSError, lmdb.Error) as error:
-                _log.warning("lmdb store %s: the index could not be written: %s", store.where, error)
-                with store.changed:
-                    store.stuck = error
-                    store.changed.notify_all()
-                    store.changed.wait_for(lambda: self._stopped or store.stuck is None, patience)
+                self._failed(error)
+
+    def _failed(self, error: OSError | lmdb.Error) -> None:
+        store = self._store
+        _log.warning("lmdb store %s: the index could not be written: %s", store.where, error)
+        with store.changed:
+            store.stuck = error
+            store.changed.notify_all()
 
     def _pressing(self) -> bool:
         store = self._store
+        if store.stuck is not None:
+            return False  # until a while later, or somebody was told
         many = len(store.dirty) > MOST or len(store.uses) > MOST
-        return many or store.pages.pressed or store.journal.used * 2 > store.journal.nbytes
+        return many or store.pages.pressed or store.journal.pressing or not store.journal.begun
 
     def make(self) -> None:
         """Make one; what changed before it began is in the index.
@@ -76,55 +101,62 @@ class Checkpoints:
         OSError, lmdb.Error
         """
         with self._making:
-            if self._store.committing or self._uses:
-                self._commit()  # what a failed one left
-            if self._turn():
-                self._commit()
+            if self._applied is not None:
+                self._commit(self._applied)  # what a failed one left
+            applied = self._frozen()
+            if applied is not None:
+                self._commit(applied)
             self._renew()
 
-    def _turn(self) -> bool:
-        """Freeze what changed, for the index; whether there is any."""
+    def _frozen(self) -> Applied | None:
+        """Freeze what changed, for the index."""
         store = self._store
         with store.changed:
-            if not store.dirty and not store.uses:
-                return False
+            if not store.dirty and not store.uses and store.journal.begun:
+                return None
             # This order: see `Store.find`.
             store.committing, self._uses = store.dirty, store.uses
             store.dirty, store.uses = {}, {}
-            self._applied = Applied(store.seed, store.journal.turn(), store.clock, store.counters.chunks)
-            store.changed.notify_all()
-        return True
+            position = store.journal.position if store.journal.begun else self._position
+            self._applied = Applied(store.seed, position, store.clock, store.counters.chunks)
+            return self._applied
 
-    def _commit(self) -> None:
-        store = self._store
-        if self._sync:
+    def _commit(self, applied: Applied) -> None:
+        store, seed = self._store, self._store.seed
+        if store.syncs:
             store.data.sync()
-        seed = store.seed
-        records = {hashed(text, seed): record for text, record in store.committing.items()}
-        stamps = {hashed(text, seed): stamp for text, stamp in self._uses.items()}
-        try:
+        records = {key_hash(text, seed): record for text, record in store.committing.items()}
+        stamps = {key_hash(text, seed): stamp for text, stamp in self._uses.items()}
+        if not store.index.opened:
+            store.index.build({name: record for name, record in records.items() if record is not None}, stamps, applied)
+        else:
             try:
-                self._apply(records, stamps)
-            except lmdb.MapFullError:
-                # What is free in the file cannot be used yet, or the tree is worn: without it there is room.
-                self._renew(worn=True)
-                self._apply(records, stamps)
-        finally:
-            with store.changed:
-                store.pages.index_written()
-        self.made += 1
+                try:
+                    self._apply(records, stamps, applied)
+                except lmdb.MapFullError:
+                    # What is free in the file cannot be used yet, or the tree is worn: without it there is room.
+                    self._renew(worn=True)
+                    self._apply(records, stamps, applied)
+            finally:
+                with store.changed:
+                    store.pages.index_written()
         with store.changed:
-            store.committing, self._uses = {}, {}
+            if store.journal.begun:
+                store.journal.release(applied.position)
+            else:
+                store.journal.begin(applied.position)
+            self._applied, self._uses, store.committing = None, {}, {}
             store.commits += 1
             store.stuck = None
             store.pages.reclaim()
-            store.pages.give_tail_back(max(_TAIL_BYTES // PAGE, store.pages.room.backed // _TAIL_SHARE))
+            store.pages.punch_excess()
             store.changed.notify_all()
+        self.made += 1
 
-    def _apply(self, records: dict[bytes, bytes | None], stamps: dict[bytes, int]) -> None:
+    def _apply(self, records: dict[bytes, bytes | None], stamps: dict[bytes, int], applied: Applied) -> None:
         with self._store.changed:
             limit = self._store.pages.promise_index()
-        self._store.index.apply(records, stamps, self._applied, limit)
+        self._store.index.apply(records, stamps, applied, limit)
 
     def _renew(self, worn: bool = False) -> None:
         """Write a worn index anew, and let go of who waits for it."""
@@ -148,20 +180,18 @@ class Checkpoints:
             self._store.changed.notify_all()
         self._thread.join()
 
+    def finish(self) -> None:
+        """Leave nothing in the journal. No call is running any more.
 
-def close_down(store: Store, checkpoints: Checkpoints) -> None:
-    """Everything into the index, nothing left in the journal. No call is running any more.
-
-    Raises
-    ------
-    OSError, lmdb.Error
-    """
-    deadline = time.monotonic() + 60
-    while store.dirty or store.uses or store.committing:
-        checkpoints.make()
-        if time.monotonic() > deadline:
-            raise TimeoutError("the index is not written")
-    with store.changed:
-        store.pages.reclaim()
-        store.pages.give_tail_back(1)
-    store.data.sync()
+        Raises
+        ------
+        OSError, lmdb.Error
+        """
+        store, deadline = self._store, time.monotonic() + 60
+        while store.dirty or store.uses or self._applied is not None:
+            self.make()
+            if time.monotonic() > deadline:
+                raise TimeoutError("the index is not written")
+        with store.changed:
+            store.pages.reclaim()
+        store.data.sync()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
+from lms_tiers.arena.recycle import Recycler
 from lms_tiers.codecs.base import Codec, decode_into, encode_bound
 from lms_tiers.codecs.catalog import Catalog, current
 from lms_tiers.codecs.workers import Crew
@@ -23,51 +23,22 @@ _log = logging.getLogger(__name__)
 _PARALLEL_BYTES: Final = 1 << 20
 #: Below this a chunk is stored as it is: it would not save a page.
 _SMALLEST: Final = 4096
-#: Scratch memory kept between puts.
-_KEPT_BYTES: Final = 96 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A chunk as it will be stored: encoded blocks one after another in `stream`, which borrows from the pool."""
+    """A chunk as it will be stored, block after block; the blocks lie in memory that is lent while they are held."""
 
     layout: str
     block_bytes: int
-    lengths: tuple[int, ...]
-    stream: memoryview
-
-
-class Pool:
-    """Buffers that puts take and give back: fresh memory costs more than encoding does."""
-
-    def __init__(self, kept: int = _KEPT_BYTES) -> None:
-        self._lock = threading.Lock()
-        self._free: list[bytearray] = []
-        self._room = kept
-
-    def take(self, nbytes: int) -> bytearray:
-        """A buffer of at least `nbytes`; undefined contents."""
-        with self._lock:
-            for i, buffer in enumerate(self._free):
-                if nbytes <= len(buffer) <= 2 * nbytes + 65536:
-                    self._room += len(buffer)
-                    return self._free.pop(i)
-        return bytearray(-(-nbytes // 65536) * 65536)
-
-    def give(self, buffer: bytearray) -> None:
-        """Nobody looks at it any more."""
-        with self._lock:
-            while self._free and self._room < len(buffer):
-                self._room += len(self._free.pop(0))
-            if self._room >= len(buffer):
-                self._free.append(buffer)
-                self._room -= len(buffer)
+    blocks: list[memoryview]
 
 
 class Coding:
     """A codec and its threads, which start when first needed."""
 
-    def __init__(self, codec: str, threads: int) -> None:
+    def __init__(self, codec: str, threads: int, memory: Recycler) -> None:
+        self._memory: Final = memory
         self._catalog: Final[Catalog] = current()
         self._codec: Final[Codec] = self._catalog.make(codec)
         #: Whether chunks are encoded later, as they grow cold.
@@ -78,34 +49,20 @@ class Coding:
         self._threads = threads or min(os.cpu_count() or 1, 4)
         self._lock = threading.Lock()
         self._executor: Crew | None = None
-        self.pool: Final = Pool()
 
     def encode(self, data: memoryview, dtype: str | None, alone: bool = False) -> Encoded | None:
-        """The chunk encoded into a buffer of the pool, which `Pool.give` takes back; None where it is stored raw.
-
-        `alone`: by this thread only.
-        """
+        """The chunk encoded; None where it is stored raw. `alone`: by this thread only."""
         if len(data) < _SMALLEST:
             return None
         form = self._codec.plan(data, dtype)
         if form.layout.startswith("raw/"):
             return None
-        scratch = self.pool.take(encode_bound(len(data)))
-        try:
-            helpers = None if alone else self._helpers(len(data))
-            encoded = self._codec.encode(data, dtype, out=memoryview(scratch), executor=helpers, form=form)
-            if encoded.layout.startswith("raw/") or encoded.nbytes >= len(data):
-                return None
-            stream = memoryview(self.pool.take(encoded.nbytes))
-            at = 0
-            for block in encoded.blocks:
-                # numpy copies without the GIL.
-                np.copyto(np.frombuffer(stream[at : at + len(block)], np.uint8), np.frombuffer(block, np.uint8))
-                at += len(block)
-            lengths = tuple(map(len, encoded.blocks))
-            return Encoded(encoded.layout, encoded.block_bytes, lengths, stream[:at])
-        finally:
-            self.pool.give(scratch)
+        helpers = None if alone else self._helpers(len(data))
+        out = self._memory.take(encode_bound(len(data)))
+        encoded = self._codec.encode(data, dtype, out=out, executor=helpers, form=form)
+        if encoded.layout.startswith("raw/") or encoded.nbytes >= len(data):
+            return None
+        return Encoded(encoded.layout, encoded.block_bytes, [memoryview(block) for block in encoded.blocks])
 
     def reads(self, layout: str) -> bool:
         """Whether a codec that is installed reads this layout; raw is no layout."""
@@ -128,7 +85,7 @@ class Coding:
         self._readers[layout] = codec
         return codec is not None
 
-    def decode(self, form: Form, lengths: tuple[int, ...], stream: memoryview, out: memoryview) -> None:
+    def decode(self, form: Form, lengths: Sequence[int], stream: memoryview, out: memoryview) -> None:
         """Decode the blocks that lie one after another in `stream`, of a layout that `reads` answers for.
 
         Raises

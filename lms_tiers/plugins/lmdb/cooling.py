@@ -16,17 +16,15 @@ from typing import Final
 
 import lmdb
 
+from lms_tiers.arena.recycle import Recycler
 from lms_tiers.errors import CapacityError, LmsTiersError
 from lms_tiers.interface import ChunkInfo
-from lms_tiers.messages import ChunkMeta
 from lms_tiers.plugins.lmdb import listing
-from lms_tiers.plugins.lmdb.chunk import Chunk
 from lms_tiers.plugins.lmdb.coding import Coding
-from lms_tiers.plugins.lmdb.index import hashed
-from lms_tiers.plugins.lmdb.layout import PAGE, Damaged, Form, Manifest
+from lms_tiers.plugins.lmdb.layout import PAGE, Chunk, Damaged, Form, key_hash
 from lms_tiers.plugins.lmdb.reading import Reader, checksum_of
 from lms_tiers.plugins.lmdb.space import pages_for
-from lms_tiers.plugins.lmdb.store import Store
+from lms_tiers.plugins.lmdb.store import Put, Store
 from lms_tiers.plugins.lmdb.syncing import Syncing
 from lms_tiers.plugins.lmdb.writing import runs
 
@@ -50,7 +48,8 @@ _REMEMBERED: Final = 1 << 16
 class Cooling:
     """Encodes what grows cold in one store."""
 
-    def __init__(self, store: Store, reader: Reader, coding: Coding, syncing: Syncing) -> None:
+    def __init__(self, store: Store, reader: Reader, coding: Coding, syncing: Syncing, memory: Recycler) -> None:
+        self._memory: Final = memory
         self._store: Final = store
         self._reader: Final = reader
         self._coding: Final = coding
@@ -79,7 +78,7 @@ class Cooling:
     def look(self) -> None:
         """Something was put. Waits for the thread, not for long, where puts are far ahead of it."""
         counters = self._store.counters
-        if counters.charged <= self._begin:
+        if counters.charged <= self._begin or self._store.pages.unsyncable:  # no copy would ever be firm
             return
         if not self._due.is_set():
             if counters.records < self._rest_until:
@@ -153,7 +152,7 @@ class Cooling:
     def _round(self) -> bool:
         """Encode the coldest chunks until the store is less full; whether there is none left."""
         store = self._store
-        ready: list[Chunk] = []
+        ready: list[Put] = []
         try:
             while not self._stopped and store.counters.charged - sum(c.charged for c in ready) > self._enough:
                 text = self._coldest()
@@ -196,81 +195,71 @@ class Cooling:
         with self._store.epochs.calling():
             return next(self._listing, None)
 
-    def _encode(self, text: str, ready: list[Chunk]) -> bool:
+    def _encode(self, text: str, ready: list[Put]) -> bool:
         """Write the encoded copy of a chunk where it saves a page; False where there was no room for it."""
         store = self._store
         try:
             known = self._known(text)
         except Damaged:
             return True
-        if known is None or known[1].key != text.encode():
+        if known is None or known[1].text != text:
             return True
-        used, manifest = known
-        self._reached += manifest.pages * PAGE
+        used, raw = known
+        self._reached += raw.pages * PAGE
         if self._ahead() <= AHEAD:
             self._tell()
-        if manifest.layout or manifest.sequence in self._tried:
+        if raw.form.layout or raw.sequence in self._tried:
             return True
-        if max(used, store.uses.get(text, 0), manifest.sequence) > self._since or manifest.pages < 2:
+        if max(used, store.uses.get(text, 0), raw.sequence) > self._since or raw.pages < 2:
             return True  # it is no longer cold, or there is nothing to gain
-        memory = self._coding.pool.take(manifest.meta.length)
-        try:
-            raw = memoryview(memory)[: manifest.meta.length]
-
-            def target(meta: ChunkMeta) -> list[memoryview] | None:
-                return [raw] if meta == manifest.meta else None
-
-            if self._reader.into(text, target) is None or checksum_of([raw]) != manifest.checksum:
-                return True  # gone, or overwritten meanwhile
-            encoded = self._coding.encode(raw, manifest.meta.dtype, alone=True)
-        finally:
-            self._coding.pool.give(memory)
+        bytes_ = self._memory.take(raw.form.meta.length)
+        if self._reader.into(text, lambda meta: [bytes_] if meta == raw.form.meta else None) is None:
+            return True  # gone, or overwritten meanwhile
+        if checksum_of([bytes_]) != raw.checksum:
+            return True
+        encoded = self._coding.encode(bytes_, raw.form.meta.dtype, alone=True)
         if encoded is None:
-            self._remember(manifest)
+            self._remember(raw)
             return True
-        chunk = Chunk(
-            text, manifest.key, Form(manifest.meta, encoded.layout, encoded.block_bytes), manifest.created,
-            [encoded.stream], len(encoded.stream), encoded.lengths, sequence=manifest.sequence, again=True,
+        copy = Put(
+            text, Form(raw.form.meta, encoded.layout, encoded.block_bytes), raw.sequence,
+            blocks=tuple(map(len, encoded.blocks)), created=raw.created, pieces=encoded.blocks, again=True,
         )  # fmt: skip
-        try:
-            if pages_for(chunk.stream, chunk.least) >= manifest.pages:
-                self._remember(manifest)
-                return True
-            pending = sum(other.charged for other in ready)
-            if ready and pending + chunk.stream + PAGE > self._allowance:
-                return False
-            chunk.checksum = checksum_of(chunk.pieces)
-            try:
-                store.grant(chunk)
-                store.data.write(runs([chunk]))
-                self._copied += chunk.pages * PAGE
-            except BaseException as error:
-                store.take_back(chunk)
-                if isinstance(error, CapacityError):
-                    return not ready
-                raise
-            if used > manifest.sequence:
-                with store.changed:
-                    store.uses.setdefault(text, used)  # the new record must not forget it
-            ready.append(chunk)
+        if pages_for(copy.stream, copy.nrecord) >= raw.pages:
+            self._remember(raw)
             return True
-        finally:
-            chunk.pieces = []
-            owner = encoded.stream.obj
-            if isinstance(owner, bytearray):
-                self._coding.pool.give(owner)
+        pending = sum(other.charged for other in ready)
+        if ready and pending + copy.stream + PAGE > self._allowance:
+            return False
+        copy.checksum = checksum_of(copy.pieces)
+        try:
+            store.grant(copy)
+            store.data.write(runs([copy]))
+            self._copied += copy.pages * PAGE
+        except BaseException as error:
+            store.take_back(copy)
+            if isinstance(error, CapacityError):
+                return not ready
+            raise
+        copy.pieces = []
+        if used > raw.sequence:
+            with store.changed:
+                store.uses.setdefault(text, used)  # the new record must not forget it
+        ready.append(copy)
+        return True
 
-    def _known(self, text: str) -> tuple[int, Manifest] | None:
-        """A later use, as the index has it, and the manifest of a chunk."""
+    def _known(self, text: str) -> tuple[int, Chunk] | None:
+        """A later use, as the index has it, and a chunk."""
         store = self._store
         for changed in (store.dirty, store.committing):
             if text in changed:
                 record = changed[text]
-                return None if record is None else (0, Manifest.unpack(record, store.seed))
-        found = store.index.find(hashed(text, store.seed))
-        return None if found is None else (found[0], Manifest.unpack(found[1], store.seed))
+                return None if record is None else (0, Chunk.unpack(record, store.seed))
+        name = key_hash(text, store.seed)
+        found = store.index.find((name,))
+        return (found[name][0], Chunk.unpack(found[name][1], store.seed)) if found else None
 
-    def _publish(self, ready: list[Chunk]) -> None:
+    def _publish(self, ready: list[Put]) -> None:
         """Let encoded copies take the places of the raw chunks that are still there."""
         store = self._store
         if not ready:
@@ -278,16 +267,17 @@ class Cooling:
         try:
             if store.syncs:
                 store.data.sync()
-            for chunk in ready:
-                store.find(chunk.text)  # what it replaces is to be known
+            for copy in ready:
+                store.find(copy.text)  # what it replaces is to be known
             position = store.publish(ready)
             self._syncing.reach(position, None)
+            store.encoded([copy.text for copy in ready])
         finally:
-            for chunk in ready:
-                if chunk.charged:
-                    store.take_back(chunk)
+            for copy in ready:
+                if copy.charged:
+                    store.take_back(copy)
 
-    def _remember(self, manifest: Manifest) -> None:
+    def _remember(self, raw: Chunk) -> None:
         if len(self._tried) >= _REMEMBERED:
             self._tried.clear()
-        self._tried.add(manifest.sequence)
+        self._tried.add(raw.sequence)

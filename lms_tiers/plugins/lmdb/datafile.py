@@ -8,71 +8,69 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from lms_tiers.arena.recycle import SMALLEST, Recycler
 from lms_tiers.buffers import copy_bytes
 from lms_tiers.errors import StorageUnavailableError
+from lms_tiers.plugins.lmdb.directory import Syncable, create_file
 from lms_tiers.plugins.lmdb.layout import PAGE
-from lms_tiers.plugins.lmdb.sidecar import create_file
 
 #: Where, and the buffers that lie there one after another.
 Run: TypeAlias = tuple[int, list[Any]]
 
 _IOV_MOST: Final = 1024
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
-#: Bytes of aligned memory that are kept for the next read or write past the page cache.
-_KEPT: Final = 64 << 20
+_ZEROS: Final = mmap.mmap(-1, PAGE, prot=mmap.PROT_READ)
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
-class DataFile:
+class DataFile(Syncable):
     """An open `data`.
 
     Parameters
     ----------
     path : Path
-    direct : bool
-        Past the page cache, through memory that is aligned.
+    aligned : Recycler, optional
+        Read and write past the page cache, through its memory, which begins at pages.
     writable : bool
         Made where missing.
     """
 
-    def __init__(self, path: Path, *, direct: bool = False, writable: bool = True) -> None:
-        self.path: Final = path
-        self.fd: Final = create_file(path) if writable else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._aligned: Final = Aligned() if direct else None
+    def __init__(self, path: Path, *, aligned: Recycler | None = None, writable: bool = True) -> None:
+        super().__init__(create_file(path) if writable else os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        self._aligned: Final = aligned
         self._io = self.fd
-        if direct:
+        if aligned is not None:
             try:
-                self._io = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_DIRECT)
+                self._io = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
             except OSError as error:
                 os.close(self.fd)
-                raise StorageUnavailableError(
-                    str(path), f"{error.strerror}: this file system takes no direct=true."
-                ) from error
+                reason = f"{error.strerror}: this file system takes no direct=true."
+                raise StorageUnavailableError(str(path), reason) from error
         self.written = 0
-        self.read = 0
-        self._lost: OSError | None = None
 
     def readv(self, offset: int, buffers: list[Any], nbytes: int) -> bool:
         """Fill `buffers`, together `nbytes` bytes, from `offset` on; whether the file has that many."""
         if self._aligned is not None:
-            return self._read_aligned(offset, buffers, nbytes)
-        if not nbytes:
+            memory = self._lent(nbytes)
+            if not self._filled(offset, [memory], nbytes):
+                return False
+            for buffer, part in _parts(buffers, memory):
+                copy_bytes(buffer, part)
             return True
-        got = os.preadv(self.fd, buffers, offset)
-        while got < nbytes:
+        got = os.preadv(self.fd, buffers, offset) if nbytes else 0
+        return got == nbytes or (got > 0 and self._filled(offset + got, _after(buffers, got), nbytes - got))
+
+    def _filled(self, offset: int, buffers: list[Any], nbytes: int) -> bool:
+        while nbytes > 0:
+            got = os.preadv(self._io, buffers, offset)
             if got <= 0:
                 return False
-            buffers = _after(buffers, got)
-            offset, nbytes = offset + got, nbytes - got
-            got = os.preadv(self.fd, buffers, offset)
-        self.read += nbytes
+            buffers, offset, nbytes = _after(buffers, got), offset + got, nbytes - got
         return True
 
     def write(self, runs: Sequence[Run]) -> None:
@@ -85,77 +83,37 @@ class DataFile:
         """
         for offset, buffers in runs:
             if self._aligned is not None:
-                self._write_aligned(offset, buffers)
-                continue
-            begin = 0
-            while begin < len(buffers):
+                memory = self._lent(sum(map(len, buffers)))
+                for buffer, part in _parts(buffers, memory):
+                    copy_bytes(part, buffer)
+                buffers = [memory]
+            for begin in range(0, len(buffers), _IOV_MOST):
                 some = buffers[begin : begin + _IOV_MOST]
-                begin += _IOV_MOST
-                left = sum(len(buffer) for buffer in some)
+                left = sum(map(len, some))
                 while left:
-                    put = os.pwritev(self.fd, some, offset)
+                    put = os.pwritev(self._io, some, offset)
                     offset, left = offset + put, left - put
                     self.written += put
                     if left:
                         some = _after(some, put)
 
+    def _lent(self, nbytes: int) -> memoryview:
+        assert self._aligned is not None
+        whole = -(-nbytes // PAGE) * PAGE
+        return self._aligned.take(max(whole, SMALLEST))[:whole]
+
     def wipe(self, page: int) -> None:
         """Zeros over one page."""
         os.pwrite(self._io, _ZEROS, page * PAGE)
-
-    def _read_aligned(self, offset: int, buffers: list[Any], nbytes: int) -> bool:
-        assert self._aligned is not None
-        whole = -(-nbytes // PAGE) * PAGE
-        with self._aligned.lent(whole) as memory:
-            got = 0
-            while got < nbytes:
-                more = os.preadv(self._io, [memory[got:]], offset + got)
-                if more <= 0:
-                    return False
-                got += more
-            at = 0
-            for buffer in buffers:
-                copy_bytes(memoryview(buffer).cast("B"), memory[at : at + len(buffer)])
-                at += len(buffer)
-        self.read += nbytes
-        return True
-
-    def _write_aligned(self, offset: int, buffers: list[Any]) -> None:
-        assert self._aligned is not None
-        nbytes = sum(len(buffer) for buffer in buffers)
-        with self._aligned.lent(nbytes) as memory:
-            at = 0
-            for buffer in buffers:
-                copy_bytes(memory[at : at + len(buffer)], memoryview(buffer).cast("B"))
-                at += len(buffer)
-            put = 0
-            while put < nbytes:
-                put += os.pwrite(self._io, memory[put:], offset + put)
-        self.written += nbytes
-
-    def sync(self) -> None:
-        """Everything written is on the medium.
-
-        Raises
-        ------
-        OSError
-            From then on always: the kernel forgets pages that it could not write, so no later sync proves anything.
-        """
-        if self._lost is not None:
-            raise self._lost
-        try:
-            os.fdatasync(self.fd)
-        except OSError as error:
-            self._lost = error
-            raise
 
     def punch(self, page: int, count: int) -> bool:
         """Take the blocks from a run of pages; whether the file system can."""
         return allocate(self.fd, _KEEP_SIZE | _PUNCH_HOLE, page * PAGE, count * PAGE)
 
-    def cut(self, page: int) -> None:
-        """End the file before `page`."""
-        os.ftruncate(self.fd, page * PAGE)
+    @property
+    def pages(self) -> int:
+        """Pages up to the end of the file."""
+        return -(-os.fstat(self.fd).st_size // PAGE)
 
     @property
     def nbytes(self) -> int:
@@ -179,34 +137,13 @@ def hold_blocks(fd: int, nbytes: int) -> None:
     allocate(fd, _KEEP_SIZE, os.fstat(fd).st_size, nbytes)
 
 
-class Aligned:
-    """Memory that begins at a page, reused."""
-
-    def __init__(self) -> None:
-        self._lock: Final = threading.Lock()
-        self._free: Final[list[mmap.mmap]] = []
-        self._kept = 0
-
-    @contextmanager
-    def lent(self, nbytes: int) -> Iterator[memoryview]:
-        """`nbytes` bytes, undefined, inside the block."""
-        memory = self._take(nbytes)
-        try:
-            with memoryview(memory) as whole, whole[:nbytes] as view:
-                yield view
-        finally:
-            with self._lock:
-                if self._kept + len(memory) <= _KEPT:
-                    self._free.append(memory)
-                    self._kept += len(memory)
-
-    def _take(self, nbytes: int) -> mmap.mmap:
-        with self._lock:
-            for at, memory in enumerate(self._free):
-                if nbytes <= len(memory) <= 4 * nbytes:
-                    self._kept -= len(memory)
-                    return self._free.pop(at)
-        return mmap.mmap(-1, max(nbytes, PAGE))
+def _parts(buffers: list[Any], memory: memoryview) -> list[tuple[memoryview, memoryview]]:
+    """Each of `buffers` with the part of `memory` that stands for it."""
+    pairs, at = [], 0
+    for buffer in buffers:
+        pairs.append((memoryview(buffer).cast("B"), memory[at : at + len(buffer)]))
+        at += len(buffer)
+    return pairs
 
 
 def _after(buffers: list[Any], done: int) -> list[Any]:
@@ -214,12 +151,7 @@ def _after(buffers: list[Any], done: int) -> list[Any]:
     rest: list[Any] = []
     for buffer in buffers:
         size = len(buffer)
-        if done >= size:
-            done -= size
-            continue
-        rest.append(memoryview(buffer).cast("B")[done:] if done else buffer)
-        done = 0
+        if done < size:
+            rest.append(memoryview(buffer).cast("B")[done:] if done else buffer)
+        done = max(0, done - size)
     return rest
-
-
-_ZEROS: Final = mmap.mmap(-1, PAGE, prot=mmap.PROT_READ)

@@ -45,32 +45,15 @@ class Extents:
     def take(self, count: int) -> Extent | None:
         """`count` pages from the front of the shortest run that has them; None where none has."""
         at = self._sizes.bisect_left((count, 0))
-        if at == len(self._sizes):
-            return None
-        whole, start = self._sizes[at]
-        return self._front(start, whole, count)
+        return None if at == len(self._sizes) else self._front(self._sizes[at], count)
 
     def take_longest(self, most: int) -> Extent | None:
         """Up to `most` pages from the front of the longest run."""
-        if not self._sizes:
-            return None
-        whole, start = self._sizes[-1]
-        return self._front(start, whole, min(whole, most))
+        return self._front(self._sizes[-1], most) if self._sizes else None
 
-    def begin(self, end: int) -> int | None:
-        """First page of the run that ends at page `end`."""
-        return self._begins.get(end)
-
-    def take_before(self, end: int) -> Extent | None:
-        """The run that ends at page `end`, whole."""
-        start = self._begins.get(end)
-        if start is None:
-            return None
-        count = self._drop(start)
-        self.pages -= count
-        return start, count
-
-    def _front(self, start: int, whole: int, count: int) -> Extent:
+    def _front(self, run: tuple[int, int], most: int) -> Extent:
+        whole, start = run
+        count = min(whole, most)
         self._drop(start)
         if whole > count:
             self._insert(start + count, whole - count)
@@ -99,7 +82,7 @@ class Room:
     free, hollow : iterable of Extent
         All pages before `end` that no chunk has.
     end : int
-        Nothing is written from this page on.
+        Nothing was written from this page on.
     """
 
     def __init__(self, free: Iterable[Extent], hollow: Iterable[Extent], end: int) -> None:
@@ -135,7 +118,7 @@ class Room:
         return taken
 
     def _grow(self, count: int) -> Extent:
-        run = self.hollow.take(count) if len(self.hollow) else None
+        run = self.hollow.take(count)
         if run is None:
             run = self.end, count
             self.end += count
@@ -145,17 +128,3 @@ class Room:
         """Pages that have blocks are free again."""
         for start, count in extents:
             self.free.add(start, count)
-
-    def tail(self) -> int:
-        """The page from which on nothing is in use."""
-        page = self.end
-        while (begin := self.free.begin(page) or self.hollow.begin(page)) is not None:
-            page = begin
-        return page
-
-    def cut(self, page: int) -> None:
-        """The file ends there now."""
-        while self.end > page:
-            run = self.free.take_before(self.end) or self.hollow.take_before(self.end)
-            assert run is not None, "in use"
-            self.end = run[0]

@@ -1,7 +1,7 @@
 """The index file: an LMDB B-tree of manifests by key hash, and what has been applied to it.
 
-Opened only when it is trusted (`recovery`). Reads are short and one at a time, so that nobody holds pages back and the
-file can be replaced by a new one under them. Knows nothing of `data`.
+Opened only when it is trusted (`recovery`), else built anew. Reads are short and one at a time, so that nobody holds
+pages back and the file can be replaced by a new one under them. Knows nothing of `data`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,114 +19,149 @@ import lmdb
 import xxhash
 
 from lms_tiers.plugins.lmdb.datafile import hold_blocks
-from lms_tiers.plugins.lmdb.layout import HASH_BYTES, PAGE, STAMP, key_hash
-from lms_tiers.plugins.lmdb.sidecar import INDEX_FILE, NEW_INDEX, create_file, descriptor, sync_file
+from lms_tiers.plugins.lmdb.directory import INDEX_FILE, NEW_INDEX, create_file, descriptor, sync_file
+from lms_tiers.plugins.lmdb.layout import PAGE, STAMP, sealed, unsealed
+from lms_tiers.plugins.lmdb.space import Budget
 
 CHUNKS: Final = b"chunks"  # key hash -> stamp of the last use, manifest
 META: Final = b"meta"
 APPLIED: Final = b"applied"
-_APPLIED: Final = struct.Struct("<QQQQ")  # seed, generation, clock, chunks
-_SUM: Final = struct.Struct("<Q")
+_APPLIED: Final = struct.Struct("<QQQQ")
 _READERS: Final = 16
 _LOCK_BYTES: Final = 16 << 10
-_BATCH: Final = 512
 
 
 class Applied(NamedTuple):
-    """What the index says of itself: the store's seed, the journal it holds all of, the clock and chunks then."""
+    """What the index says of itself: the store's seed, the journal's position up to which it holds all, the clock and
+    chunks then."""
 
     seed: int
-    generation: int
+    position: int
     clock: int
     chunks: int
 
-    def pack(self) -> bytes:
-        """As stored."""
-        body = _APPLIED.pack(*self)
-        return body + _SUM.pack(xxhash.xxh3_64_intdigest(body))
-
     @staticmethod
-    def unpack(data: bytes) -> Applied | None:
-        """What was packed; None where it is damaged."""
-        if (
-            len(data) != _APPLIED.size + 8
-            or xxhash.xxh3_64_intdigest(data[:-8]) != _SUM.unpack_from(data, len(data) - 8)[0]
-        ):
-            return None
-        return Applied(*_APPLIED.unpack_from(data))
+    def unpack(data: bytes) -> Applied:
+        """What the index has.
+
+        Raises
+        ------
+        Damaged, struct.error
+        """
+        return Applied(*_APPLIED.unpack(unsealed(data)))
 
 
 class Index:
-    """An open index.
+    """The index of a directory, which `open` or `build` opens.
 
     Parameters
     ----------
     directory : Path
-    map_size : int
-        The most bytes it may have.
+    budget : Budget
     sync : bool
         Whether each transaction is synced.
-    spare : int
-        Bytes whose blocks the file always has beyond its end, so that it can be written to on a full disk.
-    together : int
-        Records written in one transaction.
-    name : str
-        Of the file.
 
-    Raises
-    ------
-    OSError, lmdb.Error
+    Attributes
+    ----------
+    nbytes : int
+        Of pages in use or free; blocks of `Budget.spare` more are held beyond them.
     """
 
-    def __init__(
-        self, directory: Path, map_size: int, *, sync: bool, spare: int, together: int, name: str = INDEX_FILE
-    ) -> None:
-        self._directory: Final = directory
-        self._path: Final = directory / name
-        self._map_size: Final = map_size
+    def __init__(self, directory: Path, budget: Budget, *, sync: bool) -> None:
+        self._path: Final = directory / INDEX_FILE
+        self._budget: Final = budget
         self._sync: Final = sync
-        self._spare: Final = spare
-        self._together: Final = together
         self._lock: Final = threading.Lock()
-        #: Bytes of pages in use or free; `spare` more are held beyond them.
-        self.nbytes = 0
-        self._open()
+        self._env: Any = None
+        self.nbytes = self._path.stat().st_size if self._path.exists() else 0
 
-    def _open(self) -> None:
-        os.close(create_file(self._path))
-        _fresh_lock_file(lock_of(self._path))
-        # Never writemap: a full disk would kill the process.
-        self._env = lmdb.open(
-            os.fsencode(self._path), map_size=self._map_size, subdir=False, max_dbs=2, max_readers=_READERS,
-            sync=self._sync, metasync=self._sync, writemap=False, meminit=False, mode=0o600,
-        )  # fmt: skip
+    @property
+    def opened(self) -> bool:
+        """Whether it can be asked."""
+        return self._env is not None
+
+    def open(self) -> None:
+        """Open the file, made where missing.
+
+        Raises
+        ------
+        OSError, lmdb.Error
+        """
+        env = self._opened(self._path, self._sync)
         try:
-            self._chunks, self._meta = self._env.open_db(CHUNKS), self._env.open_db(META)
-            self._hold()
+            self._chunks, self._meta = env.open_db(CHUNKS), env.open_db(META)
+            self._env = env
+            self._hold(self._budget.spare * PAGE)
         except BaseException:
-            self._env.close()
+            self._env = None
+            env.close()
             raise
 
-    def _hold(self, limit: int | None = None) -> None:
+    def _opened(self, path: Path, sync: bool) -> Any:
+        os.close(create_file(path))
+        _fresh_lock_file(lock_of(path))
+        # Never writemap: a full disk would kill the process.
+        return lmdb.open(
+            os.fsencode(path), map_size=self._budget.map_size, subdir=False, max_dbs=2, max_readers=_READERS,
+            sync=sync, metasync=sync, writemap=False, meminit=False, mode=0o600,
+        )  # fmt: skip
+
+    def _hold(self, spare: int) -> None:
         self.nbytes = int(self._env.info()["last_pgno"] + 1) * PAGE
-        spare = self._spare if limit is None else min(self._spare, limit - self.nbytes)
-        with descriptor(self._path, os.O_RDWR) as fd:
-            if spare > 0:
+        if spare > 0:
+            with descriptor(self._path, os.O_RDWR) as fd:
                 hold_blocks(fd, spare)
 
-    def find(self, hashed: bytes) -> tuple[int, bytes] | None:
-        """Stamp and manifest of a key's chunk."""
-        with self._lock, self._env.begin() as txn:
-            value = txn.get(hashed, db=self._chunks)
-        return None if value is None else _split(value)
+    def build(self, records: Mapping[bytes, bytes], stamps: Mapping[bytes, int], applied: Applied) -> None:
+        """Write a fresh file, on the medium, in place of whatever is there, and open it.
 
-    def find_many(self, names: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Manifests by key hash, of those that are there."""
-        with self._lock, self._env.begin() as txn:
-            found = {name: txn.get(name, db=self._chunks) for name in names}
-        return {name: _split(value)[1] for name, value in found.items() if value is not None}
+        Raises
+        ------
+        OSError, lmdb.Error
+            The old file is as it was.
+        """
+        fresh = self._path.with_name(NEW_INDEX)
+        remove(fresh)
+        try:
+            with closing(self._opened(fresh, False)) as env:
+                chunks, meta = env.open_db(CHUNKS), env.open_db(META)
+                some = iter(sorted(records))
+                while batch := [(name, STAMP.pack(stamps.get(name, 0)) + records[name]) for name in islice(some, 8192)]:
+                    with env.begin(write=True) as txn, txn.cursor(chunks) as cursor:
+                        cursor.putmulti(batch, append=True)
+                with env.begin(write=True) as txn:
+                    txn.put(APPLIED, sealed(_APPLIED.pack(*applied)), db=meta)
+                env.sync(True)
+            self._replace(fresh)
+        finally:
+            remove(fresh)
 
-    def items(self, step: int = _BATCH) -> Iterator[list[tuple[bytes, int, bytes]]]:
+    def renew(self) -> None:
+        """Write the file anew, without what is free in it, and go on with that one."""
+        new = self._path.with_name(NEW_INDEX)
+        try:
+            with open(create_file(new), "wb") as file:
+                self._env.copyfd(file.fileno(), compact=True)
+                os.fsync(file.fileno())
+            self._replace(new)
+        finally:
+            new.unlink(missing_ok=True)
+
+    def _replace(self, new: Path) -> None:
+        with self._lock:
+            os.replace(new, self._path)
+            if self._env is not None:
+                self._env.close()
+            self.open()
+        sync_file(self._path.parent)
+
+    def find(self, names: Iterable[bytes]) -> dict[bytes, tuple[int, bytes]]:
+        """Stamps and manifests by key hash, of those that are there."""
+        with self._lock, self._env.begin() as txn:
+            found = [(name, txn.get(name, db=self._chunks)) for name in names]
+        return {name: _split(value) for name, value in found if value is not None}
+
+    def items(self, step: int) -> Iterator[list[tuple[bytes, int, bytes]]]:
         """Key hash, stamp and manifest of every chunk, in the order of the hashes, so many at a time."""
         after: bytes | None = None
         while True:
@@ -136,7 +172,7 @@ class Index:
                 if after is not None and cursor.key() == after and not cursor.next():
                     return
                 found = list(islice(cursor.iternext(), step))
-            yield [(hashed, *_split(value)) for hashed, value in found]
+            yield [(name, *_split(value)) for name, value in found]
             if len(found) < step:
                 return
             after = found[-1][0]
@@ -148,9 +184,10 @@ class Index:
 
         Parameters
         ----------
-        records : mapping of key hash to manifest or None
-        stamps : mapping of key hash to int
-            Later uses, also of chunks that did not change.
+        records : mapping
+            Manifests by key hash; None removes.
+        stamps : mapping
+            Of the last use, also of chunks that did not change.
         applied : Applied
         limit : int
             Bytes that the file may have, at every moment.
@@ -165,94 +202,55 @@ class Index:
         with self._lock:
             self._env.set_mapsize(max(limit, self.nbytes) // PAGE * PAGE)
         names = sorted(records.keys() | stamps.keys())
-        for begin in range(0, len(names), self._together):
+        for begin in range(0, len(names), self._budget.together):
             with self._lock:
                 pass  # a reader that has lost the interpreter keeps pages back: the file would grow and grow
             with self._env.begin(write=True) as txn:
-                for hashed in names[begin : begin + self._together]:
-                    self._write(txn, hashed, records, stamps)
+                for name in names[begin : begin + self._budget.together]:
+                    self._write(txn, name, records, stamps)
         with self._env.begin(write=True) as txn:
-            txn.put(APPLIED, applied.pack(), db=self._meta)
-        self._hold(limit)
+            txn.put(APPLIED, sealed(_APPLIED.pack(*applied)), db=self._meta)
+        self._hold(min(self._budget.spare * PAGE, limit - self.nbytes))
 
-    def _write(
-        self, txn: Any, hashed: bytes, records: Mapping[bytes, bytes | None], stamps: Mapping[bytes, int]
-    ) -> None:
-        stamp = stamps.get(hashed, 0)
-        if hashed in records:
-            record = records[hashed]
+    def _write(self, txn: Any, name: bytes, records: Mapping[bytes, bytes | None], stamps: Mapping[bytes, int]) -> None:
+        if name in records:
+            record = records[name]
             if record is None:
-                txn.delete(hashed, db=self._chunks)
+                txn.delete(name, db=self._chunks)
                 return
         else:
-            value = txn.get(hashed, db=self._chunks)
+            value = txn.get(name, db=self._chunks)
             if value is None:
                 return
             record = value[STAMP.size :]
-        txn.put(hashed, STAMP.pack(stamp) + record, db=self._chunks)
-
-    def fill(self, records: Iterable[tuple[bytes, int, bytes]], applied: Applied) -> None:
-        """Write key hashes, stamps and manifests, in the order of the hashes, into an index that has none."""
-        some = iter(records)
-        while batch := [(hashed, STAMP.pack(stamp) + record) for hashed, stamp, record in islice(some, 8192)]:
-            with self._env.begin(write=True) as txn, txn.cursor(self._chunks) as cursor:
-                cursor.putmulti(batch, append=True)
-        with self._env.begin(write=True) as txn:
-            txn.put(APPLIED, applied.pack(), db=self._meta)
-        self._env.sync(True)
-
-    def renew(self) -> None:
-        """Write the file anew, without what is free in it, and go on with that one."""
-        new = self._directory / NEW_INDEX
-        try:
-            fd = create_file(new)
-            try:
-                os.ftruncate(fd, 0)
-                self._env.copyfd(fd, compact=True)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            with self._lock:
-                os.replace(new, self._path)
-                self._env.close()
-                self._open()
-            sync_file(self._directory)
-        finally:
-            new.unlink(missing_ok=True)
+        txn.put(name, STAMP.pack(stamps.get(name, 0)) + record, db=self._chunks)
 
     def close(self) -> None:
         """Put everything on the medium and close."""
         try:
             self._env.sync(True)
         finally:
-            with self._lock:
-                self._env.close()
-            with descriptor(self._path, os.O_RDWR) as fd:
-                os.ftruncate(fd, os.fstat(fd).st_size)  # what is held beyond the end
+            self.abandon()
+        with descriptor(self._path, os.O_RDWR) as fd:
+            os.ftruncate(fd, os.fstat(fd).st_size)  # what is held beyond the end
+        with suppress(FileNotFoundError):
+            lock_of(self._path).unlink()
 
     def abandon(self) -> None:
         """Close as it is."""
         with self._lock:
-            self._env.close()
+            env, self._env = self._env, None
+            if env is not None:
+                env.close()
 
 
-def hashed(text: str, seed: int) -> bytes:
-    """The index's name for a key."""
-    return key_hash(text.encode(), seed)
-
-
-def checksum(path: Path) -> str:
-    """xxh3-64 of a whole file."""
+def checksum(directory: Path) -> int:
+    """xxh3-64 of the whole file."""
     digest = xxhash.xxh3_64()
-    with path.open("rb", buffering=0) as file:
+    with (directory / INDEX_FILE).open("rb", buffering=0) as file:
         while block := file.read(4 << 20):
             digest.update(block)
-    return digest.hexdigest()
-
-
-def sound_name(name: bytes) -> bool:
-    """Whether these bytes can be the name of a record."""
-    return len(name) == HASH_BYTES
+    return digest.intdigest()
 
 
 def _split(value: bytes) -> tuple[int, bytes]:
@@ -264,16 +262,20 @@ def lock_of(path: Path) -> Path:
     return path.with_name(path.name + "-lock")
 
 
+def remove(path: Path) -> None:
+    """Delete an index file, where there is one."""
+    path.unlink(missing_ok=True)
+    lock_of(path).unlink(missing_ok=True)
+
+
 def _fresh_lock_file(path: Path) -> None:
     """An empty reader table that has all its blocks.
 
     LMDB makes it sparse and writes to it through a mapping: on a full disk the first reader in a hole would be a
     SIGBUS. Whoever the old one remembers is dead: only the owner of the directory calls this.
     """
-    fd = create_file(path)
-    try:
+    os.close(create_file(path))
+    with descriptor(path, os.O_RDWR) as fd:
         if os.fstat(fd).st_size != _LOCK_BYTES:
             os.ftruncate(fd, 0)
         os.pwrite(fd, bytes(_LOCK_BYTES), 0)
-    finally:
-        os.close(fd)

@@ -1,34 +1,29 @@
-"""The journal: what was put and removed since the index was written, in two files that take turns.
+"""The journal: what was put and removed since the index was written, in one file that is used round and round.
 
 A record is one `pwrite` into blocks that the file has from the start, so a killed process loses nothing and a full disk
-refuses nothing. Each record has a checksum seeded by its generation: what an earlier one left behind it is its end.
+refuses nothing. Each record has a checksum seeded by its position, which only grows: what an earlier round left behind
+a record is its end. The head says from where on records are needed; the index says so as well, and the later one is
+right. A store that is closed has one record there, of what the next opening needs to know.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import xxhash
-
-from lms_tiers.plugins.lmdb.layout import MAGIC, VERSION, Extent, pack_extents, unpack_extents
-from lms_tiers.plugins.lmdb.sidecar import JOURNALS, create_file
+from lms_tiers.plugins.lmdb.directory import JOURNAL_FILE, Syncable, create_file
+from lms_tiers.plugins.lmdb.layout import PAGE, Damaged, pack_head, sealed, unpack_head, unsealed
 
 PUT: Final = 1
 GONE: Final = 2
-_RUNS: Final = 3  # free pages, of a store that is closed
+CLOSED: Final = 3
 
-#: magic, version, seed, generation, records of the generation before
-_HEAD: Final = struct.Struct("<14sHQQQ")
-#: bytes of what follows, kind, sequence, last page of what was given up (0: nothing)
-_FRAME: Final = struct.Struct("<IIQQ")
-_SUM: Final = struct.Struct("<Q")
-FIRST: Final = 64
-OVERHEAD: Final = _FRAME.size + _SUM.size
-_WRAP: Final = (1 << 64) - 1
+#: bytes of the body, kind, sequence
+_FRAME: Final = struct.Struct("<IIQ")
+OVERHEAD: Final = _FRAME.size + 8
 
 
 class Record(NamedTuple):
@@ -36,162 +31,119 @@ class Record(NamedTuple):
 
     kind: int
     sequence: int
-    given_up: int
     body: bytes
 
 
-class Journal:
-    """Both files. Callers hold the store's lock, but for `sync`.
+class Journal(Syncable):
+    """Callers hold the store's lock, but for `sync`.
 
     Parameters
     ----------
     directory : Path
     nbytes : int
-        Of each file.
+        Of the file.
     seed : int
-    generation : int
-        Of the first file; larger than any before.
     """
 
-    def __init__(self, directory: Path, nbytes: int, seed: int, generation: int) -> None:
-        self.nbytes: Final = nbytes
+    def __init__(self, directory: Path, nbytes: int, seed: int) -> None:
+        super().__init__(create_file(directory / JOURNAL_FILE))
+        self._ring: Final = nbytes - PAGE
         self._seed: Final = seed
-        self._fds: Final[list[int]] = []
-        self._lost: OSError | None = None
-        try:
-            for name in JOURNALS:
-                self._fds.append(create_file(directory / name))
-                os.posix_fallocate(self._fds[-1], 0, nbytes)
-                os.ftruncate(self._fds[-1], nbytes)
-        except BaseException:
-            self.close()
-            raise
-        self.generation = generation - 1
-        self._end = 0
-        self._records = 0
-        #: Bytes ever appended: what a `sync` that begins later brings to the medium.
-        self.position = 0
-        self.turn()
+        #: Bytes ever appended, and how many of them are not needed any more.
+        self.position = self._start = 0
+        self.begun = False
+
+    def begin(self, position: int) -> None:
+        """Use the file from a position on that is a multiple of its length; what it held is not needed.
+
+        Raises
+        ------
+        OSError
+        """
+        os.posix_fallocate(self.fd, 0, self._ring + PAGE)
+        os.ftruncate(self.fd, self._ring + PAGE)
+        self.position = position
+        self.release(position)
+        self.begun = True
 
     @property
     def room(self) -> int:
-        """Bytes that `append` takes before the next `turn`."""
-        return self.nbytes - self._end
+        """Bytes that `append` takes before the next `release`."""
+        return self._ring - self.used if self.begun else 0
 
     @property
     def used(self) -> int:
-        """Bytes appended since the last `turn`."""
-        return self._end - FIRST
+        """Bytes that are needed."""
+        return self.position - self._start
 
-    def frame(self, kind: int, sequence: int, given_up: int, body: bytes) -> bytes:
-        """A record as `append` takes it."""
-        data = _FRAME.pack(len(body), kind, sequence, given_up) + body
-        return data + _SUM.pack(xxhash.xxh3_64_intdigest(data, self._seed + self.generation & _WRAP))
+    @property
+    def pressing(self) -> bool:
+        """Whether it is time for a `release`."""
+        return self.used * 2 > self._ring
 
-    def append(self, frames: bytes, count: int = 1) -> None:
-        """Write `count` records; those of one call are one write.
+    def append(self, records: Sequence[Record]) -> None:
+        """Write records, those of one call together.
 
         Raises
         ------
         OSError
             Nothing is appended.
         """
-        if os.pwrite(self._fds[self.generation & 1], frames, self._end) != len(frames):
-            raise OSError("a short write")
-        self._end += len(frames)
-        self._records += count
-        self.position += len(frames)
+        frames, end = [], self.position
+        for kind, sequence, body in records:
+            frames.append(sealed(_FRAME.pack(len(body), kind, sequence) + body, self._seed + end))
+            end += len(frames[-1])
+        data, at = b"".join(frames), self.position % self._ring
+        for part, offset in ((data[: self._ring - at], at), (data[self._ring - at :], 0)):
+            if part and os.pwrite(self.fd, part, PAGE + offset) != len(part):
+                raise OSError("a short write")
+        self.position = end
 
-    def turn(self) -> int:
-        """Go on in the other file, of which nothing is needed any more; the generation that is complete."""
-        before = self.generation
-        head = _HEAD.pack(MAGIC, VERSION, self._seed, before + 1, self._records)
-        fd = self._fds[before + 1 & 1]
-        os.pwrite(fd, (head + _SUM.pack(xxhash.xxh3_64_intdigest(head))).ljust(FIRST + _FRAME.size, b"\0"), 0)
-        self.generation = before + 1
-        self._end, self._records = FIRST, 0
-        return before
-
-    def keep_runs(self, free: list[Extent], hollow: list[Extent]) -> bool:
-        """Keep lists of free pages in place of records; whether there is room for them."""
-        body = pack_extents([*free, *hollow])
-        if len(body) + OVERHEAD > self.nbytes - FIRST:
-            return False
-        self.turn()
-        self.append(self.frame(_RUNS, len(free), 0, body))
-        return True
-
-    def sync(self) -> None:
-        """Both files are on the medium.
-
-        Raises
-        ------
-        OSError
-            From then on always, as of `DataFile.sync`.
-        """
-        if self._lost is not None:
-            raise self._lost
-        try:
-            for fd in self._fds:
-                os.fdatasync(fd)
-        except OSError as error:
-            self._lost = error
-            raise
+    def release(self, position: int) -> None:
+        """What was appended before `position` is not needed any more."""
+        os.pwrite(self.fd, pack_head(self._seed, position), 0)
+        self._start = position
 
     def close(self) -> None:
-        """Close the files."""
-        while self._fds:
-            os.close(self._fds.pop())
+        """Close the file."""
+        os.close(self.fd)
 
 
-def replay(directory: Path, seed: int) -> list[tuple[int, list[Record]]]:
-    """What the journals hold, (generation, records), oldest first.
+def after(position: int, nbytes: int) -> int:
+    """Where a journal of `nbytes` begins after a crash: nothing that was written is taken for a record there."""
+    ring = nbytes - PAGE
+    return (position // ring + 2) * ring
 
-    Each up to its first record that is not whole, and none after a file that ends before its turn came: what is told
-    is what was true at some moment.
+
+def replay(directory: Path, seed: int, applied: int) -> tuple[int, list[Record]]:
+    """The position after the last record, and the records that stand behind an index that has those before `applied`.
+
+    Up to the first one that is not whole: what is told is what was true at some moment.
     """
-    found: list[tuple[int, int, list[Record]]] = []
-    for name in JOURNALS:
-        try:
-            data = (directory / name).read_bytes()
-        except OSError:
-            continue
-        head = data[: _HEAD.size]
-        if len(data) < FIRST or xxhash.xxh3_64_intdigest(head) != _SUM.unpack_from(data, _HEAD.size)[0]:
-            continue
-        magic, version, its_seed, generation, before = _HEAD.unpack(head)
-        if (magic, version, its_seed) == (MAGIC, VERSION, seed):
-            found.append((generation, before, list(_records(data, seed + generation & _WRAP))))
-    found.sort(key=lambda one: one[0])
-    if len(found) == 2 and found[0][0] + 1 == found[1][0] and found[1][1] != len(found[0][2]):
-        del found[1]
-    return [(generation, records) for generation, _, records in found]
-
-
-def kept_runs(directory: Path, seed: int) -> tuple[list[Extent], list[Extent]] | None:
-    """What `Journal.keep_runs` kept last; None where it is not there whole."""
-    found = replay(directory, seed)
-    if not found or len(found[-1][1]) != 1 or found[-1][1][0].kind != _RUNS:
-        return None
-    record = found[-1][1][0]
-    runs = unpack_extents(record.body, 0, len(record.body) // 8)
-    return list(runs[: record.sequence]), list(runs[record.sequence :])
-
-
-def last_generation(directory: Path, seed: int) -> int:
-    """Of the journals there; 0 without any."""
-    return max((generation for generation, _ in replay(directory, seed)), default=0)
+    path = directory / JOURNAL_FILE
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return applied, []
+    head = unpack_head(data, str(path))
+    start = max(applied, head[1]) if head is not None and head[0] == seed else applied
+    ring = len(data) - PAGE
+    if ring <= 0:
+        return start, []
+    at = PAGE + start % ring
+    records = list(_records(data[at:] + data[PAGE:at], seed + start))
+    return start + sum(len(record.body) + OVERHEAD for record in records), records
 
 
 def _records(data: bytes, seed: int) -> Iterator[Record]:
-    at, view = FIRST, memoryview(data)
+    at, view = 0, memoryview(data)
     while at + OVERHEAD <= len(data):
-        nbytes, kind, sequence, given_up = _FRAME.unpack_from(data, at)
-        end = at + _FRAME.size + nbytes
-        if (
-            end + _SUM.size > len(data)
-            or xxhash.xxh3_64_intdigest(view[at:end], seed) != _SUM.unpack_from(data, end)[0]
-        ):
+        nbytes, kind, sequence = _FRAME.unpack_from(data, at)
+        end = at + OVERHEAD + nbytes
+        if end > len(data):
             return
-        yield Record(kind, sequence, given_up, data[at + _FRAME.size : end])
-        at = end + _SUM.size
+        try:
+            yield Record(kind, sequence, bytes(unsealed(view[at:end], seed + at)[_FRAME.size :]))
+        except Damaged:
+            return
+        at = end

@@ -1,4 +1,4 @@
-"""Records as they lie on disk, packed and unpacked: the manifest of a chunk, the head of `data`. See docs/format.md.
+"""Records as they lie on disk, packed and unpacked: a chunk's manifest, and the head of a file. See docs/format.md.
 
 Also the short form of a manifest that a running store keeps in memory. Nothing here opens a file.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
@@ -33,21 +34,22 @@ _COUNT: Final = (1 << _COUNT_BITS) - 1
 #: Longest chunk: one extent's count of pages.
 LONGEST: Final = (_COUNT - 1) * PAGE
 
+_WRAP: Final = (1 << 64) - 1
 #: sequence, created (ms), checksum of the stored bytes, bytes a block encodes, blocks, extents, key bytes, layout bytes
-_HEAD: Final = struct.Struct("<QQQIIIHH")
+_MANIFEST: Final = struct.Struct("<QQQIIIHH")
 #: bytes of the record, mark, xxh3-64 of everything before, seeded by the store's seed
 TAIL: Final = struct.Struct("<IIQ")
-MARK: Final = 0x334D4C4B
-_MARK_BYTES: Final = struct.pack("<I", MARK)
+_MARK: Final = 0x334D4C4B
+_MARK_BYTES: Final = struct.pack("<I", _MARK)
 #: Of a record beside key, metadata, layout, blocks and extents.
-_FIXED: Final = _HEAD.size + TAIL.size
+_FIXED: Final = _MANIFEST.size + TAIL.size
 _LONGEST_META: Final = ChunkMeta(0, MemoryFormat.UNDEFINED, None, (0,) * MAX_DIMENSIONS, "0" * 2 * NAMESPACE_BYTES)
 #: The longest record of a chunk that is stored raw in one extent, with room for the name of a layout.
 LONGEST_RECORD: Final = _FIXED + MAX_KEY_BYTES + _LONGEST_META.packed_bytes + 64 + 8
-
 HASH_BYTES: Final = 16
 STAMP: Final = struct.Struct("<Q")
-_FILE_HEAD: Final = struct.Struct("<14sHQ")
+#: magic, version, seed, number
+_HEAD: Final = struct.Struct("<14sHQQ")
 _SUM: Final = struct.Struct("<Q")
 
 
@@ -59,96 +61,54 @@ class Damaged(Exception):
         super().__init__(reason)
 
 
-class Manifest(NamedTuple):
-    """All that is known of a chunk beside its bytes.
+def sealed(body: bytes, seed: int = 0) -> bytes:
+    """`body` and its xxh3-64."""
+    return body + _SUM.pack(xxhash.xxh3_64_intdigest(body, seed & _WRAP))
 
-    Attributes
-    ----------
-    key : bytes
-        UTF-8 text.
-    meta : ChunkMeta
-    sequence : int
-        Of the put; no two share one, and later puts have larger ones.
-    created : int
-        Milliseconds since the epoch.
-    checksum : int
-        xxh3-64 of the stored bytes.
-    layout : str
-        Of the codec; empty where the bytes are stored as they are.
-    block_bytes : int
-        Bytes of the chunk that each block encodes; 0 where raw.
-    blocks : tuple of int
-        Encoded length of each block.
-    extents : tuple of Extent
-        Where the stored bytes lie, in order; this record ends with the last of them.
+
+def unsealed(data: bytes | memoryview, seed: int = 0) -> bytes | memoryview:
+    """What `sealed` was given.
+
+    Raises
+    ------
+    Damaged
     """
+    body = data[:-8]
+    if len(data) < 8 or xxhash.xxh3_64_intdigest(body, seed & _WRAP) != _SUM.unpack_from(data, len(data) - 8)[0]:
+        raise Damaged("a record fails its checksum")
+    return body
 
-    key: bytes
-    meta: ChunkMeta
-    sequence: int
-    created: int
-    checksum: int
-    layout: str
-    block_bytes: int
-    blocks: tuple[int, ...]
-    extents: tuple[Extent, ...]
 
-    @property
-    def stream(self) -> int:
-        """Stored bytes."""
-        return sum(self.blocks) if self.layout else self.meta.length
+def pack_head(seed: int, number: int) -> bytes:
+    """The beginning of `data`, with the store's capacity, or of the journal, with a position: whose file this is."""
+    return sealed(_HEAD.pack(MAGIC, VERSION, seed, number))
 
-    @property
-    def pages(self) -> int:
-        """Pages of all extents."""
-        return self.extents[0][1] if len(self.extents) == 1 else sum([count for _, count in self.extents])
 
-    def pack(self, seed: int) -> bytes:
-        """The record."""
-        layout, blocks, extents = self.layout.encode(), self.blocks, self.extents
-        body = b"".join((
-            _HEAD.pack(self.sequence, self.created, self.checksum, self.block_bytes, len(blocks), len(extents),
-                       len(self.key), len(layout)),
-            _packed_meta(self.meta),
-            self.key,
-            layout,
-            _words(len(blocks)).pack(*blocks) if blocks else b"",
-            pack_extents(extents),
-        ))  # fmt: skip
-        body += TAIL.pack(len(body) + TAIL.size, MARK, 0)[:8]
-        return body + _SUM.pack(xxhash.xxh3_64_intdigest(body, seed))
+HEAD_BYTES: Final = _HEAD.size + _SUM.size
 
-    @staticmethod
-    def unpack(record: bytes, seed: int) -> Manifest:
-        """Read a whole record.
 
-        Raises
-        ------
-        Damaged
-        """
-        try:
-            nbytes, mark, checksum = TAIL.unpack_from(record, len(record) - TAIL.size)
-            if nbytes != len(record) or mark != MARK or xxhash.xxh3_64_intdigest(record[:-8], seed) != checksum:
-                raise Damaged("a manifest fails its checksum")
-            sequence, created, data, block_bytes, nblocks, nextents, nkey, nlayout = _HEAD.unpack_from(record)
-            meta, used = ChunkMeta.unpack(memoryview(record)[_HEAD.size :])
-            at = _HEAD.size + used
-            key = record[at : at + nkey]
-            at += nkey
-            layout = record[at : at + nlayout].decode() if nlayout else ""
-            at += nlayout
-            blocks = _words(nblocks).unpack_from(record, at) if nblocks else ()
-            extents = unpack_extents(record, at + 4 * nblocks, nextents)
-        except (struct.error, IndexError, UnicodeDecodeError, FormatError) as error:
-            raise Damaged(f"a manifest that is none ({error})") from None
-        manifest = Manifest(key, meta, sequence, created, data, layout, block_bytes, blocks, extents)
-        if (
-            not extents
-            or manifest.stream + len(record) > manifest.pages * PAGE
-            or max(manifest.stream, meta.length) > LONGEST
-        ):
-            raise Damaged("a manifest whose lengths disagree")
-        return manifest
+def unpack_head(data: bytes, where: str) -> tuple[int, int] | None:
+    """Seed and number; None where the head is damaged or not ours.
+
+    Raises
+    ------
+    FormatError
+        Of another version.
+    """
+    try:
+        magic, version, seed, number = _HEAD.unpack(unsealed(data[:HEAD_BYTES]))
+    except (Damaged, struct.error):
+        return None
+    if magic != MAGIC:
+        return None
+    if version != VERSION:
+        raise FormatError(where, f"version {version}", EXPECTED)
+    return seed, number
+
+
+def key_hash(text: str, seed: int) -> bytes:
+    """The index's name for a key: 128 bits, seeded per store. The text itself is compared."""
+    return xxhash.xxh3_128_digest(text.encode(), seed)
 
 
 def record_bytes(key: int, meta: ChunkMeta, layout: str, blocks: int, extents: int) -> int:
@@ -161,9 +121,9 @@ def pack_extents(extents: Sequence[Extent]) -> bytes:
     return _longs(len(extents)).pack(*[page << _COUNT_BITS | count for page, count in extents])
 
 
-def unpack_extents(data: bytes | memoryview, at: int, count: int) -> tuple[Extent, ...]:
+def unpack_extents(data: bytes | memoryview, at: int, count: int) -> list[Extent]:
     """What `pack_extents` packed `count` of at `at`."""
-    return tuple((place >> _COUNT_BITS, place & _COUNT) for place in _longs(count).unpack_from(data, at))
+    return [(place >> _COUNT_BITS, place & _COUNT) for place in _longs(count).unpack_from(data, at)]
 
 
 @lru_cache(maxsize=256)
@@ -181,101 +141,48 @@ def _packed_meta(meta: ChunkMeta) -> bytes:
     return meta.pack()
 
 
-def at_page_end(data: memoryview, end: int) -> int:
-    """Bytes of the record that ends before `end` in `data`, if one does; 0 otherwise. Its checksum is not verified."""
-    if data[end - 12 : end - 8] != _MARK_BYTES:
-        return 0
-    return int.from_bytes(data[end - 16 : end - 12], "little")
-
-
-def key_hash(key: bytes, seed: int) -> bytes:
-    """The key of a chunk's record in the index: 128 bits, seeded per store. The text itself is compared."""
-    return xxhash.xxh3_128_digest(key, seed)
-
-
-def pack_head(seed: int) -> bytes:
-    """Page 0 of `data`, which says whose file this is."""
-    body = _FILE_HEAD.pack(MAGIC, VERSION, seed)
-    return (body + _SUM.pack(xxhash.xxh3_64_intdigest(body))).ljust(PAGE, b"\0")
-
-
-def unpack_head(data: bytes, where: str) -> int | None:
-    """The store's seed; None where the head is damaged or not ours.
-
-    Raises
-    ------
-    FormatError
-        Of another version.
-    """
-    if len(data) < _FILE_HEAD.size + 8:
-        return None
-    magic, version, seed = _FILE_HEAD.unpack_from(data)
-    (checksum,) = _SUM.unpack_from(data, _FILE_HEAD.size)
-    if magic != MAGIC or checksum != xxhash.xxh3_64_intdigest(data[: _FILE_HEAD.size]):
-        return None
-    if version != VERSION:
-        raise FormatError(where, f"version {version}", EXPECTED)
-    return int(seed)
-
-
-# -- in memory -----------------------------------------------------------------------------------------------------
-
-#: sequence, checksum, first extent, number of the form, bytes of the record, blocks, further extents
-ENTRY: Final = struct.Struct("<QQQIIII")
-
-
 class Form(NamedTuple):
-    """What many chunks have in common."""
+    """What many chunks have in common: metadata, and of those that are encoded, how.
+
+    Attributes
+    ----------
+    meta : ChunkMeta
+    layout : str
+        Of the codec; empty where the bytes are stored as they are.
+    block_bytes : int
+        Bytes of the chunk that each block encodes; 0 where raw.
+    """
 
     meta: ChunkMeta
     layout: str
     block_bytes: int
 
 
-class Forms:
-    """Forms by number, so that a chunk's entry takes 80 bytes of memory."""
+@dataclass(slots=True)
+class Chunk:
+    """All that is known of a chunk beside its bytes. Its record is its manifest.
 
-    def __init__(self) -> None:
-        self.by_number: Final[list[Form]] = []
-        self._numbers: Final[dict[Form, int]] = {}
+    Attributes
+    ----------
+    sequence : int
+        Of the put; no two share one, and later puts have larger ones.
+    checksum : int
+        xxh3-64 of the stored bytes.
+    blocks : sequence of int
+        Encoded length of each block.
+    extents : list of Extent
+        Where the stored bytes lie, in order; the record ends with the last of them.
+    created : int
+        Milliseconds since the epoch; 0 where it was read from an entry.
+    """
 
-    def number(self, form: Form) -> int:
-        """The same for equal forms. Callers hold the store's lock."""
-        found = self._numbers.get(form)
-        if found is None:
-            found = len(self.by_number)
-            self.by_number.append(form)
-            self._numbers[form] = found
-        return found
-
-    def entry(
-        self, form: Form, sequence: int, checksum: int, nrecord: int, blocks: Sequence[int], extents: Sequence[Extent]
-    ) -> bytes:
-        """The short form of a manifest whose record has `nrecord` bytes. Callers hold the store's lock."""
-        page, count = extents[0]
-        more = len(extents) - 1
-        entry = ENTRY.pack(
-            sequence, checksum, page << _COUNT_BITS | count, self.number(form), nrecord, len(blocks), more
-        )
-        if more or blocks:
-            entry += _words(len(blocks)).pack(*blocks) + pack_extents(extents[1:])
-        return entry
-
-
-def offset_of(place: int) -> int:
-    """Where the extent begins that an entry holds as `place`."""
-    return (place >> _COUNT_BITS) * PAGE
-
-
-class Found(NamedTuple):
-    """An entry, read."""
-
-    sequence: int
-    checksum: int
+    text: str
     form: Form
-    nrecord: int
-    blocks: tuple[int, ...]
-    extents: tuple[Extent, ...]
+    sequence: int = 0
+    checksum: int = 0
+    blocks: tuple[int, ...] = ()
+    extents: list[Extent] = field(default_factory=list)
+    created: int = 0
 
     @property
     def stream(self) -> int:
@@ -287,14 +194,108 @@ class Found(NamedTuple):
         """Pages of all extents."""
         return self.extents[0][1] if len(self.extents) == 1 else sum([count for _, count in self.extents])
 
+    @property
+    def last_page(self) -> int:
+        """The page that the record ends with."""
+        return sum(self.extents[-1]) - 1
 
-def read_entry(entry: bytes, forms: Forms) -> Found:
-    """What `Forms.entry` packed."""
-    sequence, checksum, place, number, nrecord, nblocks, more = ENTRY.unpack_from(entry)
-    first = (place >> _COUNT_BITS, place & _COUNT)
-    blocks: tuple[int, ...] = ()
-    extents: tuple[Extent, ...] = (first,)
-    if nblocks or more:
-        blocks = _words(nblocks).unpack_from(entry, ENTRY.size)
-        extents = (first, *unpack_extents(entry, ENTRY.size + 4 * nblocks, more))
-    return Found(sequence, checksum, forms.by_number[number], nrecord, blocks, extents)
+    @property
+    def nrecord(self) -> int:
+        """Bytes of the record; with one extent, where it has none yet."""
+        text, (meta, layout, _) = self.text, self.form
+        nkey = len(text) if text.isascii() else len(text.encode())
+        return record_bytes(nkey, meta, layout, len(self.blocks), len(self.extents) or 1)
+
+    def pack(self, seed: int) -> bytes:
+        """The record."""
+        (meta, layout, block_bytes), blocks, extents, key = self.form, self.blocks, self.extents, self.text.encode()
+        body = b"".join((
+            _MANIFEST.pack(self.sequence, self.created, self.checksum, block_bytes, len(blocks), len(extents),
+                           len(key), len(layout)),
+            _packed_meta(meta),
+            key,
+            layout.encode(),
+            _words(len(blocks)).pack(*blocks) if blocks else b"",
+            pack_extents(extents),
+        ))  # fmt: skip
+        return sealed(body + TAIL.pack(len(body) + TAIL.size, _MARK, 0)[:8], seed)
+
+    @staticmethod
+    def unpack(record: bytes, seed: int) -> Chunk:
+        """Read a whole record.
+
+        Raises
+        ------
+        Damaged
+        """
+        try:
+            nbytes, mark, _ = TAIL.unpack_from(record, len(record) - TAIL.size)
+            if nbytes != len(record) or mark != _MARK:
+                raise Damaged("no manifest ends here")
+            unsealed(record, seed)
+            sequence, created, data, block_bytes, nblocks, nextents, nkey, nlayout = _MANIFEST.unpack_from(record)
+            meta, used = ChunkMeta.unpack(memoryview(record)[_MANIFEST.size :])
+            at = _MANIFEST.size + used
+            text = record[at : at + nkey].decode()
+            at += nkey
+            layout = record[at : at + nlayout].decode() if nlayout else ""
+            at += nlayout
+            blocks = _words(nblocks).unpack_from(record, at) if nblocks else ()
+            extents = unpack_extents(record, at + 4 * nblocks, nextents)
+        except (struct.error, IndexError, UnicodeDecodeError, FormatError) as error:
+            raise Damaged(f"a manifest that is none ({error})") from None
+        chunk = Chunk(text, Form(meta, layout, block_bytes), sequence, data, blocks, extents, created)
+        if not extents or chunk.stream + len(record) > chunk.pages * PAGE or max(chunk.stream, meta.length) > LONGEST:
+            raise Damaged("a manifest whose lengths disagree")
+        return chunk
+
+
+def at_page_end(data: memoryview, end: int) -> int:
+    """Bytes of the record that ends before `end` in `data`, if one does; 0 otherwise. Its checksum is not verified."""
+    if data[end - 12 : end - 8] != _MARK_BYTES:
+        return 0
+    return int.from_bytes(data[end - 16 : end - 12], "little")
+
+
+# -- in memory -----------------------------------------------------------------------------------------------------
+
+#: sequence, checksum, first extent, number of the form, blocks, further extents
+ENTRY: Final = struct.Struct("<QQQIII")
+
+
+class Forms:
+    """Forms by number, so that what is kept of a chunk in memory, its entry, takes 80 bytes."""
+
+    def __init__(self) -> None:
+        self.by_number: Final[list[Form]] = []
+        self._numbers: Final[dict[Form, int]] = {}
+
+    def entry(self, chunk: Chunk) -> bytes:
+        """The entry of a chunk. Callers hold the store's lock."""
+        form, blocks, extents = chunk.form, chunk.blocks, chunk.extents
+        number = self._numbers.get(form)
+        if number is None:
+            number = len(self.by_number)
+            self.by_number.append(form)
+            self._numbers[form] = number
+        page, count = extents[0]
+        more = len(extents) - 1
+        entry = ENTRY.pack(chunk.sequence, chunk.checksum, page << _COUNT_BITS | count, number, len(blocks), more)
+        if more or blocks:
+            entry += _words(len(blocks)).pack(*blocks) + pack_extents(extents[1:])
+        return entry
+
+    def chunk(self, text: str, entry: bytes) -> Chunk:
+        """The chunk of an entry."""
+        sequence, checksum, place, number, nblocks, more = ENTRY.unpack_from(entry)
+        extents = [(place >> _COUNT_BITS, place & _COUNT)]
+        blocks: tuple[int, ...] = ()
+        if nblocks or more:
+            blocks = _words(nblocks).unpack_from(entry, ENTRY.size)
+            extents += unpack_extents(entry, ENTRY.size + 4 * nblocks, more)
+        return Chunk(text, self.by_number[number], sequence, checksum, blocks, extents)
+
+
+def offset_of(place: int) -> int:
+    """Where the extent begins that an entry holds as `place`."""
+    return (place >> _COUNT_BITS) * PAGE

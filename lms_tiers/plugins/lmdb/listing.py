@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey, OpaqueKey
-from lms_tiers.plugins.lmdb.index import hashed
-from lms_tiers.plugins.lmdb.layout import HASH_BYTES, Damaged, Manifest
+from lms_tiers.plugins.lmdb.layout import HASH_BYTES, Chunk, Damaged, key_hash
 from lms_tiers.plugins.lmdb.space import charge
 from lms_tiers.plugins.lmdb.store import Store
 
@@ -27,45 +26,42 @@ BATCH: int = 256
 _SEQUENCE: Final = slice(0, 8)
 
 
-class Newer(NamedTuple):
+class _Newer(NamedTuple):
     """What stands before the index: manifests by key hash, None for what is gone; and later uses."""
 
     records: dict[bytes, bytes | None]
     stamps: dict[bytes, int]
 
 
-def newer(store: Store) -> Newer:
-    """A copy of what the index does not have."""
+def _newer(store: Store) -> _Newer:
     with store.changed:
-        records = {**store.committing, **store.dirty}
-        stamps = dict(store.uses)
-    seed = store.seed
-    return Newer(
-        {hashed(text, seed): record for text, record in records.items()},
-        {hashed(text, seed): stamp for text, stamp in stamps.items()},
+        records, stamps, seed = {**store.committing, **store.dirty}, dict(store.uses), store.seed
+    return _Newer(
+        {key_hash(text, seed): record for text, record in records.items()},
+        {key_hash(text, seed): stamp for text, stamp in stamps.items()},
     )
 
 
-def _manifests(store: Store, ahead: Newer) -> Iterator[list[tuple[bytes, int, bytes]]]:
-    """Key hash, stamp and record of every chunk, a batch at a time."""
+def _records(store: Store, ahead: _Newer) -> Iterator[list[tuple[bytes, int, bytes]]]:
+    """Key hash, stamp and manifest of every chunk, a batch at a time."""
     yield [(name, 0, record) for name, record in ahead.records.items() if record is not None]
-    for found in store.index.items(BATCH):
+    for found in store.index.items(BATCH) if store.index.opened else ():
         yield [item for item in found if item[0] not in ahead.records]
+
+
+def _trusted(store: Store, record: bytes, reads: Reads) -> Chunk | None:
+    try:
+        chunk = Chunk.unpack(record, store.seed)
+    except Damaged:
+        return None
+    return chunk if reads(chunk.form.layout) else None
 
 
 def keys(store: Store, reads: Reads) -> Iterator[list[CacheEngineKey]]:
     """Every key whose manifest can be trusted and whose layout can be read, a batch at a time."""
-    for found in _manifests(store, newer(store)):
-        manifests = [manifest for _, _, record in found if (manifest := _trusted(store, record, reads)) is not None]
-        yield [CacheEngineKey.from_string(manifest.key.decode()) for manifest in manifests]
-
-
-def _trusted(store: Store, record: bytes, reads: Reads) -> Manifest | None:
-    try:
-        manifest = Manifest.unpack(record, store.seed)
-    except Damaged:
-        return None
-    return manifest if reads(manifest.layout) else None
+    for found in _records(store, _newer(store)):
+        chunks = [chunk for _, _, record in found if (chunk := _trusted(store, record, reads)) is not None]
+        yield [CacheEngineKey.from_string(chunk.text) for chunk in chunks]
 
 
 def chunks_by_use(store: Store, reads: Reads) -> Iterator[list[ChunkInfo]]:
@@ -73,9 +69,9 @@ def chunks_by_use(store: Store, reads: Reads) -> Iterator[list[ChunkInfo]]:
 
     24 bytes of each are held for that.
     """
-    ahead = newer(store)
+    ahead = _newer(store)
     names, stamps = bytearray(), bytearray()
-    for found in _manifests(store, ahead):
+    for found in _records(store, ahead):
         names += b"".join([name for name, _, _ in found])
         for name, stamp, record in found:
             sequence = int.from_bytes(record[_SEQUENCE], "little")
@@ -85,16 +81,16 @@ def chunks_by_use(store: Store, reads: Reads) -> Iterator[list[ChunkInfo]]:
     listed: npt.NDArray[np.uint8] = np.frombuffer(names, np.uint8).reshape(-1, HASH_BYTES)
     for begin in range(0, len(order), BATCH):
         some = [row.tobytes() for row in listed[order[begin : begin + BATCH]]]
-        there = store.index.find_many([name for name in some if name not in ahead.records])
+        asked = [name for name in some if name not in ahead.records]
+        there = store.index.find(asked) if asked else {}
         infos: list[ChunkInfo] = []
         for name in some:
-            newest: bytes | None = ahead.records.get(name) or there.get(name)
-            manifest = None if newest is None else _trusted(store, newest, reads)
-            if newest is None or manifest is None:
+            newest = ahead.records[name] if name in ahead.records else there.get(name, (0, None))[1]
+            chunk = None if newest is None else _trusted(store, newest, reads)
+            if newest is None or chunk is None:
                 continue  # removed meanwhile, or not to be read
-            text = manifest.key.decode()
-            if store.dirty.get(text, b"") is None or store.committing.get(text, b"") is None:
+            if store.dirty.get(chunk.text, b"") is None or store.committing.get(chunk.text, b"") is None:
                 continue
             # Opaque: parsing the texts of a million keys takes seconds, and whoever scans compares texts.
-            infos.append(ChunkInfo(OpaqueKey(text), manifest.meta, charge(manifest.pages, len(newest))))
+            infos.append(ChunkInfo(OpaqueKey(chunk.text), chunk.form.meta, charge(chunk.pages, len(newest))))
         yield infos

@@ -20,11 +20,11 @@ from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.lmdb.backend import LmdbBackend
 from lms_tiers.plugins.lmdb.datafile import DataFile
-from lms_tiers.plugins.lmdb.layout import PAGE, Manifest
+from lms_tiers.plugins.lmdb.directory import DATA_FILE, INDEX_FILE, TIER_FILE, Ownership, unavailable
+from lms_tiers.plugins.lmdb.layout import PAGE, Chunk
 from lms_tiers.plugins.lmdb.opening import identify
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from lms_tiers.plugins.lmdb.recovery import Contents, recover
-from lms_tiers.plugins.lmdb.sidecar import DATA_FILE, INDEX_FILE, TIER_FILE, Ownership, unavailable
 from lms_tiers.plugins.lmdb.space import MIN_CAPACITY, Budget, charge
 
 Progress = Callable[[int], None]
@@ -40,11 +40,11 @@ class _Look:
     seed: int
     capacity: int
 
-    def manifests(self) -> Iterator[tuple[Manifest, int]]:
-        """Each chunk's manifest and charge."""
-        for _, record in self.contents.records.values():
-            manifest = Manifest.unpack(record, self.seed)
-            yield manifest, charge(manifest.pages, len(record))
+    def chunks(self, step: Progress) -> Iterator[Chunk]:
+        """Each chunk; `step` is told how many there were."""
+        for number, record in enumerate(self.contents.records.values(), 1):
+            step(number)
+            yield Chunk.unpack(record, self.seed)
 
 
 @contextmanager
@@ -52,12 +52,11 @@ def _looking(directory: Path) -> Iterator[_Look]:
     """A store that nobody has open and nobody opens meanwhile; nothing is written."""
     ownership = Ownership(directory, create=False)
     try:
-        seed, left = identify(directory)
+        seed, capacity = identify(directory)
         if seed is None:
             raise StorageUnavailableError(str(directory), "no lmdb store is there: give the directory of `data`.")
         contents = recover(directory, seed)
-        capacity = max(2 * contents.charged, 64 << 20) if left is None else left.capacity
-        yield _Look(contents, seed, capacity)
+        yield _Look(contents, seed, capacity or max(2 * contents.counters.charged, 64 << 20))
     finally:
         ownership.release()
 
@@ -105,14 +104,11 @@ def check(directory: Path, repair: bool, progress: Callable[[int], Progress]) ->
         contents = look.contents
         sound = contents.source == "index" and not contents.lost
         reason = "" if sound else f"records of the index are damaged; what is left was found in the {contents.source}"
-        report = Report("sound" if sound else "sick", reason, contents.chunks, lost=contents.lost)
-        step = progress(contents.chunks)
+        count = contents.counters.chunks
+        report = Report("sound" if sound else "sick", reason, count, lost=contents.lost)
         data = DataFile(directory / DATA_FILE, writable=False)
         try:
-            for number, (manifest, _) in enumerate(look.manifests(), 1):
-                step(number)
-                if not _whole(data, manifest):
-                    report.damaged_keys.append(manifest.key.decode())
+            report.damaged_keys = [chunk.text for chunk in look.chunks(progress(count)) if not _whole(data, chunk)]
         finally:
             data.close()
         report.damaged = len(report.damaged_keys)
@@ -123,16 +119,15 @@ def check(directory: Path, repair: bool, progress: Callable[[int], Progress]) ->
     return report
 
 
-def _whole(data: DataFile, manifest: Manifest) -> bool:
-    digest, left = xxhash.xxh3_64(), manifest.stream
-    for page, count in manifest.extents:
-        size = min(left, count * PAGE)
-        piece = bytearray(size)
-        if size and not data.readv(page * PAGE, [memoryview(piece)], size):
+def _whole(data: DataFile, chunk: Chunk) -> bool:
+    digest, left = xxhash.xxh3_64(), chunk.stream
+    for page, count in chunk.extents:
+        piece = bytearray(min(left, count * PAGE))
+        if not data.readv(page * PAGE, [piece], len(piece)):
             return False
         digest.update(piece)
-        left -= size
-    return digest.intdigest() == manifest.checksum
+        left -= len(piece)
+    return digest.intdigest() == chunk.checksum
 
 
 @dataclass(slots=True)
@@ -166,23 +161,22 @@ def inspect(directory: Path, progress: Callable[[int], Progress]) -> Contained:
     created: list[int] = []
     live = 1
     with _looking(directory) as look:
-        step = progress(look.contents.chunks)
-        for number, (manifest, charged) in enumerate(look.manifests(), 1):
-            step(number)
-            group = groups[manifest.meta.dtype or "none", manifest.layout.partition("/")[0] or "raw"]
+        for chunk in look.chunks(progress(look.contents.counters.chunks)):
+            meta, layout, _ = chunk.form
+            group = groups[meta.dtype or "none", layout.partition("/")[0] or "raw"]
             group.chunks += 1
-            group.length += manifest.meta.length
-            group.encoded += manifest.stream
-            group.stored += charged
-            live += manifest.pages
-            created.append(manifest.created)
+            group.length += meta.length
+            group.encoded += chunk.stream
+            group.stored += charge(chunk.pages, chunk.nrecord)
+            live += chunk.pages
+            created.append(chunk.created)
         blocks = (directory / DATA_FILE).stat().st_blocks * 512
         size = _on_disk(directory)
     now = time.time()
     created.sort()
     ages = [max(0.0, now - ms / 1000) for ms in created] or [0.0]
     return Contained(
-        len(created), sum(group.length for group in groups.values()), sum(group.stored for group in groups.values()),
+        len(created), sum(group.length for group in groups.values()), look.contents.counters.charged,
         size, max(0, blocks - live * PAGE), ages[-1], ages[len(ages) // 2], ages[0], dict(groups),
     )  # fmt: skip
 

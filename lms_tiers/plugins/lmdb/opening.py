@@ -1,6 +1,7 @@
-"""From a directory to a store ready for use. An index is opened only if it is known to be as it was written.
+"""From a directory to a store ready for use, and back. An index is opened only if it is known to be as it was written.
 
-After a clean close its checksum says so. Otherwise what `recovery` finds is written into a fresh one.
+After a clean close its checksum says so. Otherwise what `recovery` finds is held in memory, and the first checkpoint
+builds an index of it: so does that of a new store, of nothing.
 """
 
 from __future__ import annotations
@@ -8,83 +9,88 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import struct
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import lmdb
 
+from lms_tiers.arena.recycle import Recycler
 from lms_tiers.errors import ConfigError, FormatError, LmsTiersError
-from lms_tiers.plugins.lmdb import index, layout
+from lms_tiers.plugins.lmdb import layout
+from lms_tiers.plugins.lmdb.checkpoint import Checkpoints
 from lms_tiers.plugins.lmdb.datafile import DataFile
-from lms_tiers.plugins.lmdb.extents import Room
-from lms_tiers.plugins.lmdb.index import Applied, Index
-from lms_tiers.plugins.lmdb.journal import Journal, kept_runs, last_generation
-from lms_tiers.plugins.lmdb.layout import EXPECTED, PAGE, Extent
-from lms_tiers.plugins.lmdb.options import LmdbOptions
-from lms_tiers.plugins.lmdb.pages import Counters
-from lms_tiers.plugins.lmdb.recovery import Contents, recover
-from lms_tiers.plugins.lmdb.sidecar import (
+from lms_tiers.plugins.lmdb.directory import (
     DATA_FILE,
     INDEX_FILE,
-    JOURNALS,
+    JOURNAL_FILE,
     NEW_INDEX,
     OLD_DATA,
-    STATE_FILE,
     TIER_FILE,
-    Left,
     Ownership,
-    boot_id,
     descriptor,
     sync_file,
     unavailable,
 )
+from lms_tiers.plugins.lmdb.extents import Room
+from lms_tiers.plugins.lmdb.index import Index, checksum, lock_of, remove
+from lms_tiers.plugins.lmdb.journal import CLOSED, OVERHEAD, Journal, Record, after, replay
+from lms_tiers.plugins.lmdb.layout import EXPECTED, PAGE, Extent, pack_extents, unpack_extents
+from lms_tiers.plugins.lmdb.options import LmdbOptions
+from lms_tiers.plugins.lmdb.pages import Counters
+from lms_tiers.plugins.lmdb.recovery import Contents, recover
 from lms_tiers.plugins.lmdb.space import Budget
 from lms_tiers.plugins.lmdb.store import Store
 from lms_tiers.sizes import format_size
 
 _log = logging.getLogger(__name__)
 
-_OURS: Final = (DATA_FILE, INDEX_FILE, f"{INDEX_FILE}-lock", *JOURNALS, STATE_FILE)
+#: checksum of the index, clock, chunks, charges, shares of the index, free runs with blocks
+_CLOSED: Final = struct.Struct("<QQQQQQ")
 
 
-def identify(directory: Path) -> tuple[int | None, Left | None]:
-    """The seed of the store in a directory, None where there is none; and how it was left.
+@dataclass(slots=True)
+class _Found:
+    """What an opening begins with: free runs with blocks and without, and `contents` where the index is not trusted."""
+
+    position: int = 0
+    clock: int = 0
+    counters: Counters = field(default_factory=Counters)
+    free: list[Extent] = field(default_factory=list)
+    hollow: list[Extent] = field(default_factory=list)
+    contents: Contents | None = None
+
+
+def identify(directory: Path) -> tuple[int | None, int]:
+    """The seed of the store in a directory, None where there is none; and its capacity, 0 where that is not known.
 
     Raises
     ------
     FormatError
         Of another version, or not ours.
     """
-    left = Left.read(directory)
     if (directory / OLD_DATA).exists():
         raise FormatError(str(directory / OLD_DATA), "a store of version 1 or 2, or another's file", EXPECTED)
-    data = directory / DATA_FILE
-    try:
-        with descriptor(data) as fd:
-            head = os.pread(fd, PAGE, 0)
-    except FileNotFoundError:
-        return None, None
-    if not head:
-        return None, None
-    seed = layout.unpack_head(head, str(data))
-    if seed is None and left is None:
-        raise FormatError(str(data), "another's file", EXPECTED)
-    if seed is not None and left is not None and left.seed != seed:
-        left = None
-    return (seed if left is None else left.seed), left
+    heads: list[tuple[int, int] | None] = []
+    for name in (DATA_FILE, JOURNAL_FILE):
+        head = b""
+        with suppress(FileNotFoundError), descriptor(directory / name) as fd:
+            head = os.pread(fd, PAGE + 1, 0)
+        if not heads and len(head) <= PAGE and not any(head):
+            return None, 0  # there is none, or it was lost before its head was on the medium
+        heads.append(layout.unpack_head(head, str(directory / name)))
+    data, journal = heads
+    if data is None and journal is None:
+        raise FormatError(str(directory / DATA_FILE), "another's file", EXPECTED)
+    return data or (journal[0], 0)  # type: ignore[index]  # one of them is there
 
 
-def trusted(directory: Path, left: Left | None) -> bool:
-    """Whether the index is, byte for byte, what a clean close left."""
-    try:
-        return left is not None and left.clean and index.checksum(directory / INDEX_FILE) == left.index
-    except OSError:
-        return False
-
-
-def open_directory(directory: Path, budget: Budget, options: LmdbOptions) -> tuple[Store, Ownership]:
+def open_directory(
+    directory: Path, budget: Budget, options: LmdbOptions, memory: Recycler
+) -> tuple[Store, Checkpoints, Ownership]:
     """Open or create the store in `directory`.
 
     Raises
@@ -98,14 +104,15 @@ def open_directory(directory: Path, budget: Budget, options: LmdbOptions) -> tup
     ownership = Ownership(directory)
     new = False
     try:
-        seed, left = identify(directory)
+        seed, _ = identify(directory)
         new = seed is None
-        store = _open(directory, budget, options, seed, left)
+        return *_open(directory, budget, options, seed, memory), ownership
     except BaseException as error:
         if new:
-            for name in _OURS:
+            index = directory / INDEX_FILE
+            for path in (directory / DATA_FILE, directory / JOURNAL_FILE, index, lock_of(index)):
                 with suppress(OSError):
-                    (directory / name).unlink()
+                    path.unlink()
             ownership.undo()
         ownership.release()
         if isinstance(error, lmdb.MemoryError):
@@ -116,116 +123,90 @@ def open_directory(directory: Path, budget: Budget, options: LmdbOptions) -> tup
         if isinstance(error, (OSError, lmdb.Error)) and not isinstance(error, LmsTiersError):
             raise unavailable(directory, error, "cannot be opened") from error
         raise
-    return store, ownership
 
 
-def _open(directory: Path, budget: Budget, options: LmdbOptions, seed: int | None, left: Left | None) -> Store:
-    contents: Contents | None = None
-    free: list[Extent] = []
-    hollow: list[Extent] = []
-    new = seed is None
-    if seed is None:
-        _clear(directory)
-        seed = secrets.randbits(64)
-        known = Left(True, "", seed, budget.capacity)
-    else:
-        runs = kept_runs(directory, seed) if trusted(directory, left) else None
-        if left is None or runs is None:
-            contents = recover(directory, seed)
-            known = Left(
-                False, "", seed, budget.capacity, "", contents.clock, contents.chunks, contents.charged, contents.share
-            )
-            free = contents.free
-        else:
-            known = left
-            free, hollow = runs
-    if known.charged > budget.usable:
+def _open(
+    directory: Path, budget: Budget, options: LmdbOptions, seed: int | None, memory: Recycler
+) -> tuple[Store, Checkpoints]:
+    found = _Found() if seed is None else _as_closed(directory, seed) or _as_left(directory, seed)
+    counters, new = found.counters, seed is None
+    if counters.charged > budget.usable:
         raise ConfigError(
-            f"lmdb store {directory} holds {format_size(known.charged)}, more than its capacity allows: raise the "
+            f"lmdb store {directory} holds {format_size(counters.charged)}, more than its capacity allows: raise the "
             f"capacity, or run `lms-tiers compact {directory} --capacity SIZE`."
         )
-    _remove(directory / NEW_INDEX)
-    generation = last_generation(directory, seed) + 2  # not one that could follow on what is there
-    Left(False, boot_id(), seed, budget.capacity).write(directory)
+    remove(directory / NEW_INDEX)
+    if seed is None:
+        seed = secrets.randbits(64)
+        remove(directory / INDEX_FILE)  # without `data` there is nothing that it could tell of
+        (directory / TIER_FILE).unlink(missing_ok=True)
     with ExitStack() as undo:
-        data = DataFile(directory / DATA_FILE, direct=options.direct)
+        data = DataFile(directory / DATA_FILE, aligned=memory if options.direct else None)
         undo.callback(data.close)
-        os.pwrite(data.fd, layout.pack_head(seed), 0)
-        pages = -(-os.fstat(data.fd).st_size // PAGE)
-        room = Room(free, hollow, max(pages, 1))
-        if data.nbytes > room.backed * PAGE:
-            room = Room([*free, *hollow], [], room.end)  # a copy that was made without its holes
-        if contents is not None:
-            _renew(directory, budget, data, room, contents, seed)
-            generation = max(generation, contents.generation + 2)
-        opened = _index(directory, budget, options.sync != "none", INDEX_FILE)
-        undo.callback(opened.abandon)
+        os.pwrite(data.fd, layout.pack_head(seed, budget.capacity).ljust(PAGE, b"\0"), 0)
         if new:
-            opened.apply({}, {}, Applied(seed, generation - 1, known.clock, 0), opened.nbytes + budget.spare * PAGE)
-        journal = Journal(directory, budget.journal, seed, generation)
+            data.sync()
+        index = Index(directory, budget, sync=options.sync != "none")
+        journal = Journal(directory, budget.journal, seed)
         undo.callback(journal.close)
-        if options.sync != "none":
+        position = after(found.position, budget.journal)
+        store = Store(
+            directory, budget, seed, data, index, journal, _room(data, found), counters, found.clock, options.sync
+        )
+        checkpoints = Checkpoints(store, position)
+        undo.callback(index.abandon)
+        if found.contents is None and not new:
+            index.open()
+            journal.begin(position)
+        elif found.contents is not None:
+            store.recovered(found.contents.records, found.contents.uses)
+            if found.contents.source == "data" and not counters.chunks and index.nbytes:
+                _move_aside(directory / INDEX_FILE)
+        checkpoints.start()
+        undo.callback(checkpoints.stop)
+        if store.syncs:
             data.sync()
             journal.sync()
             sync_file(directory)
-        counters = Counters(known.chunks, known.charged, known.share)
-        store = Store(
-            directory, budget, seed, data, opened, journal, room, counters, known.clock,
-            firm=options.sync == "commit", syncs=options.sync != "none", complete=not known.chunks,
-        )  # fmt: skip
         with store.changed:
-            if store.pages.growth() < 0:
-                store.pages.punch(-store.pages.growth())
+            store.pages.make_room_for(0)
         undo.pop_all()
-    return store
+    return store, checkpoints
 
 
-def _index(directory: Path, budget: Budget, sync: bool, name: str) -> Index:
-    return Index(directory, budget.map_size, sync=sync, spare=budget.spare * PAGE, together=budget.together, name=name)
+def _as_closed(directory: Path, seed: int) -> _Found | None:
+    """What a clean close left word of, where the index is, byte for byte, as it was then."""
+    position, records = replay(directory, seed, 0)
+    if len(records) != 1 or records[0].kind != CLOSED:
+        return None
+    body = records[0].body
+    index, clock, chunks, charged, share, free = _CLOSED.unpack_from(body)
+    with suppress(OSError):
+        if checksum(directory) == index:
+            runs = unpack_extents(body, _CLOSED.size, (len(body) - _CLOSED.size) // 8)
+            return _Found(position, clock, Counters(chunks, charged, share), runs[:free], runs[free:])
+    return None
 
 
-def _renew(directory: Path, budget: Budget, data: DataFile, room: Room, contents: Contents, seed: int) -> None:
-    """Write a fresh index of what was found; the old one is in force until it is whole."""
-    old = directory / INDEX_FILE
-    before = old.stat().st_size if old.exists() else 0
-    over = data.nbytes + before + contents.share + 2 * budget.spare * PAGE > budget.files
-    for page, count in contents.free:
-        for given_up in contents.given_up if not over else ():
-            if page <= given_up < page + count:
-                data.wipe(given_up)
-    if over:
-        while (run := room.free.take_longest(1 << 24)) is not None:
-            if not data.punch(*run):
-                room.free.add(*run)
-                break
-            room.hollow.add(*run)
-    if contents.source == "data" and not contents.records and before:
-        _move_aside(old)
-    fresh = directory / NEW_INDEX
-    _remove(fresh)
-    try:
-        made = _index(directory, budget, False, NEW_INDEX)
-        try:
-            records = ((name, stamp, record) for name, (stamp, record) in sorted(contents.records.items()))
-            made.fill(records, Applied(seed, contents.generation, contents.clock, contents.chunks))
-        finally:
-            made.close()
-        sync_file(fresh)
-        os.replace(fresh, old)
-        sync_file(directory)
-    finally:
-        _remove(fresh)
+def _as_left(directory: Path, seed: int) -> _Found:
+    contents = recover(directory, seed)
+    return _Found(contents.position, contents.clock, contents.counters, contents.free, [], contents)
 
 
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    index.lock_of(path).unlink(missing_ok=True)
-
-
-def _clear(directory: Path) -> None:
-    """A directory without `data` has nothing that could be used."""
-    for name in (INDEX_FILE, *JOURNALS, TIER_FILE, NEW_INDEX):
-        (directory / name).unlink(missing_ok=True)
+def _room(data: DataFile, found: _Found) -> Room:
+    """The pages of `data`."""
+    free, hollow, end = found.free, found.hollow, max(data.pages, 1)
+    if found.contents is not None:
+        # No record must be left where nobody has a chunk; and the index needs room.
+        punched = [data.punch(*run) for run in free]
+        hollow = [run for run, done in zip(free, punched, strict=True) if done]
+        free = [run for run, done in zip(free, punched, strict=True) if not done]
+        for page, count in free:
+            for number in range(page, page + count):
+                data.wipe(number)
+    elif data.nbytes > (end - sum(count for _, count in hollow)) * PAGE:
+        free, hollow = [*free, *hollow], []  # a copy that was made without its holes
+    return Room(free, hollow, end)
 
 
 def _move_aside(path: Path) -> None:
@@ -241,24 +222,19 @@ def _move_aside(path: Path) -> None:
 
 
 def close_clean(store: Store) -> None:
-    """Leave word that everything is on the medium. Index and journal are written and synced, and closed by this.
+    """Leave word that everything is on the medium. The index is closed by this; nothing is in the journal any more.
 
     Raises
     ------
     OSError, lmdb.Error
-        They are closed all the same, and the store counts as not closed.
+        The store counts as not closed.
     """
-    directory, counters = store.where, store.counters
-    try:
-        kept = store.journal.keep_runs(list(store.pages.room.free), list(store.pages.room.hollow))
-        store.journal.sync()
-    finally:
-        store.index.close()
-    with suppress(FileNotFoundError):
-        index.lock_of(directory / INDEX_FILE).unlink()
-    if kept:
-        told = Left(
-            True, boot_id(), store.seed, store.budget.capacity, index.checksum(directory / INDEX_FILE), store.clock,
-            counters.chunks, counters.charged, counters.share,
-        )  # fmt: skip
-        told.write(directory)
+    pages, counters = store.pages, store.counters
+    store.index.close()
+    free = list(pages.room.free)
+    body = _CLOSED.pack(
+        checksum(store.where), store.clock, counters.chunks, counters.charged, counters.share, len(free)
+    ) + pack_extents([*free, *pages.room.hollow])
+    if pages.settled and len(body) + OVERHEAD <= store.journal.room:
+        store.journal.append([Record(CLOSED, store.clock, body)])
+    store.journal.sync()

@@ -1,22 +1,25 @@
 """Which pages of `data` a chunk gets, when pages given up are used again, and when their blocks are given back.
 
-Callers hold the store's lock throughout.
+A reader notes the number of changes it came in at: one entry in a dictionary, and no lock. It does so before it looks a
+chunk up, so whoever enters after a change cannot find what the change gave up. Everything else here is called with the
+store's lock held.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
-from lms_tiers.errors import CapacityError
+from lms_tiers.errors import CapacityError, StorageUnavailableError
 from lms_tiers.plugins.lmdb.datafile import DataFile
-from lms_tiers.plugins.lmdb.epochs import Epochs
 from lms_tiers.plugins.lmdb.extents import Room
 from lms_tiers.plugins.lmdb.index import Index
 from lms_tiers.plugins.lmdb.layout import PAGE, Extent
@@ -26,27 +29,110 @@ from lms_tiers.plugins.lmdb.space import Budget
 PATIENCE: float = 10.0
 #: Pages whose blocks are given back together where the index needs room, at most.
 _PUNCHED: Final = 1024
+#: Free pages whose blocks are kept for the next puts: at least, and as a share of all.
+_KEPT: Final = (16 << 20) // PAGE
+_KEPT_SHARE: Final = 16
 
 
 @dataclass(slots=True)
 class Counters:
-    """What is told by `stats`, and kept by a clean close."""
+    """What is told by `stats`; the first three are kept by a clean close."""
 
     chunks: int = 0
     charged: int = 0
     share: int = 0
     read: int = 0
-    failures: int = 0
     corrupt: int = 0
     unreadable: int = 0
     records: int = 0
+
+
+class Epochs:
+    """The running number of changes, and the number at which each call came in."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        #: Calls that ended because of the medium.
+        self.failures = 0
+        self.inside: Final[dict[object, int]] = {}
+        self._left: Final = threading.Condition()
+        self._waiting = 0
+
+    def oldest(self) -> int:
+        """What was given up before this number, nobody reads any more."""
+        # A copy of the values is one step of the interpreter: readers come and go meanwhile.
+        return min(list(self.inside.values()), default=self.now + 1)
+
+    def advance(self) -> int:
+        """Count a change, which the index shows already; the number that what it gave up must wait for."""
+        self.now += 1
+        return self.now - 1
+
+    def reading(self) -> Inside:
+        """Around a look-up and what is read by it."""
+        return Inside(self, False)
+
+    def calling(self) -> Inside:
+        """Around a call that reads nothing: it holds nothing back, and closing waits for it as well."""
+        return Inside(self, True)
+
+    def leave(self, token: object) -> None:
+        """A call is out."""
+        self.inside.pop(token, None)
+        if self._waiting:
+            with self._left:
+                self._left.notify_all()
+
+    def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Wait for a condition on who is inside; whether it came about."""
+        with self._left:
+            self._waiting += 1
+            try:
+                return self._left.wait_for(condition, timeout)
+            finally:
+                self._waiting -= 1
+
+
+class Inside:
+    """A call."""
+
+    __slots__ = ("_epochs", "_harmless")
+
+    def __init__(self, epochs: Epochs, harmless: bool) -> None:
+        self._epochs = epochs
+        self._harmless = harmless
+
+    def __enter__(self) -> None:
+        self._epochs.inside[self] = sys.maxsize if self._harmless else self._epochs.now
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._epochs.leave(self)
+        if kind is not None and issubclass(kind, StorageUnavailableError):
+            self._epochs.failures += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _GivenUp:
+    """Pages that a chunk has no more.
+
+    `number`: of the change. `position`: the journal must be on the medium up to there. `charged`: bytes that stay
+    charged until then.
+    """
+
+    text: str
+    extents: Sequence[Extent]
+    number: int
+    position: int
+    charged: int
 
 
 class Pages:
     """Pages of one store."""
 
     def __init__(
-        self, where: Path, budget: Budget, data: DataFile, index: Index, room: Room, epochs: Epochs, counters: Counters,
+        self, where: Path, budget: Budget, data: DataFile, index: Index, room: Room, counters: Counters,
         changed: threading.Condition,
     ) -> None:  # fmt: skip
         self._where: Final = where
@@ -54,16 +140,19 @@ class Pages:
         self._data: Final = data
         self._index: Final = index
         self.room: Final = room
-        self._epochs: Final = epochs
         self._counters: Final = counters
         self._changed: Final = changed
+        self.epochs: Final = Epochs()
         #: How far the journal is on the medium.
         self.synced = 0
         #: Bytes of the index, less its spare, that a checkpoint under way was promised.
         self._promised = 0
         #: Whether a put waits for the index to be written anew, smaller.
         self.pressed = False
-        self._limbo: Final[deque[tuple[int, int, Sequence[Extent]]]] = deque()
+        #: Whether a sync has failed, after which none succeeds.
+        self.unsyncable = False
+        self._limbo: Final[deque[_GivenUp]] = deque()
+        self._withheld: Final[dict[str, _GivenUp]] = {}
 
     def take(self, pages: int, cost: int) -> list[Extent]:
         """Pages for a chunk that is charged `cost`; waits for readers of what was given up.
@@ -81,21 +170,19 @@ class Pages:
             taken = self.room.take(pages, growth)
             if taken is not None:
                 return taken
-            if self._limbo and self._await_first(*self._limbo[0][:2]):
-                continue
-            if not self._await_index():
+            if not (self._limbo and self._await(self._limbo[0])) and not self._await_index():
                 raise CapacityError(f"lmdb store {self._where}", cost, self.room.free.pages * PAGE)
 
-    def _await_first(self, number: int, position: int) -> bool:
+    def _await(self, first: _GivenUp) -> bool:
         """Wait for what holds pages back that were given up; whether it is gone."""
         deadline = time.monotonic() + PATIENCE
-        while position > self.synced:  # whoever gave them up has it synced
-            if time.monotonic() > deadline:
-                return False
+        while first.position > self.synced:  # whoever gave them up has it synced
+            if self.unsyncable or time.monotonic() > deadline:
+                return self.unsyncable
             self._changed.wait(0.005)
         self._changed.release()
         try:
-            return self._epochs.wait_beyond(number, PATIENCE)
+            return self.epochs.wait(lambda: self.epochs.oldest() > first.number, PATIENCE)
         finally:
             self._changed.acquire()
 
@@ -106,6 +193,11 @@ class Pages:
         self.pressed = True
         self._changed.notify_all()
         return self._changed.wait_for(lambda: not self.pressed, PATIENCE)
+
+    @property
+    def settled(self) -> bool:
+        """Whether each page is a chunk's or free."""
+        return not self._limbo and not self._withheld
 
     @property
     def worn(self) -> bool:
@@ -148,17 +240,22 @@ class Pages:
             self.room.hollow.add(*run)
             pages -= run[1]
 
-    def give_tail_back(self, least: int) -> None:
-        """Cut free pages off the end of `data`, where there are at least so many."""
-        page = self.room.tail()
-        if self.room.end - page >= max(1, least):
-            with suppress(OSError):
-                self._data.cut(page)
-                self.room.cut(page)
+    def punch_excess(self) -> None:
+        """Give back what is free beyond what the next puts need."""
+        excess = self.room.free.pages - max(_KEPT, self.room.backed // _KEPT_SHARE)
+        if excess > 0:
+            self.punch(excess)
 
-    def give_up(self, extents: Sequence[Extent], position: int) -> None:
-        """No chunk has these any more; they are used again once the journal is on the medium up to `position`."""
-        self._limbo.append((self._epochs.advance(), position, extents))
+    def give_up(self, text: str, extents: Sequence[Extent], position: int = 0, charged: int = 0) -> None:
+        """The chunk of a key has these no more; they are used again, and charged no more, once that is firm."""
+        self._let_go(text)
+        self._limbo.append(_GivenUp(text, extents, self.epochs.advance(), position, charged))
+
+    def _let_go(self, text: str) -> None:
+        """The chunk is gone that pages were withheld for."""
+        withheld = self._withheld.pop(text, None)
+        if withheld is not None:
+            self._limbo.append(replace(withheld, position=0))
 
     def unwritten(self, extents: Sequence[Extent]) -> None:
         """Nobody can know of what was to be written here."""
@@ -174,11 +271,16 @@ class Pages:
         limbo = self._limbo
         if not limbo:
             return
-        oldest = self._epochs.oldest()
-        while limbo and limbo[0][0] < oldest and limbo[0][1] <= self.synced:
-            extents = limbo[0][2]
+        oldest = self.epochs.oldest()
+        while limbo and limbo[0].number < oldest and (self.unsyncable or limbo[0].position <= self.synced):
+            given_up = limbo.popleft()
+            if given_up.position > self.synced:
+                # Never firm, so after a power loss the chunk is what it was before: its pages are not used again.
+                self._let_go(given_up.text)
+                self._withheld[given_up.text] = given_up
+                continue
+            self._counters.charged -= given_up.charged
             with suppress(OSError):
                 # Its record is found no more, should the index ever be made anew from `data`.
-                self._data.wipe(sum(extents[-1]) - 1)
-            limbo.popleft()
-            self.room.give(extents)
+                self._data.wipe(sum(given_up.extents[-1]) - 1)
+            self.room.give(given_up.extents)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import xxhash
@@ -17,11 +18,13 @@ from lms_tiers.buffers import writable_bytes
 from lms_tiers.errors import InvalidBufferError, LmsTiersError
 from lms_tiers.messages import ChunkMeta
 from lms_tiers.plugins.lmdb.coding import Coding
-from lms_tiers.plugins.lmdb.layout import ENTRY, PAGE, Damaged, Form, Found, offset_of, read_entry
+from lms_tiers.plugins.lmdb.layout import ENTRY, PAGE, Chunk, Damaged, Form, offset_of
 from lms_tiers.plugins.lmdb.store import Store
 
 _log = logging.getLogger(__name__)
 
+#: Chunks of a batch that are read together.
+_READ_TOGETHER: Final = 64
 #: One read takes up to so many bytes and buffers, and skips up to so many bytes between two chunks.
 _TOGETHER: Final = 8 << 20
 _BUFFERS: Final = 1000
@@ -31,18 +34,15 @@ _GAP: Final = 2 * PAGE
 Target: TypeAlias = Callable[[ChunkMeta], list[memoryview] | None]
 
 
-class Job:
-    """One chunk of a batch: where its stored bytes go, and whether they arrived whole."""
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One chunk of a batch: where its stored bytes go, and its bytes."""
 
-    __slots__ = ("entry", "found", "into", "out", "text", "whole")
-
-    def __init__(self, text: str, entry: bytes, found: Found, into: list[memoryview], out: Any) -> None:
-        self.text = text
-        self.entry = entry
-        self.found = found
-        self.into = into  # its stored bytes
-        self.out = out  # its bytes
-        self.whole = False
+    entry: bytes
+    chunk: Chunk
+    into: list[memoryview]
+    out: list[memoryview]
+    arrived: bool = True
 
 
 class Reader:
@@ -53,31 +53,30 @@ class Reader:
         self._coding: Final = coding
         self._skipped: Final = memoryview(bytearray(_GAP))
 
-    def located(self, text: str) -> Found | None:
+    def located(self, text: str) -> Chunk | None:
         """What is known of a chunk, whether or not it can be read."""
         store = self._store
         with store.epochs.calling():
             store.check()
             entry = store.find(text, keep=False)
-            if entry is None:
-                return None
-            return read_entry(entry, store.forms)
+            return None if entry is None else store.forms.chunk(text, entry)
 
-    def readable(self, text: str) -> Found | None:
+    def readable(self, text: str) -> Chunk | None:
         """What is known of a chunk that can be read."""
         found = self.located(text)
         return found if found is not None and self._coding.reads(found.form.layout) else None
 
     def get(self, text: str) -> tuple[ChunkMeta, bytearray] | None:
         """A chunk in memory of its own."""
-        out: list[bytearray] = []
+        out = bytearray()
 
         def target(meta: ChunkMeta) -> list[memoryview]:
-            out[:] = [bytearray(meta.length)]
-            return [memoryview(out[0])]
+            nonlocal out
+            out = bytearray(meta.length)
+            return [memoryview(out)]
 
         meta = self.into(text, target)
-        return None if meta is None else (meta, out[0])
+        return None if meta is None else (meta, out)
 
     def into(self, text: str, target: Target) -> ChunkMeta | None:
         """A chunk in the buffers that `target` answers."""
@@ -87,7 +86,7 @@ class Reader:
             entry = store.entries.get(text)
             if entry is not None and len(entry) == ENTRY.size:
                 # The usual chunk, in one run: one look-up, one read, one checksum.
-                _, checksum, place, number, _, _, _ = ENTRY.unpack(entry)
+                _, checksum, place, number, _, _ = ENTRY.unpack(entry)
                 form: Form = store.forms.by_number[number]
                 if not form.layout:
                     meta = form.meta
@@ -97,112 +96,104 @@ class Reader:
                     if store.data.readv(offset_of(place), buffers, meta.length) and checksum_of(buffers) == checksum:
                         store.counters.read += meta.length
                         return meta
-            while True:
-                job = self._job(text, target)
-                if job is None:
-                    return None
-                for offset, buffers, nbytes in _runs(job):
-                    if not store.data.readv(offset, buffers, nbytes):
-                        break
-                else:
-                    self._verify(job)
-                if job.whole:
-                    store.counters.read += job.found.stream
-                    return job.found.form.meta
-                if store.entries.get(text) is job.entry:
-                    break
-        self._drop(job)
-        return None
+        return self.many(((text, target),))[0]
 
     def many(self, wanted: Sequence[tuple[str, Target]]) -> list[ChunkMeta | None]:
         """Chunks in the buffers that their targets answer, neighbours by one read each."""
         answers: list[ChunkMeta | None] = [None] * len(wanted)
-        again: list[int] = []
-        with self._store.epochs.reading():
-            self._store.check()
-            jobs: list[tuple[int, Job]] = []
-            for number, (text, target) in enumerate(wanted):
-                job = self._job(text, target)
-                if job is not None:
-                    jobs.append((number, job))
-            self._read([job for _, job in jobs])
-            for number, job in jobs:
-                if job.whole:
-                    self._store.counters.read += job.found.stream
-                    answers[number] = job.found.form.meta
-                else:
-                    again.append(number)
-        for number in again:
-            answers[number] = self.into(*wanted[number])
+        for begin in range(0, len(wanted), _READ_TOGETHER):
+            again = self._try(wanted, range(begin, min(begin + _READ_TOGETHER, len(wanted))), answers)
+            while again:
+                again += self._try(wanted, (again.pop(),), answers)
         return answers
 
-    def _job(self, text: str, target: Target) -> Job | None:
+    def _try(
+        self, wanted: Sequence[tuple[str, Target]], numbers: Sequence[int], answers: list[ChunkMeta | None]
+    ) -> list[int]:
+        """Answer some of those wanted; the numbers of those to look up again.
+
+        Of several they may have changed, or a neighbour have ended the read: one alone that has not changed is damaged.
+        """
+        store, again = self._store, []
+        damaged: list[_Job] = []
+        with store.epochs.reading():
+            store.check()
+            jobs = [(number, job) for number in numbers if (job := self._job(*wanted[number])) is not None]
+            self._read([job for _, job in jobs])
+            for number, job in jobs:
+                if job.arrived and self._whole(job):
+                    store.counters.read += job.chunk.stream
+                    answers[number] = job.chunk.form.meta
+                elif len(numbers) > 1 or store.entries.get(job.chunk.text) is not job.entry:
+                    again.append(number)
+                else:
+                    damaged.append(job)
+        for job in damaged:
+            self._drop(job)
+        return again
+
+    def _job(self, text: str, target: Target) -> _Job | None:
         store = self._store
         entry = store.find(text)
         if entry is None:
             return None
-        found = read_entry(entry, store.forms)
-        form = found.form
-        if not form.layout:
-            into = target(form.meta)
-            return None if into is None else Job(text, entry, found, into, into)
-        if not self._coding.reads(form.layout):
+        chunk = store.forms.chunk(text, entry)
+        if not self._coding.reads(chunk.form.layout):
             store.counters.unreadable += 1  # kept for when its codec is back
             return None
-        out = target(form.meta)
-        return None if out is None else Job(text, entry, found, [memoryview(bytearray(found.stream))], out)
+        out = target(chunk.form.meta)
+        if out is None:
+            return None
+        return _Job(entry, chunk, [memoryview(bytearray(chunk.stream))] if chunk.form.layout else out, out)
 
-    def _read(self, jobs: list[Job]) -> None:
-        """Read and verify; a job whose bytes are not what they should be is not `whole`."""
-        runs: list[tuple[int, list[memoryview], int, list[Job]]] = []
-        short: set[int] = set()
-        pieces = sorted((
-            (offset, buffers, nbytes, job) for job in jobs for offset, buffers, nbytes in _runs(job)
-        ), key=lambda piece: piece[0])  # fmt: skip
-        for offset, buffers, nbytes, job in pieces:
-            if runs:
-                begin, before, length, whose = runs[-1]
+    def _read(self, jobs: list[_Job]) -> None:
+        """Read what is stored of each, neighbours by one read."""
+        pieces = [(offset, buffers, nbytes, job) for job in jobs for offset, buffers, nbytes in _runs(job)]
+        pieces.sort(key=lambda piece: piece[0])
+        at = 0
+        while at < len(pieces):
+            begin, buffers, length, job = pieces[at]
+            buffers, whose, at = list(buffers), [job], at + 1
+            while at < len(pieces):
+                offset, more, nbytes, job = pieces[at]
                 gap = offset - begin - length
-                if 0 <= gap <= _GAP and length + nbytes <= _TOGETHER and len(before) + len(buffers) < _BUFFERS:
-                    if gap:
-                        before.append(self._skipped[:gap])
-                    before += buffers
-                    whose.append(job)
-                    runs[-1] = (begin, before, length + gap + nbytes, whose)
-                    continue
-            runs.append((offset, list(buffers), nbytes, [job]))
-        for offset, buffers, nbytes, whose in runs:
-            if not self._store.data.readv(offset, buffers, nbytes):
-                short.update(map(id, whose))
-        for job in jobs:
-            if id(job) not in short:
-                self._verify(job)
+                if not 0 <= gap <= _GAP or length + nbytes > _TOGETHER or len(buffers) + len(more) >= _BUFFERS:
+                    break
+                if gap:
+                    buffers.append(self._skipped[:gap])
+                buffers += more
+                whose.append(job)
+                length, at = length + gap + nbytes, at + 1
+            if not self._store.data.readv(begin, buffers, length):
+                for job in whose:
+                    job.arrived = False
 
-    def _verify(self, job: Job) -> None:
-        found = job.found
-        if checksum_of(job.into) != found.checksum:
-            return
-        if found.form.layout:
-            whole = job.out[0] if len(job.out) == 1 else None
-            decoded = memoryview(bytearray(found.form.meta.length)) if whole is None else whole
-            try:
-                self._coding.decode(found.form, found.blocks, job.into[0], decoded)
-            except Damaged:
-                return
-            if whole is None:
-                at = 0
-                for piece in job.out:
-                    piece[:] = decoded[at : at + len(piece)]
-                    at += len(piece)
-        job.whole = True
+    def _whole(self, job: _Job) -> bool:
+        """Whether a job's bytes are what they should be; decodes them where they are encoded."""
+        chunk = job.chunk
+        if checksum_of(job.into) != chunk.checksum:
+            return False
+        if not chunk.form.layout:
+            return True
+        one = len(job.out) == 1
+        decoded = job.out[0] if one else memoryview(bytearray(chunk.form.meta.length))
+        try:
+            self._coding.decode(chunk.form, chunk.blocks, job.into[0], decoded)
+        except Damaged:
+            return False
+        if not one:
+            pending = [decoded]
+            for piece in job.out:
+                piece[:] = b"".join(front(pending, len(piece)))
+        return True
 
-    def _drop(self, job: Job) -> None:
+    def _drop(self, job: _Job) -> None:
         """Damage is a miss and a counter, and the damaged chunk is removed, so that `contains` tells the truth."""
         store = self._store
         store.counters.corrupt += 1
         _log.warning("lmdb store %s: a chunk is damaged and was dropped", store.where)
         with suppress(LmsTiersError):
-            store.remove((job.text,), only=job.entry)
+            store.remove((job.chunk.text,), only=job.entry)
 
 
 def checksum_of(pieces: Sequence[memoryview]) -> int:
@@ -215,21 +206,17 @@ def checksum_of(pieces: Sequence[memoryview]) -> int:
     return digest.intdigest()
 
 
-def _runs(job: Job) -> list[tuple[int, list[memoryview], int]]:
+def _runs(job: _Job) -> list[tuple[int, list[memoryview], int]]:
     """Where in the file, into which buffers, and how many bytes, for each extent of a chunk's stored bytes."""
-    left = job.found.stream
-    extents = job.found.extents
-    if not left:
-        return []
-    if len(extents) == 1:
+    left, extents = job.chunk.stream, job.chunk.extents
+    if len(extents) == 1 and left:
         return [(extents[0][0] * PAGE, job.into, left)]
     runs: list[tuple[int, list[memoryview], int]] = []
     pending = list(job.into)
     for page, count in extents:
         size = min(left, count * PAGE)
-        if not size:
-            break
-        runs.append((page * PAGE, front(pending, size), size))
+        if size:
+            runs.append((page * PAGE, front(pending, size), size))
         left -= size
     return runs
 
@@ -249,42 +236,44 @@ def front(pending: list[memoryview], size: int) -> list[memoryview]:
     return taken
 
 
-def one_buffer(buffer: Any) -> Target:
-    """A target of one writable buffer.
+class Into:
+    """A target of writable buffers, one after another, for a chunk that is just as `expected`, where that is given.
 
-    Raises
-    ------
-    InvalidBufferError
-        When it is asked, where the buffer cannot take the chunk.
+    Parameters
+    ----------
+    strict : bool
+        Buffers that cannot take the chunk are an `InvalidBufferError` when it is asked; else it is not wanted.
+
+    Attributes
+    ----------
+    lent : bool
+        Whether something may have been written into the buffers.
     """
-    return lambda meta: [writable_bytes(buffer, meta.length)[: meta.length]]
 
+    __slots__ = ("_buffers", "_expected", "_strict", "lent")
 
-def scattered(buffers: Sequence[Any], expected: ChunkMeta | None = None) -> Target:
-    """A target of several, as `one_buffer`, for a chunk that is just as `expected`."""
+    def __init__(self, buffers: Sequence[Any], strict: bool, expected: ChunkMeta | None = None) -> None:
+        self._buffers = buffers
+        self._strict = strict
+        self._expected = expected
+        self.lent = False
 
-    def target(meta: ChunkMeta) -> list[memoryview] | None:
-        if expected is not None and meta != expected:
+    def __call__(self, meta: ChunkMeta) -> list[memoryview] | None:
+        """The buffers for a chunk of this metadata; None: not wanted."""
+        if self._expected is not None and meta != self._expected:
             return None
-        views = [writable_bytes(buffer, 0) for buffer in buffers]
-        room = sum(len(view) for view in views)
-        if room < meta.length:
-            raise InvalidBufferError(f"the destinations have {room} bytes, the chunk {meta.length}.")
-        return front([view for view in views if len(view)], meta.length)
-
-    return target
-
-
-def fitting(target: Target, lent: Callable[[], object]) -> Target:
-    """The same, which does not want a chunk that its buffers cannot take; calls `lent` where they are to be filled."""
-
-    def asked(meta: ChunkMeta) -> list[memoryview] | None:
         try:
-            buffers = target(meta)
+            if len(self._buffers) == 1:
+                found = [writable_bytes(self._buffers[0], meta.length)[: meta.length]]
+            else:
+                views = [writable_bytes(buffer, 0) for buffer in self._buffers]
+                room = sum(map(len, views))
+                if room < meta.length:
+                    raise InvalidBufferError(f"the destinations have {room} bytes, the chunk {meta.length}.")
+                found = front([view for view in views if len(view)], meta.length)
         except InvalidBufferError:
+            if self._strict:
+                raise
             return None
-        if buffers is not None:
-            lent()
-        return buffers
-
-    return asked
+        self.lent = True
+        return found

@@ -15,7 +15,7 @@ from lms_tiers.plugins.lmdb.layout import HASH_BYTES, LONGEST_RECORD, PAGE, STAM
 from lms_tiers.sizes import format_size
 
 MIN_CAPACITY: Final = 1 << 20
-#: The reader table of the index, owner, state, and their new versions; the head of `data`.
+#: The reader tables of the index and its new version, owner; the head of `data`.
 _SIDE: Final = 64 << 10
 _RUN_HEADER: Final = 16  # of a value with pages of its own
 _NODE: Final = 8 + 2 + HASH_BYTES  # header, pointer and key of an entry
@@ -61,7 +61,7 @@ class Budget:
     Attributes
     ----------
     journal : int
-        Bytes of each of the two journals, all of which they have from the start.
+        Bytes of the journal, all of which it has from the start.
     state_limit : int
         The most bytes of a tier's state.
     spare : int
@@ -81,10 +81,10 @@ class Budget:
             least, given = format_size(MIN_CAPACITY), format_size(capacity)
             raise ConfigError(f"an lmdb store needs a capacity of at least {least}, not {given}.")
         self.capacity: Final = capacity
-        self.journal: Final = min(max(64 << 10, capacity >> 8), 8 << 20) // PAGE * PAGE
+        self.journal: Final = min(max(128 << 10, capacity >> 7), 16 << 20) // PAGE * PAGE
         self.state_limit: Final = max(4 * PAGE, capacity // 256 // PAGE * PAGE)
         self.spare: Final = 48 + min(capacity // PAGE // 200, 16384)
         self.together: Final = max(8, self.spare // 4)
-        self.files: Final = capacity - _SIDE - 2 * self.journal - 2 * self.state_limit
+        self.files: Final = capacity - _SIDE - self.journal - 2 * self.state_limit
         self.usable: Final = self.files - 2 * self.spare * PAGE
         self.map_size: Final = min(max(4 << 20, capacity // 2), 1 << 40) // PAGE * PAGE

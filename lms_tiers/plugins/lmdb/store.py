@@ -8,39 +8,58 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import lmdb
+
 from lms_tiers.errors import BackendClosedError, CapacityError, ForkedProcessError, StorageUnavailableError
-from lms_tiers.plugins.lmdb.chunk import Chunk
 from lms_tiers.plugins.lmdb.datafile import DataFile
-from lms_tiers.plugins.lmdb.epochs import Epochs
+from lms_tiers.plugins.lmdb.directory import unavailable
 from lms_tiers.plugins.lmdb.extents import Room
-from lms_tiers.plugins.lmdb.index import Index, hashed
-from lms_tiers.plugins.lmdb.journal import GONE, OVERHEAD, PUT, Journal
-from lms_tiers.plugins.lmdb.layout import Damaged, Form, Forms, Found, Manifest, read_entry
+from lms_tiers.plugins.lmdb.index import Index
+from lms_tiers.plugins.lmdb.journal import GONE, OVERHEAD, PUT, Journal, Record
+from lms_tiers.plugins.lmdb.layout import Chunk, Damaged, Forms, key_hash
+from lms_tiers.plugins.lmdb.options import SyncMode
 from lms_tiers.plugins.lmdb.pages import Counters, Pages
-from lms_tiers.plugins.lmdb.sidecar import unavailable
 from lms_tiers.plugins.lmdb.space import Budget, charge, index_share, pages_for
+
+#: Chunks remembered that were encoded and nobody asked for: a store without a tier has nobody who does.
+SHRUNK_MOST: int = 1 << 16
+
+
+@dataclass(slots=True, eq=False)
+class Put(Chunk):
+    """A put on its way: `pieces` are its stored bytes; `record` and `charged` come with its grant.
+
+    `again` is the encoded copy of a chunk that is stored raw: it has that one's sequence number, and takes its place
+    only while that one is there.
+    """
+
+    pieces: list[memoryview] = field(default_factory=list)
+    again: bool = False
+    record: bytes = b""
+    charged: int = 0
 
 
 class Store:
     """See the module. Everything that changes it holds `changed`, a condition and the only lock.
 
-    Parameters
+    Attributes
     ----------
     firm : bool
         Whether a change counts only once it is synced.
     syncs : bool
         Whether anything is ever synced before the store is closed.
     complete : bool
-        Whether the index is empty: what is not in memory is nowhere.
+        Whether memory has all there is: the index need not be asked.
     """
 
     def __init__(
         self, where: Path, budget: Budget, seed: int, data: DataFile, index: Index, journal: Journal, room: Room,
-        counters: Counters, clock: int, *, firm: bool, syncs: bool, complete: bool,
+        counters: Counters, clock: int, sync: SyncMode,
     ) -> None:  # fmt: skip
         self.where: Final = where
         self.budget: Final = budget
@@ -50,13 +69,13 @@ class Store:
         self.journal: Final = journal
         self.counters: Final = counters
         self.clock = clock
-        self.firm: Final = firm
-        self.syncs: Final = syncs
-        self.complete: Final = complete
+        self.firm: Final = sync == "commit"
+        self.syncs: Final = sync != "none"
+        self.complete = not counters.chunks
         self.pid: Final = os.getpid()
         self.changed: Final = threading.Condition(threading.Lock())
-        self.epochs: Final = Epochs()
-        self.pages: Final = Pages(where, budget, data, index, room, self.epochs, counters, self.changed)
+        self.pages: Final = Pages(where, budget, data, index, room, counters, self.changed)
+        self.epochs: Final = self.pages.epochs
         self.forms: Final = Forms()
         self.entries: Final[dict[str, bytes]] = {}
         #: What the index does not have: manifests, None for what was removed. `committing` is on its way there.
@@ -69,7 +88,13 @@ class Store:
         self.commits = 0
         self.closed = False
         #: Why the journal cannot be emptied, where it cannot.
-        self.stuck: BaseException | None = None
+        self.stuck: OSError | lmdb.Error | None = None
+
+    def recovered(self, chunks: Mapping[str, bytes], uses: Mapping[str, int]) -> None:
+        """Hold what was found after a crash, none of which is in an index."""
+        for text, record in chunks.items():
+            self.entries[text] = self.forms.entry(Chunk.unpack(record, self.seed))
+        self.dirty, self.uses, self.complete = dict(chunks), dict(uses), True
 
     def check(self) -> None:
         """Raise where no call may begin."""
@@ -84,7 +109,7 @@ class Store:
         with self.changed:
             self.closed = True
             self.changed.notify_all()
-        return self.epochs.wait_empty(timeout)
+        return self.epochs.wait(lambda: not self.epochs.inside, timeout)
 
     def find(self, text: str, keep: bool = True) -> bytes | None:
         """The entry of a key's chunk, which memory keeps, unless it is only asked about.
@@ -104,71 +129,68 @@ class Store:
             # This order: what is frozen is in `committing` before it has left `dirty`.
             if text in self.dirty or text in self.committing:
                 return self.entries.get(text)
-            manifest, record = self._look_up(text)
-            if manifest is None:
+            chunk = self._look_up(text)
+            if chunk is None:
                 return self.entries.get(text)
             with self.changed:
                 if commits == self.commits and text not in self.dirty and text not in self.committing:
-                    entry = self._known(manifest, len(record))
+                    entry = self.forms.entry(chunk)
                     return self.entries.setdefault(text, entry) if keep else entry
 
-    def _known(self, manifest: Manifest, nrecord: int) -> bytes:
-        _, meta, sequence, _, checksum, layout, block_bytes, blocks, extents = manifest
-        return self.forms.entry(Form(meta, layout, block_bytes), sequence, checksum, nrecord, blocks, extents)
+    def chunk(self, text: str) -> Chunk | None:
+        """What memory knows of a key's chunk."""
+        entry = self.entries.get(text)
+        return None if entry is None else self.forms.chunk(text, entry)
 
-    def _look_up(self, text: str) -> tuple[Manifest | None, bytes]:
+    def _look_up(self, text: str) -> Chunk | None:
+        name = key_hash(text, self.seed)
         try:
-            found = self.index.find(hashed(text, self.seed))
-            if found is None:
-                return None, b""
-            manifest = Manifest.unpack(found[1], self.seed)
+            found = self.index.find((name,))
+            chunk = Chunk.unpack(found[name][1], self.seed) if found else None
         except Damaged:
-            return None, b""
+            return None
         except Exception as error:
             raise StorageUnavailableError(str(self.where), f"read failed: {error}: run `lms-tiers check`.") from error
-        return (manifest, found[1]) if manifest.key == text.encode() else (None, b"")
+        return chunk if chunk is not None and chunk.text == text else None
 
-    def grant(self, chunk: Chunk) -> None:
-        """Pages, a sequence number and a record for a chunk.
+    def grant(self, put: Put) -> None:
+        """Pages, a sequence number and a record for a put.
 
         Raises
         ------
         CapacityError
         """
-        least = chunk.least
-        need = pages_for(chunk.stream, least)
-        cost = charge(need, least)
-        counters, usable = self.counters, self.budget.usable
+        counters, usable, pages, nrecord = self.counters, self.budget.usable, 0, put.nrecord
+        need = pages_for(put.stream, nrecord)
+        cost = charge(need, nrecord)
         with self.changed:
             self.check()
             if counters.charged + cost > usable:
                 raise CapacityError(f"lmdb store {self.where}", cost, max(0, usable - counters.charged))
             counters.charged += cost
-            chunk.charged = cost
-            while chunk.pages < need:
-                taken = self.pages.take(need - chunk.pages, cost)
-                chunk.extents += taken
-                chunk.pages += sum([count for _, count in taken])
-                least = chunk.least + 8 * (len(chunk.extents) - 1)
-                need = pages_for(chunk.stream, least)
-            chunk.charged = charge(chunk.pages, least)
-            counters.charged += chunk.charged - cost
-            if not chunk.again:
+            put.charged = cost
+            while pages < need:
+                put.extents += self.pages.take(need - pages, cost)
+                pages, nrecord = put.pages, put.nrecord
+                need = pages_for(put.stream, nrecord)
+            put.charged = charge(pages, nrecord)
+            counters.charged += put.charged - cost
+            if not put.again:
                 self.clock += 1
-                chunk.sequence = self.clock
-        chunk.record = chunk.manifest().pack(self.seed)
+                put.sequence = self.clock
+        put.record = put.pack(self.seed)
 
-    def take_back(self, chunk: Chunk) -> None:
-        """A chunk that was granted and is not put gives back what it has: nobody can know of it."""
+    def take_back(self, put: Put) -> None:
+        """A put that was granted and does not happen gives back what it has: nobody can know of it."""
         with self.changed:
-            self._take_back(chunk)
+            self._take_back(put)
 
-    def _take_back(self, chunk: Chunk) -> None:
-        self.counters.charged -= chunk.charged
-        extents, chunk.extents, chunk.charged, chunk.pages = chunk.extents, [], 0, 0
+    def _take_back(self, put: Put) -> None:
+        self.counters.charged -= put.charged
+        extents, put.extents, put.charged = put.extents, [], 0
         self.pages.unwritten(extents)
 
-    def publish(self, chunks: Sequence[Chunk]) -> int:
+    def publish(self, puts: Sequence[Put]) -> int:
         """Chunks whose bytes are written are put, each replacing an older one; the journal's position after them.
 
         Raises
@@ -178,78 +200,73 @@ class Store:
         """
         with self.changed:
             begin = 0
-            while begin < len(chunks):
+            while begin < len(puts):
                 end, nbytes = begin, 0
-                while end < len(chunks) and (end == begin or nbytes < self.budget.journal // 4):
-                    nbytes += len(chunks[end].record) + OVERHEAD
+                while end < len(puts) and (end == begin or nbytes < self.budget.journal // 8):
+                    nbytes += len(puts[end].record) + OVERHEAD
                     end += 1
                 self._await_journal(nbytes)
-                self._publish(chunks[begin:end])
+                self._publish(puts[begin:end])
                 begin = end
             return self.journal.position
 
-    def _publish(self, chunks: Sequence[Chunk]) -> None:
-        last: dict[str, int] = {}
-        frames: list[bytes] = []
-        lost: list[Chunk] = []
-        for chunk in chunks:
-            given_up = last.get(chunk.text)
-            if given_up is None:
-                old = self._entry(chunk.text)
-                if old is not None and old.sequence > chunk.sequence:
-                    lost.append(chunk)  # a put that began later was quicker: this one came before it
-                    continue
-                if chunk.again and (old is None or old.sequence < chunk.sequence or old.form.layout):
-                    lost.append(chunk)  # it is gone, or is encoded already
-                    continue
-                given_up = 0 if old is None else sum(old.extents[-1]) - 1
-            frames.append(self.journal.frame(PUT, chunk.sequence, given_up, chunk.record))
-            last[chunk.text] = sum(chunk.extents[-1]) - 1
-        if frames:
-            self._append(frames)
-        for chunk in chunks:
-            if chunk in lost:
-                self._take_back(chunk)
+    def _publish(self, puts: Sequence[Put]) -> None:
+        sequences: dict[str, int] = {}
+        won: list[Put] = []
+        for put in puts:
+            old = self.chunk(put.text)
+            before = sequences.get(put.text, 0 if old is None else old.sequence)
+            # One that began later was quicker: this one came before it. Of a copy, the chunk may be gone, or encoded.
+            lost = before > put.sequence or (
+                put.again and (old is None or old.sequence < put.sequence or bool(old.form.layout))
+            )
+            if lost:
+                self._take_back(put)
             else:
-                self._enter(chunk)
+                sequences[put.text] = put.sequence
+                won.append(put)
+        self._append([Record(PUT, put.sequence, put.record) for put in won])
+        for put in won:
+            self._enter(put)
 
-    def _entry(self, text: str) -> Found | None:
-        entry = self.entries.get(text)
-        return None if entry is None else read_entry(entry, self.forms)
-
-    def _enter(self, chunk: Chunk) -> None:
-        text, counters, nrecord = chunk.text, self.counters, len(chunk.record)
-        entry = self.forms.entry(chunk.form, chunk.sequence, chunk.checksum, nrecord, chunk.blocks, chunk.extents)
-        old = self._entry(text)
+    def _enter(self, put: Put) -> None:
+        text, counters = put.text, self.counters
+        entry, old = self.forms.entry(put), self.chunk(text)
         # In one step, for readers: an overwritten chunk is there at every moment.
         self.entries[text] = entry
-        self.dirty[text] = chunk.record
+        self.dirty[text] = put.record
         counters.chunks += 1
-        counters.share += index_share(nrecord)
-        charged, chunk.extents, chunk.charged, chunk.pages = chunk.charged, [], 0, 0
+        counters.share += index_share(len(put.record))
+        put.extents, put.charged = [], 0
         if old is not None:
-            self._given_up(text, old, chunk.again)
-        if chunk.again:
-            self.shrunk[text] = charged
+            self._given_up(old, put.again)
+        if not put.again:
+            self._forget(text)
 
-    def _leave(self, text: str) -> None:
-        found = self._entry(text)
-        if found is not None:
-            self.dirty[text] = None
-            del self.entries[text]
-            self._given_up(text, found)
+    def _forget(self, text: str) -> None:
+        self.uses.pop(text, None)
+        self.shrunk.pop(text, None)
 
-    def _given_up(self, text: str, found: Found, again: bool = False) -> None:
-        counters = self.counters
+    def _given_up(self, old: Chunk, again: bool = False) -> None:
+        counters, nrecord = self.counters, old.nrecord
         counters.chunks -= 1
-        counters.charged -= charge(found.pages, found.nrecord)
-        counters.share -= index_share(found.nrecord)
-        if not again:
-            self.uses.pop(text, None)
-            self.shrunk.pop(text, None)
-        # The raw chunk was promised already: its bytes stay until the encoded ones are as firm.
-        firm = self.firm or (again and self.syncs)
-        self.pages.give_up(found.extents, self.journal.position if firm else 0)
+        counters.share -= index_share(nrecord)
+        charged = charge(old.pages, nrecord)
+        if again and self.syncs:
+            # The raw chunk was promised: its bytes stay, and stay charged, until the encoded ones are as firm.
+            self.pages.give_up(old.text, old.extents, self.journal.position, charged)
+            return
+        counters.charged -= charged
+        self.pages.give_up(old.text, old.extents, self.journal.position if self.firm else 0)
+
+    def encoded(self, texts: Sequence[str]) -> None:
+        """Encoded copies of chunks are as firm as the chunks were: a tier may be told."""
+        with self.changed:
+            self.pages.reclaim()
+            for text in texts:
+                chunk = self.chunk(text)
+                if chunk is not None and chunk.form.layout and len(self.shrunk) < SHRUNK_MOST:
+                    self.shrunk[text] = charge(chunk.pages, chunk.nrecord)
 
     def remove(self, texts: Sequence[str], only: bytes | None = None) -> int:
         """Remove what is there of `texts`; where `only` is given, just the chunk of that entry.
@@ -263,20 +280,21 @@ class Store:
             self.find(text)
         with self.changed:
             self._await_journal(sum(len(text.encode()) + OVERHEAD for text in texts))
-            frames: list[bytes] = []
-            gone: list[str] = []
+            records: list[Record] = []
+            gone: list[Chunk] = []
             for text in dict.fromkeys(texts):
-                found = self._entry(text)
-                if found is None or (only is not None and self.entries.get(text) is not only):
+                chunk = self.chunk(text)
+                if chunk is None or (only is not None and self.entries.get(text) is not only):
                     continue
                 self.clock += 1
-                given_up = sum(found.extents[-1]) - 1
-                frames.append(self.journal.frame(GONE, self.clock, given_up, text.encode()))
-                gone.append(text)
-            if gone:
-                self._append(frames)
-            for text in gone:
-                self._leave(text)
+                records.append(Record(GONE, self.clock, text.encode()))
+                gone.append(chunk)
+            self._append(records)
+            for chunk in gone:
+                self.dirty[chunk.text] = None
+                del self.entries[chunk.text]
+                self._given_up(chunk)
+                self._forget(chunk.text)
             self.pages.reclaim()
             return self.journal.position
 
@@ -285,21 +303,22 @@ class Store:
         while self.journal.room < nbytes:
             if self.stuck is not None:
                 stuck, self.stuck = self.stuck, None  # told once; the next call finds it tried again
-                self.counters.failures += 1
-                raise unavailable(self.where, stuck, "the index cannot be written")  # type: ignore[arg-type]
+                self.changed.notify_all()
+                raise unavailable(self.where, stuck, "the index cannot be written")
             if self.closed:
                 raise BackendClosedError("lmdb")
             self.changed.notify_all()
             self.changed.wait(1.0)
 
-    def _append(self, frames: list[bytes]) -> None:
+    def _append(self, records: list[Record]) -> None:
+        if not records:
+            return
         try:
-            self.journal.append(b"".join(frames), len(frames))
+            self.journal.append(records)
         except OSError as error:
-            self.counters.failures += 1
             raise unavailable(self.where, error, "the journal cannot be written") from error
-        self.counters.records += len(frames)
-        if not self.dirty or self.journal.used * 2 > self.journal.nbytes:
+        self.counters.records += len(records)
+        if not self.dirty or self.journal.pressing:
             self.changed.notify_all()  # a checkpoint is due, in a while or now
 
     def touch(self, texts: Sequence[str]) -> int:

@@ -15,14 +15,13 @@ from typing import Any, Final
 from lms_tiers.errors import InvalidChunkError, StorageUnavailableError, ValueTooLargeError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage, key_text
-from lms_tiers.plugins.lmdb.chunk import Chunk
 from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.datafile import Run
+from lms_tiers.plugins.lmdb.directory import unavailable
 from lms_tiers.plugins.lmdb.layout import LONGEST, MAX_DIMENSIONS, MAX_KEY_BYTES, PAGE, Form
 from lms_tiers.plugins.lmdb.reading import checksum_of, front
-from lms_tiers.plugins.lmdb.sidecar import unavailable
 from lms_tiers.plugins.lmdb.space import charge, pages_for
-from lms_tiers.plugins.lmdb.store import Store
+from lms_tiers.plugins.lmdb.store import Put, Store
 from lms_tiers.plugins.lmdb.syncing import Syncing
 
 #: Chunks and bytes written together.
@@ -45,7 +44,7 @@ class Writer:
 
     def put_many(self, items: Iterable[tuple[ClientMetaMessage, list[Any]]]) -> None:
         """Store chunks, each given as buffers, in order; where one fails, those before it are stored, others not."""
-        group: list[Chunk] = []
+        group: list[Put] = []
         weight = 0
         try:
             for client_meta, buffers in items:
@@ -56,9 +55,6 @@ class Writer:
                     self._store_group(full)
         except (InvalidChunkError, ValueError):
             self._store_group(group)  # what came before a chunk that is refused
-            raise
-        except BaseException:
-            self._give_back(group)
             raise
         self._store_group(group)
 
@@ -71,7 +67,7 @@ class Writer:
                 self.put_many(_lent(some, source, views, held))
         return held
 
-    def _prepare(self, client_meta: ClientMetaMessage, buffers: list[Any]) -> Chunk:
+    def _prepare(self, client_meta: ClientMetaMessage, buffers: list[Any]) -> Put:
         text = key_text(client_meta.key, MAX_KEY_BYTES)
         pieces = [piece for piece in map(_flat, buffers) if len(piece)]
         length = sum(map(len, pieces))
@@ -81,20 +77,15 @@ class Writer:
         usable = self._store.budget.usable
         if length > LONGEST:
             raise ValueTooLargeError(text, length, usable, f"lmdb store {self._store.where}")
-        form = Form(meta, "", 0)
-        chunk = self._encode(Chunk(text, text.encode(), form, time.time_ns() // 1_000_000, pieces, length))
-        try:
-            least = chunk.least
-            cost = charge(pages_for(chunk.stream, least), least)
-            if cost > usable:
-                raise ValueTooLargeError(text, cost, usable, f"lmdb store {self._store.where}")
-            chunk.checksum = checksum_of(chunk.pieces)
-        except BaseException:
-            self._give_back([chunk])
-            raise
-        return chunk
+        put = self._encoded(Put(text, Form(meta, "", 0), created=time.time_ns() // 1_000_000, pieces=pieces))
+        nrecord = put.nrecord
+        cost = charge(pages_for(put.stream, nrecord), nrecord)
+        if cost > usable:
+            raise ValueTooLargeError(text, cost, usable, f"lmdb store {self._store.where}")
+        put.checksum = checksum_of(put.pieces)
+        return put
 
-    def _encode(self, raw: Chunk) -> Chunk:
+    def _encoded(self, raw: Put) -> Put:
         if not raw.pieces or self._coding.plain:
             return raw
         whole = raw.pieces[0] if len(raw.pieces) == 1 else memoryview(b"".join(raw.pieces))
@@ -102,42 +93,34 @@ class Writer:
         if encoded is None:
             return raw
         form = Form(raw.form.meta, encoded.layout, encoded.block_bytes)
-        stream, owner = encoded.stream, encoded.stream.obj
-        smaller = Chunk(
-            raw.text, raw.key, form, raw.created, [stream], len(stream), encoded.lengths,
-            scratch=owner if isinstance(owner, bytearray) else None,
-        )  # fmt: skip
+        smaller = Put(
+            raw.text, form, blocks=tuple(map(len, encoded.blocks)), created=raw.created, pieces=encoded.blocks
+        )
         # Raw unless it saves a page: raw is read with one copy.
-        if pages_for(smaller.stream, smaller.least) < pages_for(raw.stream, raw.least):
-            return smaller
-        self._give_back([smaller])
-        return raw
+        return smaller if pages_for(smaller.stream, smaller.nrecord) < pages_for(raw.stream, raw.nrecord) else raw
 
-    def _store_group(self, group: list[Chunk]) -> None:
+    def _store_group(self, group: list[Put]) -> None:
         """Put chunks; where that fails for want of room, one by one, so that what fits is stored."""
-        try:
-            if len(group) > 1:
-                try:
-                    self._put(group)
-                    return
-                except StorageUnavailableError:
-                    pass
-            for chunk in group:
-                self._put([chunk])
-        finally:
-            self._give_back(group)
+        if len(group) > 1:
+            try:
+                self._put(group)
+                return
+            except StorageUnavailableError:
+                pass
+        for put in group:
+            self._put([put])
 
-    def _put(self, group: list[Chunk]) -> None:
+    def _put(self, group: list[Put]) -> None:
         store = self._store
         error: BaseException | None = None
-        granted: list[Chunk] = []
+        granted: list[Put] = []
         try:
-            for chunk in group:
+            for put in group:
                 if not store.complete:
-                    store.find(chunk.text)  # what it replaces is to be known
-                granted.append(chunk)
+                    store.find(put.text)  # what it replaces is to be known
+                granted.append(put)
                 try:
-                    store.grant(chunk)
+                    store.grant(put)
                 except BaseException as caught:
                     store.take_back(granted.pop())
                     error = caught
@@ -146,7 +129,6 @@ class Writer:
                 try:
                     store.data.write(runs(granted))
                 except OSError as caught:
-                    store.counters.failures += 1
                     raise unavailable(store.where, caught, "cannot be written") from caught
                 position = store.publish(granted)
                 granted = []
@@ -154,28 +136,22 @@ class Writer:
                     self._written()
                 self._syncing.committed(position)
         finally:
-            for chunk in granted:
-                store.take_back(chunk)
+            for put in granted:
+                store.take_back(put)
         if error is not None:
             raise error
 
-    def _give_back(self, group: Iterable[Chunk]) -> None:
-        for chunk in group:
-            scratch, chunk.scratch = chunk.scratch, None
-            if scratch is not None:
-                self._coding.pool.give(scratch)
 
-
-def runs(chunks: list[Chunk]) -> list[Run]:
+def runs(puts: list[Put]) -> list[Run]:
     """What is written where; neighbours are one."""
     pieces: list[Run] = []
-    for chunk in chunks:
-        end = bytes(chunk.pages * PAGE - chunk.stream - len(chunk.record)) + chunk.record
-        buffers: list[Any] = [*chunk.pieces, memoryview(end)]
-        if len(chunk.extents) == 1:
-            pieces.append((chunk.extents[0][0] * PAGE, buffers))
+    for put in puts:
+        end = bytes(put.pages * PAGE - put.stream - len(put.record)) + put.record
+        buffers: list[Any] = [*put.pieces, memoryview(end)]
+        if len(put.extents) == 1:
+            pieces.append((put.extents[0][0] * PAGE, buffers))
             continue
-        for page, count in chunk.extents:
+        for page, count in put.extents:
             pieces.append((page * PAGE, front(buffers, count * PAGE)))
     if len(pieces) == 1:
         return pieces

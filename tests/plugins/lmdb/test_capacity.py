@@ -116,16 +116,16 @@ def test_a_capacity_too_small_for_a_file_is_a_config_error(opening: Callable[...
         opening(capacity=4096)
 
 
-@pytest.mark.parametrize("state", [None, bytes(256)], ids=["gone", "damaged"])
-def test_a_file_larger_than_the_capacity_is_refused_also_without_its_state_file(
-    opening: Callable[..., Any], message: Any, content: Any, tmp_path: Path, state: bytes | None
+@pytest.mark.parametrize("journal", [None, bytes(256)], ids=["gone", "damaged"])
+def test_a_file_larger_than_the_capacity_is_refused_also_without_its_journal(
+    opening: Callable[..., Any], message: Any, content: Any, tmp_path: Path, journal: bytes | None
 ) -> None:
     with opening(capacity=16 * MIB) as backend:
         backend.put_many([(message(n, MIB), content(n, MIB)) for n in range(10)])
-    path = tmp_path / "store" / "state.json"
+    path = tmp_path / "store" / "journal"
     path.unlink()
-    if state is not None:
-        path.write_bytes(state)
+    if journal is not None:
+        path.write_bytes(journal)
     with pytest.raises(ConfigError, match="compact"):
         opening(capacity=4 * MIB)
     with opening(capacity=16 * MIB) as backend:

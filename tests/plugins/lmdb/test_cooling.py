@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,8 +17,8 @@ import pytest
 from lms_tiers import CreateStorageBackend
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import ChunkMeta, MemoryFormat, OpaqueKey
-from lms_tiers.plugins.lmdb import cooling, listing
-from tests.plugins.lmdb.tier import on_disk
+from lms_tiers.plugins.lmdb import cooling, listing, pages, store
+from tests.plugins.lmdb.tier import Tier, on_disk
 from tests.plugins.lmdb.waiting import until
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -238,3 +240,47 @@ def test_a_thread_that_evictions_overtake_passes_chunks_over() -> None:
     seen = [cold._coldest() for _ in range(4 * listing.BATCH)]
     numbers = [int(text.split(".")[0]) for text in seen]
     assert sorted(set(numbers)) == [0, 3, 4, 5]
+
+
+def cooled(backend: Any) -> None:
+    until(lambda: not backend._cooling._due.is_set())
+
+
+def test_pages_that_a_failed_sync_keeps_are_charged_and_no_put_waits_for_them(
+    opening: Callable[..., Any], message: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cooling, "REST", 1)
+    monkeypatch.setattr(pages, "PATIENCE", 0.0)
+
+    def failing(fd: int) -> None:
+        if "journal" in os.readlink(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.EIO, "Input/output error")
+
+    with opening(codec="auto", sync="batch") as backend:
+        tier = Tier(backend, seed=1)
+        raw = backend.usable_bytes // backend.reserve_bytes(SIZE)
+        for n in range(raw // 2):
+            tier.put(message(n, SIZE), soft(n))
+        monkeypatch.setattr(os, "fdatasync", failing)
+        for n in range(raw // 2, 4 * raw):
+            tier.put(message(n, SIZE), soft(n))  # never a CapacityError: it keeps within what it was told
+            cooled(backend)
+        assert backend._store.pages.unsyncable
+        assert backend.shrunk() == {}, "what is not firm is not told"
+        for name in tier.charges:
+            assert backend.get(OpaqueKey(name)).data == soft(int(name))
+        monkeypatch.undo()
+
+
+def test_what_nobody_asks_about_is_not_remembered_without_end(
+    opening: Callable[..., Any], message: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cooling, "FULL", 0.0)
+    monkeypatch.setattr(cooling, "REST", 1)
+    monkeypatch.setattr(store, "SHRUNK_MOST", 5)
+    with opening(codec="auto", sync="none") as backend:
+        for n in range(20):
+            backend.put(message(n, SIZE), soft(n))
+            cooled(backend)
+        until(lambda: charge(backend, 10) < SIZE)
+        assert len(backend.shrunk()) == 5

@@ -26,7 +26,7 @@ DAMAGES = int(os.environ.get("DAMAGES", "20"))
 @pytest.mark.parametrize("base", some(["closed", "killed"], lambda base: base == "killed"))
 @pytest.mark.parametrize(
     "name",
-    some(["data", "index.mdb", "journal.0", "journal.1", "state.json", "tier"], lambda name: name == "index.mdb"),
+    some(["data", "index.mdb", "journal", "tier"], lambda name: name == "index.mdb"),
 )
 def test_flips_and_cuts_give_no_wrong_byte_and_kill_nobody(tmp_path: Path, base: str, name: str) -> None:
     root = Path(__file__).resolve().parents[3]
@@ -111,8 +111,7 @@ def test_a_child_that_dies_of_the_file_is_no_loss_and_one_that_cannot_run_is_an_
     script: str, refused: bool,
 ) -> None:  # fmt: skip
     filled(opening, message, content)
-    state = tmp_path / "store" / "state.json"
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"clean": False}))
+    (tmp_path / "store" / "journal").unlink()
     stand_in = tmp_path / "python"
     stand_in.write_text(f"#!/bin/sh\n{script}\n")
     stand_in.chmod(0o755)
@@ -181,11 +180,10 @@ def test_a_store_of_another_version_is_refused_and_untouched(
     opening: Callable[..., Any], message: Any, content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     version: int,
 ) -> None:  # fmt: skip
-    from lms_tiers.plugins.lmdb import layout, sidecar
+    from lms_tiers.plugins.lmdb import layout
 
     with monkeypatch.context() as patch:
         patch.setattr(layout, "VERSION", version)
-        patch.setattr(sidecar, "VERSION", version)
         opening().close()
     folder = tmp_path / "store"
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "owner"}
@@ -193,6 +191,6 @@ def test_a_store_of_another_version_is_refused_and_untouched(
         with pytest.raises(FormatError, match=f"version {version}"):
             opening()
         assert {name: (folder / name).read_bytes() for name in before} == before
-        # Also by the file alone.
-        (folder / "state.json").unlink(missing_ok=True)
-        before.pop("state.json", None)
+        # Also by `data` alone.
+        (folder / "journal").unlink(missing_ok=True)
+        before.pop("journal", None)

@@ -24,7 +24,7 @@ def test_no_page_is_given_twice_and_none_is_lost(data: st.DataObject) -> None:
     room = Room([(1, PAGES - 1)], [], PAGES)
     chunks: list[list[tuple[int, int]]] = []
     for _ in range(data.draw(st.integers(1, 40))):
-        kind = data.draw(st.sampled_from(["take", "give", "punch", "tail"]))
+        kind = data.draw(st.sampled_from(["take", "give", "punch"]))
         if kind == "take":
             count, growth = data.draw(st.integers(1, 24)), data.draw(st.integers(0, 8))
             free, backed = room.free.pages, room.backed
@@ -43,9 +43,6 @@ def test_no_page_is_given_twice_and_none_is_lost(data: st.DataObject) -> None:
             run = room.free.take_longest(data.draw(st.integers(1, 16)))
             if run is not None:
                 room.hollow.add(*run)
-        elif kind == "tail":
-            room.cut(room.tail())
-            assert room.free.begin(room.end) is room.hollow.begin(room.end) is None
         everywhere = pages_of(room.free) + pages_of(room.hollow) + [p for taken in chunks for p in pages_of(taken)]
         assert sorted(everywhere) == list(range(1, room.end))
         for runs in (room.free, room.hollow):

@@ -14,12 +14,13 @@ import pytest
 
 from lms_tiers.errors import CapacityError
 from lms_tiers.messages import OpaqueKey
-from lms_tiers.plugins.lmdb import checkpoint, pages
+from lms_tiers.plugins.lmdb import checkpoint, cooling, pages
 from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
-from tests.depth import drawn
-from tests.plugins.lmdb.history import History, InThisProcess, held, play
+from tests.depth import drawn, some
+from tests.plugins.lmdb.history import History, InThisProcess, held, play, softer
 from tests.plugins.lmdb.power import Medium, Recorder, record
+from tests.plugins.lmdb.waiting import until
 from tests.plugins.lmdb.whole import assert_whole
 
 CAPACITY = 1 << 20
@@ -34,11 +35,17 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("sync", ["none", "batch", "commit"])
+@pytest.mark.parametrize("codec", some(["raw", "auto"], lambda codec: codec == "raw"))
 @pytest.mark.parametrize("seeds", drawn(2, 60))
 def test_a_kill_after_any_system_call_leaves_all_that_was_acknowledged(
-    shelf: Path, monkeypatch: pytest.MonkeyPatch, message: Any, content: Any, sync: str, seeds: range
+    shelf: Path, monkeypatch: pytest.MonkeyPatch, message: Any, content: Any, sync: str, codec: str, seeds: range
 ) -> None:
-    options = LmdbOptions.model_validate({"sync": sync, "codec": "raw"})
+    """With `auto` chunks are encoded all the while."""
+    monkeypatch.setattr(cooling, "FULL", 0.0)
+    monkeypatch.setattr(cooling, "REST", 1)
+    options, encoded = LmdbOptions.model_validate({"sync": sync, "codec": codec}), 0
+    if codec == "auto":
+        content, seeds = softer(content), seeds[::4]
     for seed in seeds:
         directory, draw = shelf / f"store {seed}", random.Random(f"{sync} {seed}")
         history, recorder = History("commit"), Recorder(directory)
@@ -46,6 +53,10 @@ def test_a_kill_after_any_system_call_leaves_all_that_was_acknowledged(
             record(recorder, patched)
             with open_backend(str(directory), CAPACITY, options) as backend:
                 play(backend, recorder, history, draw, message, content)
+                cooler = backend._cooling
+                if cooler is not None:
+                    until(lambda cooler=cooler: not cooler._due.is_set())  # type: ignore[misc]
+                encoded += len(backend.shrunk())
         medium = Medium()
         for moment, op in enumerate(recorder.ops, 1):
             medium.advance(op)
@@ -61,6 +72,7 @@ def test_a_kill_after_any_system_call_leaves_all_that_was_acknowledged(
             shutil.rmtree(where)
         assert len(recorder.ops) > 40
         shutil.rmtree(directory)
+    assert encoded or codec == "raw"
 
 
 @pytest.fixture

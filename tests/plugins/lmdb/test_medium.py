@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,7 +22,7 @@ from lms_tiers.errors import StorageFullError, StorageUnavailableError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.cpu import LMSLocalBackend
-from lms_tiers.plugins.lmdb import place
+from lms_tiers.plugins.lmdb import directory
 from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from lms_tiers.policies.lru import Lru
@@ -145,6 +146,66 @@ def test_a_store_on_a_full_disk_closes_and_opens_again(disk: Path, message: Any,
                 backend.put(message("more", MIB), content(1, MIB))
 
 
+FILL = """
+import sys
+from lms_tiers.plugins.lmdb.backend import open_backend
+from lms_tiers.plugins.lmdb.options import LmdbOptions
+from lms_tiers.errors import StorageUnavailableError
+from tests.plugins.lmdb.conftest import _content, _message
+backend = open_backend(sys.argv[1], 64 << 20, LmdbOptions(sync=sys.argv[2], codec="raw"))
+for number in range(64):
+    try:
+        backend.put(_message(number, 1 << 20), _content(number, 1 << 20))
+    except StorageUnavailableError:
+        break
+print(number, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("sync", SYNCS)
+def test_after_a_kill_a_full_disk_is_served_and_takes_puts_once_it_has_room(
+    disk: Path, message: Any, content: Any, sync: str
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", FILL, str(disk / "kv"), sync], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])},
+    ) as job:  # fmt: skip
+        assert job.stdout is not None
+        stored = int(job.stdout.readline())
+        room = ballast(disk)
+        job.kill()
+    assert stored >= 8
+    before = (disk / "kv" / "index.mdb").read_bytes()
+    for _ in range(2):
+        with store(disk / "kv", sync) as backend:
+            check_all(backend, content, range(stored))
+            assert {int(info.key.to_string()) for info in backend.scan()} == set(range(stored))
+            for _ in range(2):
+                with pytest.raises(StorageFullError):
+                    backend.put(message("more", 100), content(1, 100))
+                with pytest.raises(StorageFullError):
+                    backend.remove(OpaqueKey("0"))
+            assert backend.stats().failures >= 4
+        assert (disk / "kv" / "index.mdb").read_bytes() == before, "the old one is in force"
+    with store(disk / "kv", sync) as backend:
+        room.unlink()
+        until(lambda: _put(backend, message("more", 100), content(1, 100)))
+        backend.remove(OpaqueKey("0"))
+        backend.flush(60)
+    with store(disk / "kv", sync) as backend:
+        check_all(backend, content, range(1, stored))
+        assert backend.get(OpaqueKey("0")) is None
+        assert backend.get(OpaqueKey("more")).data == content(1, 100)  # type: ignore[union-attr]
+
+
+def _put(backend: LmdbBackend, message: Any, data: bytearray) -> bool:
+    with suppress(StorageFullError):
+        backend.put(message, data)
+        return True
+    return False
+
+
 def test_a_new_store_on_a_full_disk_is_refused(disk: Path) -> None:
     room = ballast(disk)
     for left in (0, 4096, 20_000, 60_000):  # the directory, some of the small files, no data file
@@ -206,7 +267,7 @@ def _flushed(tiered: TieredStore) -> bool:
 def writes_refused(path: Path) -> Iterator[None]:
     """As after an error that made the kernel remount a disk read-only: every descriptor there refuses writes."""
     found = {int(n): target for n in os.listdir("/proc/self/fd") if (target := _file(n)) and target.parent == path}
-    assert {file.name for file in found.values()} >= {"data", "index.mdb", "journal.0", "journal.1"}
+    assert {file.name for file in found.values()} >= {"data", "index.mdb", "journal"}
     kept = {fd: os.dup(fd) for fd in found}
     try:
         for fd, file in found.items():
@@ -304,7 +365,7 @@ def test_a_directory_nobody_may_write_to_or_look_into_is_refused(
 def test_a_directory_deleted_under_a_store_costs_the_puts_only(
     tmp_path: Path, message: Any, content: Any, sync: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(place, "LOOK", 0)
+    monkeypatch.setattr(directory, "LOOK", 0)
     backend = store(tmp_path / "kv", sync)
     for number in range(4):
         backend.put(message(number, MIB), content(number, MIB))

@@ -20,7 +20,7 @@ from lms_tiers.plugins.lmdb import checkpoint, cooling
 from lms_tiers.plugins.lmdb.backend import open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from tests.depth import drawn, some
-from tests.plugins.lmdb.history import History, InThisProcess, held, play
+from tests.plugins.lmdb.history import History, InThisProcess, held, play, softer
 from tests.plugins.lmdb.power import Medium, Name, Recorder, Write, record
 from tests.plugins.lmdb.waiting import until
 
@@ -66,21 +66,20 @@ def test_each_mode_keeps_its_promise_whatever_a_power_loss_leaves(
         assert opened > 200
 
 
-def test_what_was_flushed_is_there_while_it_is_encoded(
-    shelf: Path, monkeypatch: pytest.MonkeyPatch, message: Any, content: Any
+@pytest.mark.parametrize("sync", some(["none", "batch", "commit"], lambda sync: sync == "batch"))
+def test_each_mode_keeps_its_promise_while_chunks_are_encoded(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch, message: Any, content: Any, sync: str
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS", 1e6)
     monkeypatch.setattr(cooling, "FULL", 0.0)
     monkeypatch.setattr(cooling, "REST", 1)
-    options = LmdbOptions.model_validate({"sync": "batch", "codec": "auto"})
+    options = LmdbOptions.model_validate({"sync": sync, "codec": "auto"})
     encoded = 0
-
-    def soft(seed: int, length: int) -> bytearray:
-        return bytearray(byte & 15 for byte in content(seed, length)[:-8]) + bytes(content(seed, length)[-8:])
+    soft = softer(content)
 
     for seed in range(1):
         directory, draw = shelf / f"store{seed}", random.Random(seed)
-        history, recorder = History("batch"), Recorder(directory)
+        history, recorder = History(sync), Recorder(directory)
         with monkeypatch.context() as patched:
             record(recorder, patched)
             with open_backend(str(directory), CAPACITY, options) as backend:

@@ -129,3 +129,21 @@ def test_a_store_past_the_page_cache_holds_what_it_was_given(
         assert backend.get(OpaqueKey("new")).data == content(9, 5000)
     with opening(direct=True) as backend:
         assert backend.get(OpaqueKey("4")).data == content(4, 300_001)
+
+
+def test_batches_are_read_into_memory_that_is_used_again_once_nobody_sees_it(
+    opening: Callable[..., Any], message: Any, content: Any
+) -> None:
+    size = 100 * KIB
+    keys = [OpaqueKey(str(n)) for n in range(8)]
+    with opening() as backend:
+        backend.put_many([(message(n, size), content(n, size)) for n in range(8)])
+        kept = backend.get_many(keys)
+        made = backend._memory.made
+        held = kept[3]
+        del kept
+        for _ in range(5):
+            assert [obj.data for obj in backend.get_many(keys)] == [content(n, size) for n in range(8)]
+        assert backend._memory.made == made + 1, "all but the one that is held"
+        assert held.data == content(3, size)
+    assert held.data == content(3, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from typing import Any
@@ -15,68 +16,64 @@ from lms_tiers.plugins.lmdb.layout import (
     MAX_DIMENSIONS,
     MAX_KEY_BYTES,
     PAGE,
+    Chunk,
     Damaged,
     Form,
     Forms,
-    Manifest,
-    read_entry,
     record_bytes,
 )
 
 SEED = 12345
 
 
-def a_manifest(**changes: Any) -> Manifest:
+RAW = Form(ChunkMeta(1000, MemoryFormat.BINARY, "bfloat16", (2, 250)), "", 0)
+
+
+def a_chunk(**changes: Any) -> Chunk:
     fields: dict[str, Any] = {
-        "key": b"the key", "meta": ChunkMeta(1000, MemoryFormat.BINARY, "bfloat16", (2, 250)), "sequence": 77,
-        "created": 1234567, "checksum": 2**64 - 1, "layout": "", "block_bytes": 0, "blocks": (), "extents": ((1, 1),),
+        "text": "the key", "form": RAW, "sequence": 77, "created": 1234567, "checksum": 2**64 - 1, "extents": [(1, 1)],
     }  # fmt: skip
-    return Manifest(**{**fields, **changes})
+    return Chunk(**{**fields, **changes})
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"extents": ((5, 1), (2**39, 2), (9, 2**24 - 1))},
-        {"layout": "planes/3", "block_bytes": 4096, "blocks": (300, 20)},
-        {"meta": ChunkMeta(0, MemoryFormat.UNDEFINED, None, ())},
+        {"extents": [(5, 1), (2**39, 2), (9, 2**24 - 1)]},
+        {"form": Form(RAW.meta, "planes/3", 4096), "blocks": (300, 20), "text": "ključ"},
+        {"form": Form(ChunkMeta(0, MemoryFormat.UNDEFINED, None, ()), "", 0)},
     ],
 )
 def test_a_manifest_reads_back_as_it_was_packed_also_from_its_entry(changes: dict[str, Any]) -> None:
-    manifest = a_manifest(**changes)
-    record = manifest.pack(SEED)
-    sizes = (len(manifest.layout), len(manifest.blocks), len(manifest.extents))
-    assert len(record) == record_bytes(len(manifest.key), manifest.meta, manifest.layout, *sizes[1:])
-    assert Manifest.unpack(record, SEED) == manifest
+    chunk = a_chunk(**changes)
+    record = chunk.pack(SEED)
+    assert len(record) == chunk.nrecord
+    assert Chunk.unpack(record, SEED) == chunk
     forms = Forms()
-    form = Form(manifest.meta, manifest.layout, manifest.block_bytes)
-    entry = forms.entry(form, 77, manifest.checksum, len(record), manifest.blocks, manifest.extents)
-    found = read_entry(entry, forms)
-    assert (found.sequence, found.checksum, found.extents) == (manifest.sequence, manifest.checksum, manifest.extents)
-    assert (found.form.meta, found.form.layout, found.blocks) == (manifest.meta, manifest.layout, manifest.blocks)
-    assert (found.stream, found.pages, found.nrecord) == (manifest.stream, manifest.pages, len(record))
+    assert forms.chunk(chunk.text, forms.entry(chunk)) == dataclasses.replace(chunk, created=0)
+    assert len(forms.by_number) == 1
 
 
 def test_every_flipped_bit_of_a_manifest_and_every_cut_is_found() -> None:
-    record = bytearray(a_manifest().pack(SEED))
+    record = bytearray(a_chunk().pack(SEED))
     for at in range(len(record)):
         for bit in range(8):
             record[at] ^= 1 << bit
             with pytest.raises(Damaged):
-                Manifest.unpack(bytes(record), SEED)
+                Chunk.unpack(bytes(record), SEED)
             record[at] ^= 1 << bit
     for end in range(len(record)):
         with pytest.raises(Damaged):
-            Manifest.unpack(bytes(record[:end]), SEED)
+            Chunk.unpack(bytes(record[:end]), SEED)
     with pytest.raises(Damaged):
-        Manifest.unpack(bytes(record), SEED + 1)
+        Chunk.unpack(bytes(record), SEED + 1)
 
 
-@pytest.mark.parametrize("changes", [{"extents": ()}, {"layout": "x/1", "blocks": (5000,), "block_bytes": 9}])
+@pytest.mark.parametrize("changes", [{"extents": []}, {"form": Form(RAW.meta, "x/1", 9), "blocks": (5000,)}])
 def test_a_manifest_whose_lengths_disagree_is_damage_before_anybody_takes_memory_for_it(changes: Any) -> None:
     with pytest.raises(Damaged):
-        Manifest.unpack(a_manifest(**changes).pack(SEED), SEED)
+        Chunk.unpack(a_chunk(**changes).pack(SEED), SEED)
 
 
 def test_no_chunk_is_charged_more_than_was_reserved_for_its_length() -> None:

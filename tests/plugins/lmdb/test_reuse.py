@@ -15,7 +15,6 @@ from lms_conformance.preempt import Turns
 import lms_tiers.plugins.lmdb
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.lmdb import pages
-from lms_tiers.plugins.lmdb.layout import read_entry
 
 KIB = 1 << 10
 KEY = OpaqueKey("k")
@@ -54,7 +53,7 @@ def test_a_reader_between_manifest_and_read_keeps_its_pages_from_being_used_agai
     size = 256 * KIB
     with opening(capacity=4 << 20) as backend:
         backend.put(message("k", size), content(1, size))
-        (page, count), *_ = read_entry(backend._store.entries["k"], backend._store.forms).extents
+        (page, count), *_ = backend._store.chunk("k").extents
         stopped = Stopped(backend)
         thread, answers = read_apart(backend)
         assert stopped.there.wait(30)
@@ -64,14 +63,14 @@ def test_a_reader_between_manifest_and_read_keeps_its_pages_from_being_used_agai
             backend.put(message("k", size), content(2, size))
         for number in range(6):
             backend.put(message(number, size), content(number, size))
-            taken = read_entry(backend._store.entries[str(number)], backend._store.forms).extents
+            taken = backend._store.chunk(str(number)).extents
             assert all(start + n <= page or start >= page + count for start, n in taken)
         stopped.go.set()
         thread.join()
         assert answers[0].data == content(1, size)
         backend.put(message("after", size), content(9, size))
-        taken = read_entry(backend._store.entries["after"], backend._store.forms).extents
-        assert taken == ((page, count),), "nobody is left who may read it"
+        taken = backend._store.chunk("after").extents
+        assert taken == [(page, count)], "nobody is left who may read it"
         assert backend.stats().corrupt == 0
 
 

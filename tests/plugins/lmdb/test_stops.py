@@ -61,7 +61,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
 
 
-CHECKPOINT = (checkpoint.__file__, ("_run", "make", "_turn", "_commit", "_apply", "_renew", "_pressing", "<lambda>"))
+CHECKPOINT = (checkpoint.__file__, ("_run", "make", "_frozen", "_commit", "_apply", "_renew", "_pressing", "<lambda>"))
 
 
 @strides(17, 3)
@@ -97,7 +97,7 @@ def flushing(opening: Open, stop: Any, message: Any, content: Any) -> tuple[Any,
     return backend, thread
 
 
-SYNCING = (syncing.__file__, ("_run", "<lambda>"))
+SYNCING = (syncing.__file__, ("_round",))
 
 
 @strides(7, 2)

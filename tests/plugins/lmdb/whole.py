@@ -19,7 +19,7 @@ def assert_whole(backend: LmdbBackend) -> None:
     assert store.counters.charged == sum(charge(one.pages, one.nrecord) for one in chunks)
     assert store.counters.share == sum(index_share(one.nrecord) for one in chunks)
     owned = [run for one in chunks for run in one.extents]
-    owned += [run for _, _, extents in pages._limbo for run in extents]
+    owned += [run for kept in (*pages._limbo, *pages._withheld.values()) for run in kept.extents]
     backed = 1 + sum(count for _, count in owned) + pages.room.free.pages
     assert pages.room.backed == backed
     # What a file system keeps to know where the blocks lie is in the slack of the budget.

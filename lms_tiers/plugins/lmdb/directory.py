@@ -1,4 +1,4 @@
-"""The files of a directory: their names, who owns it, how it was left, and files made with its owner's rights.
+"""The files of a directory: their names, who owns it, files made with its owner's rights, and a tier's state.
 
 A file is 0600 from its first byte, or has owner, group and mode of the store it comes into.
 """
@@ -8,39 +8,46 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
+import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 import lmdb
 
 from lms_tiers.errors import FormatError, StorageFullError, StorageLockedError, StorageUnavailableError
-from lms_tiers.plugins.lmdb.layout import EXPECTED, MAGIC, VERSION
+from lms_tiers.plugins.lmdb.layout import Damaged
+
+_log = logging.getLogger(__name__)
 
 DATA_FILE: Final = "data"
 INDEX_FILE: Final = "index.mdb"
 NEW_INDEX: Final = "index.new"
-JOURNALS: Final = ("journal.0", "journal.1")
+JOURNAL_FILE: Final = "journal"
 TIER_FILE: Final = "tier"
 OWNER_FILE: Final = "owner"
-STATE_FILE: Final = "state.json"
 #: Of versions 1 and 2.
 OLD_DATA: Final = "data.mdb"
-_STATE_BYTES: Final = 512
+#: Nanoseconds between two looks whether the directory still leads to the files that are open.
+LOOK: int = 10_000_000
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _HELD: Final = (errno.EAGAIN, errno.EACCES)
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the medium has no room left."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return isinstance(error, lmdb.Error) and (isinstance(error, lmdb.MapFullError) or "No space left" in str(error))
 
 
 def unavailable(where: str | Path, error: OSError | lmdb.Error, doing: str = "") -> StorageUnavailableError:
     """What a caller hears of an error of the medium."""
     reason = f"{doing}: {error}" if doing else str(error)
-    full = isinstance(error, lmdb.MapFullError) or "No space left" in reason
-    if full or (isinstance(error, OSError) and error.errno in _FULL):
+    if is_full(error):
         return StorageFullError(str(where), f"{reason}: no room is left on the medium.")
     return StorageUnavailableError(str(where), f"{reason}.")
 
@@ -112,80 +119,114 @@ class Ownership:
         self.release()
 
 
-def boot_id() -> str:
-    """What changes when the machine starts anew; empty where the system does not tell."""
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""
+class Place:
+    """The directory of an open store, whose `data` is open as `fd`."""
 
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path: Final = path
+        found = os.fstat(fd)
+        self._identity: Final = found.st_ino, found.st_dev
+        self._looked = 0
 
-@dataclass(frozen=True, slots=True)
-class Left:
-    """How a directory was left.
+    def look_now_and_then(self) -> None:
+        """Look, unless somebody has just done so."""
+        now = time.monotonic_ns()
+        if now - self._looked > LOOK:
+            self.look()
+            self._looked = now
 
-    Attributes
-    ----------
-    clean : bool
-        Closed, with everything on the medium: what follows, and what `journal.0` says of free pages, is true.
-    boot : str
-        Boot id of the machine that wrote last.
-    seed : int
-        The store's.
-    capacity : int
-        Of the last opening.
-    index : str
-        xxh3-64 of the index file.
-    clock, chunks, charged, share : int
-        The last sequence number, chunks held, sum of their charges, and of their shares of the index.
-    """
-
-    clean: bool
-    boot: str
-    seed: int
-    capacity: int
-    index: str = ""
-    clock: int = 0
-    chunks: int = 0
-    charged: int = 0
-    share: int = 0
-
-    def write(self, directory: Path) -> None:
-        """Keep this, on the medium, in one step; also where the disk is full and it was kept before."""
-        data = json.dumps({"format": MAGIC.decode(), "version": VERSION, **asdict(self)}).encode().ljust(_STATE_BYTES)
-        path = directory / STATE_FILE
-        try:
-            replace_file(path, data)
-        except OSError as error:
-            if error.errno not in _FULL or not path.exists() or path.stat().st_size != len(data):
-                raise
-            # A sector, over one: the medium writes it whole or not at all.
-            with open(path, "r+b") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-
-    @staticmethod
-    def read(directory: Path) -> Left | None:
-        """What was kept; None where nothing readable of ours was.
+    def look(self) -> None:
+        """Raise where the files have lost their names: what is written would be gone with the last descriptor.
 
         Raises
         ------
-        FormatError
-            Of another version.
+        StorageUnavailableError
         """
+        with contextlib.suppress(OSError):
+            found = (self._path / DATA_FILE).stat()
+            if (found.st_ino, found.st_dev) == self._identity:
+                return
+        raise StorageUnavailableError(str(self._path), "the files were deleted or replaced under the store.")
+
+    def keep_state(self, state: bytes, limit: int) -> None:
+        """Keep a tier's state, compressed and checked; nothing, with a warning, where that takes over `limit` bytes.
+
+        A reader, also one after a power loss, finds the state before or this one.
+
+        Raises
+        ------
+        OSError
+        """
+        import zstandard
+
+        packed = zstandard.ZstdCompressor(level=3, write_checksum=True).compress(state) if state else b""
+        if len(packed) > limit:
+            _log.warning(
+                "lmdb store %s: a tier's state of %d bytes is over the limit of %d and is not kept",
+                self._path, len(packed), limit,
+            )  # fmt: skip
+            packed = b""
+        path = self._path / TIER_FILE
+        scratch = path.with_name(path.name + ".new")
         try:
-            told = json.loads((directory / STATE_FILE).read_bytes())
-            if told["format"] != MAGIC.decode():
-                return None
-            if told["version"] != VERSION:
-                raise FormatError(str(directory), f"version {told['version']}", EXPECTED)
-            left = Left(**{name: told[name] for name in Left.__slots__})
-        except (OSError, ValueError, KeyError, TypeError):
+            scratch.unlink(missing_ok=True)
+            with open(create_file(scratch), "wb") as file:
+                file.write(packed)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                scratch.unlink()
+            raise
+        sync_file(self._path)
+
+    def kept_state(self) -> bytes | None:
+        """What `keep_state` kept last; None without it.
+
+        Raises
+        ------
+        Damaged
+        """
+        import zstandard
+
+        try:
+            packed = (self._path / TIER_FILE).read_bytes()
+            return zstandard.ZstdDecompressor().decompress(packed) if packed else None
+        except OSError:
             return None
-        numbers = (left.seed, left.capacity, left.clock, left.chunks, left.charged, left.share)
-        sound = all(type(number) is int and 0 <= number < 1 << 64 for number in numbers)
-        return left if sound and type(left.clean) is bool and type(left.index) is str else None
+        except zstandard.ZstdError as error:
+            raise Damaged(f"a tier's state: {error}") from error
+
+
+class Syncable:
+    """An open file that is synced.
+
+    Attributes
+    ----------
+    lost : OSError or None
+        Why a sync failed: from then on all do. The kernel forgets pages that it could not write, so no later sync
+        proves anything.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd: Final = fd
+        self.lost: OSError | None = None
+
+    def sync(self) -> None:
+        """Everything written is on the medium.
+
+        Raises
+        ------
+        OSError
+        """
+        if self.lost is not None:
+            raise self.lost
+        try:
+            os.fdatasync(self.fd)
+        except OSError as error:
+            self.lost = error
+            raise
 
 
 def create_file(path: Path, flags: int = os.O_RDWR) -> int:
@@ -205,24 +246,6 @@ def create_file(path: Path, flags: int = os.O_RDWR) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` where a reader, also one after a power loss, finds the old bytes or the new ones."""
-    scratch = path.with_name(path.name + ".new")
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(scratch)
-        with open(create_file(scratch), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(scratch)
-        raise
-    sync_file(path.parent)
 
 
 def sync_file(path: Path) -> None:
