@@ -32,7 +32,7 @@ from lms_tiers.wire.buffers import paged_buffer, receive_buffer
 _PAGE: Final = 1000
 _HEADS: Final = b"1023"
 
-#: What `stats` tells beyond the contract: connections made, requests told to go elsewhere, looks at the slots, primaries.
+#: What `stats` tells beyond the contract: connections made, redirects followed, looks at the slots, nodes with slots.
 DETAIL: Final = ("connects", "redirects", "slot_looks", "nodes")
 
 _NUMBER: Final = partial(Link.expect, kind=int)
