@@ -5,6 +5,7 @@ All calls come one after the other, under a lock of vLLM's. What takes time is i
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -160,7 +161,8 @@ class LMSTier(shim.SecondaryTierManager):  # type: ignore[misc]  # vLLM is not t
 
     def submit_load(self, job_metadata: Any) -> None:
         """Load chunks into rows that are the tier's until the job is reported."""
-        self._transfers.load(job_metadata.job_id, list(job_metadata.keys), shim.slots_of(job_metadata))
+        keys, slots = list(job_metadata.keys), shim.slots_of(job_metadata)
+        self._transfers.load(job_metadata.job_id, keys, slots, job_metadata.req_context.req_id)
 
     def get_finished_jobs(self) -> Iterable[Any]:
         """Every job that has ended since the last call; keys of a load that failed read as absent from now on."""
@@ -232,6 +234,7 @@ class LMSTier(shim.SecondaryTierManager):  # type: ignore[misc]  # vLLM is not t
             self._rows.release()
         finally:
             self._store.close()
+            gc.collect()  # frames of calls that failed may hold views of rows, in cycles
 
     # -- before there is a tier ----------------------------------------------------------------------------------------
 

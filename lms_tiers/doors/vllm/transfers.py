@@ -6,16 +6,18 @@ A row of the primary tier is one chunk: padding and the parts of all workers inc
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
 from lms_tiers.doors.jobs import Jobs, Queue, Result
+from lms_tiers.doors.lent import Lent
 from lms_tiers.errors import DeadlineExceededError, LmsTiersError
-from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.keys import OpaqueKey
 from lms_tiers.messages import ChunkMeta
+from lms_tiers.namespaced import Namespaced
 from lms_tiers.request import RequestContext
 
 _log = logging.getLogger(__name__)
@@ -80,7 +82,7 @@ class Transfers:
     Parameters
     ----------
     name : str
-    store : LMSBackendInterface
+    store : Namespaced
         Keys are the engine's own, as hexadecimal text.
     rows : memoryview
         The primary tier, as bytes in one dimension.
@@ -88,13 +90,13 @@ class Transfers:
         What a row is stored as; its length is that of a row.
     workers : int
     contexts : bool
-        Whether `put_many` of the store takes a context.
+        Whether batch calls of the store take a context.
     release : callable
         Gets keys of a load, when it has ended: what was kept for it may go.
     """
 
     def __init__(
-        self, name: str, store: LMSBackendInterface, rows: memoryview, meta: ChunkMeta, *, workers: int,
+        self, name: str, store: Namespaced, rows: memoryview, meta: ChunkMeta, *, workers: int,
         contexts: bool, release: Callable[[Sequence[bytes]], None],
     ) -> None:  # fmt: skip
         self._name: Final = name
@@ -106,65 +108,63 @@ class Transfers:
         self._part: Final = max(1, _PART // max(1, meta.length))
         self._jobs: Final = Jobs(name, workers=workers)
 
-    def load(self, number: int, keys: Sequence[bytes], slots: Sequence[int]) -> None:
+    def load(self, number: int, keys: Sequence[bytes], slots: Sequence[int], request: str) -> None:
         """Read chunks into rows; nobody else looks at these until the job's result was given."""
-        self._submit(_Job(number, True, tuple(keys)), slots, Queue.LOAD, self._loading)
+        self._submit(_Job(number, True, tuple(keys)), slots, request)
 
     def store(self, number: int, keys: Sequence[bytes], slots: Sequence[int], request: str) -> None:
         """Store rows, which stay as they are until the job's result was given."""
+        self._submit(_Job(number, False, tuple(keys)), slots, request)
 
-        def storing(keys: Sequence[bytes], rows: list[int]) -> _Steps:
-            return self._storing(keys, rows, request)
-
-        self._submit(_Job(number, False, tuple(keys)), slots, Queue.STORE, storing)
-
-    def _submit(
-        self, job: _Job, slots: Sequence[int], queue: Queue, steps: Callable[[Sequence[bytes], list[int]], _Steps]
-    ) -> None:
-        rows = list(slots)
+    def _submit(self, job: _Job, slots: Sequence[int], request: str) -> None:
+        queue, steps = (Queue.LOAD, self._loading) if job.load else (Queue.STORE, self._storing)
+        context: dict[str, Any] = {"context": RequestContext(request)} if self._contexts else {}
         job.succeeded = [False] * len(job.keys)
-        starts = range(0, len(rows), self._part) or range(1)  # one part of nothing, so that there is a result
+        starts = range(0, len(job.keys), self._part) or range(1)  # one part of nothing, so that there is a result
         job.parts = len(starts)
         for at in starts:
-            keys, of_them = job.keys[at : at + self._part], rows[at : at + self._part]
-            self._jobs.submit(queue, partial(steps, keys, of_them), len(keys), (job, at))
+            keys, of_them = job.keys[at : at + self._part], list(slots[at : at + self._part])
+            self._jobs.submit(queue, partial(steps, keys, of_them, context), len(keys), (job, at))
 
-    def _row(self, slot: int) -> memoryview:
+    @contextmanager
+    def _lent(self, slots: Sequence[int]) -> Iterator[list[memoryview]]:
+        """Rows, for the block only: a view that is left would keep vLLM's memory from being given back."""
         length = self._meta.length
-        if not slot >= 0 or (slot + 1) * length > self._rows.nbytes:
-            raise IndexError(f"slot {slot} is not one of {self._rows.nbytes // length}")
-        return self._rows[slot * length : (slot + 1) * length]
+        for slot in slots:
+            if not 0 <= slot < self._rows.nbytes // length:
+                raise IndexError(f"slot {slot} is not one of {self._rows.nbytes // length}")
+        with ExitStack() as lent:
+            yield [lent.enter_context(self._rows[slot * length : (slot + 1) * length]) for slot in slots]
 
-    def _loading(self, keys: Sequence[bytes], slots: list[int]) -> _Steps:
+    def _loading(self, keys: Sequence[bytes], slots: list[int], context: dict[str, Any]) -> _Steps:
+        named = [OpaqueKey(key.hex()) for key in keys]
         try:
-            for at, key in enumerate(keys):
-                with self._row(slots[at]) as row:
-                    found = self._store.get_into(OpaqueKey(key.hex()), row)
-                if found == self._meta:
-                    yield (at,), self._meta.length
-                else:
-                    yield (), 0
+            with self._lent(slots) as rows:
+                wanted = [(key, (row,)) for key, row in zip(named, rows, strict=True)]
+                found = self._store.get_many_into(wanted, expected=[self._meta] * len(named), **context)
+            good = [at for at, meta in enumerate(found) if meta == self._meta]
+            yield good, len(good) * self._meta.length
         finally:
             self._release(keys)
 
-    def _storing(self, keys: Sequence[bytes], slots: list[int], request: str) -> _Steps:
-        held = self._store.contains_many([OpaqueKey(key.hex()) for key in keys])
-        wanted = [at for at, there in enumerate(held) if not there]
+    def _storing(self, keys: Sequence[bytes], slots: list[int], context: dict[str, Any]) -> _Steps:
+        named = [OpaqueKey(key.hex()) for key in keys]
+        held = self._store.contains_many(named)
         yield [at for at, there in enumerate(held) if there], 0
-        items: list[Any] = []
-        for at in wanted:
-            with self._row(slots[at]) as row:
-                items.append((self._meta.message(OpaqueKey(keys[at].hex())), bytearray(row)))
-        context = {"context": RequestContext(request)} if self._contexts else {}
+        wanted = [at for at, there in enumerate(held) if not there]
         try:
-            self._store.put_many(items, **context)
+            with self._lent([slots[at] for at in wanted]) as rows:
+                of_rows = zip(wanted, rows, strict=True)
+                source = Lent({named[at].to_string(): (self._meta, (row,)) for at, row in of_rows})
+                stored = self._store.put_from([self._meta.message(named[at]) for at in wanted], source, **context)
         except LmsTiersError as error:
             # Some are stored and some are not: what the store says of each is the truth.
             _log.info("%s: a batch of stores: %s: %s", self._name, type(error).__name__, error)
-            there = self._store.contains_many([OpaqueKey(keys[at].hex()) for at in wanted])
+            there = self._store.contains_many([named[at] for at in wanted])
             yield [at for at, held in zip(wanted, there, strict=True) if held], 0
         else:
-            yield wanted, len(wanted) * self._meta.length
+            good = [at for at, took in zip(wanted, stored, strict=True) if took]
+            yield good, len(good) * self._meta.length
 
     def poll(self) -> list[Moved]:
         """Jobs whose last part has ended, each once."""

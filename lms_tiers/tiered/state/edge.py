@@ -272,7 +272,7 @@ class Edge:
         if self._log.on:
             self._log.add(EventKind.FAILED, EventReason.IO_ERROR, self.name, "", 0)
         if self.failures == 1 or self.breaker.failures == 0:
-            _log.warning("tier %r failed: %r", self.name, error)
+            _log.warning("tier %r failed: %s", self.name, repr(error))  # see `Hierarchy.failed`
         if self.breaker.failure():
             self._switched_off()
 

@@ -328,7 +328,7 @@ class Hierarchy:
         if self.log.on:
             self.log.add(EventKind.FAILED, EventReason.IO_ERROR, tier.name, text, 0)
         if tier.failures == 1 or tier.breaker.failures == 0:
-            _log.warning("tier %r failed: %r", tier.name, error)
+            _log.warning("tier %r failed: %s", tier.name, repr(error))  # a record must not keep its frames, nor buffers
         self.well &= ~tier.bit
         if tier.breaker.failure():
             self._switched_off(tier)

@@ -17,7 +17,7 @@ import pytest
 from lms_tiers.errors import DeadlineExceededError
 from tests.depth import drawn
 from tests.doors.vllm.conftest import PATIENCE, REAL, name
-from tests.doors.vllm.test_tier import FAULTS
+from tests.doors.vllm.test_tier import FAULTS, READS
 
 pytestmark = pytest.mark.skipif(not REAL, reason="vLLM is not installed: make doors")
 
@@ -189,14 +189,14 @@ def test_the_region_stays_mapped_where_a_transfer_is_inside_the_store(start: Any
     for at in range(10, 26, 4):
         engine.put(list(range(at, at + 4)))
     gate, inside = threading.Event(), threading.Event()
-    call = engine.store.get_into
+    call = engine.store.get_many_into
 
-    def waits(key: Any, buffer: Any) -> Any:
+    def waits(*given: Any, **named: Any) -> Any:
         inside.set()
         assert gate.wait(PATIENCE)
-        return call(key, buffer)
+        return call(*given, **named)
 
-    engine.store.get_into, close = waits, engine.store.close
+    engine.store.get_many_into, close = waits, engine.store.close
     engine.store.close = lambda: None
     context = engine.request()
     while not inside.is_set():
@@ -219,7 +219,7 @@ def test_slots_are_free_again_after_transfers_that_failed(start: Any) -> None:
     engine.put([1, 2, 3, 4])
     engine.put([5, 6, 7, 8])
     faulty = engine.store._h.tiers[0].backend
-    for operation in ("get", "get_into", "get_many", "get_many_into", "get_scattered", "view", "put", "put_many"):
+    for operation in (*READS, "put", "put_many", "put_from"):
         faulty.inject(operation, Fault.FAIL)
     assert engine.get([1, 2]) == {}
     engine.put([11, 12, 13, 14])  # needs all of the primary tier, and is not stored
