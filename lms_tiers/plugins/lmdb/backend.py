@@ -25,7 +25,7 @@ from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, Damaged
 from lms_tiers.plugins.lmdb.opening import close_clean, open_directory
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from lms_tiers.plugins.lmdb.pages import Inside
-from lms_tiers.plugins.lmdb.reading import Into, Reader
+from lms_tiers.plugins.lmdb.reading import Fresh, Into, Reader
 from lms_tiers.plugins.lmdb.space import Budget, charge, reserve
 from lms_tiers.plugins.lmdb.syncing import Syncing
 from lms_tiers.plugins.lmdb.writing import Writer
@@ -93,8 +93,9 @@ class LmdbBackend(LMSBackendInterface):
     def _changing(self) -> Inside:
         store = self._store
         store.check()
-        with store.epochs.calling():
-            self._place.look_now_and_then()
+        if self._place.due:
+            with store.epochs.calling():
+                self._place.look()
         return store.epochs.calling()
 
     def contains(self, key: CacheEngineKey) -> bool:
@@ -118,17 +119,12 @@ class LmdbBackend(LMSBackendInterface):
 
     def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
         """Chunks in order, neighbours by one read; each in memory that is used again when it is let go."""
-        out = [memoryview(b"")] * len(keys)
-
-        def target(number: int) -> Any:
-            def asked(meta: ChunkMeta) -> list[memoryview]:
-                out[number] = self._memory.take(meta.length)
-                return [out[number]]
-
-            return asked
-
-        found = self._reader.many([(key_text(key, MAX_KEY_BYTES), target(n)) for n, key in enumerate(keys)])
-        return [None if meta is None else meta.memory_obj(data) for meta, data in zip(found, out, strict=True)]
+        wanted = [(key_text(key, MAX_KEY_BYTES), Fresh(self._memory.take)) for key in keys]
+        found = self._reader.many(wanted)
+        return [
+            None if meta is None else meta.memory_obj(fresh.data)
+            for meta, (_, fresh) in zip(found, wanted, strict=True)
+        ]  # fmt: skip
 
     def get_many_into(
         self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]], *,
@@ -151,21 +147,7 @@ class LmdbBackend(LMSBackendInterface):
     def iter_keys(self) -> Iterator[CacheEngineKey]:
         """As `list_keys`, a batch at a time."""
         self._store.check()
-        return self._listed(listing.keys(self._store, self._coding.reads))
-
-    def _listed(self, batches: Iterator[list[Any]]) -> Iterator[Any]:
-        """Batches of a listing, each a call of its own: `close` waits for one, not for whoever holds the listing."""
-        store = self._store
-        while True:
-            with store.epochs.calling():
-                store.check()
-                try:
-                    batch = next(batches, None)
-                except lmdb.Error as error:
-                    raise unavailable(self._path, error, "read failed") from error
-            if batch is None:
-                return
-            yield from batch
+        return listing.streamed(self._store, listing.keys(self._store, self._coding.reads))
 
     # -- for a tier ------------------------------------------------------------------------------------------------
 
@@ -200,7 +182,7 @@ class LmdbBackend(LMSBackendInterface):
     def scan(self) -> Iterator[ChunkInfo]:
         """Every chunk, least recently put or used first."""
         self._store.check()
-        return self._listed(listing.chunks_by_use(self._store, self._coding.reads))
+        return listing.streamed(self._store, listing.chunks_by_use(self._store, self._coding.reads))
 
     def touch(self, keys: Sequence[CacheEngineKey]) -> None:
         """Note uses; they reach the medium with a checkpoint."""

@@ -128,12 +128,10 @@ class Place:
         self._identity: Final = found.st_ino, found.st_dev
         self._looked = 0
 
-    def look_now_and_then(self) -> None:
-        """Look, unless somebody has just done so."""
-        now = time.monotonic_ns()
-        if now - self._looked > LOOK:
-            self.look()
-            self._looked = now
+    @property
+    def due(self) -> bool:
+        """Whether nobody has just looked."""
+        return time.monotonic_ns() - self._looked > LOOK
 
     def look(self) -> None:
         """Raise where the files have lost their names: what is written would be gone with the last descriptor.
@@ -145,6 +143,7 @@ class Place:
         with contextlib.suppress(OSError):
             found = (self._path / DATA_FILE).stat()
             if (found.st_ino, found.st_dev) == self._identity:
+                self._looked = time.monotonic_ns()
                 return
         raise StorageUnavailableError(str(self._path), "the files were deleted or replaced under the store.")
 

@@ -94,8 +94,9 @@ class Journal(Syncable):
             frames.append(sealed(_FRAME.pack(len(body), kind, sequence) + body, self._seed + end))
             end += len(frames[-1])
         data, at = b"".join(frames), self.position % self._ring
-        for part, offset in ((data[: self._ring - at], at), (data[self._ring - at :], 0)):
-            if part and os.pwrite(self.fd, part, PAGE + offset) != len(part):
+        whole = at + len(data) <= self._ring
+        for part, offset in ((data, at),) if whole else ((data[: self._ring - at], at), (data[self._ring - at :], 0)):
+            if os.pwrite(self.fd, part, PAGE + offset) != len(part):
                 raise OSError("a short write")
         self.position = end
 

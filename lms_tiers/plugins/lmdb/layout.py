@@ -29,10 +29,11 @@ MAX_DIMENSIONS: Final = 64
 #: A run of pages of `data`: the first page, and how many.
 Extent: TypeAlias = tuple[int, int]
 
-_COUNT_BITS: Final = 24
-_COUNT: Final = (1 << _COUNT_BITS) - 1
+#: Of an extent's count of pages, where it is packed with its first page.
+COUNT_BITS: Final = 24
+COUNT: Final = (1 << COUNT_BITS) - 1
 #: Longest chunk: one extent's count of pages.
-LONGEST: Final = (_COUNT - 1) * PAGE
+LONGEST: Final = (COUNT - 1) * PAGE
 
 _WRAP: Final = (1 << 64) - 1
 #: sequence, created (ms), checksum of the stored bytes, bytes a block encodes, blocks, extents, key bytes, layout bytes
@@ -118,16 +119,17 @@ def record_bytes(key: int, meta: ChunkMeta, layout: str, blocks: int, extents: i
 
 def pack_extents(extents: Sequence[Extent]) -> bytes:
     """Eight bytes each."""
-    return _longs(len(extents)).pack(*[page << _COUNT_BITS | count for page, count in extents])
+    return _longs(len(extents)).pack(*[page << COUNT_BITS | count for page, count in extents])
 
 
 def unpack_extents(data: bytes | memoryview, at: int, count: int) -> list[Extent]:
     """What `pack_extents` packed `count` of at `at`."""
-    return [(place >> _COUNT_BITS, place & _COUNT) for place in _longs(count).unpack_from(data, at)]
+    return [(place >> COUNT_BITS, place & COUNT) for place in _longs(count).unpack_from(data, at)]
 
 
 @lru_cache(maxsize=256)
-def _words(count: int) -> struct.Struct:
+def words(count: int) -> struct.Struct:
+    """So many u32."""
     return struct.Struct(f"<{count}I")
 
 
@@ -215,7 +217,7 @@ class Chunk:
             _packed_meta(meta),
             key,
             layout.encode(),
-            _words(len(blocks)).pack(*blocks) if blocks else b"",
+            words(len(blocks)).pack(*blocks) if blocks else b"",
             pack_extents(extents),
         ))  # fmt: skip
         return sealed(body + TAIL.pack(len(body) + TAIL.size, _MARK, 0)[:8], seed)
@@ -240,7 +242,7 @@ class Chunk:
             at += nkey
             layout = record[at : at + nlayout].decode() if nlayout else ""
             at += nlayout
-            blocks = _words(nblocks).unpack_from(record, at) if nblocks else ()
+            blocks = words(nblocks).unpack_from(record, at) if nblocks else ()
             extents = unpack_extents(record, at + 4 * nblocks, nextents)
         except (struct.error, IndexError, UnicodeDecodeError, FormatError) as error:
             raise Damaged(f"a manifest that is none ({error})") from None
@@ -255,47 +257,3 @@ def at_page_end(data: memoryview, end: int) -> int:
     if data[end - 12 : end - 8] != _MARK_BYTES:
         return 0
     return int.from_bytes(data[end - 16 : end - 12], "little")
-
-
-# -- in memory -----------------------------------------------------------------------------------------------------
-
-#: sequence, checksum, first extent, number of the form, blocks, further extents
-ENTRY: Final = struct.Struct("<QQQIII")
-
-
-class Forms:
-    """Forms by number, so that what is kept of a chunk in memory, its entry, takes 80 bytes."""
-
-    def __init__(self) -> None:
-        self.by_number: Final[list[Form]] = []
-        self._numbers: Final[dict[Form, int]] = {}
-
-    def entry(self, chunk: Chunk) -> bytes:
-        """The entry of a chunk. Callers hold the store's lock."""
-        form, blocks, extents = chunk.form, chunk.blocks, chunk.extents
-        number = self._numbers.get(form)
-        if number is None:
-            number = len(self.by_number)
-            self.by_number.append(form)
-            self._numbers[form] = number
-        page, count = extents[0]
-        more = len(extents) - 1
-        entry = ENTRY.pack(chunk.sequence, chunk.checksum, page << _COUNT_BITS | count, number, len(blocks), more)
-        if more or blocks:
-            entry += _words(len(blocks)).pack(*blocks) + pack_extents(extents[1:])
-        return entry
-
-    def chunk(self, text: str, entry: bytes) -> Chunk:
-        """The chunk of an entry."""
-        sequence, checksum, place, number, nblocks, more = ENTRY.unpack_from(entry)
-        extents = [(place >> _COUNT_BITS, place & _COUNT)]
-        blocks: tuple[int, ...] = ()
-        if nblocks or more:
-            blocks = _words(nblocks).unpack_from(entry, ENTRY.size)
-            extents += unpack_extents(entry, ENTRY.size + 4 * nblocks, more)
-        return Chunk(text, self.by_number[number], sequence, checksum, blocks, extents)
-
-
-def offset_of(place: int) -> int:
-    """Where the extent begins that an entry holds as `place`."""
-    return (place >> _COUNT_BITS) * PAGE

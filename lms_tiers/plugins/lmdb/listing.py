@@ -7,17 +7,20 @@ or may not be listed; no key is listed twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
+import lmdb
 import numpy as np
 import numpy.typing as npt
 
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey, OpaqueKey
+from lms_tiers.plugins.lmdb.directory import unavailable
 from lms_tiers.plugins.lmdb.layout import HASH_BYTES, Chunk, Damaged, key_hash
 from lms_tiers.plugins.lmdb.space import charge
 from lms_tiers.plugins.lmdb.store import Store
 
+_T = TypeVar("_T")
 #: Whether chunks of a layout can be read.
 Reads: TypeAlias = Callable[[str], bool]
 
@@ -94,3 +97,17 @@ def chunks_by_use(store: Store, reads: Reads) -> Iterator[list[ChunkInfo]]:
             # Opaque: parsing the texts of a million keys takes seconds, and whoever scans compares texts.
             infos.append(ChunkInfo(OpaqueKey(chunk.text), chunk.form.meta, charge(chunk.pages, len(newest))))
         yield infos
+
+
+def streamed(store: Store, batches: Iterator[list[_T]]) -> Iterator[_T]:
+    """Batches of a listing, each a call of its own: `close` waits for one, not for whoever holds the listing."""
+    while True:
+        with store.epochs.calling():
+            store.check()
+            try:
+                batch = next(batches, None)
+            except lmdb.Error as error:
+                raise unavailable(store.where, error, "read failed") from error
+        if batch is None:
+            return
+        yield from batch

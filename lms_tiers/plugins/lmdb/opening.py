@@ -9,12 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import struct
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 import lmdb
 
@@ -36,32 +33,16 @@ from lms_tiers.plugins.lmdb.directory import (
     unavailable,
 )
 from lms_tiers.plugins.lmdb.extents import Room
-from lms_tiers.plugins.lmdb.index import Index, checksum, lock_of, remove
-from lms_tiers.plugins.lmdb.journal import CLOSED, OVERHEAD, Journal, Record, after, replay
-from lms_tiers.plugins.lmdb.layout import EXPECTED, PAGE, Extent, pack_extents, unpack_extents
+from lms_tiers.plugins.lmdb.index import Index, lock_of, remove
+from lms_tiers.plugins.lmdb.journal import OVERHEAD, Journal, after
+from lms_tiers.plugins.lmdb.layout import EXPECTED, PAGE
 from lms_tiers.plugins.lmdb.options import LmdbOptions
-from lms_tiers.plugins.lmdb.pages import Counters
-from lms_tiers.plugins.lmdb.recovery import Contents, recover
+from lms_tiers.plugins.lmdb.recovery import Contents, as_closed, closed, recover
 from lms_tiers.plugins.lmdb.space import Budget
 from lms_tiers.plugins.lmdb.store import Store
 from lms_tiers.sizes import format_size
 
 _log = logging.getLogger(__name__)
-
-#: checksum of the index, clock, chunks, charges, shares of the index, free runs with blocks
-_CLOSED: Final = struct.Struct("<QQQQQQ")
-
-
-@dataclass(slots=True)
-class _Found:
-    """What an opening begins with: free runs with blocks and without, and `contents` where the index is not trusted."""
-
-    position: int = 0
-    clock: int = 0
-    counters: Counters = field(default_factory=Counters)
-    free: list[Extent] = field(default_factory=list)
-    hollow: list[Extent] = field(default_factory=list)
-    contents: Contents | None = None
 
 
 def identify(directory: Path) -> tuple[int | None, int]:
@@ -128,12 +109,12 @@ def open_directory(
 def _open(
     directory: Path, budget: Budget, options: LmdbOptions, seed: int | None, memory: Recycler
 ) -> tuple[Store, Checkpoints]:
-    found = _Found() if seed is None else _as_closed(directory, seed) or _as_left(directory, seed)
-    counters, new = found.counters, seed is None
-    if counters.charged > budget.usable:
+    new = seed is None
+    contents = Contents("new") if seed is None else as_closed(directory, seed) or recover(directory, seed)
+    if contents.counters.charged > budget.usable:
         raise ConfigError(
-            f"lmdb store {directory} holds {format_size(counters.charged)}, more than its capacity allows: raise the "
-            f"capacity, or run `lms-tiers compact {directory} --capacity SIZE`."
+            f"lmdb store {directory} holds {format_size(contents.counters.charged)}, more than its capacity allows: "
+            f"raise the capacity, or run `lms-tiers compact {directory} --capacity SIZE`."
         )
     remove(directory / NEW_INDEX)
     if seed is None:
@@ -149,18 +130,18 @@ def _open(
         index = Index(directory, budget, sync=options.sync != "none")
         journal = Journal(directory, budget.journal, seed)
         undo.callback(journal.close)
-        position = after(found.position, budget.journal)
         store = Store(
-            directory, budget, seed, data, index, journal, _room(data, found), counters, found.clock, options.sync
-        )
-        checkpoints = Checkpoints(store, position)
+            directory, budget, seed, data, index, journal, _room(data, contents), contents.counters, contents.clock,
+            options.sync,
+        )  # fmt: skip
+        checkpoints = Checkpoints(store, after(contents.position, budget.journal))
         undo.callback(index.abandon)
-        if found.contents is None and not new:
+        if contents.source == "closed":
             index.open()
-            journal.begin(position)
-        elif found.contents is not None:
-            store.recovered(found.contents.records, found.contents.uses)
-            if found.contents.source == "data" and not counters.chunks and index.nbytes:
+            journal.begin(after(contents.position, budget.journal))
+        else:
+            store.recovered(contents.records, contents.uses)
+            if contents.source == "data" and not contents.records and index.nbytes:
                 _move_aside(directory / INDEX_FILE)
         checkpoints.start()
         undo.callback(checkpoints.stop)
@@ -174,29 +155,10 @@ def _open(
     return store, checkpoints
 
 
-def _as_closed(directory: Path, seed: int) -> _Found | None:
-    """What a clean close left word of, where the index is, byte for byte, as it was then."""
-    position, records = replay(directory, seed, 0)
-    if len(records) != 1 or records[0].kind != CLOSED:
-        return None
-    body = records[0].body
-    index, clock, chunks, charged, share, free = _CLOSED.unpack_from(body)
-    with suppress(OSError):
-        if checksum(directory) == index:
-            runs = unpack_extents(body, _CLOSED.size, (len(body) - _CLOSED.size) // 8)
-            return _Found(position, clock, Counters(chunks, charged, share), runs[:free], runs[free:])
-    return None
-
-
-def _as_left(directory: Path, seed: int) -> _Found:
-    contents = recover(directory, seed)
-    return _Found(contents.position, contents.clock, contents.counters, contents.free, [], contents)
-
-
-def _room(data: DataFile, found: _Found) -> Room:
+def _room(data: DataFile, contents: Contents) -> Room:
     """The pages of `data`."""
-    free, hollow, end = found.free, found.hollow, max(data.pages, 1)
-    if found.contents is not None:
+    free, hollow, end = contents.free, contents.hollow, max(data.pages, 1)
+    if contents.source != "closed":
         # No record must be left where nobody has a chunk; and the index needs room.
         punched = [data.punch(*run) for run in free]
         hollow = [run for run, done in zip(free, punched, strict=True) if done]
@@ -229,12 +191,9 @@ def close_clean(store: Store) -> None:
     OSError, lmdb.Error
         The store counts as not closed.
     """
-    pages, counters = store.pages, store.counters
+    pages = store.pages
     store.index.close()
-    free = list(pages.room.free)
-    body = _CLOSED.pack(
-        checksum(store.where), store.clock, counters.chunks, counters.charged, counters.share, len(free)
-    ) + pack_extents([*free, *pages.room.hollow])
-    if pages.settled and len(body) + OVERHEAD <= store.journal.room:
-        store.journal.append([Record(CLOSED, store.clock, body)])
+    record = closed(store.where, store.clock, store.counters, list(pages.room.free), list(pages.room.hollow))
+    if pages.settled and len(record.body) + OVERHEAD <= store.journal.room:
+        store.journal.append([record])
     store.journal.sync()

@@ -18,7 +18,8 @@ from lms_tiers.buffers import writable_bytes
 from lms_tiers.errors import InvalidBufferError, LmsTiersError
 from lms_tiers.messages import ChunkMeta
 from lms_tiers.plugins.lmdb.coding import Coding
-from lms_tiers.plugins.lmdb.layout import ENTRY, PAGE, Chunk, Damaged, Form, offset_of
+from lms_tiers.plugins.lmdb.entries import ENTRY, offset_of
+from lms_tiers.plugins.lmdb.layout import PAGE, Chunk, Damaged, Form
 from lms_tiers.plugins.lmdb.store import Store
 
 _log = logging.getLogger(__name__)
@@ -68,15 +69,9 @@ class Reader:
 
     def get(self, text: str) -> tuple[ChunkMeta, bytearray] | None:
         """A chunk in memory of its own."""
-        out = bytearray()
-
-        def target(meta: ChunkMeta) -> list[memoryview]:
-            nonlocal out
-            out = bytearray(meta.length)
-            return [memoryview(out)]
-
-        meta = self.into(text, target)
-        return None if meta is None else (meta, out)
+        fresh = Fresh(bytearray)
+        meta = self.into(text, fresh)
+        return None if meta is None else (meta, fresh.data)
 
     def into(self, text: str, target: Target) -> ChunkMeta | None:
         """A chunk in the buffers that `target` answers."""
@@ -234,6 +229,21 @@ def front(pending: list[memoryview], size: int) -> list[memoryview]:
             pending[0] = piece[size:]
             size = 0
     return taken
+
+
+class Fresh:
+    """A target of memory that `make` makes: `data`, once it was asked."""
+
+    __slots__ = ("_make", "data")
+
+    def __init__(self, make: Callable[[int], Any]) -> None:
+        self._make = make
+        self.data: Any = None
+
+    def __call__(self, meta: ChunkMeta) -> list[memoryview]:
+        """Memory for a chunk of this metadata."""
+        self.data = self._make(meta.length)
+        return [memoryview(self.data)]
 
 
 class Into:

@@ -11,6 +11,8 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final, TypeAlias
@@ -18,9 +20,20 @@ from typing import IO, Final, TypeAlias
 from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.plugins.lmdb import salvage
 from lms_tiers.plugins.lmdb.directory import DATA_FILE, INDEX_FILE
-from lms_tiers.plugins.lmdb.index import APPLIED, Applied
-from lms_tiers.plugins.lmdb.journal import GONE, PUT, Record, replay
-from lms_tiers.plugins.lmdb.layout import PAGE, STAMP, TAIL, Chunk, Damaged, Extent, at_page_end, key_hash
+from lms_tiers.plugins.lmdb.index import APPLIED, Applied, checksum
+from lms_tiers.plugins.lmdb.journal import CLOSED, GONE, PUT, Record, replay
+from lms_tiers.plugins.lmdb.layout import (
+    PAGE,
+    STAMP,
+    TAIL,
+    Chunk,
+    Damaged,
+    Extent,
+    at_page_end,
+    key_hash,
+    pack_extents,
+    unpack_extents,
+)
 from lms_tiers.plugins.lmdb.pages import Counters
 from lms_tiers.plugins.lmdb.space import charge, index_share
 
@@ -33,6 +46,8 @@ _LOST: Final = 1 / 64
 _BLOCK: Final = 4 << 20
 #: How a damaged file may end the process that maps it; anything else that ends the child is no fault of the file.
 _DEADLY: Final = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+#: checksum of the index, clock, chunks, charges, shares of the index, free runs with blocks
+_CLOSED: Final = struct.Struct("<QQQQQQ")
 #: First page, pages, sequence and key of a chunk that lies there.
 _Claim: TypeAlias = tuple[int, int, int, str]
 
@@ -43,40 +58,63 @@ class Contents:
 
     Attributes
     ----------
+    source : str
+        Where from: "closed" is the index as a clean close left it, which can be opened; else "index", "data" or "new",
+        and all there is follows.
     records : dict
         Manifests by key.
     uses : dict
         Stamps of last uses by key.
     position, clock : int
         The journal's end, and the last number given out.
-    free : list of Extent
-        What no chunk has, up to the end of the file.
-    source : str
-        Where from: "index" or "data".
+    free, hollow : list of Extent
+        What no chunk has, up to the end of the file: pages with blocks, or perhaps, and pages without.
     lost : int
         Chunks that the index counted and did not have.
     """
 
+    source: str
     records: dict[str, bytes] = field(default_factory=dict)
     uses: dict[str, int] = field(default_factory=dict)
     position: int = 0
     clock: int = 0
     free: list[Extent] = field(default_factory=list)
-    source: str = "index"
+    hollow: list[Extent] = field(default_factory=list)
     lost: int = 0
     counters: Counters = field(default_factory=Counters)
+
+
+def closed(directory: Path, clock: int, counters: Counters, free: Sequence[Extent], hollow: Sequence[Extent]) -> Record:
+    """What a clean close leaves in the journal, of an index that is written and closed."""
+    head = _CLOSED.pack(checksum(directory), clock, counters.chunks, counters.charged, counters.share, len(free))
+    return Record(CLOSED, clock, head + pack_extents([*free, *hollow]))
+
+
+def as_closed(directory: Path, seed: int) -> Contents | None:
+    """What `closed` told, where the index is, byte for byte, as it was then."""
+    position, records = replay(directory, seed, 0)
+    if len(records) != 1 or records[0].kind != CLOSED:
+        return None
+    body = records[0].body
+    index, clock, chunks, charged, share, free = _CLOSED.unpack_from(body)
+    with suppress(OSError):
+        if checksum(directory) == index:
+            runs = unpack_extents(body, _CLOSED.size, (len(body) - _CLOSED.size) // 8)
+            counters = Counters(chunks, charged, share)
+            return Contents("closed", {}, {}, position, clock, runs[:free], runs[free:], counters=counters)
+    return None
 
 
 def recover(directory: Path, seed: int) -> Contents:
     """Everything that can be proven to be there."""
     data = directory / DATA_FILE
     found = _from_index(directory / INDEX_FILE, seed)
-    contents, counted = (Contents(), 0) if found is None else found
+    contents, counted = (Contents("new"), 0) if found is None else found
     contents.position, journal = replay(directory, seed, contents.position)
     # What a checkpoint that was cut off has removed already is not lost.
     contents.lost = max(0, counted - len(contents.records) - sum(record.kind == GONE for record in journal))
     if found is None or contents.lost > counted * _LOST:
-        contents = Contents(source="data", position=contents.position, records=_from_data(data, seed))
+        contents = Contents("data", _from_data(data, seed), position=contents.position)
         count = len(contents.records)
         _log.warning("lmdb store %s: its index is damaged; %d chunks were found in the data itself", directory, count)
     _add_journal(contents, journal, seed)
@@ -109,7 +147,7 @@ def _from_index(path: Path, seed: int) -> tuple[Contents, int] | None:
 
 def _listen(stream: IO[bytes], seed: int) -> tuple[tuple[Contents, int] | None, bool]:
     """What the child told, None where that is not enough; and whether it ended."""
-    contents = Contents()
+    contents = Contents("index")
     applied: Applied | None = None
     section, last = 0, b""
     while section < 3:

@@ -1,27 +1,26 @@
-"""What a store holds, in memory: entries, what the index does not have yet, free pages, charges, and how each changes.
+"""How what a store holds changes: entries, free pages and charges together.
 
-A change is one record in the journal and then one step under the lock. Readers take no lock: an entry is found in a
-dictionary, or in the index where nothing newer stands before it. Bytes are moved by `reading` and `writing`.
+A change is one record in the journal and then one step under the lock. Bytes are moved by `reading` and `writing`.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import lmdb
 
-from lms_tiers.errors import BackendClosedError, CapacityError, ForkedProcessError, StorageUnavailableError
+from lms_tiers.errors import BackendClosedError, CapacityError, ForkedProcessError
 from lms_tiers.plugins.lmdb.datafile import DataFile
 from lms_tiers.plugins.lmdb.directory import unavailable
+from lms_tiers.plugins.lmdb.entries import Entries
 from lms_tiers.plugins.lmdb.extents import Room
 from lms_tiers.plugins.lmdb.index import Index
 from lms_tiers.plugins.lmdb.journal import GONE, OVERHEAD, PUT, Journal, Record
-from lms_tiers.plugins.lmdb.layout import Chunk, Damaged, Forms, key_hash
+from lms_tiers.plugins.lmdb.layout import Chunk
 from lms_tiers.plugins.lmdb.options import SyncMode
 from lms_tiers.plugins.lmdb.pages import Counters, Pages
 from lms_tiers.plugins.lmdb.space import Budget, charge, index_share, pages_for
@@ -44,8 +43,8 @@ class Put(Chunk):
     charged: int = 0
 
 
-class Store:
-    """See the module. Everything that changes it holds `changed`, a condition and the only lock.
+class Store(Entries):
+    """See the module.
 
     Attributes
     ----------
@@ -53,48 +52,28 @@ class Store:
         Whether a change counts only once it is synced.
     syncs : bool
         Whether anything is ever synced before the store is closed.
-    complete : bool
-        Whether memory has all there is: the index need not be asked.
     """
 
     def __init__(
         self, where: Path, budget: Budget, seed: int, data: DataFile, index: Index, journal: Journal, room: Room,
         counters: Counters, clock: int, sync: SyncMode,
     ) -> None:  # fmt: skip
-        self.where: Final = where
+        super().__init__(where, seed, index, complete=not counters.chunks)
         self.budget: Final = budget
-        self.seed: Final = seed
         self.data: Final = data
-        self.index: Final = index
         self.journal: Final = journal
         self.counters: Final = counters
         self.clock = clock
         self.firm: Final = sync == "commit"
         self.syncs: Final = sync != "none"
-        self.complete = not counters.chunks
         self.pid: Final = os.getpid()
-        self.changed: Final = threading.Condition(threading.Lock())
         self.pages: Final = Pages(where, budget, data, index, room, counters, self.changed)
         self.epochs: Final = self.pages.epochs
-        self.forms: Final = Forms()
-        self.entries: Final[dict[str, bytes]] = {}
-        #: What the index does not have: manifests, None for what was removed. `committing` is on its way there.
-        self.dirty: dict[str, bytes | None] = {}
-        self.committing: dict[str, bytes | None] = {}
-        self.uses: dict[str, int] = {}
         #: Chunks that were encoded since somebody asked, with their charge.
         self.shrunk: Final[dict[str, int]] = {}
-        #: How often something reached the index, so that what a reader found there may be older than memory.
-        self.commits = 0
         self.closed = False
         #: Why the journal cannot be emptied, where it cannot.
         self.stuck: OSError | lmdb.Error | None = None
-
-    def recovered(self, chunks: Mapping[str, bytes], uses: Mapping[str, int]) -> None:
-        """Hold what was found after a crash, none of which is in an index."""
-        for text, record in chunks.items():
-            self.entries[text] = self.forms.entry(Chunk.unpack(record, self.seed))
-        self.dirty, self.uses, self.complete = dict(chunks), dict(uses), True
 
     def check(self) -> None:
         """Raise where no call may begin."""
@@ -111,48 +90,6 @@ class Store:
             self.changed.notify_all()
         return self.epochs.wait(lambda: not self.epochs.inside, timeout)
 
-    def find(self, text: str, keep: bool = True) -> bytes | None:
-        """The entry of a key's chunk, which memory keeps, unless it is only asked about.
-
-        Whoever reads what it tells of is inside `epochs` already.
-
-        Raises
-        ------
-        StorageUnavailableError
-            The index cannot be read.
-        """
-        entry = self.entries.get(text)
-        if entry is not None or self.complete:
-            return entry
-        while True:
-            commits = self.commits
-            # This order: what is frozen is in `committing` before it has left `dirty`.
-            if text in self.dirty or text in self.committing:
-                return self.entries.get(text)
-            chunk = self._look_up(text)
-            if chunk is None:
-                return self.entries.get(text)
-            with self.changed:
-                if commits == self.commits and text not in self.dirty and text not in self.committing:
-                    entry = self.forms.entry(chunk)
-                    return self.entries.setdefault(text, entry) if keep else entry
-
-    def chunk(self, text: str) -> Chunk | None:
-        """What memory knows of a key's chunk."""
-        entry = self.entries.get(text)
-        return None if entry is None else self.forms.chunk(text, entry)
-
-    def _look_up(self, text: str) -> Chunk | None:
-        name = key_hash(text, self.seed)
-        try:
-            found = self.index.find((name,))
-            chunk = Chunk.unpack(found[name][1], self.seed) if found else None
-        except Damaged:
-            return None
-        except Exception as error:
-            raise StorageUnavailableError(str(self.where), f"read failed: {error}: run `lms-tiers check`.") from error
-        return chunk if chunk is not None and chunk.text == text else None
-
     def grant(self, put: Put) -> None:
         """Pages, a sequence number and a record for a put.
 
@@ -160,8 +97,8 @@ class Store:
         ------
         CapacityError
         """
-        counters, usable, pages, nrecord = self.counters, self.budget.usable, 0, put.nrecord
-        need = pages_for(put.stream, nrecord)
+        counters, usable, pages, stream, least = self.counters, self.budget.usable, 0, put.stream, put.nrecord
+        need, nrecord = pages_for(stream, least), least
         cost = charge(need, nrecord)
         with self.changed:
             self.check()
@@ -171,8 +108,8 @@ class Store:
             put.charged = cost
             while pages < need:
                 put.extents += self.pages.take(need - pages, cost)
-                pages, nrecord = put.pages, put.nrecord
-                need = pages_for(put.stream, nrecord)
+                pages, nrecord = put.pages, least + 8 * (len(put.extents) - 1)
+                need = pages_for(stream, nrecord)
             put.charged = charge(pages, nrecord)
             counters.charged += put.charged - cost
             if not put.again:
@@ -199,15 +136,12 @@ class Store:
             Of them, the first so many are put, and the others not.
         """
         with self.changed:
-            begin = 0
-            while begin < len(puts):
-                end, nbytes = begin, 0
-                while end < len(puts) and (end == begin or nbytes < self.budget.journal // 8):
-                    nbytes += len(puts[end].record) + OVERHEAD
-                    end += 1
-                self._await_journal(nbytes)
-                self._publish(puts[begin:end])
-                begin = end
+            nbytes = sum(len(put.record) + OVERHEAD for put in puts)
+            step = max(1, len(puts)) if nbytes < self.budget.journal // 8 else 1
+            for begin in range(0, len(puts), step):
+                some = puts[begin : begin + step]
+                self._await_journal(sum(len(put.record) + OVERHEAD for put in some))
+                self._publish(some)
             return self.journal.position
 
     def _publish(self, puts: Sequence[Put]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from lms_tiers.errors import InvalidChunkError
 from lms_tiers.messages import ChunkMeta, ClientCommand, ClientMetaMessage, MemoryFormat, OpaqueKey
 from lms_tiers.plugins.lmdb import space
+from lms_tiers.plugins.lmdb.entries import Forms
 from lms_tiers.plugins.lmdb.layout import (
     MAX_DIMENSIONS,
     MAX_KEY_BYTES,
@@ -19,7 +20,6 @@ from lms_tiers.plugins.lmdb.layout import (
     Chunk,
     Damaged,
     Form,
-    Forms,
     record_bytes,
 )
 
