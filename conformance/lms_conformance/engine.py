@@ -15,6 +15,7 @@ from typing import IO, Any
 import hypothesis
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from lms_conformance import gauges
 from lms_conformance.harness import Harness
 from lms_conformance.outcome import Result, Status
 from lms_conformance.profiles import Profile
@@ -65,8 +66,7 @@ class Engine:
         began = time.monotonic()
         worker = threading.Thread(target=self._run, args=(p, result), daemon=True, name=f"conformance-{p.id}")
         worker.start()
-        worker.join(self.profile.hang_seconds)
-        if worker.is_alive():
+        if not gauges.ends(worker, self.profile.hang_seconds):
             # The worker may still write into its own result: answer another.
             result = Result(p.id, p.sentence, Status.HUNG, examples=result.examples, calls=result.calls)
             result.expected = f"the property to finish within {self.profile.hang_seconds:g} s"

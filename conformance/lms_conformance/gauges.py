@@ -1,9 +1,10 @@
-"""What a process holds: descriptors, threads, anonymous memory, shared memory. Linux."""
+"""What a process holds: descriptors, threads, anonymous memory, shared memory; and how busy its machine is. Linux."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 
@@ -36,3 +37,19 @@ def shared_memory() -> set[str]:
         return set(os.listdir("/dev/shm"))
     except OSError:
         return set()
+
+
+def busy() -> float:
+    """How many threads want each processor that this process may use, at least 1: how much longer work takes here."""
+    return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+
+
+def ends(thread: threading.Thread, seconds: float) -> bool:
+    """Wait for a thread; False where it has not ended after `seconds`, or as much longer as the machine is busy."""
+    began = time.monotonic()
+    while thread.is_alive():
+        left = began + seconds * busy() - time.monotonic()
+        if left <= 0:
+            return False
+        thread.join(left)
+    return True

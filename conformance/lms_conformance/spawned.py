@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from lms_conformance import gauges
 from lms_conformance.line import Line
 from lms_conformance.violation import violate
 
@@ -83,7 +84,7 @@ class Companion:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
         self._listener.listen(8)
-        self._listener.settimeout(SILENCE)
+        self._listener.settimeout(SILENCE * gauges.busy())
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", module, path],
@@ -101,7 +102,7 @@ class Companion:
 
     def _accept(self) -> Line:
         connection, _ = self._listener.accept()
-        connection.settimeout(SILENCE)
+        connection.settimeout(SILENCE * gauges.busy())
         line = Line(connection)
         connection.close()  # the file made from it keeps it open
         return line

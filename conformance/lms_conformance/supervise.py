@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from lms_conformance import gauges
 from lms_conformance.harness import Harness
 from lms_conformance.line import Line
 from lms_conformance.outcome import Report, Result, Status
@@ -173,7 +174,7 @@ class _Child:
 
     def _next(self, process: subprocess.Popen[bytes], patience: float) -> dict[str, Any] | None:
         """What it says next; None when it has ended, or was killed because it said nothing for so long."""
-        deadline = time.monotonic() + patience
+        began = time.monotonic()
         while True:
             dead = process.poll() is not None
             if dead:
@@ -185,7 +186,7 @@ class _Child:
                 return self._heard.get(timeout=_LAST_WORDS if dead else 0.1)
             if dead:
                 return None
-            if time.monotonic() > deadline:
+            if time.monotonic() > began + patience * gauges.busy():
                 self._silent = True
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

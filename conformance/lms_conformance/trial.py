@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from lms_conformance import gauges
 from lms_conformance.harness import Harness
 from lms_conformance.profiles import Profile
 from lms_conformance.record import Line, Record
@@ -189,8 +190,7 @@ class Trial(Record):
         for worker in workers:
             worker.start()
         for worker in workers:
-            worker.join(seconds)
-            if worker.is_alive():
+            if not gauges.ends(worker, seconds):
                 violate(f"{what} to return within {seconds:g} s", "it did not (see the stacks)" + _stack_of(worker))
         for error in errors:
             raise error

@@ -128,11 +128,14 @@ def _memory_of_reads(trial: Trial) -> None:
 
 @prop("RES-06", "Shared memory is given back on close.")
 def _shared_memory(trial: Trial) -> None:
-    with trial.quiet("# open, put, get, close: 5 times"):
-        before = gauges.shared_memory()
-        _cycle(trial, 5)
-        left = gauges.shared_memory() - before
-    ours = {name for name in left if _stays(name)}
+    ours: set[str] = set()
+    with trial.quiet("# open, put, get, close: 5 times, and again while there are new names"):
+        for _ in range(3):  # others have names there too, and make one now and then
+            before = gauges.shared_memory()
+            _cycle(trial, 5)
+            ours = {name for name in gauges.shared_memory() - before if _stays(name)}
+            if not ours:
+                break
     expect(not ours, "no new name in /dev/shm after close", sorted(ours)[:3])
 
 

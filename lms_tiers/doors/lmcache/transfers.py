@@ -12,8 +12,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
-from lms_tiers.buffers import copy_bytes
-from lms_tiers.client.client import Client
 from lms_tiers.doors.job import Step, Work
 from lms_tiers.doors.lent import Lent
 from lms_tiers.doors.lmcache.names import object_meta
@@ -30,9 +28,6 @@ Steps = Generator[Step, None, None]
 
 #: Bytes of one step: a batch for the store, and what a closing adapter waits for.
 _STEP_BYTES: Final = 16 << 20
-
-#: Who takes a context.
-_WithContext: Final = (TieredStore, Client)
 
 #: LMCache keeps in its own memory what it loads: a faster tier here would hold it twice.
 _LOADING: Final = RequestContext(promote=False)
@@ -128,18 +123,12 @@ def loading(
 
 
 def _read(
-    store: LMSBackendInterface, requests: list[tuple[CacheEngineKey, list[memoryview]]], wanted: list[ChunkMeta]
-) -> list[ChunkMeta | None]:
-    keys = [key for key, _ in requests]
-    found = store.get_many(keys, context=_LOADING) if isinstance(store, _WithContext) else store.get_many(keys)
-    read: list[ChunkMeta | None] = []
-    for (key, (buffer,)), obj, meta in zip(requests, found, wanted, strict=True):
-        if obj is None or ChunkMeta.of_obj(key, obj) != meta:
-            read.append(None)
-        else:
-            copy_bytes(buffer, memoryview(obj.data).cast("B"))
-            read.append(meta)
-    return read
+    store: LMSBackendInterface, requests: Sequence[tuple[CacheEngineKey, Sequence[memoryview]]],
+    wanted: Sequence[ChunkMeta],
+) -> list[ChunkMeta | None]:  # fmt: skip
+    if isinstance(store, TieredStore):
+        return store.get_many_into(requests, expected=wanted, context=_LOADING)
+    return store.get_many_into(requests, expected=wanted)
 
 
 def _steps(objects: Sequence[Any]) -> Iterator[list[int]]:

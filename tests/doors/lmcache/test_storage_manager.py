@@ -88,7 +88,12 @@ def read(manager: Any, keys: list[Any], desc: Any) -> list[bool]:
         spec = api.PrefetchRequestSpec(keys=keys, group_layout_descs={group: desc})
     handle = manager.submit_prefetch_task(spec)
     found: list[Any] = []
-    until(lambda: found or [found.append(r) for r in [manager.query_prefetch_status(handle)] if r is not None])
+
+    def done() -> bool:
+        found.extend(result for result in [manager.query_prefetch_status(handle)] if result is not None)
+        return bool(found)
+
+    until(done)
     bits = found[0].hit_cells[0] if hasattr(found[0], "hit_cells") else found[0]
     there = keys[: bits.count_leading_ones()]
     right = []

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from lms_tiers.messages import ClientCommand, ClientMetaMessage, MemoryFormat, OpaqueKey
+from lms_tiers.plugins.lmdb import checkpoint
 from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 
@@ -42,6 +43,18 @@ def content() -> Callable[[int, int], bytearray]:
 def message() -> Callable[[object, int], ClientMetaMessage]:
     """A put message by key and length."""
     return _message
+
+
+@pytest.fixture
+def tmp_path(shelf: Path) -> Path:
+    """In memory, as syncs to a disk that others use take as long as those let them."""
+    return shelf
+
+
+@pytest.fixture(autouse=True)
+def _no_checkpoint_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is made because some seconds have passed, on a machine that is busy or not."""
+    monkeypatch.setattr(checkpoint, "SECONDS", 1e6)
 
 
 @pytest.fixture

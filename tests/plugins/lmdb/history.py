@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import random
 import sys
@@ -19,6 +20,7 @@ State = tuple[int, int] | None
 def softer(content: Any) -> Any:
     """The same contents, as bytes that a codec halves."""
 
+    @functools.cache  # asked for at every image
     def soft(seed: int, length: int) -> bytearray:
         return bytearray(byte & 15 for byte in content(seed, length)[:-8]) + bytes(content(seed, length)[-8:])
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from lms_tiers.plugins.lmdb import checkpoint, cooling
+from lms_tiers.plugins.lmdb import cooling
 from lms_tiers.plugins.lmdb.backend import open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from tests.depth import drawn, some
@@ -51,7 +51,6 @@ def images(medium: Medium, draw: random.Random) -> Iterator[Callable[[Write | Na
 def test_each_mode_keeps_its_promise_whatever_a_power_loss_leaves(
     shelf: Path, monkeypatch: pytest.MonkeyPatch, message: Any, content: Any, sync: str, seeds: range
 ) -> None:
-    monkeypatch.setattr(checkpoint, "SECONDS", 1e6)
     options = LmdbOptions.model_validate({"sync": sync, "codec": "raw"})
     for seed in seeds:
         directory, draw = shelf / f"store{seed}", random.Random(f"{sync} {seed}")
@@ -70,7 +69,6 @@ def test_each_mode_keeps_its_promise_whatever_a_power_loss_leaves(
 def test_each_mode_keeps_its_promise_while_chunks_are_encoded(
     shelf: Path, monkeypatch: pytest.MonkeyPatch, message: Any, content: Any, sync: str
 ) -> None:
-    monkeypatch.setattr(checkpoint, "SECONDS", 1e6)
     monkeypatch.setattr(cooling, "FULL", 0.0)
     monkeypatch.setattr(cooling, "REST", 1)
     options = LmdbOptions.model_validate({"sync": sync, "codec": "auto"})
