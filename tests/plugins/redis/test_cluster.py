@@ -101,6 +101,7 @@ def test_a_hung_primary_costs_its_own_keys_and_one_time_out(own: RedisCluster) -
         with sick.hung(), bounded():
             found = backend.get_many(keys(*MANY))
         assert [obj is None for obj in found] == there
+        assert backend.stats().failures == sum(there)
         assert all(bytes(obj.data) == body for obj, body in zip(found, MANY.values(), strict=True) if obj is not None)
         until(lambda: all(backend.contains_many(keys(*MANY))))
 

@@ -262,9 +262,11 @@ def impostor(answers: bytes) -> Iterator[int]:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @pytest.mark.parametrize("answers", [
@@ -286,3 +288,14 @@ def test_a_server_that_talks_nonsense_is_a_miss_or_a_typed_error(answers: bytes)
                     assert answers == b"+OK\r\n"
                     assert size == 1  # to EXEC it is none
         assert backend.stats().failures + backend.stats().corrupt > 0
+
+
+def test_a_connection_with_an_answer_too_many_is_given_up() -> None:
+    with (
+        impostor(b"$-1\r\n:1\r\n") as port,
+        contextlib.closing(CreateStorageBackend(f"redis:127.0.0.1:{port}?timeout=2s")) as backend,
+    ):
+        assert body_of(backend, "k") is None
+        assert body_of(backend, "k") is None
+        assert not backend.contains(OpaqueKey("k")), "that was the answer to what was asked before"
+        assert backend.stats().detail["connects"] >= 3
