@@ -21,6 +21,7 @@ from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.entries import ENTRY, offset_of
 from lms_tiers.plugins.lmdb.layout import PAGE, Chunk, Damaged, Form
 from lms_tiers.plugins.lmdb.store import Store
+from lms_tiers.wire.buffers import receive_buffer
 
 _log = logging.getLogger(__name__)
 
@@ -68,8 +69,8 @@ class Reader:
         return found if found is not None and self._coding.reads(found.form.layout) else None
 
     def get(self, text: str) -> tuple[ChunkMeta, bytearray] | None:
-        """A chunk in memory of its own."""
-        fresh = Fresh(bytearray)
+        """A chunk in memory of its own, which is not zeroed first: its checksum says that all of it was read."""
+        fresh = Fresh(receive_buffer)
         meta = self.into(text, fresh)
         return None if meta is None else (meta, fresh.data)
 
