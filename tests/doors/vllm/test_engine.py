@@ -279,7 +279,7 @@ def _opaque(key: int) -> Any:
     return OpaqueKey(name(key).hex())
 
 
-@pytest.mark.parametrize("seeds", drawn(4, 60))
+@pytest.mark.parametrize("seeds", drawn(4, 24))
 def test_under_the_manager_a_third_of_all_calls_failing_gives_no_wrong_byte(
     start: Any, tmp_path: Path, seeds: range
 ) -> None:
