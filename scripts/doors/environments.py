@@ -28,7 +28,8 @@ def _pip(python: Path, *arguments: str) -> str:
 
 def releases(engine: Engine, folder: Path, count: int) -> list[str]:
     """The newest `count` releases that can be had, newest first."""
-    return newest_releases(_pip(_tool(folder), "index", "versions", engine.package), count)
+    listed = _pip(_tool(folder), "index", "versions", "-v", engine.package)  # `-q` alone keeps the list back
+    return newest_releases(listed, count)
 
 
 def _tool(folder: Path) -> Path:
