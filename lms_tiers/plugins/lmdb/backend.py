@@ -26,13 +26,14 @@ from lms_tiers.plugins.lmdb.opening import close_clean, open_directory
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from lms_tiers.plugins.lmdb.pages import Inside
 from lms_tiers.plugins.lmdb.reading import Fresh, Into, Reader
+from lms_tiers.plugins.lmdb.ring import Ring
 from lms_tiers.plugins.lmdb.space import Budget, charge, reserve
 from lms_tiers.plugins.lmdb.syncing import Syncing
 from lms_tiers.plugins.lmdb.writing import Writer
 
 _log = logging.getLogger(__name__)
 
-#: Memory kept for the next batch of reads, encoding, and what goes past the page cache.
+#: Memory kept for encoding and for what goes past the page cache; half as much for batches of reads.
 _KEPT: Final = 64 << 20
 
 
@@ -50,6 +51,7 @@ class LmdbBackend(LMSBackendInterface):
         self._budget: Final = Budget(capacity)
         self._path: Final = directory
         self._memory: Final = Recycler(_KEPT)
+        self._ring: Final = Ring(_KEPT // 2)
         self._coding: Final = Coding(options.codec, options.threads, self._memory)
         store, self._checkpoints, self._ownership = open_directory(directory, self._budget, options, self._memory)
         self._store: Final = store
@@ -119,7 +121,7 @@ class LmdbBackend(LMSBackendInterface):
 
     def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
         """Chunks in order, neighbours by one read; each in memory that is used again when it is let go."""
-        wanted = [(key_text(key, MAX_KEY_BYTES), Fresh(self._memory.take)) for key in keys]
+        wanted = [(key_text(key, MAX_KEY_BYTES), Fresh(self._ring.take)) for key in keys]
         found = self._reader.many(wanted)
         return [
             None if meta is None else meta.memory_obj(fresh.data)

@@ -262,10 +262,12 @@ def test_pages_that_a_failed_sync_keeps_are_charged_and_no_put_waits_for_them(
         for n in range(raw // 2):
             tier.put(message(n, SIZE), soft(n))
         monkeypatch.setattr(os, "fdatasync", failing)
+        kept = False
         for n in range(raw // 2, 4 * raw):
             tier.put(message(n, SIZE), soft(n))  # never a CapacityError: it keeps within what it was told
             cooled(backend)
-        assert backend._store.pages.unsyncable
+            kept = kept or bool(backend._store.pages._withheld)
+        assert kept, "what was promised may need them"
         assert backend.shrunk() == {}, "what is not firm is not told"
         for name in tier.charges:
             assert backend.get(OpaqueKey(name)).data == soft(int(name))

@@ -59,14 +59,21 @@ def test_it_is_used_round_and_round(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_file_begun_anew_tells_nothing_of_what_it_held_before(tmp_path: Path) -> None:
-    filled(tmp_path).close()
-    position, _ = replay(tmp_path, SEED, 0)
-    # A crash may have left records beyond a gap: none of them follows on what is written from here on.
+def test_what_a_crash_left_beyond_a_gap_never_follows_on_what_is_written_later(tmp_path: Path) -> None:
+    even = [Record(PUT, number, b"x" * 100) for number in range(10)]
+    journal = begun(tmp_path)
+    journal.append(even)
+    journal.close()
+    path = tmp_path / "journal"
+    data = bytearray(path.read_bytes())
+    data[PAGE + 3 * (100 + OVERHEAD) + 50] ^= 1
+    path.write_bytes(data)
+    position, records = replay(tmp_path, SEED, 0)
+    assert records == even[:3]
     journal = begun(tmp_path, after(position, NBYTES))
     assert replay(tmp_path, SEED, 0) == (journal.position, [])
-    journal.append(RECORDS[:1])
-    assert replay(tmp_path, SEED, 0)[1] == RECORDS[:1]
+    journal.append(even[:1])
+    assert replay(tmp_path, SEED, 0) == (journal.position, even[:1])
     journal.close()
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from lms_tiers.errors import CapacityError, InvalidBufferError
 from lms_tiers.messages import OpaqueKey
+from lms_tiers.plugins.lmdb import ring
 
 KIB = 1 << 10
 KEY = OpaqueKey("k")
@@ -132,18 +133,36 @@ def test_a_store_past_the_page_cache_holds_what_it_was_given(
 
 
 def test_batches_are_read_into_memory_that_is_used_again_once_nobody_sees_it(
-    opening: Callable[..., Any], message: Any, content: Any
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    made: list[int] = []
+
+    def fresh(nbytes: int) -> bytearray:
+        made.append(nbytes)
+        return bytearray(nbytes)
+
+    monkeypatch.setattr(ring, "receive_buffer", fresh)
     size = 100 * KIB
     keys = [OpaqueKey(str(n)) for n in range(8)]
     with opening() as backend:
         backend.put_many([(message(n, size), content(n, size)) for n in range(8)])
-        kept = backend.get_many(keys)
-        made = backend._memory.made
-        held = kept[3]
-        del kept
-        for _ in range(5):
-            assert [obj.data for obj in backend.get_many(keys)] == [content(n, size) for n in range(8)]
-        assert backend._memory.made == made + 1, "all but the one that is held"
-        assert held.data == content(3, size)
-    assert held.data == content(3, size)
+        held: list[Any] = []
+        for turn in range(6):
+            found = backend.get_many(keys)  # while the last batch is still held
+            assert [obj.data for obj in found] == [content(n, size) for n in range(8)]
+            if turn == 2:
+                held = [memoryview(found[3].data), found[5].data]
+            if turn == 3:
+                reused = len(made)
+        assert len(made) < 48
+        assert held == [content(3, size), content(5, size)], "what somebody holds is not written to"
+        assert len(made) - reused < 16
+    assert held == [content(3, size), content(5, size)]
+
+
+def test_a_ring_remembers_no_more_than_its_limit_of_any_lengths() -> None:
+    kept = ring.Ring(1 << 20)
+    for turn in range(50):
+        for nbytes in (40_000, 300_000, 500_000 + turn, 2 << 20):
+            assert len(kept.take(nbytes)) == nbytes
+            assert kept._nbytes == sum(n * len(of) for n, of in kept._handed.items()) <= 1 << 20
