@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree
 
-from scripts.doors import lmcache, vllm
+from scripts.doors import lmcache, sglang, vllm
 from scripts.doors.engine import ROOT, Engine, Failed, Made
 from scripts.doors.environments import environment, releases
 from scripts.doors.matrix import Result, table, write
 
-ENGINES: Final[Sequence[Engine]] = (lmcache.ENGINE, vllm.ENGINE)
+ENGINES: Final[Sequence[Engine]] = (lmcache.ENGINE, vllm.ENGINE, sglang.ENGINE)
 _TESTS: Final = "our tests, its classes"
 
 

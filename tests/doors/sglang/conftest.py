@@ -1,0 +1,186 @@
+"""A door as SGLang's threads drive it: over SGLang's own host pools where they are there, else over a small double."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from lms_tiers.errors import LmsTiersError
+from tests.doors.sglang import double
+
+#: Whether SGLang itself is there (`make doors`).
+REAL = os.environ.get("LMS_DOORS_ENGINE") == "sglang"
+
+LMDB = "lmdb:{path}?capacity=64MiB&codec=raw&sync=none"
+LAYOUTS = ("layer_first", "page_first", "page_first_direct", "page_head", "page_unified")
+PAGE, PAGES, CANARY = 4, 16, 0xA5
+
+
+@pytest.fixture(scope="package", autouse=True)
+def engine() -> Iterator[None]:
+    with nullcontext() if REAL else double.installed():
+        yield
+
+
+def storage() -> Any:
+    """SGLang's module of storages."""
+    import sglang.srt.mem_cache.hicache_storage as module
+
+    return module
+
+
+def config(extra: dict[str, Any] | None = None, **changes: Any) -> Any:
+    """What SGLang tells a storage of a rank."""
+    fields = {
+        "tp_rank": 0, "tp_size": 1, "pp_rank": 0, "pp_size": 1, "attn_cp_rank": 0, "attn_cp_size": 1,
+        "is_mla_model": False, "enable_storage_metrics": True, "is_page_first_layout": False, "model_name": "llama",
+    }  # fmt: skip
+    return storage().HiCacheStorageConfig(**{**fields, **changes}, extra_config=extra)
+
+
+def pool_of(
+    layout: str = "page_first", dtype: torch.dtype = torch.bfloat16, layers: int = 3, page_size: int = PAGE,
+    pages: int = PAGES, latent: bool = False,
+) -> Any:  # fmt: skip
+    """A host pool full of canaries."""
+    made: ModuleType = double
+    if REAL:
+        from tests.doors.sglang import engine as made
+    pool = (made.mla if latent else made.mha)(layout, dtype, layers, page_size, pages)
+    pool.kv_buffer.view(torch.uint8).fill_(CANARY)
+    return pool
+
+
+def name(key: int) -> str:
+    """A page's key: a hash in hexadecimal, as SGLang makes them."""
+    return f"{key:064x}"
+
+
+def chunk(key: int, size: int) -> bytes:
+    return numpy.random.default_rng(key).bytes(size)
+
+
+class Pieces:
+    """A pool of states: a page is two tensors, one after another, and has no addresses."""
+
+    page_size, layout = 1, "page_first"
+
+    def __init__(self, pages: int = PAGES) -> None:
+        self.dtype = torch.float32
+        self.parts = [torch.zeros((pages, 5), dtype=torch.bfloat16), torch.zeros((pages, 3), dtype=torch.float32)]
+
+    def get_data_page(self, index: int, flat: bool = True) -> torch.Tensor:
+        return torch.cat([part[index].contiguous().view(torch.uint8) for part in self.parts])
+
+    def get_dummy_flat_data_page(self) -> torch.Tensor:
+        return torch.zeros(22, dtype=torch.uint8)
+
+    def set_from_flat_data_page(self, index: int, data_page: torch.Tensor) -> None:
+        self.parts[0][index] = data_page[:10].clone().view(torch.bfloat16)
+        self.parts[1][index] = data_page[10:].clone().view(torch.float32)
+
+    def get_page_buffer_meta(self, indices: Any) -> Any:
+        raise NotImplementedError("states have no addresses")
+
+
+@dataclass
+class Drive:
+    """A door and the host pool behind it."""
+
+    door: Any
+    pool: Any
+    pages: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        from lms_tiers.doors.sglang.pages import Pages
+
+        self.pages = Pages(self.pool)
+
+    @property
+    def store(self) -> Any:
+        return self.door._store
+
+    def faulty(self) -> Any:
+        """The backend of the top tier, which takes orders."""
+        return self.store._h.tiers[0].backend
+
+    @property
+    def size(self) -> int:
+        return int(self.pages.nbytes)
+
+    def indices(self, slots: Sequence[int]) -> torch.Tensor:
+        size = self.pages.page_size
+        return torch.tensor([slot * size + i for slot in slots for i in range(size)], dtype=torch.int64)
+
+    def slot(self, slot: int) -> bytes:
+        """A page's bytes in the flat order."""
+        if self.pool.layout == "page_unified":
+            return b"".join(self.pages.spans(self.indices([slot]))[0])
+        return bytes(self.pages.copy_out(slot * self.pages.page_size))
+
+    def fill(self, slot: int, data: bytes) -> None:
+        if self.pool.layout == "page_unified":
+            self.pages.spans(self.indices([slot]))[0][0][:] = data
+            return
+        like = self.pool.get_dummy_flat_data_page()
+        page = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(like.dtype)
+        self.pool.set_from_flat_data_page(slot * self.pages.page_size, page)
+
+    def wipe(self) -> None:
+        self.pool.kv_buffer.view(torch.uint8).fill_(CANARY)
+
+    def untouched(self, *but: int) -> bool:
+        """Whether every page but these is as it was."""
+        return all(self.slot(slot) == bytes([CANARY]) * self.size for slot in range(PAGES) if slot not in but)
+
+    def save(self, keys: Sequence[int], slots: Sequence[int] | None = None) -> list[bool]:
+        """Fill pages with the chunks of `keys`, store them, and leave canaries."""
+        slots = list(range(len(keys))) if slots is None else slots
+        for key, slot in zip(keys, slots, strict=True):
+            self.fill(slot, chunk(key, self.size))
+        saved = self.door.batch_set_v1([name(key) for key in keys], self.indices(slots))
+        self.wipe()
+        return list(saved)
+
+    def load(self, keys: Sequence[int], slots: Sequence[int]) -> list[bool]:
+        return list(self.door.batch_get_v1([name(key) for key in keys], self.indices(slots)))
+
+    def looks(self, keys: Sequence[int]) -> list[bool]:
+        return [bool(self.door.exists(name(key))) for key in keys]
+
+
+Open = Callable[..., Drive]
+
+
+@pytest.fixture
+def open_door(tmp_path: Path) -> Iterator[Open]:
+    """Opens doors: ``open_door(device, pool=…, options={…}, configuration…)``; what is left open is closed at the end."""
+    drives: list[Drive] = []
+
+    def opening(device: str = "cpu?capacity=64MiB", *, pool: Any = None, options: Any = None, **changes: Any) -> Drive:
+        from lms_tiers.doors.sglang import HiCache
+
+        given = {
+            "backend_name": "lms", "module_path": "lms_tiers.doors.sglang", "class_name": "HiCache",
+            "interface_v1": 1, "device": device.replace("{path}", str(tmp_path / "kv")), **(options or {}),
+        }  # fmt: skip
+        door = HiCache(config(given, **changes), {})
+        pool = pool_of(latent=bool(changes.get("is_mla_model"))) if pool is None else pool
+        door.register_mem_pool_host(pool)
+        door.on_host_pools_registered()
+        drives.append(Drive(door, pool))
+        return drives[-1]
+
+    yield opening
+    for drive in drives:
+        with suppress(LmsTiersError):
+            drive.door.close()
