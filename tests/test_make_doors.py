@@ -143,3 +143,12 @@ def test_a_benchmark_counts_where_every_round_moved_every_key(old: str, new: str
     assert old in BENCHED
     with pytest.raises(Failed):
         lmcache.judged_bench(BENCHED.replace(old, new), wanted, 32)
+
+
+def test_a_remote_backend_passes_where_each_of_its_four_rates_is_whole() -> None:
+    rows = ["EXISTS (non-exist)", "PUT", "EXISTS (exist)", "GET"]
+    printed = "".join(f"| {row}  |  1.76 |  {'20/20'} |  100.0% |\n" for row in rows)
+    assert lmcache.judged_remote(printed, 20) == "20/20 absent, put, found, got"
+    for wrong in (printed.replace("20/20", "19/20", 1), printed.replace("| GET", "| SET"), printed + "Test Failed"):
+        with pytest.raises(Failed):
+            lmcache.judged_remote(wrong, 20)

@@ -5,10 +5,12 @@ Its tools are judged by what they print: they end with 0 whatever became of the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -131,6 +133,52 @@ def _server(made: Made) -> str:
     return f"healthy, lists the {len(listed)} keys that are there; after it: {warm}"
 
 
+def judged_remote(printed: str, count: int) -> str:
+    """What `basic_check --mode test_remote` saw.
+
+    Raises
+    ------
+    Failed
+    """
+    rates = re.findall(r"\| (EXISTS \(non-exist\)|PUT|EXISTS \(exist\)|GET) +\|.*?(\d+)/(\d+)", printed)
+    if len(rates) != 4 or any(rate[1:] != (str(count), str(count)) for rate in rates):
+        raise Failed(printed[-3000:])
+    if "Test Failed" in printed:
+        raise Failed(printed[-3000:])
+    return f"{count}/{count} absent, put, found, got"
+
+
+def _remote(made: Made) -> str:
+    port = _port()
+    command = [sys.executable, "-m", "lms_tiers", "serve", "--port", port, "--device", "cpu?capacity=1GiB"]
+    plugin = {
+        "module_path": "lms_tiers.doors.lmcache",
+        "class_name": "ConnectorAdapter",
+        "device": f"lm:127.0.0.1:{port}",
+    }
+    extra = {f"remote_storage_plugin.lms.{name}": value for name, value in plugin.items()}
+    with (
+        (made.scratch / "serve.log").open("wb") as out,
+        subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as child,
+    ):
+        try:
+            for _ in range(600):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 1):
+                    break
+                time.sleep(0.1)
+            printed = made.run(
+                "-m", "lmcache.v1.basic_check", "--mode", "test_remote", "--num-keys", "20", seconds=300,
+                LMCACHE_CHUNK_SIZE="256", LMCACHE_LOCAL_CPU="false", LMCACHE_MAX_LOCAL_CPU_SIZE="0.5",
+                LMCACHE_REMOTE_SERDE="naive", LMCACHE_REMOTE_URL="plugin://lms", LMCACHE_REMOTE_STORAGE_PLUGINS="lms",
+                LMCACHE_EXTRA_CONFIG=json.dumps(extra),
+            )  # fmt: skip
+        finally:
+            child.terminate()
+    if "Creating connector for URL: plugin://lms" not in printed:
+        raise Failed(printed[-3000:])
+    return judged_remote(printed, 20)
+
+
 ENGINE: Final = Engine(
     name="lmcache",
     package="lmcache",
@@ -148,6 +196,7 @@ ENGINE: Final = Engine(
     checks=(
         Check("`basic_check --mode test_l2_adapter`", _basic_check),
         Check("`bench l2`, 2 MiB", _benched),
+        Check("connector, `basic_check --mode test_remote`", _remote),
         Check("`lmcache server`, restarted", _server, quick=False),
     ),
 )  # fmt: skip

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lms_tiers.doors.lmcache.adapter import L2Adapter
+    from lms_tiers.doors.lmcache.connector import ConnectorAdapter
 
-__all__ = ["L2Adapter"]
+__all__ = ["ConnectorAdapter", "L2Adapter"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +20,8 @@ def __getattr__(name: str) -> Any:
         from lms_tiers.doors.lmcache.adapter import L2Adapter
 
         return L2Adapter
+    if name == "ConnectorAdapter":
+        from lms_tiers.doors.lmcache.connector import ConnectorAdapter
+
+        return ConnectorAdapter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
