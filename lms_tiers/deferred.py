@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import ClassVar, Final, List, Optional
 
 from lms_tiers.errors import BackendClosedError, ConfigError
@@ -81,6 +82,10 @@ class Deferred(LMSBackendInterface):
     def flush(self, timeout: float | None = None) -> None:
         """See the backend's."""
         self._opened().flush(timeout)
+
+    def within(self, seconds: float) -> AbstractContextManager[None] | None:
+        """See the backend's; not until it is open."""
+        return None if self._backend is None else self._backend.within(seconds)
 
     def stats(self) -> BackendStats:
         """See the backend's; nothing until it is open."""

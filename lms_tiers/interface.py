@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, List, Mapping, Optional, Self
@@ -350,6 +350,15 @@ class LMSBackendInterface(abc.ABC):
         DeadlineExceededError
             Not within `timeout` seconds.
         """
+
+    def within(self, seconds: float) -> AbstractContextManager[None] | None:
+        """A block in which the calls of this thread keep a deadline by themselves, if they can: of a shared medium.
+
+        Inside it a call ends within `seconds`, or raises `DeadlineExceededError`; and a read that the medium fails
+        raises what a write would, where it is a miss otherwise. None: not now, or never. Then whoever wants to wait no
+        longer calls in a thread of its own.
+        """
+        return None
 
     # -- what a tier asks of its backend ---------------------------------------------------------------------------
 

@@ -77,15 +77,18 @@ class Address:
             return f"lm+unix://{self.path}"
         return f"lm://[{self.host}]:{self.port}" if ":" in self.host else f"lm://{self.host}:{self.port}"
 
-    def connect(self, timeout: float, tls: ssl.SSLContext | None = None) -> socket.socket:
-        """A connected socket; raises `OSError`."""
+    def connect(self, timeout: float, tls: ssl.SSLContext | None = None, peer: str = "") -> socket.socket:
+        """A connected socket; raises `OSError`.
+
+        `peer` is the numeric host that the name stood for lately: nobody waits for a name server then.
+        """
         with contextlib.ExitStack() as undo:
             if self.path:
                 sock = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
                 sock.settimeout(timeout)
                 sock.connect(self.path)
             else:
-                sock = undo.enter_context(socket.create_connection((self.host, self.port), timeout))
+                sock = undo.enter_context(socket.create_connection((peer or self.host, self.port), timeout))
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls is not None:
                 sock = tls.wrap_socket(sock, server_hostname=self.host or None)

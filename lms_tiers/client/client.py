@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import ssl
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, ClassVar, Final, List, Optional, TypeVar
+from typing import Any, ClassVar, Final, List, Optional
 
 from lms_tiers.buffers import writable_bytes
 from lms_tiers.client.address import Address
 from lms_tiers.client.asking import ask
+from lms_tiers.client.calls import Calls
 from lms_tiers.client.connection import Buffer
 from lms_tiers.client.dialect import Missing, Skipped
 from lms_tiers.client.items import Item, item_of
@@ -23,12 +22,8 @@ from lms_tiers.client.link import Link
 from lms_tiers.client.pipeline import pipeline
 from lms_tiers.client.pool import Pool
 from lms_tiers.errors import (
-    BackendClosedError,
-    ForkedProcessError,
     InvalidBufferError,
     LmsTiersError,
-    OutcomeUnknownError,
-    ProtocolError,
     StorageUnavailableError,
     ValueTooLargeError,
 )
@@ -38,8 +33,6 @@ from lms_tiers.request import RequestContext
 from lms_tiers.wire.buffers import paged_buffer
 from lms_tiers.wire.extension import MAX_KEY_BYTES
 from lms_tiers.wire.plain import KEY_BYTES, MAX_LENGTH
-
-_T = TypeVar("_T")
 
 
 class Client(LMSBackendInterface):
@@ -87,11 +80,9 @@ class Client(LMSBackendInterface):
     ) -> None:  # fmt: skip
         self._address: Final = Address.parse(url)
         self._pool: Final = Pool(self._address, connections, connect_timeout, timeout, tls, extension)
-        self._pid: Final = os.getpid()
+        self._calls: Final = Calls(self._pool)
         self._batches: Final = itertools.count(1)
         self._leases: Final = Leases()
-        self._counts: Final[Counter[str]] = Counter()
-        self._counts_lock: Final = threading.Lock()
         offered = type(self).capabilities
         if not lazy:
             try:
@@ -142,8 +133,7 @@ class Client(LMSBackendInterface):
 
     def close(self) -> None:
         """Close the connections; the server and its chunks stay."""
-        if os.getpid() == self._pid:
-            self._pool.close()
+        self._calls.close()
 
     # -- what this backend does better than the defaults ---------------------------------------------------------
 
@@ -153,7 +143,7 @@ class Client(LMSBackendInterface):
 
     def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
         """Forget the keys, the requests all on their way at one time; see `put` for what cannot be known."""
-        self._check()
+        self._calls.check()
         texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
 
         def remove(connection: Link) -> None:
@@ -162,7 +152,7 @@ class Client(LMSBackendInterface):
             for _ in pipeline(connection, frames, lambda i: dialect.read_done(connection, texts[i])):
                 pass
 
-        self._write(remove, "remove")
+        self._calls.write(remove, "remove")
 
     def put_many(
         self, items: Sequence[tuple[ClientMetaMessage, bytearray]], *, context: RequestContext | None = None
@@ -171,7 +161,7 @@ class Client(LMSBackendInterface):
 
         A `context` is taken, as a store's batch calls take it, and not sent: the wire has no place for it.
         """
-        self._check()
+        self._calls.check()
         ready: list[Item] = []
         late: LmsTiersError | None = None
         for client_meta, data in items:
@@ -180,7 +170,7 @@ class Client(LMSBackendInterface):
             except LmsTiersError as error:
                 late = error
                 break
-        failure = self._write(lambda connection: self._put(connection, ready), "put") or late
+        failure = self._calls.write(lambda connection: self._put(connection, ready), "put") or late
         if failure is not None:
             raise failure
 
@@ -200,14 +190,14 @@ class Client(LMSBackendInterface):
                 break
         answers = list(pipeline(connection, frames, lambda i: dialect.read_put(connection, items[i][0])))
         stored = sum(items[i][1].length for i, answer in enumerate(answers) if answer is None)
-        self._count("bytes_written", stored)
+        self._calls.count("bytes_written", stored)
         return next((a for a in answers if a is not None and not isinstance(a, Skipped)), late)
 
     def get_many(
         self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None
     ) -> list[LMSMemoryObj | None]:
         """The chunks in order, the requests all on their way at one time."""
-        self._check()
+        self._calls.check()
         texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
         found: list[LMSMemoryObj | None] = []
 
@@ -218,7 +208,7 @@ class Client(LMSBackendInterface):
             frames: list[list[Buffer]] = [[dialect.get(text)] for text in rest]
             found.extend(pipeline(connection, frames, lambda i: self._read_chunk(connection, rest[i])))
 
-        self._read(get, None)
+        self._calls.read(get, None)
         return found + [None] * (len(texts) - len(found))
 
     def _read_chunk(self, connection: Link, key: str) -> LMSMemoryObj | None:
@@ -234,15 +224,15 @@ class Client(LMSBackendInterface):
 
     def _seen(self, answer: ChunkMeta | Missing) -> ChunkMeta | None:
         if isinstance(answer, ChunkMeta):
-            self._count("bytes_read", answer.length)
+            self._calls.count("bytes_read", answer.length)
             return answer
         if answer is not Missing.MISS:
-            self._count("corrupt" if answer is Missing.DAMAGED else "failures")
+            self._calls.count("corrupt" if answer is Missing.DAMAGED else "failures")
         return None
 
     def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
         """Read a chunk from the socket straight into the caller's buffer. See `LMSBackendInterface.get_into`."""
-        self._check()
+        self._calls.check()
         text = key_text(key, MAX_KEY_BYTES)
         writable_bytes(buffer, 0)
 
@@ -261,7 +251,7 @@ class Client(LMSBackendInterface):
             meta = self._seen(connection.dialect.read_get(connection, text, allocate))
             return fault or meta
 
-        answer = self._read(get, None)
+        answer = self._calls.read(get, None)
         if isinstance(answer, InvalidBufferError):
             raise answer
         return answer
@@ -277,11 +267,11 @@ class Client(LMSBackendInterface):
         return answers + [False] * (len(keys) - len(answers))
 
     def _ask(self, keys: Sequence[CacheEngineKey], *, leading: bool) -> list[bool]:
-        self._check()
+        self._calls.check()
         texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
         answers: list[bool] = []
         # After a lost connection the next one goes on where the answers ended.
-        self._read(lambda connection: ask(connection, texts, answers, leading=leading), None)
+        self._calls.read(lambda connection: ask(connection, texts, answers, leading=leading), None)
         return answers
 
     def pin_each(self, keys: Sequence[CacheEngineKey], seconds: float, *, holder: str | int = "") -> list[bool]:
@@ -301,12 +291,12 @@ class Client(LMSBackendInterface):
         return self._lease(keys, holder, 0)
 
     def _lease(self, keys: Sequence[CacheEngineKey], holder: str | int, milliseconds: int) -> list[bool]:
-        self._check()
+        self._calls.check()
         texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
         name = self._leases.holder(holder)
         answers: list[bool] = []
         with contextlib.suppress(StorageUnavailableError):  # asked once: twice could be two leases
-            self._write(lambda connection: self._leases.ask(connection, texts, name, milliseconds, answers))
+            self._calls.write(lambda connection: self._leases.ask(connection, texts, name, milliseconds, answers))
         return answers + [False] * (len(texts) - len(answers))
 
     def scan(self) -> Iterator[ChunkInfo]:
@@ -322,17 +312,17 @@ class Client(LMSBackendInterface):
                 yield ChunkInfo(CacheEngineKey.from_string(text), meta, self.reserve_bytes(meta.length))
 
     def _entries(self, *, with_meta: bool) -> list[tuple[str, ChunkMeta | None, int]]:
-        self._check()
+        self._calls.check()
 
         def ask(connection: Link) -> list[tuple[str, ChunkMeta | None, int]]:
             connection.send(connection.dialect.entries(with_meta=with_meta))
             return list(connection.dialect.read_entries(connection))
 
-        return self._write(ask)
+        return self._calls.write(ask)
 
     def flush(self, timeout: float | None = None) -> None:
         """Let the server flush its storage; with LMCache's own there is nothing to wait for."""
-        self._check()
+        self._calls.check()
 
         def flush(connection: Link) -> None:
             frame = connection.dialect.flush(timeout)
@@ -340,61 +330,18 @@ class Client(LMSBackendInterface):
                 connection.send([frame])
                 connection.dialect.read_done(connection, "")
 
-        self._write(flush)
+        self._calls.write(flush)
 
     def stats(self) -> BackendStats:
         """Counters of this client; it asks the server nothing."""
-        self._check()
-        with self._counts_lock:
-            counts = dict(self._counts)
+        self._calls.check()
+        counts = self._calls.counts()
         return BackendStats(
             bytes_written=counts.get("bytes_written", 0), bytes_read=counts.get("bytes_read", 0),
             failures=counts.get("failures", 0), corrupt=counts.get("corrupt", 0),
             detail={"connects": float(self._pool.connects)},
         )  # fmt: skip
 
-    # -- calls that may fail -------------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        if os.getpid() != self._pid:
-            raise ForkedProcessError("the lm:// client")
-        if self._pool.closed:
-            raise BackendClosedError("the lm:// client")
-
-    def _count(self, what: str, by: int = 1) -> None:
-        with self._counts_lock:
-            self._counts[what] += by
-
-    def _read(self, call: Callable[[Link], _T], otherwise: _T) -> _T:
-        """Ask twice at most, the second time on a new connection; then `otherwise`."""
-        for _ in range(2):
-            try:
-                with self._pool.lend() as connection:
-                    return call(connection)
-            except StorageUnavailableError:
-                self._count("failures")
-                break
-            except (OSError, ProtocolError):
-                self._count("failures")
-                self._check()
-        return otherwise
-
-    def _write(self, call: Callable[[Link], _T], operation: str = "") -> _T:
-        """Ask once: what was sent may have been done, and doing it again later could undo what came between.
-
-        `operation` names what changes chunks; its outcome is unknown where the connection is lost.
-        """
-        try:
-            with self._pool.lend() as connection:
-                return call(connection)
-        except StorageUnavailableError:
-            self._count("failures")
-            raise
-        except (OSError, ProtocolError) as error:
-            self._count("failures")
-            self._check()
-            if operation:
-                raise OutcomeUnknownError(
-                    str(self._address), operation, f"the connection was lost: {error}."
-                ) from error
-            raise StorageUnavailableError(str(self._address), f"the connection was lost: {error}.") from error
+    def within(self, seconds: float) -> AbstractContextManager[None] | None:
+        """See `LMSBackendInterface.within`; None before the server was reached: its name may have to be looked up."""
+        return self._calls.within(seconds)

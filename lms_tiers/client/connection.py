@@ -7,6 +7,7 @@ import select
 import socket
 import ssl
 import struct
+import time
 import weakref
 from collections.abc import Sequence
 from typing import Final
@@ -18,6 +19,8 @@ Buffer = bytes | bytearray | memoryview
 
 _MAX_BUFFERS: Final = 1000
 _SKIP_BYTES: Final = 65536
+#: How much longer a call may wait than it should, so that the limit need not be set for each of a batch.
+_SLACK: Final = 1.05
 
 
 class Connection:
@@ -29,6 +32,13 @@ class Connection:
     connect_timeout, timeout : float
         Seconds to connect, and seconds without progress after which a transfer fails.
     tls : ssl.SSLContext, optional
+    peer : str
+        See `Address.connect`.
+
+    Attributes
+    ----------
+    until : float or None
+        When whoever uses it now wants an answer, in seconds of `time.monotonic`; None: while there is progress.
 
     Raises
     ------
@@ -37,24 +47,22 @@ class Connection:
     """
 
     def __init__(
-        self, address: Address, connect_timeout: float, timeout: float, tls: ssl.SSLContext | None = None
-    ) -> None:
+        self, address: Address, connect_timeout: float, timeout: float, tls: ssl.SSLContext | None = None,
+        peer: str = "",
+    ) -> None:  # fmt: skip
         self.address: Final = address
-        self._sock: Final = address.connect(connect_timeout, tls)
+        self._sock: Final = address.connect(connect_timeout, tls, peer)
+        self.peer: Final = "" if address.path else str(self._sock.getpeername()[0])
+        self.until: float | None = None
+        self._timeout: Final = timeout
         # A client that is forgotten without a close goes quietly: a socket that nobody closed would warn.
         weakref.finalize(self, self._sock.close).atexit = False
         self._tcp: Final = not address.path
-        self._recv_flags = 0
-        if tls is None:
-            # The kernel limits the waits: one system call for a whole chunk, where `settimeout` would poll each time.
-            limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
-            self._sock.settimeout(None)
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            self._recv_flags = socket.MSG_WAITALL
-        else:
-            self._sock.settimeout(timeout)
         self._plain: Final = tls is None
+        self._recv_flags: Final = socket.MSG_WAITALL if self._plain else 0
+        if self._plain:
+            self._sock.settimeout(None)
+        self._wait(timeout)
         self._poll: Final = select.poll()
         self._poll.register(self._sock, select.POLLRDHUP)
 
@@ -63,14 +71,38 @@ class Connection:
         """Whether the server has not hung up while the connection lay idle."""
         return not self._poll.poll(0)
 
+    def _wait(self, seconds: float) -> None:
+        """Let a call wait so long."""
+        self._waits = seconds
+        if self._plain:
+            # The kernel limits the waits: one system call for a whole chunk, where `settimeout` would poll each time.
+            limit = struct.pack("ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        else:
+            self._sock.settimeout(seconds)
+
+    def _in_time(self) -> None:
+        """Let the next call wait for no longer than its caller does; `TimeoutError` when that time is over."""
+        wanted = self._timeout
+        if self.until is not None:
+            wanted = min(wanted, self.until - time.monotonic())
+            if wanted <= 0:
+                raise TimeoutError("the deadline has passed")
+        # A little too long rather than set anew for each call.
+        if not wanted <= self._waits <= wanted * _SLACK:
+            self._wait(wanted * (_SLACK + 1) / 2)
+
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Send all of `buffers`, the first ones in one packet; raises `OSError`, `TimeoutError` included."""
         pending = [memoryview(b).cast("B") for b in buffers if len(b)]
         if not self._plain:
             for buffer in pending:
+                self._in_time()
                 self._sock.sendall(buffer)
             return
         while pending:
+            self._in_time()
             try:
                 sent = self._sock.sendmsg(pending[:_MAX_BUFFERS])
             except BlockingIOError:
@@ -84,6 +116,7 @@ class Connection:
         """Fill `view`; raises `OSError`, `TimeoutError` included, and `ConnectionResetError` at the end."""
         got = 0
         while got < len(view):
+            self._in_time()
             try:
                 now = self._sock.recv_into(view[got:], 0, self._recv_flags)
             except BlockingIOError:

@@ -75,11 +75,18 @@ class Pool:
         self._delay = 0.0
         self._retry_at = float("-inf")
         self._last_fault = ""
+        #: The numeric host that was reached last.
+        self.peer = ""
         self.connects = 0
 
     @contextmanager
-    def lend(self) -> Iterator[Link]:
+    def lend(self, until: float | None = None) -> Iterator[Link]:
         """A connection for the block; one that the block leaves by an error is closed, not given back.
+
+        Parameters
+        ----------
+        until : float, optional
+            When the block is to be over, in seconds of `time.monotonic`: its calls raise `TimeoutError` then.
 
         Raises
         ------
@@ -87,13 +94,15 @@ class Pool:
         """
         place = _Place()
         try:
-            yield self._take(place)
+            connection = self._take(place, until)
+            connection.until = until
+            yield connection
             place.usable = True
         finally:
             self._give_back(place)
 
-    def _take(self, place: _Place) -> Link:
-        until = self._clock() + self._timeout
+    def _take(self, place: _Place, wanted: float | None) -> Link:
+        until = self._clock() + (self._timeout if wanted is None else min(self._timeout, wanted - time.monotonic()))
         with self._lock:
             while True:
                 if self._closed:
@@ -116,12 +125,14 @@ class Pool:
                     str(self.address), f"not reached lately ({self._last_fault}); retried soon."
                 )
             self._held.add(place)
-        return self._connect(place)
+        return self._connect(place, wanted)
 
-    def _connect(self, place: _Place) -> Link:
+    def _connect(self, place: _Place, until: float | None) -> Link:
         try:
-            connection = place.connection = self._open()
+            connection = place.connection = self._open(until)
         except OSError as error:
+            if until is not None and time.monotonic() >= until:
+                raise  # the caller's time was too short: that says nothing of the server
             with self._lock:
                 self._last_fault = str(error)
                 self._delay = min(_LAST_DELAY, self._delay * 2 or _FIRST_DELAY)
@@ -130,13 +141,24 @@ class Pool:
             raise StorageUnavailableError(str(self.address), f"cannot be reached: {error}.") from error
         with self._lock:
             self._delay, self._retry_at = 0.0, float("-inf")
+            self.peer = connection.peer
             self.connects += 1
             if self._closed:
                 raise BackendClosedError("the lm:// client")
         return connection
 
-    def _open(self) -> Link:
-        connection = Link(self.address, self._connect_timeout, self._timeout, self._tls)
+    def _linked(self, until: float | None) -> Link:
+        if until is None:
+            return Link(self.address, self._connect_timeout, self._timeout, self._tls)
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the deadline has passed")
+        link = Link(self.address, min(self._connect_timeout, left), self._timeout, self._tls, self.peer)
+        link.until = until
+        return link
+
+    def _open(self, until: float | None) -> Link:
+        connection = self._linked(until)
         if not self._extension:
             connection.dialect = PlainDialect(plain.MAX_LENGTH, plain.KEY_BYTES)
             return connection
@@ -145,7 +167,7 @@ class Pool:
         except (ProtocolError, ConnectionError):
             # A server that cannot even answer HEALTH on this key may still serve puts and gets.
             connection.close()
-            connection = Link(self.address, self._connect_timeout, self._timeout, self._tls)
+            connection = self._linked(until)
             connection.dialect = PlainDialect(plain.MAX_LENGTH, plain.KEY_BYTES)
         except BaseException:
             connection.close()

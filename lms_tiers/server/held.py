@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Generator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from functools import lru_cache
+from typing import Any, Final, Protocol, runtime_checkable
 
 import xxhash
 
 from lms_tiers.errors import UnsupportedError
 from lms_tiers.messages import OpaqueKey, ServerReturnCode
+from lms_tiers.request import RequestContext
 from lms_tiers.server.session import Session, Wait
 from lms_tiers.wire.extension import XError, XRequest, encode_xreply
 from lms_tiers.wire.held import decode_asked, encode_bits
+
+#: What is known of the keys of a question for a leading run: they are the head of a chain.
+_HEAD: Final = RequestContext(position=0)
+
+
+@lru_cache(maxsize=64)
+def _takes_context(storage: Any) -> bool:
+    return "context" in inspect.signature(storage.contains_prefix).parameters
 
 
 def answer_held(session: Session, request: XRequest) -> Generator[Wait, None, int]:
@@ -31,7 +42,11 @@ def answer_held(session: Session, request: XRequest) -> Generator[Wait, None, in
     if keys is None:
         return 0
     if request.argument:
-        run = session.backend.contains_prefix(keys)
+        storage: Any = session.backend
+        # A thread serves many peers: what it was asked last says nothing of what this one's keys follow.
+        kind: Any = type(storage)
+        told = {"context": _HEAD} if _takes_context(kind) else {}
+        run = storage.contains_prefix(keys, **told)
         held = [i < run for i in range(len(keys))]
     else:
         held = session.backend.contains_many(keys)

@@ -88,8 +88,11 @@ def announcement(server: Server, metrics: MetricsPort | None) -> Iterator[str]:
     """What an operator wants to know at start."""
     settings = server.settings
     yield f"listening on {server.address}{' (TLS)' if settings.tls_cert else ''}"
+    device = parse_device(settings.device)
+    if device.store:
+        yield f"store: {', '.join(f'{name}={value}' for name, value in device.store.items())}"
     yield "tiers, fastest first:"
-    for tier in parse_device(settings.device).tiers:
+    for tier in device.tiers:
         capacity = "no limit" if tier.capacity is None else format_size(tier.capacity)
         yield f"  {tier.name}{':' + mask_location(tier.location) if tier.location else ''}  {capacity}"
     if metrics is not None:

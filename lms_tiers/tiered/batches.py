@@ -85,7 +85,11 @@ class Batches(Known):
 
     @mending
     def contains_many(self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None) -> list[bool]:
-        """Which keys are present; a tier shared with others is asked once for all that the others lack."""
+        """Which keys are present; a tier shared with others is asked once for all that the others lack.
+
+        A `context` is taken as the other batch calls take it, and tells nothing: looking is no use of a chunk, and
+        these keys need be no chain.
+        """
         self._check_open()
         return self._held(keys, known_texts(self._h.index, keys))
 

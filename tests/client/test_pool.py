@@ -25,6 +25,8 @@ class Line:
     """A connection that reaches nobody."""
 
     alive = True
+    peer = ""
+    until: float | None = None
     fault: BaseException | None = None
 
     def __init__(self, *_: Any) -> None:

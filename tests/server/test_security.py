@@ -247,6 +247,12 @@ def test_an_open_door_is_announced_with_a_warning(serve: Serve, given: dict[str,
     assert not any("0.0.0.0" in line for line in lines if line.startswith("point"))
 
 
+def test_options_of_the_store_are_announced(serve: Serve) -> None:
+    lines = list(announcement(serve(device="store?back_pressure=200ms&close_timeout=10s > cpu?capacity=1MiB"), None))
+    assert "store: back_pressure=200ms, close_timeout=10s" in lines
+    assert not any(line.startswith("store:") for line in announcement(serve(), None))
+
+
 def test_the_default_is_loopback() -> None:
     assert make_settings(None, {}).host == "127.0.0.1"
     assert Server.__doc__

@@ -10,6 +10,8 @@ import pytest
 from lms_tiers import LMSLocalBackend, RequestContext
 from lms_tiers.client import Client
 from lms_tiers.errors import ConfigError, InvalidKeyError
+from lms_tiers.server.server import Server
+from lms_tiers.server.settings import make_settings
 from tests.client.test_asking import start
 from tests.tiered.test_parts import Records, places
 
@@ -118,6 +120,19 @@ def test_batches_of_nothing_take_a_context_too(told: Any) -> None:
     store.put_many([], context=context)
     assert store.get_many([], context=context) == store.contains_many([], context=context) == []
     assert store.contains_prefix([], context=context) == 0
+
+
+def test_a_question_over_the_wire_leaves_the_chains_of_the_servers_threads_alone(bench: Any, told: Any) -> None:
+    """One thread serves many peers: the keys of one are not the chain of the next."""
+    store, policy = told
+    with Server(store, make_settings(None, {"port": 0, "threads": 1})) as server:
+        with Client(server.address) as asking:
+            assert asking.contains_prefix([bench.key(1), bench.key(2)]) == 0
+        with Client(server.address) as other:
+            other.put(*items(bench, 1)[0])
+    store._h.tell()
+    ((_, context),) = policy.told
+    assert context.length == -1  # of no chain, not of what another peer has asked for
 
 
 def test_a_client_takes_a_context(bench: Any) -> None:

@@ -74,6 +74,34 @@ def test_the_leases_that_still_run_are_not_looked_at() -> None:
     assert "3" in held
 
 
+def test_leases_that_end_together_are_over_at_once_and_cleared_away_bit_by_bit() -> None:
+    held = Pins()
+    for i in range(5000):
+        assert held.lease(str(i), Until(100), "a")
+    assert held.lease("kept", Until(200), "a")
+    calls = 0
+    while len(held) > 1:
+        Until.compared = 0
+        held.expire(100)
+        calls += 1
+        assert Until.compared <= 129
+        assert not any(str(i) in held or held.until(str(i)) is not None for i in range(5000))
+        assert not held.give_back("4999", "a")
+        assert "kept" in held
+    assert 5000 / 129 < calls < 5000 / 100
+
+
+def test_leases_that_are_over_make_room_for_others_before_any_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pins, "MOST_LEASES", 1000)
+    held = Pins()
+    for i in range(1000):
+        assert held.lease(str(i), 100.0 if i else 1000.0, "a")
+    assert not held.lease("more", 200.0, "a")
+    held.expire(100.0)
+    assert all(held.lease(f"more {i}", 200.0, "a") for i in range(999))
+    assert not held.lease("more", 200.0, "a")
+
+
 def test_a_later_pin_replaces_an_earlier_one() -> None:
     held = Pins()
     held.pin("a", 10.0)

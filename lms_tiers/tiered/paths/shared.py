@@ -176,7 +176,12 @@ class Shared:
         """What the backend answers in time; None where it does not, or fails."""
         h, edge = self._h, self._edge
         try:
-            answer = self.askers.ask(call, self._deadline)
+            block = self.backend.within(self._deadline)
+            if block is None:
+                answer = self.askers.ask(call, self._deadline)
+            else:
+                with block:
+                    answer = call()
         except DeadlineExceededError:
             with h.lock:
                 edge.round_trips += 1

@@ -14,6 +14,9 @@ MOST_LEASES = 1 << 20
 #: Outdated records in the heap, beyond one a lease, that are worth making it anew.
 _OUTDATED: Final = 1024
 
+#: Leases that are over and are cleared away in one go: 50,000 of them at one time would hold the store's lock for long.
+_AT_ONCE: Final = 128
+
 #: The end of a lease, and who holds it; None: nobody, it is the one that `pin` replaces.
 _Lease = tuple[float, str | None]
 
@@ -36,9 +39,10 @@ class Pins:
     (False, 0)
     """
 
-    __slots__ = ("_count", "_ends", "_leases")
+    __slots__ = ("_count", "_ends", "_leases", "_now")
 
     def __init__(self) -> None:
+        self._now = float("-inf")  # what lasts until then or less is over, cleared away or not
         self._leases: dict[str, tuple[_Lease, ...]] = {}  # none is empty
         self._ends: list[tuple[float, str]] = []  # what it says of a key holds if `_leases` says so too
         self._count = 0
@@ -54,8 +58,9 @@ class Pins:
 
     def lease(self, text: str, until: float, holder: str) -> bool:
         """`holder` has one lease more of `text`; False where there are too many leases."""
-        if self._count >= MOST_LEASES:
-            return False
+        while self._count >= MOST_LEASES:
+            if not self._clear_away():
+                return False
         self._put(text, (*self._leases.get(text, ()), (until, holder)))
         self._push(until, text)
         return True
@@ -63,7 +68,7 @@ class Pins:
     def give_back(self, text: str, holder: str) -> bool:
         """Of the leases that `holder` has of `text`, the one that ends first is over; False where there is none."""
         leases = self._leases.get(text, ())
-        mine = [lease for lease in leases if lease[1] == holder]
+        mine = [lease for lease in leases if lease[1] == holder and lease[0] > self._now]
         if not mine:
             return False
         at = leases.index(min(mine))
@@ -73,7 +78,9 @@ class Pins:
     def until(self, text: str) -> float | None:
         """When the last lease of `text` ends; None where it is not pinned."""
         leases = self._leases.get(text)
-        return None if leases is None else max(lease[0] for lease in leases)
+        if leases is None or (last := max(lease[0] for lease in leases)) <= self._now:
+            return None
+        return last
 
     def sort(self) -> None:
         """Make the heap anew, of what is pinned now."""
@@ -82,13 +89,20 @@ class Pins:
         self._ends, self._count = ends, len(ends)
 
     def expire(self, now: float) -> None:
-        """End the leases that last until `now` or less."""
-        ends = self._ends
-        while ends and ends[0][0] <= now:
+        """End the leases that last until `now` or less; some of them are cleared away, the others the next time."""
+        self._now = now
+        self._clear_away()
+
+    def _clear_away(self) -> int:
+        """Forget leases that are over; answers how many records of them were looked at, a bounded number."""
+        ends, done = self._ends, 0
+        while ends and done < _AT_ONCE and ends[0][0] <= self._now:
             until, text = heapq.heappop(ends)
             leases = self._leases.get(text)
             if leases is not None:
                 self._put(text, tuple(lease for lease in leases if lease[0] != until))
+            done += 1
+        return done
 
     def _put(self, text: str, leases: tuple[_Lease, ...]) -> None:
         self._count += len(leases) - len(self._leases.get(text, ()))
@@ -103,7 +117,9 @@ class Pins:
             self.sort()
 
     def __contains__(self, text: object) -> bool:
-        return text in self._leases
+        leases = self._leases.get(text)  # type: ignore[call-overload]  # any key is one to ask for
+        return leases is not None and any(lease[0] > self._now for lease in leases)
 
     def __len__(self) -> int:
+        """Pinned keys, with those whose leases are not cleared away yet."""
         return len(self._leases)
