@@ -42,6 +42,7 @@ BUILTINS: Final[Mapping[str, str]] = {
     "gpu": "lms_tiers.plugins.gpu",
     "lm": "lms_tiers.plugins.lm",
     "redis": "lms_tiers.plugins.redis",
+    "s3": "lms_tiers.plugins.s3",
     "faulty": "lms_tiers.plugins.faulty",
     "policies": "lms_tiers.policies",
     "codecs": "lms_tiers.codecs",

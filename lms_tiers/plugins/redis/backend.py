@@ -22,11 +22,12 @@ from lms_tiers.errors import (
 )
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
-from lms_tiers.plugins.redis.chunk import Allocate, Damaged, parsed, put_answer, put_frame, read_chunk
+from lms_tiers.plugins.redis.chunk import Allocate, Damaged, put_answer, put_frame, read_chunk
 from lms_tiers.plugins.redis.options import RedisOptions, place_of
 from lms_tiers.resp.link import Link, Place, Refusal, command
 from lms_tiers.resp.nodes import LIGHT, WINDOW, Nodes, Request
 from lms_tiers.wire.buffers import paged_buffer, receive_buffer
+from lms_tiers.wire.head import read_head
 
 #: Keys that a node is asked to list at one time, and the end of a range that holds most heads.
 _PAGE: Final = 1000
@@ -253,8 +254,8 @@ class RedisBackend(LMSBackendInterface):
         firsts = self._ask([Request(name, command(b"LINDEX", name, b"0")) for name in lists.values()], LIGHT)
         for i, one in zip(lists, firsts, strict=True):
             asked[i] = one
-        heads = [parsed(one.answer) if isinstance(one.answer, bytes) else None for one in asked]
-        return [None if head is None else head[0] for head in heads]
+        heads = [read_head(one.answer) if isinstance(one.answer, bytes) else None for one in asked]
+        return [None if head is None else head.meta for head in heads]
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,9 @@ import pytest
 from lms_tiers import ChunkMeta, CreateStorageBackend, MemoryFormat, OpaqueKey
 from lms_tiers.errors import ConfigError, InvalidBufferError, StorageUnavailableError
 from lms_tiers.messages import ClientMetaMessage
-from lms_tiers.plugins.redis.chunk import PIECE, _head
+from lms_tiers.plugins.redis.chunk import PIECE
 from lms_tiers.resp.link import Link
+from lms_tiers.wire.head import pack_head
 from tests.plugins.redis.engine import RedisServer, needs_server
 
 pytestmark = needs_server
@@ -163,7 +164,7 @@ def test_a_value_that_claims_more_than_it_is_makes_nobody_allocate_it(
     open_redis: Open, engine: RedisServer, request: pytest.FixtureRequest
 ) -> None:
     backend = open_redis()
-    head = _head(b"k", ChunkMeta(1 << 50, MemoryFormat.KV_2LTD, "uint8", (1,)), memoryview(b""))
+    head = pack_head(b"k", ChunkMeta(1 << 50, MemoryFormat.KV_2LTD, "uint8", (1,)), memoryview(b""))
     engine.ask("SET", name(request, "k"), head + b"x")
     assert body_of(backend, "k") is None
     engine.ask("DEL", name(request, "k"))

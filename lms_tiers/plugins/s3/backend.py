@@ -1,0 +1,354 @@
+"""`S3Backend`: a chunk an object, whole-object writes, everything checked. Reads of a sick store are misses."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, Final, List, Optional, TypeVar
+from urllib.parse import quote, unquote
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+from lms_tiers.buffers import copy_bytes, writable_bytes
+from lms_tiers.errors import (
+    BackendClosedError,
+    ConfigError,
+    ForkedProcessError,
+    LmsTiersError,
+    OutcomeUnknownError,
+    StorageFullError,
+    StorageUnavailableError,
+)
+from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
+from lms_tiers.plugins.s3.options import S3Options, store_of
+from lms_tiers.wire.buffers import receive_buffer
+from lms_tiers.wire.head import Head, pack_head, read_head
+
+_T = TypeVar("_T")
+_S = TypeVar("_S")
+
+#: Longer objects are written and read in parts of so many bytes, several at one time; S3 wants 5 MiB at least.
+PART: Final = 8 << 20
+_PARTS: Final = 4
+#: Bytes of a key: as a name of an object each of them may take three, of 1,024.
+MAX_KEY: Final = 300
+#: Bytes that hold most heads.
+_LEAD: Final = 1024
+#: A status with which nothing was done; any other failure leaves it open.
+_REFUSED: Final = re.compile(r"status code: (4\d\d|503|507)")
+_FULL: Final = re.compile(r"status code: 507|QuotaExceeded|StorageFull")
+_FAILED: Final = (BaseError, OSError, ValueError)
+
+
+class S3Backend(LMSBackendInterface):
+    """Chunks as objects below a prefix of a bucket, usable from many threads.
+
+    Parameters
+    ----------
+    location : str
+        ``bucket/prefix``.
+    options : S3Options
+
+    Raises
+    ------
+    ConfigError
+        The store's settings cannot be used.
+    StorageUnavailableError
+        The bucket cannot be listed: it is not there, not reached, or refuses.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        remove=True, evicts=True, shared=True, batch_stops=False, max_key_bytes=MAX_KEY
+    )
+
+    def __init__(self, location: str, options: S3Options) -> None:
+        given, prefix = store_of(location, options)
+        self._where: Final = f"s3://{given['bucket']}/{prefix}"
+        self._prefix: Final = f"{prefix}/" if prefix else ""
+        self._pid: Final = os.getpid()
+        self._counts: Final[Counter[str]] = Counter()
+        self._counting: Final = threading.Lock()
+        self._closed = False
+        try:
+            self._store: Final = S3Store(**given)
+        except (BaseError, ValueError) as error:
+            raise ConfigError(f"backend 's3' cannot be set up: {_told(error)}.") from None
+        try:
+            next(iter(obstore.list(self._store, prefix=self._prefix or None, chunk_size=1)), None)
+        except _FAILED as error:
+            raise StorageUnavailableError(self._where, f"cannot be listed: {_told(error)}.") from None
+        self._pool: Final = ThreadPoolExecutor(options.connections, thread_name_prefix="lms-tiers-s3")
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
+        """Write the whole object: others see the old one or the new one. See `LMSBackendInterface.put`."""
+        self.put_many([(client_meta, kv_chunk_bytes)])
+
+    def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
+        """Write objects, several at one time; one that fails stops none of the others."""
+        self._check()
+        ready: dict[str, tuple[ChunkMeta, memoryview]] = {}  # of a key named twice the last one counts
+        late: LmsTiersError | None = None
+        for client_meta, data in items:
+            try:
+                text, body = key_text(client_meta.key, MAX_KEY), memoryview(own_bytes(data))
+                ready[text] = ChunkMeta.of(client_meta, len(body)), body
+            except LmsTiersError as error:
+                late = error
+                break
+
+        def put(text: str) -> LmsTiersError | None:
+            try:
+                self._write("put", lambda: self._put(text, *ready[text]))
+            except LmsTiersError as error:
+                return error
+            self._count("bytes_written", ready[text][0].length)
+            return None
+
+        failures = [error for error in self._all(put, list(ready)) if error is not None]
+        if failures:  # one in doubt says less than any other
+            raise next((error for error in failures if isinstance(error, OutcomeUnknownError)), failures[0])
+        if late is not None:
+            raise late
+
+    def _put(self, text: str, meta: ChunkMeta, body: memoryview) -> None:
+        head = pack_head(text.encode(), meta, body)
+        if len(body) <= PART:
+            obstore.put(self._store, self._name(text), b"".join((head, body)), use_multipart=False)
+            return
+        first = PART - len(head)
+        parts: tuple[Any, ...] = (
+            b"".join((head, body[:first])),
+            *(body[i : i + PART] for i in range(first, len(body), PART)),
+        )
+        obstore.put(self._store, self._name(text), iter(parts), chunk_size=PART, max_concurrency=_PARTS)
+
+    def remove(self, key: CacheEngineKey) -> None:
+        """Delete the object, for everybody."""
+        self.remove_many([key])
+
+    def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
+        """Delete objects, a thousand in one request."""
+        self._check()
+        names = [self._name(key_text(key, MAX_KEY)) for key in keys]
+        if names:
+            self._write("remove", lambda: obstore.delete(self._store, names))
+
+    def _write(self, operation: str, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except _FAILED as error:
+            self._count("failures")
+            told = _told(error)
+            if _FULL.search(str(error)):
+                raise StorageFullError(self._where, f"is full: {told}.") from None
+            if isinstance(error, BaseError) and not _REFUSED.search(str(error)):
+                raise OutcomeUnknownError(self._where, operation, f"{told}.") from None
+            raise StorageUnavailableError(self._where, f"refuses: {told}.") from None
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
+        """The chunk, whoever put it; None where there is none, the store cannot be asked, or it is damaged."""
+        self._check()
+        found = self._read(key_text(key, MAX_KEY), None)
+        return None if found is None else found[0].memory_obj(found[1])
+
+    def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
+        """The chunks in order, several requests at one time."""
+        self._check()
+        texts = [key_text(key, MAX_KEY) for key in keys]
+        found = self._all(lambda text: self._read(text, None), texts)
+        return [None if one is None else one[0].memory_obj(one[1]) for one in found]
+
+    def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
+        """Read a chunk into the caller's buffer. See `LMSBackendInterface.get_into`."""
+        self._check()
+        text = key_text(key, MAX_KEY)
+        writable_bytes(buffer, 0)
+        found = self._read(text, buffer)
+        return None if found is None else found[0]
+
+    def _read(self, text: str, buffer: Any) -> tuple[ChunkMeta, memoryview] | None:
+        """A chunk, in `buffer` or where it arrived; of one that changed between two parts the next reading is whole."""
+        name = self._name(text)
+        for _ in range(2):
+            try:
+                lead = obstore.get(self._store, name, options={"range": (0, PART)})
+                size, data = lead.meta["size"], memoryview(lead.bytes())
+            except FileNotFoundError:
+                return None
+            except _FAILED as error:
+                # An object without a byte has no range: it is none of ours.
+                self._count("corrupt" if "status code: 416" in str(error) else "failures")
+                return None
+            head = read_head(bytes(data[:_LEAD]))
+            if head is None or head.key != text.encode() or head.size + head.meta.length != size:
+                break
+            if buffer is None and size <= PART:
+                body = data[head.size :]
+            else:
+                body = memoryview(receive_buffer(head.meta.length)) if buffer is None else writable_bytes(buffer, 0)
+                body = writable_bytes(body, head.meta.length)[: head.meta.length]
+                if not self._fill(name, head, data[head.size :], body):
+                    return None
+            if head.fits(body):
+                self._count("bytes_read", head.meta.length)
+                return head.meta, body.toreadonly()
+        self._count("corrupt")
+        return None
+
+    def _fill(self, name: str, head: Head, first: memoryview, body: memoryview) -> bool:
+        """Read what `first` lacks, in parts, several at one time."""
+        copy_bytes(body[: len(first)], first)
+        starts = list(range(len(first), len(body), PART))
+        ends = [min(start + PART, len(body)) for start in starts]
+        try:
+            for i in range(0, len(starts), _PARTS):
+                begin, end = starts[i : i + _PARTS], ends[i : i + _PARTS]
+                asked = [head.size + at for at in begin], [head.size + at for at in end]
+                parts = obstore.get_ranges(self._store, name, starts=asked[0], ends=asked[1], coalesce=0)
+                for at, until, part in zip(begin, end, parts, strict=True):
+                    copy_bytes(body[at:until], memoryview(part)[: until - at])
+        except _FAILED:
+            self._count("failures")
+            return False
+        return True
+
+    def contains(self, key: CacheEngineKey) -> bool:
+        """Whether the object is there now; False where the store cannot be asked. Its bytes are checked when read."""
+        self._check()
+        return self._there(key_text(key, MAX_KEY))
+
+    def _there(self, text: str) -> bool:
+        try:
+            obstore.head(self._store, self._name(text))
+        except FileNotFoundError:
+            return False
+        except _FAILED:
+            self._count("failures")
+            return False
+        return True
+
+    def contains_many(self, keys: Sequence[CacheEngineKey]) -> list[bool]:
+        """Which objects are there, several requests at one time."""
+        self._check()
+        return self._all(self._there, [key_text(key, MAX_KEY) for key in keys])
+
+    def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
+        """Length of the leading run that is there, asked for all at one time."""
+        return (*self.contains_many(keys), False).index(False)
+
+    # -- listing -----------------------------------------------------------------------------------------------------
+
+    def iter_keys(self) -> Iterator[CacheEngineKey]:
+        """Everybody's keys below the prefix, as the pages of the listing arrive.
+
+        Raises
+        ------
+        StorageUnavailableError
+        """
+        return (CacheEngineKey.from_string(text) for text in self._listed())
+
+    def list_keys(self) -> List[CacheEngineKey]:
+        """All of `iter_keys`; a page of a thousand names is one request, and no object is read."""
+        return list(self.iter_keys())
+
+    def scan(self) -> Iterator[ChunkInfo]:
+        """Every chunk with its metadata, of which only the heads are read. See `iter_keys` for errors."""
+        page: list[str] = []
+        for text in self._listed():
+            page.append(text)
+            if len(page) == 1000:
+                yield from self._infos(page)
+                page = []
+        yield from self._infos(page)
+
+    def _infos(self, texts: Sequence[str]) -> Iterator[ChunkInfo]:
+        for text, head in zip(texts, self._all(self._head, texts), strict=True):
+            if head is not None:
+                yield ChunkInfo(CacheEngineKey.from_string(text), head.meta, self.reserve_bytes(head.meta.length))
+
+    def _head(self, text: str) -> Head | None:
+        try:
+            found = obstore.get_range(self._store, self._name(text), start=0, end=_LEAD)
+        except _FAILED:
+            return None
+        head = read_head(bytes(found))
+        return head if head is not None and head.key == text.encode() else None
+
+    def _listed(self) -> Iterator[str]:
+        self._check()
+        try:
+            for page in obstore.list(self._store, prefix=self._prefix or None):
+                for found in page:
+                    text = unquote(found["path"].removeprefix(self._prefix))
+                    if text and self._name(text) == found["path"]:  # else nobody here wrote it
+                        yield text
+                self._check()
+        except _FAILED as error:
+            self._count("failures")
+            raise StorageUnavailableError(self._where, f"cannot be listed: {_told(error)}.") from None
+
+    # -- the rest ----------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = None) -> None:
+        """What was put is in the store when `put` returned."""
+        self._check()
+
+    def stats(self) -> BackendStats:
+        """Counters of this client; it asks the store nothing."""
+        with self._counting:
+            counts = dict(self._counts)
+        return BackendStats(
+            bytes_written=counts.get("bytes_written", 0), bytes_read=counts.get("bytes_read", 0),
+            failures=counts.get("failures", 0), corrupt=counts.get("corrupt", 0),
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """End the threads; requests on their way end by their time-out. The store and its chunks stay."""
+        self._closed = True
+        if os.getpid() == self._pid:
+            self._pool.shutdown(wait=False, cancel_futures=False)
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedProcessError("the s3 backend")
+        if self._closed:
+            raise BackendClosedError("the s3 backend")
+
+    def _all(self, call: Callable[[_T], _S], items: Sequence[_T]) -> list[_S]:
+        if len(items) < 2:
+            return [call(item) for item in items]
+        try:
+            return list(self._pool.map(call, items))
+        except RuntimeError:  # closed meanwhile
+            self._check()
+            raise
+
+    def _name(self, text: str) -> str:
+        """The name of a key's object; a first dot is written out, since `.` and `..` are none."""
+        name = quote(text, safe="@")
+        return self._prefix + ("%2E" + name[1:] if name.startswith(".") else name)
+
+    def _count(self, what: str, by: int = 1) -> None:
+        with self._counting:
+            self._counts[what] += by
+
+
+def _told(error: Exception) -> str:
+    """What an error of the library says in one line; its later lines are a dump of its internals."""
+    return str(error).splitlines()[0].strip().rstrip(".:") if str(error) else type(error).__name__
+
+
+def open_backend(location: str, capacity: int | None, options: S3Options) -> S3Backend:
+    """A client of the bucket at `location`; what it may hold is the store's business, so `capacity` is the tier's."""
+    return S3Backend(location, options)

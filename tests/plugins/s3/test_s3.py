@@ -1,0 +1,250 @@
+"""The backend over a real S3 server: what lies there, what two instances see of each other, and its bad days."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lms_tiers import CreateStorageBackend, OpaqueKey, registry
+from lms_tiers.cli import app, doctor
+from lms_tiers.errors import (
+    ConfigError,
+    InvalidBufferError,
+    InvalidKeyError,
+    OutcomeUnknownError,
+    PluginError,
+    StorageUnavailableError,
+)
+from tests.plugins.redis.engine import until
+from tests.plugins.redis.test_redis import body_of, item, keys
+from tests.plugins.redis.test_sick import bounded, puts
+from tests.plugins.s3.engine import BUCKET, S3Server, needs_server
+
+pytestmark = needs_server
+
+MIB = 1 << 20
+PART = 8 * MIB
+SIZES = [0, 1, 100_000, PART - 200, PART, PART + 1, 3 * PART + 5]
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+def open_s3(bucket: S3Server, request: pytest.FixtureRequest) -> Iterator[Open]:
+    """Opens instances of one place, a prefix of this test's own."""
+    opened: list[Any] = []
+
+    def open_one(**options: Any) -> Any:
+        given = {"prefix": request.node.name.replace("/", "_"), "timeout": "2min", **options}
+        opened.append(CreateStorageBackend(bucket.device(**given)))
+        return opened[-1]
+
+    yield open_one
+    for backend in opened:
+        backend.close()
+
+
+def names(server: S3Server, prefix: str) -> list[str]:
+    listed = server.ask("list_objects_v2", Bucket=BUCKET, Prefix=prefix)
+    return [found["Key"] for found in listed.get("Contents", [])]
+
+
+def test_what_one_puts_another_gets_and_nothing_is_remembered_as_absent(open_s3: Open) -> None:
+    one, other = open_s3(), open_s3()
+    assert body_of(other, "k") is None
+    one.put(*item("k", b"a"))
+    assert body_of(other, "k") == b"a"
+    other.put(*item("k", b"bb"))
+    assert body_of(one, "k") == b"bb"
+    one.remove(OpaqueKey("k"))
+    assert not other.contains(OpaqueKey("k"))
+    other.put(*item("k", b"c"))
+    other.close()
+    assert body_of(one, "k") == b"c"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_chunk_is_one_object_and_comes_back_in_parts(open_s3: Open, size: int) -> None:
+    backend, body = open_s3(), os.urandom(size)
+    backend.put(*item("k", body))
+    assert body_of(backend, "k") == body
+    into = bytearray(size + 3)
+    assert backend.get_into(OpaqueKey("k"), into).length == size
+    assert into == body + bytes(3)
+    if size:
+        small = bytearray(size - 1)
+        with pytest.raises(InvalidBufferError):
+            backend.get_into(OpaqueKey("k"), small)
+        assert not any(small)
+    assert backend.list_keys() == keys("k")
+    backend.remove(OpaqueKey("k"))
+    assert backend.list_keys() == []
+    assert backend.stats().failures == backend.stats().corrupt == 0
+
+
+def test_any_key_is_a_name_that_lists_as_the_key(open_s3: Open, bucket: S3Server) -> None:
+    texts = [
+        ".",
+        "..",
+        "a/b",
+        "a//b",
+        "/",
+        "%2E",
+        "%",
+        "ü@x y",
+        "k" * 300,
+        "A",
+        "a",
+        "a.b",
+        ".a",
+        "~",
+        "\x00\n",
+        "é" * 150,
+    ]
+    backend = open_s3(prefix="names")
+    backend.put_many([item(text, text.encode()) for text in texts])
+    bucket.ask("put_object", Bucket=BUCKET, Key="names/%zz", Body=b"nobody here wrote it")
+    assert sorted(key.to_string() for key in backend.list_keys()) == sorted(texts)
+    assert [bytes(obj.data).decode() for obj in backend.get_many(keys(*texts))] == texts
+    assert {info.key.to_string(): info.meta.length for info in backend.scan()} == {t: len(t.encode()) for t in texts}
+    assert backend.contains_prefix(keys(*texts, "x")) == len(texts)
+    with pytest.raises(InvalidKeyError):
+        backend.put(*item("é" * 151, b""))
+    backend.remove_many(keys(*texts))
+    assert names(bucket, "names/") == ["names/%zz"]
+    bucket.ask("delete_object", Bucket=BUCKET, Key="names/%zz")
+
+
+def test_a_key_named_twice_in_a_batch_holds_the_last(open_s3: Open) -> None:
+    backend = open_s3()
+    backend.put_many([item("k", bytes([i])) for i in range(30)])
+    assert body_of(backend, "k") == bytes([29])
+
+
+@pytest.mark.parametrize("size", [100, pytest.param(2 * PART, marks=pytest.mark.deep)])
+def test_what_is_no_whole_chunk_of_its_key_is_a_miss(open_s3: Open, bucket: S3Server, size: int) -> None:
+    backend = open_s3(prefix=f"damage-{size}")
+    place = {"Bucket": BUCKET, "Key": f"damage-{size}/k"}
+    backend.put(*item("k", os.urandom(size)))
+    good = bucket.ask("get_object", **place)["Body"].read()
+    flips = [0, 5, 20, 40, len(good) // 2, len(good) - 1]
+    bad = [good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :] for i in flips]
+    backend.put(*item("j", os.urandom(size)))
+    others = bucket.ask("get_object", **{**place, "Key": f"damage-{size}/j"})["Body"].read()
+    for number, value in enumerate([*bad, good[:-1], good + b"!", b"", b"x", others]):
+        bucket.ask("put_object", **place, Body=value)
+        assert body_of(backend, "k") is None
+        assert backend.get_into(OpaqueKey("k"), bytearray(size)) is None
+        assert backend.stats().corrupt == 2 * (number + 1)
+    assert backend.stats().failures == 0
+    bucket.ask("put_object", **place, Body=good)
+    assert body_of(backend, "k") == good[-size:]
+
+
+def test_credentials_come_from_the_environment_and_are_nowhere_told(
+    bucket: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+    with CreateStorageBackend(f"s3:{BUCKET}/env?endpoint={bucket.endpoint}") as backend:
+        backend.put(*item("k", b"x"))
+        assert body_of(backend, "k") == b"x"
+    monkeypatch.setenv("MINE", "s3cret-word")
+    with pytest.raises(StorageUnavailableError) as caught:
+        CreateStorageBackend(
+            "s3:bucket?endpoint=http://127.0.0.1:1&access_key_id=i&secret_access_key_env=MINE&retries=0"
+        )
+    assert "s3cret-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("s3", "needs a bucket"),
+    ("s3:/prefix", "needs a bucket"),
+    ("s3:b?timeout=0s", "greater than 0"),
+    ("s3:b?tls_ca=/no/such/file", "No such file"),
+    ("s3:b?endpont=x", "Did you mean 'endpoint'?"),
+])  # fmt: skip
+def test_a_text_that_is_wrong_says_what_is_wrong_with_it(text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        CreateStorageBackend(text)
+    assert told in str(caught.value)
+
+
+def test_a_bucket_that_is_gone_is_misses_and_refusals(doomed: S3Server) -> None:
+    with CreateStorageBackend(doomed.device(timeout="60s")) as backend:
+        backend.put(*item("k", b"x"))
+        doomed.ask("delete_object", Bucket=BUCKET, Key="kv/k")
+        doomed.ask("delete_bucket", Bucket=BUCKET)
+        assert body_of(backend, "k") is None
+        assert not backend.contains(OpaqueKey("k"))
+        for call in (lambda: backend.put(*item("k", b"x")), lambda: backend.remove(OpaqueKey("k")), backend.list_keys):
+            with pytest.raises(StorageUnavailableError) as caught:
+                call()
+            assert not isinstance(caught.value, OutcomeUnknownError)
+        with pytest.raises(StorageUnavailableError, match="cannot be listed"):
+            CreateStorageBackend(doomed.device(timeout="60s"))
+        doomed.ask("create_bucket", Bucket=BUCKET)
+        backend.put(*item("k", b"y"))
+        assert body_of(backend, "k") == b"y"
+
+
+@pytest.mark.deep
+def test_a_hung_server_is_misses_and_writes_in_doubt_and_comes_back(doomed: S3Server) -> None:
+    with CreateStorageBackend(doomed.device(timeout="1s")) as backend:
+        until(lambda: puts(backend, "k", b"old"))
+        with doomed.hung(), bounded():
+            assert body_of(backend, "k") is None
+            assert backend.contains_many(keys(*"abcdefgh")) == [False] * 8
+            with pytest.raises(OutcomeUnknownError):
+                backend.put(*item("k", b"new"))
+            with pytest.raises(StorageUnavailableError):
+                backend.list_keys()
+        assert until(lambda: body_of(backend, "k")) in (b"old", b"new")
+        until(lambda: puts(backend, "k", b"newest"))
+        assert backend.stats().failures > 9
+        assert backend.stats().corrupt == 0
+
+
+@pytest.mark.deep
+def test_a_killed_server_is_misses_and_errors_until_it_is_back(doomed: S3Server) -> None:
+    with CreateStorageBackend(doomed.device(timeout="2s")) as backend:
+        until(lambda: puts(backend, "k", b"x"))
+        doomed.kill()
+        assert body_of(backend, "k") is None
+        with pytest.raises(StorageUnavailableError):
+            backend.put(*item("k", b"y"))
+        doomed.start()
+        assert until(lambda: puts(backend, "l", b"z"))
+        assert until(lambda: body_of(backend, "l")) == b"z"
+        assert body_of(backend, "k") is None
+
+
+def test_retries_end_in_time() -> None:
+    began = time.monotonic()
+    with pytest.raises(StorageUnavailableError):
+        CreateStorageBackend(
+            "s3:bucket?endpoint=http://127.0.0.1:1&access_key_id=i&secret_access_key=s&retries=100&timeout=1s"
+        )
+    assert time.monotonic() - began < 60
+
+
+def test_what_is_not_installed_is_said_where_it_is_listed_looked_at_and_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = CliRunner().invoke(app, ["plugins", "--json"])
+    assert json.loads(lists.stdout)["backends"]["s3"]["install"] == ""
+    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None)  # type: ignore[attr-defined]
+    command = 'pip install "lms-tiers[s3]"'
+    assert json.loads(CliRunner().invoke(app, ["plugins", "--json"]).stdout)["backends"]["s3"]["install"] == command
+    assert f"s3 needs more: {command}" in CliRunner().invoke(app, ["plugins"]).stdout
+    (finding,) = [found for found in doctor.examine(Path()) if found.subject == "backend s3"]
+    assert (finding.state, finding.value) == ("note", "not installed")
+    assert command in finding.advice
+    with pytest.raises(PluginError) as caught:
+        CreateStorageBackend("s3:bucket")
+    assert command in str(caught.value)
