@@ -14,7 +14,7 @@ VERSIONS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all lint format docs devices-page zoo findings serve fuzz interop doors doors-quick soak soak-server soak-shared \
-  bench-lmdb bench-codecs bench-store bench-getter bench-server bench-shared bench-redis bench-peers gpu-check gpu-wheels policy-tables peers
+  bench-lmdb bench-codecs bench-store bench-getter bench-server bench-shared bench-redis bench-door-vllm bench-peers gpu-check gpu-wheels policy-tables peers
 
 help: ## show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -105,6 +105,9 @@ bench-server: peers ## the server beside LMCache's, with LMCache's client
 
 bench-shared: install ## what a tier shared with others costs: round trips, opening, cold batches, hits while it hangs
 	$(BIN)/python -m benchmarks.shared --markdown docs/bench/shared.md
+
+bench-door-vllm: install ## the tier under vLLM beside vLLM's own fs, in the environment of make doors
+	$(BIN)/python -m benchmarks.door_vllm --markdown docs/bench/door-vllm.md
 
 bench-redis: peers ## the backend redis beside redis-py and a bare recv_into loop; needs redis-server
 	$(PEERS)/python -m benchmarks.redis --markdown docs/bench/redis.md
