@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -88,19 +87,20 @@ class Entries:
         self.seed: Final = seed
         self.index: Final = index
         self.changed: Final = threading.Condition(threading.Lock())
-        self.forms: Final = Forms()
-        self.entries: Final[dict[str, bytes]] = {}
+        self.forms = Forms()
+        self.entries: dict[str, bytes] = {}
         self.dirty: dict[str, bytes | None] = {}
         self.committing: dict[str, bytes | None] = {}
         self.uses: dict[str, int] = {}
         self.complete = complete
         self.commits = 0
 
-    def recovered(self, chunks: Mapping[str, bytes], uses: Mapping[str, int]) -> None:
+    def recovered(
+        self, forms: Forms, entries: dict[str, bytes], records: dict[str, bytes], uses: dict[str, int]
+    ) -> None:  # fmt: skip
         """Hold what was found after a crash, none of which is in an index."""
-        for text, record in chunks.items():
-            self.entries[text] = self.forms.entry(Chunk.unpack(record, self.seed))
-        self.dirty, self.uses, self.complete = dict(chunks), dict(uses), True
+        self.forms, self.entries, self.complete = forms, entries, True
+        self.dirty, self.uses = dict(records), uses
 
     def find(self, text: str, keep: bool = True) -> bytes | None:
         """The entry of a key's chunk, which memory keeps, unless it is only asked about.

@@ -140,7 +140,7 @@ def _open(
             index.open()
             journal.begin(after(contents.position, budget.journal))
         else:
-            store.recovered(contents.records, contents.uses)
+            store.recovered(contents.forms, contents.entries, contents.records, contents.uses)
             if contents.source == "data" and not contents.records and index.nbytes:
                 _move_aside(directory / INDEX_FILE)
         checkpoints.start()

@@ -20,6 +20,7 @@ from typing import IO, Final, TypeAlias
 from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.plugins.lmdb import salvage
 from lms_tiers.plugins.lmdb.directory import DATA_FILE, INDEX_FILE
+from lms_tiers.plugins.lmdb.entries import Forms
 from lms_tiers.plugins.lmdb.index import APPLIED, Applied, checksum
 from lms_tiers.plugins.lmdb.journal import CLOSED, GONE, PUT, Record, replay
 from lms_tiers.plugins.lmdb.layout import (
@@ -61,8 +62,8 @@ class Contents:
     source : str
         Where from: "closed" is the index as a clean close left it, which can be opened; else "index", "data" or "new",
         and all there is follows.
-    records : dict
-        Manifests by key.
+    records, entries : dict
+        Manifests by key, and likewise what is kept of them in memory, with `forms`.
     uses : dict
         Stamps of last uses by key.
     position, clock : int
@@ -82,6 +83,18 @@ class Contents:
     hollow: list[Extent] = field(default_factory=list)
     lost: int = 0
     counters: Counters = field(default_factory=Counters)
+    entries: dict[str, bytes] = field(default_factory=dict)
+    forms: Forms = field(default_factory=Forms)
+
+    def take(self, chunk: Chunk, record: bytes) -> None:
+        """A chunk is there, whatever was under its key before."""
+        self.records[chunk.text] = record
+        self.entries[chunk.text] = self.forms.entry(chunk)
+
+    def drop(self, text: str) -> None:
+        """None is under this key."""
+        self.records.pop(text, None)
+        self.entries.pop(text, None)
 
 
 def closed(directory: Path, clock: int, counters: Counters, free: Sequence[Extent], hollow: Sequence[Extent]) -> Record:
@@ -114,11 +127,12 @@ def recover(directory: Path, seed: int) -> Contents:
     # What a checkpoint that was cut off has removed already is not lost.
     contents.lost = max(0, counted - len(contents.records) - sum(record.kind == GONE for record in journal))
     if found is None or contents.lost > counted * _LOST:
-        contents = Contents("data", _from_data(data, seed), position=contents.position)
+        contents = Contents("data", position=contents.position)
+        _add_data(contents, data, seed)
         count = len(contents.records)
         _log.warning("lmdb store %s: its index is damaged; %d chunks were found in the data itself", directory, count)
     _add_journal(contents, journal, seed)
-    _settle(contents, seed, -(-data.stat().st_size // PAGE) if data.exists() else 0)
+    _settle(contents, -(-data.stat().st_size // PAGE) if data.exists() else 0)
     contents.clock += _SKIP
     return contents
 
@@ -167,7 +181,7 @@ def _listen(stream: IO[bytes], seed: int) -> tuple[tuple[Contents, int] | None, 
                 last, record = name, value[STAMP.size :]
                 chunk = Chunk.unpack(record, seed)
                 if name == key_hash(chunk.text, seed):
-                    contents.records[chunk.text] = record
+                    contents.take(chunk, record)
                     contents.uses[chunk.text] = STAMP.unpack_from(value)[0]
         except (Damaged, struct.error):
             continue
@@ -182,12 +196,11 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
-def _from_data(path: Path, seed: int) -> dict[str, bytes]:
+def _add_data(contents: Contents, path: Path, seed: int) -> None:
     """What the records at the ends of pages tell, the latest of each key."""
-    records: dict[str, bytes] = {}
     latest: dict[str, int] = {}
     if not path.exists():
-        return records
+        return
     with path.open("rb", buffering=0) as file:
         keep, base = b"", 0  # a record may begin in the page before
         while block := file.read(_BLOCK):
@@ -204,10 +217,9 @@ def _from_data(path: Path, seed: int) -> dict[str, bytes]:
                     continue
                 if (chunk.last_page + 1) * PAGE == at and chunk.sequence >= latest.get(chunk.text, 0):
                     latest[chunk.text] = chunk.sequence
-                    records[chunk.text] = whole
+                    contents.take(chunk, whole)
             base += len(block)
             keep = bytes(window[-PAGE:]) if len(window) % PAGE == 0 else b""
-    return records
 
 
 def _read_before(path: Path, end: int, nbytes: int) -> bytes:
@@ -224,33 +236,36 @@ def _add_journal(contents: Contents, journal: list[Record], seed: int) -> None:
             continue
         contents.clock = max(contents.clock, sequence)
         try:
-            text = body.decode() if kind == GONE else Chunk.unpack(body, seed).text
+            chunk = Chunk.unpack(body, seed) if kind == PUT else None
+            text = body.decode() if chunk is None else chunk.text
         except (Damaged, UnicodeDecodeError):
             continue
         contents.uses.pop(text, None)
-        if kind == PUT:
-            contents.records[text] = body
+        if chunk is None:
+            contents.drop(text)
         else:
-            contents.records.pop(text, None)
+            contents.take(chunk, body)
 
 
-def _settle(contents: Contents, seed: int, pages: int) -> None:
+def _settle(contents: Contents, pages: int) -> None:
     """Of chunks that claim the same pages the latest has them; count, and find what is free."""
     records, counters = contents.records, contents.counters
     claims: list[_Claim] = []
-    for text, record in records.items():
-        chunk = Chunk.unpack(record, seed)
+    for text, entry in contents.entries.items():
+        chunk = contents.forms.chunk(text, entry)
         contents.clock = max(contents.clock, chunk.sequence)
         claims += [(page, count, chunk.sequence, text) for page, count in chunk.extents]
-        counters.charged += charge(chunk.pages, len(record))
-        counters.share += index_share(len(record))
     claims.sort()
     while losers := _overlapping(claims):
         for text in losers:
-            record = records.pop(text)
-            counters.charged -= charge(Chunk.unpack(record, seed).pages, len(record))
-            counters.share -= index_share(len(record))
+            contents.drop(text)
         claims = [claim for claim in claims if claim[3] not in losers]
+    pages_of: dict[str, int] = {}
+    for _, count, _, text in claims:
+        pages_of[text] = pages_of.get(text, 0) + count
+    for text, record in records.items():
+        counters.charged += charge(pages_of[text], len(record))
+        counters.share += index_share(len(record))
     counters.chunks = len(records)
     at = 1  # after the head
     for page, count, _, _ in [*claims, (pages, 0, 0, "")]:
