@@ -1,7 +1,9 @@
-"""Chunks in one LMDB file: persistent, bounded by the file's size on disk, verified on every read.
+"""Chunks on a local disk, indexed by LMDB: persistent, bounded by the blocks on disk, verified on every read.
 
-`layout` is the form of records, `parts` how a value is cut, `space` the accounting in pages, `reading` and `writing`
-the two ways through, `opening` what happens to a directory before it is trusted. Importing this imports no lmdb.
+From below: `layout` is the form of records, `space` the accounting; `directory`, `datafile`, `journal` and `index` are the
+files; `extents` and `pages` say which pages are whose, `entries` what is known of chunks, `store` how that changes;
+`checkpoint` and `syncing` bring it to the medium; `recovery` and `opening` say what was there; `reading`, `writing` and
+`cooling` move bytes. Importing this imports no lmdb.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ def register_backends(register: Callable[[BackendSpec], None]) -> None:
             name="lmdb",
             factory="lms_tiers.plugins.lmdb.backend:open_backend",
             options="lms_tiers.plugins.lmdb.options:LmdbOptions",
-            summary="a bounded LMDB file on a local disk: persistent, checksummed, compressed",
+            summary="a bounded store on a local disk: persistent, checksummed, compressed",
             example="lmdb:{tmp}/lms?capacity={capacity}",
             medium="disk",
         )
