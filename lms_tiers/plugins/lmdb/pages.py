@@ -31,7 +31,7 @@ PATIENCE: float = 10.0
 _PUNCHED: Final = 1024
 #: Free pages whose blocks are kept for the next puts: at least, and as a share of all.
 _KEPT: Final = (16 << 20) // PAGE
-_KEPT_SHARE: Final = 16
+_KEPT_SHARE: Final = 4
 
 
 @dataclass(slots=True)

@@ -204,3 +204,20 @@ def test_a_capacity_beyond_any_disk_opens_or_names_the_cause_and_leaves_no_files
     with pytest.raises(ConfigError, match="address space"):
         opening("small", capacity=200 << 40)
     assert not (tmp_path / "small").exists()
+
+
+def test_what_is_free_beyond_what_puts_need_goes_back_to_the_file_system_at_a_checkpoint(
+    opening: Callable[..., Any], message: Any, content: Any, tmp_path: Path
+) -> None:
+    with opening(capacity=128 * MIB, sync="none") as backend:
+        backend.put_many([(message(n, MIB), content(n, MIB)) for n in range(100)])
+        backend.remove_many([OpaqueKey(str(n)) for n in range(0, 40, 2)])
+        backend._checkpoints.make()
+        room = backend._store.pages.room
+        assert room.free.pages >= 20 * 256, "the next puts will want them"
+        backend.remove_many([OpaqueKey(str(n)) for n in range(90)])
+        backend._checkpoints.make()
+        assert room.free.pages * 4096 <= 26 * MIB
+        assert on_disk(tmp_path / "store") <= 40 * MIB
+        for n in range(90, 100):
+            assert backend.get(OpaqueKey(str(n))).data == content(n, MIB)
