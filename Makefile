@@ -14,7 +14,7 @@ VERSIONS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all lint format docs devices-page zoo findings serve fuzz interop doors doors-quick soak soak-server soak-shared \
-  bench-lmdb bench-codecs bench-store bench-getter bench-server bench-shared bench-redis bench-door-vllm bench-peers gpu-check gpu-wheels policy-tables peers
+  bench-lmdb bench-codecs bench-store bench-getter bench-server bench-shared bench-redis bench-s3 bench-door-vllm bench-peers gpu-check gpu-wheels policy-tables peers
 
 help: ## show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -111,6 +111,9 @@ bench-door-vllm: install ## the tier under vLLM beside vLLM's own fs, in the env
 
 bench-redis: peers ## the backend redis beside redis-py and a bare recv_into loop; needs redis-server
 	$(PEERS)/python -m benchmarks.redis --markdown docs/bench/redis.md
+
+bench-s3: install ## the backend s3 beside bare obstore
+	$(BIN)/python -m benchmarks.s3 --markdown docs/bench/s3.md
 
 bench-peers: install peers ## this store beside its peers over the real trace
 	$(BIN)/python benchmarks/peers.py $(or $(TRACE),$(REAL_TRACE)) --python $(PEERS)/python --repeats 3
