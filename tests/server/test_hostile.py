@@ -160,10 +160,11 @@ class Lending(LMSLocalBackend):
 
 def test_a_reader_that_stops_reading_holds_neither_a_thread_nor_the_chunk_and_is_cut(serve: Serve) -> None:
     backend = Lending()
-    server = serve(backend, threads=2, stall_timeout=1.5, max_chunk="16MiB", receive_budget="64MiB")
-    with Peer(server) as peer:
+    limits = {"max_chunk": "16MiB", "receive_budget": "64MiB"}
+    with Peer(serve(backend, stall_timeout=60, **limits)) as peer:  # however slow this machine is at sending
         peer.put("big", bytes(16 * MIB))
         assert peer.exists("big")
+    server = serve(backend, threads=2, stall_timeout=1.5, **limits)
     with ExitStack() as stack:
         readers = [stack.enter_context(Peer(server, receive_buffer=4096)) for _ in range(3)]
         for reader in readers:
