@@ -121,8 +121,9 @@ def machine(lmcache: str, rounds: int) -> dict[str, Any]:
 class Clients:
     """Worker processes, each connected to every server."""
 
-    def __init__(self, children: list[subprocess.Popen[str]]) -> None:
+    def __init__(self, children: list[subprocess.Popen[str]], servers: list[int]) -> None:
         self.children = children
+        self.servers = servers
         for child in children:
             if _pipe(child.stdout).readline() != "ready\n":
                 raise SystemExit("a client did not start: is LMCache installed in that environment?")
@@ -135,11 +136,22 @@ class Clients:
             _pipe(child.stdin).flush()
         return [json.loads(_pipe(child.stdout).readline()) for child in self.children[:workers]]
 
-    def rate(self, server: int, op: str, size: int, count: int, workers: int) -> float:
-        """MB/s over all workers."""
+    def rate(self, server: int, op: str, size: int, count: int, workers: int) -> tuple[float, float]:
+        """MB/s over all workers, and the server's CPU time in microseconds a chunk, whatever else the machine does."""
+        before = cpu_seconds(self.servers[server])
         answers = self.run(server, op, size, count, workers)
+        spent = cpu_seconds(self.servers[server]) - before
         seconds = float(max(a["end"] for a in answers) - min(a["begin"] for a in answers))
-        return size * count * workers / seconds / 1e6
+        return size * count * workers / seconds / 1e6, 1e6 * spent / (count * workers)
+
+
+def cpu_seconds(process_id: int) -> float:
+    """What the threads of a process have run so far."""
+    ran = 0
+    for thread in Path(f"/proc/{process_id}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            ran += int((thread / "schedstat").read_text().split()[0])
+    return ran / 1e9
 
 
 def _pipe(pipe: IO[str] | None) -> IO[str]:
@@ -155,18 +167,23 @@ def measure(clients: Clients, names: list[str], rounds: int) -> dict[str, Any]:
             for op, values in times.items():
                 small[name][op].extend(values)
     cells: dict[str, dict[str, float]] = {}
+    spent: dict[str, dict[str, float]] = {}
     for label, (size, count) in SIZES.items():
         for workers in (1, 4):
             per_worker = max(2, count // workers)
             for op in ("put", "get"):
                 rates: dict[str, list[float]] = {n: [] for n in names}
+                costs: dict[str, list[float]] = {n: [] for n in names}
                 for round_ in range(rounds):
                     # Another order each round: nobody always runs after the same neighbour.
                     for i in sorted(range(len(names)), key=lambda i: (i + round_) % len(names)):
-                        rates[names[i]].append(clients.rate(i, op, size, per_worker, workers))
+                        rate, cost = clients.rate(i, op, size, per_worker, workers)
+                        rates[names[i]].append(rate)
+                        costs[names[i]].append(cost)
                 cells[f"{op} {label} x{workers}"] = {n: statistics.median(v) for n, v in rates.items()}
+                spent[f"{op} {label} x{workers}"] = {n: statistics.median(v) for n, v in costs.items()}
     medians = {n: {op: statistics.median(v) for op, v in ops.items()} for n, ops in small.items()}
-    return {"small_us": medians, "mb_per_s": cells}
+    return {"small_us": medians, "mb_per_s": cells, "cpu_us": spent}
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -197,14 +214,16 @@ def main() -> None:
         commands = servers(lmcache, folder)
         ports = [free_port() for _ in commands]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        for command, port in zip(commands.values(), ports, strict=True):
+        running = [
             stack.enter_context(process([str(port) if word == "PORT" else word for word in command], **quiet))
+            for command, port in zip(commands.values(), ports, strict=True)
+        ]
         for port in ports:
             wait_for(port)
         client = [lmcache, str(HERE / "server_lmcache_client.py"), *map(str, ports)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         workers = [stack.enter_context(process(client, **pipes)) for _ in range(4)]
-        result = measure(Clients(workers), list(commands), options.rounds)
+        result = measure(Clients(workers, [child.pid for child in running]), list(commands), options.rounds)
     result["machine"] = about
     show(result, Console())
     if options.json:

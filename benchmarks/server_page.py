@@ -18,7 +18,7 @@ def write(page: Path, result: dict[str, Any], ours: str, peer: str, bare: str, d
         raise SystemExit(f"{page} has no part between {BEGIN} and {END}")
     lines = [*_machine(result["machine"]), "", *_small(result["small_us"], ours, peer), ""]
     lines += [*_rates(result["mb_per_s"], ours, peer, bare, disk), "", *_summary(result["mb_per_s"], ours, peer, bare)]
-    lines += ["", *_disk(result["mb_per_s"], ours, disk)]
+    lines += ["", *_disk(result["mb_per_s"], ours, disk), "", *_spent(result["cpu_us"], ours, peer, bare)]
     page.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}")
 
 
@@ -55,6 +55,15 @@ def _rates(cells: dict[str, dict[str, float]], ours: str, peer: str, bare: str, 
     for cell, rates in cells.items():
         ratios = rates[ours] / rates[peer], rates[ours] / rates[bare], rates[bare] / rates[peer]
         yield _row([cell.replace("x", "×"), *(f"{rates[n]:,.0f}" for n in names), *(f"{r:.2f}" for r in ratios)])
+
+
+def _spent(cells: dict[str, dict[str, float]], ours: str, peer: str, bare: str) -> Iterator[str]:
+    yield _row(["CPU time of the server, µs a chunk", ours, peer, bare, f"{peer} / {ours}", f"{bare} / {ours}"])
+    yield "|---|---|---|---|---|---|"
+    for cell, costs in cells.items():
+        ratios = costs[peer] / costs[ours], costs[bare] / costs[ours]
+        values = [f"{costs[n]:,.0f}" for n in (ours, peer, bare)]
+        yield _row([cell.replace("x", "×"), *values, *(f"{r:.2f}" for r in ratios)])
 
 
 def _summary(cells: dict[str, dict[str, float]], ours: str, peer: str, bare: str) -> Iterator[str]:
