@@ -18,7 +18,7 @@ from lms_tiers.plugins.lmdb import checkpoint, cooling, pages
 from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from tests.depth import drawn, some
-from tests.plugins.lmdb.history import History, InThisProcess, held, play, softer
+from tests.plugins.lmdb.history import Forked, History, held, play, softer
 from tests.plugins.lmdb.power import Medium, Recorder, record
 from tests.plugins.lmdb.waiting import until
 from tests.plugins.lmdb.whole import assert_whole
@@ -28,10 +28,10 @@ CAPACITY = 1 << 20
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpoints when they are asked for, nobody waits for a reader, and a whole index is walked in this process."""
+    """Checkpoints when they are asked for, nobody waits for a reader, and an index is walked by a fork."""
     monkeypatch.setattr(checkpoint, "SECONDS", 1e6)
     monkeypatch.setattr(pages, "PATIENCE", 0.0)
-    monkeypatch.setattr(subprocess, "Popen", InThisProcess)
+    monkeypatch.setattr(subprocess, "Popen", Forked)
 
 
 @pytest.mark.parametrize("sync", ["none", "batch", "commit"])

@@ -20,7 +20,7 @@ from lms_tiers.plugins.lmdb import cooling
 from lms_tiers.plugins.lmdb.backend import open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from tests.depth import drawn, some
-from tests.plugins.lmdb.history import History, InThisProcess, held, play, softer
+from tests.plugins.lmdb.history import Forked, History, held, play, softer
 from tests.plugins.lmdb.power import Medium, Name, Recorder, Write, record
 from tests.plugins.lmdb.waiting import until
 
@@ -60,7 +60,7 @@ def test_each_mode_keeps_its_promise_whatever_a_power_loss_leaves(
             with open_backend(str(directory), CAPACITY, options) as backend:
                 play(backend, recorder, history, draw, message, content)
         with monkeypatch.context() as patched:
-            patched.setattr(subprocess, "Popen", InThisProcess)
+            patched.setattr(subprocess, "Popen", Forked)
             opened = ask_all(shelf / "image", recorder, history, options, draw, message, content)
         assert opened > 200
 
@@ -94,7 +94,7 @@ def test_each_mode_keeps_its_promise_while_chunks_are_encoded(
                     encoded += len(backend.shrunk())
                 play(backend, recorder, history, draw, message, soft)
         with monkeypatch.context() as patched:
-            patched.setattr(subprocess, "Popen", InThisProcess)
+            patched.setattr(subprocess, "Popen", Forked)
             assert ask_all(shelf / "image", recorder, history, options, draw, message, soft) > 200
     assert encoded
 
