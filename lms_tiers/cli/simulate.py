@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Final, Optional
 
 import typer
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lms_tiers.replay.simulate import Result, Stream
+
+#: Options of a fleet.
+_FLEET: Final = ("route", "private", "shared", "shards")
 
 
 def register(app: typer.Typer) -> None:
@@ -35,6 +38,16 @@ def register(app: typer.Typer) -> None:
         composition: Annotated[
             str, typer.Option(help="With --tiers: clean-copy, exclusive or write-through.")
         ] = "clean-copy",
+        instances: Annotated[
+            Optional[str],
+            typer.Option(help="A fleet of so many instances, such as 1,4,16, with --private and --shared."),
+        ] = None,
+        route: Annotated[
+            str, typer.Option(help="With --instances: round-robin, session, prefix, or several of them.")
+        ] = "session",
+        private: Annotated[str, typer.Option(help="With --instances: tiers of each instance, as --tiers.")] = "1%",
+        shared: Annotated[str, typer.Option(help="With --instances: the tier all share; several by commas.")] = "50%",
+        shards: Annotated[int, typer.Option(min=1, help="With --instances: nodes of the shared tier.")] = 3,
         warm: Annotated[int, typer.Option(min=0, help="Do not count the hits of so many first requests.")] = 0,
         flat: Annotated[bool, typer.Option("--flat", help="Hide prefix chains from the policies.")] = False,
         format: FormatOption = None,
@@ -56,7 +69,7 @@ def register(app: typer.Typer) -> None:
         from lms_tiers.replay.simulate import policy_names, prepare
         from lms_tiers.sizes import parse_size
 
-        _refuse_ignored(ctx, tiers is not None)
+        _refuse_ignored(ctx, tiers is not None, instances is not None)
         check_output(json_file)
         check_output(plot)
         if plot is not None:
@@ -71,7 +84,13 @@ def register(app: typer.Typer) -> None:
             "unique_blocks": stream.unique,
         }  # fmt: skip
         output = Console(stderr=str(json_file) == "-")
-        if tiers is None:
+        if instances is not None:
+            from lms_tiers.cli.simulate_fleet import run_fleets
+
+            document["results"] = run_fleets(
+                console, output, stream, names, instances, route, private, shared, shards, size
+            )
+        elif tiers is None:
             results = _single(console, stream, names, capacity.split(","), size, warm)
             document["results"] = [result.document() for result in results]
             output.print(_table(results))
@@ -85,15 +104,20 @@ def register(app: typer.Typer) -> None:
             write_json(json_file, document)
 
 
-def _refuse_ignored(ctx: typer.Context, tiered: bool) -> None:
+def _refuse_ignored(ctx: typer.Context, tiered: bool, fleet: bool) -> None:
     """An option that would change nothing is a mistake of its user, or of ours."""
     from lms_tiers.errors import ConfigError
 
-    for name in ("capacity", "warm", "plot") if tiered else ("composition",):
+    single, several, many = ("capacity", "warm", "plot"), ("tiers", "composition"), _FLEET
+    ignored = (*single, *several) if fleet else (*single, *many) if tiered else (several[1], *many)
+    for name in ignored:
         source = ctx.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            use = "a single tier: leave it out, or --tiers" if tiered else "several tiers: give --tiers"
-            raise ConfigError(f"--{name} is for {use}.")
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        if name in single:
+            raise ConfigError(f"--{name} is for a single tier: leave it out, or --{'instances' if fleet else 'tiers'}.")
+        needs = "several tiers: give --tiers" if name in several else "a fleet: give --instances"
+        raise ConfigError(f"--{name} is for {needs}." if not fleet else f"--{name} is not for a fleet: leave it out.")
 
 
 def _single(

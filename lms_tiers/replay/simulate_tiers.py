@@ -58,7 +58,9 @@ class TiersResult:
         return document
 
 
-class _Tier:
+class SimulatedTier:
+    """One tier: its policy, what it holds, and what was counted."""
+
     def __init__(self, spec: PolicySpec, blocks: int, clock: Callable[[], float]) -> None:
         self.name = spec.name
         self.blocks = blocks
@@ -67,11 +69,17 @@ class _Tier:
         self.hits = self.reads = self.writes = 0
 
 
-class _Stack:
-    def __init__(self, tiers: list[_Tier], composition: Composition) -> None:
+class Stack:
+    """Tiers over one another, fastest first."""
+
+    def __init__(self, tiers: list[SimulatedTier], composition: Composition) -> None:
         self.tiers = tiers
         self.composition = composition
         self._places: dict[Any, AccessContext] = {}
+
+    def holder(self, key: Any) -> SimulatedTier | None:
+        """The first tier that holds a block."""
+        return next((tier for tier in self.tiers if key in tier.held), None)
 
     def use(self, key: Any, context: AccessContext) -> None:
         """One use of a block, found in some tier or put."""
@@ -135,15 +143,15 @@ def simulate_tiers(
         Policy and blocks of each tier.
     """
     now = [0.0]
-    tiers = [_Tier(spec, blocks, lambda: now[0]) for spec, blocks in specs]
-    stack = _Stack(tiers, composition)
+    tiers = [SimulatedTier(spec, blocks, lambda: now[0]) for spec, blocks in specs]
+    stack = Stack(tiers, composition)
     for number, (keys, contexts) in enumerate(zip(stream.keys, stream.contexts, strict=True)):
         if progress is not None and number % 256 == 0:
             progress(number)
         if contexts:
             now[0] = contexts[0].now
         for key in keys:
-            holder = next((tier for tier in tiers if key in tier.held), None)
+            holder = stack.holder(key)
             if holder is None:
                 break
             holder.hits += 1

@@ -1,0 +1,196 @@
+"""Simulates a fleet over a trace: instances with private tiers of their own over one tier that all share. Sizes only.
+
+A request goes to one instance. Its leading run of blocks that the private tiers or the shared tier hold are its hits;
+what the private tiers lack of it is read from the shared tier and rises. The blocks after it are put: into the private
+tiers, and through them into the shared one, whether it has them or not, as a store does that was not asked.
+"""
+
+from __future__ import annotations
+
+import enum
+from binascii import crc_hqx
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from lms_tiers.errors import ConfigError
+from lms_tiers.hookspecs import PolicySpec
+from lms_tiers.replay.simulate import Stream
+from lms_tiers.replay.simulate_tiers import Composition, SimulatedTier, Stack
+
+#: Hash slots of a Cluster, as of Redis.
+_SLOTS: Final = 16384
+
+
+class Route(enum.StrEnum):
+    """Which instance a request goes to.
+
+    The next one; the one that had the longest known part of its chain beyond the first block, which conversations may
+    have in common; or the one that had the longest known part, unless it had a fifth more requests than the least busy
+    one. What is known nowhere goes to the least busy one.
+    """
+
+    ROUND_ROBIN = "round-robin"
+    SESSION = "session"
+    PREFIX = "prefix"
+
+
+@dataclass(frozen=True, slots=True)
+class FleetResult:
+    """What a fleet did over a whole trace.
+
+    Attributes
+    ----------
+    private_hits : tuple of int
+        Prefix hits of each private tier, all instances together, in blocks.
+    shared_hits : int
+        Prefix hits of the shared tier; each is a block that crossed the network.
+    private_writes : tuple of int
+        Blocks written to each private tier, all instances together.
+    shared_writes : int
+        Blocks sent to the shared tier.
+    busiest_shard, busiest_instance : float
+        Load of the busiest one over the mean; 1 is even.
+    """
+
+    policy: str
+    route: str
+    instances: int
+    private_blocks: tuple[int, ...]
+    shared_blocks: int
+    requests: int
+    references: int
+    private_hits: tuple[int, ...]
+    shared_hits: int
+    private_writes: tuple[int, ...]
+    shared_writes: int
+    busiest_shard: float
+    busiest_instance: float
+
+    @property
+    def prefix_hits(self) -> int:
+        """Prefix hits of all tiers."""
+        return sum(self.private_hits) + self.shared_hits
+
+    def document(self) -> dict[str, Any]:
+        """As it goes into JSON, with ratios."""
+        of = max(self.references, 1)
+        return {
+            **asdict(self), "prefix_hits": self.prefix_hits, "prefix_hit_ratio": self.prefix_hits / of,
+            "private_hit_ratios": [hits / of for hits in self.private_hits], "shared_hit_ratio": self.shared_hits / of,
+        }  # fmt: skip
+
+
+class _Router:
+    """Sends each request to an instance."""
+
+    def __init__(self, route: Route, instances: int) -> None:
+        self._route = route
+        self._last: dict[Any, int] = {}  # the instance that last had a block
+        self.load = [0] * instances
+
+    def choose(self, keys: Sequence[Any]) -> int:
+        least = min(range(len(self.load)), key=self.load.__getitem__)
+        chosen = sum(self.load) % len(self.load)
+        if self._route is not Route.ROUND_ROBIN:
+            chain = keys if self._route is Route.PREFIX else keys[1:]
+            known = next((self._last[key] for key in reversed(chain) if key in self._last), None)
+            chosen = least if known is None else known
+            if self._route is Route.PREFIX and self.load[chosen] > 1.2 * self.load[least] + 1:
+                chosen = least
+            self._last.update(dict.fromkeys(keys, chosen))
+        self.load[chosen] += 1
+        return chosen
+
+
+def simulate_fleet(
+    spec: PolicySpec, stream: Stream, instances: int, private: Sequence[int], shared: int, route: Route,
+    shards: int = 3, progress: Callable[[int], None] | None = None,
+) -> FleetResult:  # fmt: skip
+    """Run a fleet over a stream.
+
+    Parameters
+    ----------
+    spec : PolicySpec
+        Of all private tiers. The shared one is LRU, as engines are.
+    instances : int
+    private : sequence of int
+        Blocks of the private tiers of each instance, fastest first.
+    shared : int
+        Blocks of the shared tier; 0 for none.
+    shards : int
+        Nodes of the shared tier, which have its hash slots in equal parts.
+
+    Raises
+    ------
+    ConfigError
+        There is no instance, no shard or no private tier.
+    """
+    if instances < 1 or shards < 1 or not private:
+        raise ConfigError("a fleet has an instance, a private tier and a shard at least.")
+    now = [0.0]
+    stacks = [
+        Stack([SimulatedTier(spec, blocks, lambda: now[0]) for blocks in private], Composition.CLEAN_COPY)
+        for _ in range(instances)
+    ]
+    router, engine = _Router(route, instances), _Engine(shared, shards)
+    for number, (keys, contexts) in enumerate(zip(stream.keys, stream.contexts, strict=True)):
+        if progress is not None and number % 256 == 0:
+            progress(number)
+        if contexts:
+            now[0] = contexts[0].now
+        stack = stacks[router.choose(keys)]
+        run = 0
+        for key in keys:
+            tier = stack.holder(key)
+            if tier is not None:
+                tier.hits += 1
+            elif not engine.read(key):
+                break
+            run += 1
+        for key in keys[run:]:
+            engine.write(key)
+        for key, context in zip(keys, contexts, strict=True):
+            stack.use(key, context)
+    levels = range(len(private))
+    return FleetResult(
+        spec.name, route.value, instances, tuple(private), shared, len(stream.keys), stream.references,
+        tuple(sum(stack.tiers[level].hits for stack in stacks) for level in levels), engine.hits,
+        tuple(sum(stack.tiers[level].writes for stack in stacks) for level in levels), engine.writes,
+        _peak(engine.load), _peak(router.load),
+    )  # fmt: skip
+
+
+class _Engine:
+    """The shared tier: LRU over all its nodes, as a dictionary that is in the order of use."""
+
+    def __init__(self, blocks: int, shards: int) -> None:
+        self._blocks = blocks
+        self._held: dict[Any, int] = {}
+        self.load = [0] * shards
+        self.hits = self.writes = 0
+
+    def read(self, key: Any) -> bool:
+        shard = self._held.pop(key, None)
+        if shard is None:
+            return False
+        self._held[key] = shard
+        self.load[shard] += 1
+        self.hits += 1
+        return True
+
+    def write(self, key: Any) -> None:
+        if not self._blocks:
+            return
+        shard = self._held.pop(key, None)
+        if shard is None:
+            shard = crc_hqx(str(key).encode(), 0) % _SLOTS * len(self.load) // _SLOTS
+            if len(self._held) >= self._blocks:
+                del self._held[next(iter(self._held))]
+        self._held[key] = shard
+        self.load[shard] += 1
+        self.writes += 1
+
+
+def _peak(load: Sequence[int]) -> float:
+    return max(load) * len(load) / sum(load) if sum(load) else 1.0
