@@ -67,7 +67,7 @@ class Cooling:
         #: than to look at a few.
         self._listing: Iterator[list[ChunkInfo]] | None = None
         self._listed: Final[deque[str]] = deque()
-        self._since = 0
+        self._since, self._ordered = 0, False
         #: Bytes of encoded copies that were written, and those that puts had written when the thread was up with them.
         self._copied = 0
         self._reached = 0
@@ -175,11 +175,11 @@ class Cooling:
         store = self._store
         while not self._listed:
             if self._listing is None:
-                self._since = store.clock
+                self._since, self._ordered = store.clock, False
                 self._forgive()
                 self._listing = listing.chunks_by_use(store, self._coding.reads)
             infos = self._next_listed()
-            if infos is not None and 0 < len(infos) < listing.BATCH // 2:
+            if infos is not None and self._ordered and len(infos) < listing.BATCH // 2:
                 # Most have left meanwhile, and what comes next would leave soon: a quarter is passed over.
                 self._forgive()
                 for _ in range(store.counters.chunks // 4 // listing.BATCH):
@@ -187,6 +187,7 @@ class Cooling:
             if infos is None:
                 self._listing = None
                 return None
+            self._ordered |= bool(infos)  # until then it gathers what there is
             self._listed.extend(info.key.to_string() for info in infos)
         return self._listed.popleft()
 

@@ -216,7 +216,8 @@ def test_puts_that_are_far_ahead_wait_for_the_thread(
         assert not putting.is_alive()
 
 
-def test_a_thread_that_evictions_overtake_passes_chunks_over() -> None:
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_thread_that_evictions_overtake_passes_chunks_over(left: int) -> None:
     meta = ChunkMeta(1, MemoryFormat.BINARY, None, (1,))
 
     def batch(number: int, count: int) -> list[ChunkInfo]:
@@ -225,12 +226,12 @@ def test_a_thread_that_evictions_overtake_passes_chunks_over() -> None:
     def listed() -> Iterator[list[ChunkInfo]]:
         yield []
         yield batch(0, listing.BATCH)
-        yield batch(1, 1)  # the others have left
+        yield batch(1, left)  # the others have left
         for number in range(2, 8):
             yield batch(number, listing.BATCH)
 
     cold: Any = cooling.Cooling.__new__(cooling.Cooling)
-    cold._copied = 0
+    cold._copied, cold._ordered = 0, False
     cold._store = SimpleNamespace(
         data=SimpleNamespace(written=0),
         counters=SimpleNamespace(chunks=8 * listing.BATCH),
