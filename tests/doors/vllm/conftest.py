@@ -20,7 +20,7 @@ from tests.doors.vllm import double
 
 #: Whether vLLM itself is there (`make doors`).
 REAL = os.environ.get("LMS_DOORS_ENGINE") == "vllm"
-PATIENCE = 60
+PATIENCE = 120
 
 ROW, SLOTS = 4096 * 3, 8
 
@@ -76,6 +76,14 @@ def rows_of(memory: mmap.mmap, row: int) -> memoryview:
     """A view as vLLM gives it: signed bytes in two dimensions."""
     rows: Any = numpy.frombuffer(memory, dtype=numpy.int8).reshape(-1, row)
     return memoryview(rows)
+
+
+def metrics_of(stats: Any) -> dict[str, float]:
+    """What a record of vLLM's tells, by name; whatever release it is of."""
+    if not REAL:
+        return {**stats.counters, **stats.gauges}
+    sections = stats.metric_sections() if hasattr(stats, "metric_sections") else (stats._types, stats._values)
+    return {metric: next(iter(values.values())) for metric, values in sections[1].items()}
 
 
 @dataclass
