@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import json
 import os
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,13 @@ from lms_tiers.errors import (
     InvalidKeyError,
     OutcomeUnknownError,
     PluginError,
+    StorageFullError,
     StorageUnavailableError,
 )
 from tests.plugins.redis.engine import until
 from tests.plugins.redis.test_redis import body_of, item, keys
 from tests.plugins.redis.test_sick import bounded, puts
-from tests.plugins.s3.engine import BUCKET, S3Server, needs_server
+from tests.plugins.s3.engine import BUCKET, CREDENTIALS, S3Server, needs_server
 
 pytestmark = needs_server
 
@@ -226,13 +229,59 @@ def test_a_killed_server_is_misses_and_errors_until_it_is_back(doomed: S3Server)
         assert body_of(backend, "k") is None
 
 
-def test_retries_end_in_time() -> None:
-    began = time.monotonic()
-    with pytest.raises(StorageUnavailableError):
-        CreateStorageBackend(
-            "s3:bucket?endpoint=http://127.0.0.1:1&access_key_id=i&secret_access_key=s&retries=100&timeout=1s"
-        )
-    assert time.monotonic() - began < 60
+LISTING = b"<ListBucketResult><Name>b</Name><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
+
+
+@contextlib.contextmanager
+def answering(status: int) -> Iterator[tuple[str, list[str]]]:
+    """A store that lists nothing and answers everything else so; its device, and what it was asked."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            asked.append(self.command)
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = LISTING if "list-type" in self.path else b"<Error><Code>Tested</Code></Error>"
+            self.send_response(200 if body is LISTING else status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"s3:b?endpoint=http://127.0.0.1:{server.server_port}&{CREDENTIALS}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("status", "kind"), [
+    (403, StorageUnavailableError), (404, StorageUnavailableError), (503, StorageUnavailableError),
+    (507, StorageFullError), (500, OutcomeUnknownError),
+])  # fmt: skip
+def test_what_a_status_means_for_a_write_and_a_read(status: int, kind: type[Exception]) -> None:
+    with answering(status) as (device, _), CreateStorageBackend(f"{device}&retries=0&timeout=60s") as backend:
+        with pytest.raises(StorageUnavailableError) as caught:
+            backend.put(*item("k", b"x"))
+        assert type(caught.value) is kind
+        assert body_of(backend, "k") is None
+        assert not backend.contains(OpaqueKey("k"))
+        assert backend.stats().failures == (1 if status == 404 else 3)
+
+
+def test_repetitions_end_in_time() -> None:
+    with answering(503) as (device, asked), CreateStorageBackend(f"{device}&retries=100&timeout=1s") as backend:
+        before = len(asked)
+        assert body_of(backend, "k") is None
+        assert 1 < len(asked) - before < 30  # half a second of pauses that are no shorter than 50 ms
 
 
 def test_what_is_not_installed_is_said_where_it_is_listed_looked_at_and_opened(monkeypatch: pytest.MonkeyPatch) -> None:
