@@ -39,8 +39,8 @@ FULL: float = 0.875
 REST: int = 16
 #: Bytes that puts may be ahead of the thread before they wait for it: a second for so many bytes, at once no longer.
 AHEAD: int = 32 << 20
-RATE: float = 128 << 20
-LONGEST: float = 0.1
+RATE: float = 512 << 20
+LONGEST: float = 0.02
 #: Sequence numbers remembered of chunks that do not shrink.
 _REMEMBERED: Final = 1 << 16
 
