@@ -207,9 +207,12 @@ def test_pages_of_another_run_are_a_miss(open_door: Open, other: str, served: Ca
     assert again.load([1, 2], [3, 4]) == [True, True]
 
 
-def test_a_page_of_another_length_under_the_same_key_is_a_miss(open_door: Open) -> None:
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_page_of_another_length_under_the_same_key_is_a_miss(
+    open_door: Open, served: Callable[..., Any], remote: bool
+) -> None:
     """As a release leaves it that counts its pages in another way."""
-    drive = open_door(MEMORY)
+    drive = open_door(f"lm:127.0.0.1:{served().port}" if remote else MEMORY)
     drive.save([1])
     from dataclasses import replace
 
