@@ -76,6 +76,8 @@ class Stack:
         self.tiers = tiers
         self.composition = composition
         self._places: dict[Any, AccessContext] = {}
+        #: Hit below since they were last in the top tier: the next hit makes them rise.
+        self._again: set[Any] = set()
 
     def holder(self, key: Any) -> SimulatedTier | None:
         """The first tier that holds a block."""
@@ -93,6 +95,10 @@ class Stack:
                 tier.policy.on_hit(key, context)
         if found:
             self.tiers[found].reads += 1
+            top = self.tiers[0]
+            if len(top.held) >= top.blocks and key not in self._again:
+                self._again.add(key)  # as in a store: a scan moves nothing
+                return
             if (
                 self._insert(0, key, context)
                 and self.composition is Composition.EXCLUSIVE
@@ -112,6 +118,8 @@ class Stack:
         if not tier.policy.admit(key, 1, context):
             return False
         left = evict(tier.name, tier.policy, tier.held, 1) if len(tier.held) >= tier.blocks else []
+        if not level:
+            self._again.discard(key)
         tier.held.add(key)
         tier.writes += 1
         tier.policy.on_insert(key, 1, context)
@@ -136,6 +144,9 @@ def simulate_tiers(
     progress: Callable[[int], None] | None = None,
 ) -> TiersResult:
     """Run tiers, fastest first, over a stream.
+
+    As in a store, the second hit below since a block was last in the top tier makes it rise; the first one does where
+    there is room.
 
     Parameters
     ----------
