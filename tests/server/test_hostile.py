@@ -190,8 +190,12 @@ def test_readers_that_stop_reading_cannot_take_more_than_the_budget(serve: Serve
         assert healthy(server)
 
 
+#: Of a server that cuts nobody for being slow on a busy machine.
+PATIENT = {"stall_timeout": 60, "min_rate": "64KiB"}
+
+
 def test_a_reader_that_is_only_slow_gets_every_byte(serve: Serve) -> None:
-    server = serve(max_chunk="8MiB", receive_budget="16MiB")
+    server = serve(max_chunk="8MiB", receive_budget="16MiB", **PATIENT)
     body = random.Random(7).randbytes(8 * MIB)  # nothing in it comes twice
     with Peer(server) as peer:
         peer.put("big", body)
@@ -206,7 +210,7 @@ def test_a_reader_that_is_only_slow_gets_every_byte(serve: Serve) -> None:
 @pytest.mark.parametrize("extended", [False, True], ids=["plain", "extended"])
 def test_a_slow_reader_gets_the_chunk_it_asked_for_whatever_becomes_of_it(serve: Serve, extended: bool) -> None:
     backend = LMSLocalBackend()
-    server = serve(backend, max_chunk="8MiB", receive_budget="32MiB")
+    server = serve(backend, max_chunk="8MiB", receive_budget="32MiB", **PATIENT)
     body = random.Random(7).randbytes(8 * MIB)  # nothing in it comes twice
     with Peer(server) as peer:
         peer.put("big", body)

@@ -72,7 +72,7 @@ def test_a_tls_peer_that_is_lost_leaves_no_chunk_borrowed() -> None:
 
 
 def test_a_reader_that_is_only_slow_gets_every_byte_over_tls(serve: Serve) -> None:
-    server = serve(**TLS, max_chunk="8MiB", receive_budget="32MiB")
+    server = serve(**TLS, max_chunk="8MiB", receive_budget="32MiB", stall_timeout=60, min_rate="64KiB")
     body = bytes(range(256)) * 30_000
     with Peer(server, tls=client_context(certificate=False), receive_buffer=4096) as peer:
         peer.put("large", body)

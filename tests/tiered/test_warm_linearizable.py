@@ -80,7 +80,9 @@ def run_program(bench: Any, shape: str, seed: int) -> None:
         for _ in range(THREADS)
     ]
     with preempted(seed, rng.choice([0.002, 0.01, 0.03])):
-        store = bench.store(*capacities, backends=backends, back_pressure=5.0, stall=60.0, breaker_cooldown=0.002)
+        store = bench.store(
+            *capacities, backends=backends, back_pressure=5.0 if faults else 60.0, stall=60.0, breaker_cooldown=0.002
+        )
         wrong = run_threads(bench, store, history, program)
         bench.until(lambda: not store.loading)
     for i in range(keys):
