@@ -188,7 +188,7 @@ ENGINE: Final = Engine(
         "pyzmq", "sortedcontainers", "blake3", "cachetools", "httpx", "aiohttp", "py-cpuinfo", "redis", "safetensors",
         "opentelemetry-api<=1.40.0", "opentelemetry-sdk", "opentelemetry-exporter-prometheus",
         "opentelemetry-exporter-otlp-proto-grpc", "numba", "requests", "transformers", "cryptography", "fastapi",
-        "uvicorn",
+        "openai", "uvicorn",
     ),
     sources=False,
     tests="tests/doors/lmcache",

@@ -1,4 +1,4 @@
-"""Tasks that LMCache hands in: each is one or more jobs, and has one result, put down before anybody is told.
+"""Tasks that LMCache hands in: each is a job, and has one result, put down before anybody is told.
 
 A result is given once. LMCache does not ask for those of requests it has given up: they expire.
 """
@@ -9,7 +9,6 @@ import enum
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 from lms_tiers.doors.jobs import Jobs, Queue, Result, Work
@@ -17,8 +16,6 @@ from lms_tiers.errors import BackendClosedError
 
 #: Seconds after which a result is not asked for any more: longer than LMCache's own locks last.
 _KEPT: Final = 900.0
-#: Keys of a task from which its work may be shared out.
-_LEAST: Final = 4
 
 
 class Kind(enum.Enum):
@@ -35,8 +32,6 @@ class Task:
 
     Attributes
     ----------
-    left : int
-        Jobs of it that have not ended.
     succeeded : list of bool
         For each key.
     nbytes : int
@@ -46,7 +41,6 @@ class Task:
 
     number: int
     kind: Kind
-    left: int
     succeeded: list[bool]
     nbytes: int = 0
     down: float = 0.0
@@ -74,7 +68,6 @@ class Tasks:
         self._numbers = 0
         self._open: Final[dict[int, Task]] = {}
         self._down: Final[dict[Kind, dict[int, Task]]] = {kind: {} for kind in Kind}
-        self._parts: Final = max(1, min(4, workers - 1))
         self._transfers: Final = Jobs(f"lms-{name}", workers=workers, notify=lambda tag: self._ended(self._transfers))
         try:
             self._looks: Final = Jobs(f"lms-{name}-looks", workers=1, notify=lambda tag: self._ended(self._looks))
@@ -89,16 +82,14 @@ class Tasks:
         """
         jobs = self._looks if kind is Kind.LOOKUP else self._transfers
         queue = Queue.STORE if kind is Kind.STORE else Queue.LOAD
-        parts = 1 if kind is Kind.LOOKUP else max(1, min(self._parts, count // _LEAST))
-        bounds = [count * i // parts for i in range(parts + 1)]
         with self._lock:
             self._numbers = number = self._numbers + 1
-            self._open[number] = Task(number, kind, parts, [False] * count)
-        for begin, end in pairwise(bounds):
-            try:
-                jobs.submit(queue, work(begin, end), end - begin, (number, begin))
-            except BackendClosedError:
-                self._absorb([(number, begin, (), 0)])
+            self._open[number] = Task(number, kind, [False] * count)
+        try:
+            # One job: shared out over threads on two cores, loads took twice as long, by hand-overs of the interpreter.
+            jobs.submit(queue, work(0, count), count, number)
+        except BackendClosedError:
+            self._absorb([(number, (), 0)])
         return number
 
     def aside(self, work: Work) -> bool:
@@ -133,25 +124,21 @@ class Tasks:
     # -- in the threads ----------------------------------------------------------------------------------------------
 
     def _ended(self, jobs: Jobs) -> None:
-        self._absorb([(*result.tag, *_moved(result)) for result in jobs.poll() if result.tag is not None])
+        self._absorb([(result.tag, *_moved(result)) for result in jobs.poll() if result.tag is not None])
 
-    def _absorb(self, parts: Sequence[tuple[int, int, Sequence[bool], int]]) -> None:
+    def _absorb(self, ended: Sequence[tuple[int, Sequence[bool], int]]) -> None:
         kinds = set()
         with self._lock:
             now = self._clock()
-            for number, begin, succeeded, nbytes in parts:
-                task = self._open[number]
-                task.succeeded[begin : begin + len(succeeded)] = succeeded
-                task.nbytes += nbytes
-                task.left -= 1
-                if not task.left:
-                    del self._open[number]
-                    task.down = now
-                    down = self._down[task.kind]
-                    down[number] = task
-                    kinds.add(task.kind)
-                    for old in [n for n, other in down.items() if other.down < now - _KEPT]:
-                        del down[old]
+            for number, succeeded, nbytes in ended:
+                task = self._open.pop(number)
+                task.succeeded[: len(succeeded)] = succeeded
+                task.nbytes, task.down = nbytes, now
+                down = self._down[task.kind]
+                down[number] = task
+                kinds.add(task.kind)
+                for old in [n for n, other in down.items() if other.down < now - _KEPT]:
+                    del down[old]
         for kind in kinds:
             self._tell(kind)
 
