@@ -81,7 +81,7 @@ def page(seen: dict[str, Times], repeats: int) -> str:
     lines = [
         "# The LMCache door beside LMCache's `fs`",
         "",
-        f"`python -m benchmarks.door_lmcache --repeats {repeats}`, LMCache {ENGINE.newest}, {machine()}.",
+        f"`python -m benchmarks.door_lmcache --repeats {repeats}`, LMCache {ENGINE.newest}, {machine()}",
         f"`lmcache bench l2`, {KEYS} × 2 MiB, raw, `sync=none`; milliseconds of the middle of {ROUNDS} rounds: the",
         "quietest repeat (and the slowest). Both in turn, in one run.",
         "",
