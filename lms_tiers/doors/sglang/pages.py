@@ -83,8 +83,14 @@ class Pages:
             raise ValueError(f"a page of {type(self._pool).__name__} lies outside its memory")
         return view
 
-    def copy_out(self, index: int) -> memoryview:
-        """A copy of the page that begins at `index`."""
+    def copy_out(self, index: int, scratch: tuple[Any, memoryview] | None = None) -> memoryview:
+        """A copy of the page that begins at `index`, in `scratch` where it can be made there without another."""
+        if scratch is not None:
+            page, view = scratch
+            lies = self._pool.get_data_page(index, flat=False)
+            if lies.dtype == page.dtype and lies.numel() == page.numel():
+                page.view(lies.shape).copy_(lies)
+                return view
         return bytes_of(self._pool.get_data_page(index, flat=True))
 
     def scratch(self) -> tuple[Any, memoryview]:

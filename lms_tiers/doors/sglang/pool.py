@@ -113,9 +113,13 @@ class PoolStore:
         firsts = self.pages.first(indices)
         for begin, end in self._windows(len(keys)) if spans is None else [(0, len(keys))]:
             lent: dict[str, tuple[ChunkMeta, Buffers]] = {}
+            copies = [] if spans else self._scratch(end - begin)
             for i in range(begin, end):
                 if not held[i]:
-                    lent[keys[i]] = self._meta, spans[i] if spans else [self.pages.copy_out(firsts[i])]
+                    lent[keys[i]] = (
+                        self._meta,
+                        spans[i] if spans else [self.pages.copy_out(firsts[i], copies[i - begin])],
+                    )
             stored = self._write(lent, position)
             held[begin:end] = [held[i] or keys[i] in stored for i in range(begin, end)]
         return held
