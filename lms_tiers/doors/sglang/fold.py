@@ -1,6 +1,6 @@
 """How far a prefix can be restored where several pools have to have it: what `batch_exists_v2` answers of what is held.
 
-The specification is what SGLang's own file backend answers, of its releases since 0.5.21. Nothing here knows stores.
+The specification is what SGLang's own file backend answers, as of 0.5.23. Nothing here knows stores.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ KV: Final = str(PoolName.KV)
 #: What a hit of a pool needs, by SGLang's names for it.
 ALL_PAGES: Final = PoolHitPolicy.ALL_PAGES
 TRAILING_PAGES: Final = PoolHitPolicy.TRAILING_PAGES
-#: Since 0.5.22: a second form of pages in groups, which has a verdict of its own.
+#: Of newer releases: a second form of pages in groups, which has a verdict of its own.
 BLOCK_GROUPS: Final = getattr(PoolHitPolicy, "BLOCK_GROUPS", None)
 
 
@@ -29,7 +29,7 @@ def name_of(pool: Any) -> str:
 
 
 def result(pages: int, hits: dict[Any, int], restorable: list[int]) -> Any:
-    """The answer of `batch_exists_v2`; before 0.5.21 it has no lengths that can be restored."""
+    """The answer of `batch_exists_v2`; that of older releases has no lengths that can be restored."""
     if "restorable_prefix_pages" in PoolTransferResult.__dataclass_fields__:
         return PoolTransferResult(pages, hits, restorable)
     return PoolTransferResult(pages, hits)
@@ -52,6 +52,6 @@ def storage_metrics() -> Any:
     """An empty record of what was moved, as SGLang's collector takes it."""
     try:
         from sglang.srt.observability.metrics_collector import StorageMetrics
-    except ImportError:  # before 0.5.10
+    except ImportError:  # where older releases have it
         from sglang.srt.metrics.collector import StorageMetrics
     return StorageMetrics()
