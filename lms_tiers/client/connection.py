@@ -52,19 +52,24 @@ class Connection:
     ) -> None:  # fmt: skip
         self.address: Final = address
         self._sock: Final = address.connect(connect_timeout, tls, peer)
-        self.peer: Final = "" if address.path else str(self._sock.getpeername()[0])
-        self.until: float | None = None
-        self._timeout: Final = timeout
         # A client that is forgotten without a close goes quietly: a socket that nobody closed would warn.
         weakref.finalize(self, self._sock.close).atexit = False
+        self.until: float | None = None
+        self._timeout: Final = timeout
         self._tcp: Final = not address.path
         self._plain: Final = tls is None
         self._recv_flags: Final = socket.MSG_WAITALL if self._plain else 0
-        if self._plain:
-            self._sock.settimeout(None)
-        self._wait(timeout)
-        self._poll: Final = select.poll()
-        self._poll.register(self._sock, select.POLLRDHUP)
+        try:
+            # A server that turns a client away after the handshake may have hung up by now.
+            self.peer: Final = "" if address.path else str(self._sock.getpeername()[0])
+            if self._plain:
+                self._sock.settimeout(None)
+            self._wait(timeout)
+            self._poll: Final = select.poll()
+            self._poll.register(self._sock, select.POLLRDHUP)
+        except BaseException:
+            self._sock.close()
+            raise
 
     @property
     def alive(self) -> bool:
