@@ -22,6 +22,7 @@ from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.cooling import Cooling
 from lms_tiers.plugins.lmdb.directory import Place, unavailable
 from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, Damaged
+from lms_tiers.plugins.lmdb.mending import mending
 from lms_tiers.plugins.lmdb.opening import close_clean, open_directory
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from lms_tiers.plugins.lmdb.pages import Inside
@@ -57,7 +58,7 @@ class LmdbBackend(LMSBackendInterface):
         self._store: Final = store
         self._place: Final = Place(directory, store.data.fd)
         self._lock: Final = threading.Lock()
-        self._gone = False
+        self._left = self._gone = False
         self._reader: Final = Reader(store, self._coding)
         self._syncing: Final = Syncing(store)
         self._cooling: Final = (
@@ -71,11 +72,13 @@ class LmdbBackend(LMSBackendInterface):
         """Store a chunk; returns when it is in the journal."""
         self.put_many(((client_meta, kv_chunk_bytes),))
 
+    @mending
     def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
         """Store chunks in order, neighbours by one write."""
         with self._changing():
             self._writer.put_many((client_meta, [data]) for client_meta, data in items)
 
+    @mending
     def put_from(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
         """Store chunks straight from another backend's memory."""
         with self._changing():
@@ -85,6 +88,7 @@ class LmdbBackend(LMSBackendInterface):
         """Delete a chunk; returns when that is in the journal."""
         self.remove_many((key,))
 
+    @mending
     def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
         """Delete chunks, some hundreds by one write."""
         texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
@@ -100,25 +104,30 @@ class LmdbBackend(LMSBackendInterface):
                 self._place.look()
         return store.epochs.calling()
 
+    @mending
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether the chunk is there, by its manifest."""
         return self._reader.readable(key_text(key, MAX_KEY_BYTES)) is not None
 
+    @mending
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
         """The chunk in a bytearray of its own."""
         found = self._reader.get(key_text(key, MAX_KEY_BYTES))
         return None if found is None else found[0].memory_obj(found[1])
 
+    @mending
     def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
         """Read into the caller's buffer."""
         return self._reader.into(key_text(key, MAX_KEY_BYTES), Into((buffer,), strict=True))
 
+    @mending
     def get_scattered(
         self, key: CacheEngineKey, buffers: Sequence[Any], *, expected: ChunkMeta | None = None
     ) -> ChunkMeta | None:
         """Read into the caller's buffers, one after another."""
         return self._reader.into(key_text(key, MAX_KEY_BYTES), Into(buffers, strict=True, expected=expected))
 
+    @mending
     def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
         """Chunks in order, neighbours by one read; each in memory that is used again when it is let go."""
         wanted = [(key_text(key, MAX_KEY_BYTES), Fresh(self._ring.take)) for key in keys]
@@ -128,6 +137,7 @@ class LmdbBackend(LMSBackendInterface):
             for meta, (_, fresh) in zip(found, wanted, strict=True)
         ]  # fmt: skip
 
+    @mending
     def get_many_into(
         self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]], *,
         expected: Sequence[ChunkMeta | None] | None = None, spoiled: set[int] | None = None,
@@ -162,6 +172,7 @@ class LmdbBackend(LMSBackendInterface):
         """The charge of a chunk stored raw, in single pages, under the longest key."""
         return reserve(length)
 
+    @mending
     def stored_bytes(self, key: CacheEngineKey) -> int | None:
         """The chunk's charge."""
         found = self._reader.located(key_text(key, MAX_KEY_BYTES))
@@ -176,6 +187,7 @@ class LmdbBackend(LMSBackendInterface):
         counters = self._store.counters
         return counters.chunks, counters.charged
 
+    @mending
     def locate(self, key: CacheEngineKey) -> ChunkInfo | None:
         """What `scan` lists of `key`."""
         found = self._reader.readable(key_text(key, MAX_KEY_BYTES))
@@ -186,6 +198,7 @@ class LmdbBackend(LMSBackendInterface):
         self._store.check()
         return listing.streamed(self._store, listing.chunks_by_use(self._store, self._coding.reads))
 
+    @mending
     def touch(self, keys: Sequence[CacheEngineKey]) -> None:
         """Note uses; they reach the medium with a checkpoint."""
         self._store.check()
@@ -193,6 +206,7 @@ class LmdbBackend(LMSBackendInterface):
             with self._store.changed:
                 self._store.changed.notify_all()
 
+    @mending
     def save_state(self, state: bytes) -> None:
         """Keep a tier's state; one that is too large is dropped, with a warning."""
         with self._changing():
@@ -201,6 +215,7 @@ class LmdbBackend(LMSBackendInterface):
             except OSError as error:
                 raise unavailable(self._path, error, "cannot keep a tier's state") from error
 
+    @mending
     def load_state(self) -> bytes | None:
         """The state kept last; None without one, or where it is damaged."""
         store = self._store
@@ -212,6 +227,7 @@ class LmdbBackend(LMSBackendInterface):
                 store.counters.corrupt += 1
                 return None
 
+    @mending
     def flush(self, timeout: float | None = None) -> None:
         """Return when everything put before is, as the option `sync` promises, on the medium."""
         with self._store.epochs.calling():
@@ -219,6 +235,7 @@ class LmdbBackend(LMSBackendInterface):
             self._place.look()
             self._syncing.reach(self._store.journal.position, timeout)
 
+    @mending
     def shrink(self) -> None:
         """Give the file system back what no chunk needs.
 
@@ -232,6 +249,7 @@ class LmdbBackend(LMSBackendInterface):
             self._store.pages.punch(self._store.pages.room.free.pages)
         self._store.index.renew()
 
+    @mending
     def stats(self) -> BackendStats:
         """Counters since open; bytes used are those of all files on disk."""
         store = self._store
@@ -255,33 +273,38 @@ class LmdbBackend(LMSBackendInterface):
         return used
 
     def close(self) -> None:
-        """Put everything on the medium, then close."""
+        """Put everything on the medium, then close. One that is interrupted is finished by the next."""
         store = self._store
         if os.getpid() != store.pid:
             return  # a forked child owns nothing here
         with self._lock:
             if self._gone:
                 return
-            self._gone = True
             if self._cooling is not None:
                 self._cooling.stop()
             idle = store.close(60.0)
             self._checkpoints.stop()
             self._syncing.stop()
-            try:
-                self._place.look()
-                self._checkpoints.finish()
-                close_clean(store)
-            except (OSError, lmdb.Error, StorageUnavailableError) as error:
-                _log.warning("lmdb store %s: closed, but not on the medium: %s", self._path, error)
-                with contextlib.suppress(lmdb.Error):
-                    store.index.abandon()
+            if not self._left:
+                self._leave()
             if idle:
                 store.data.close()
                 store.journal.close()
             self._ownership.release()
             self._coding.close()
             self._memory.close()
+            self._gone = True
+
+    def _leave(self) -> None:
+        try:
+            self._place.look()
+            self._checkpoints.finish()
+            close_clean(self._store)
+        except (OSError, lmdb.Error, StorageUnavailableError) as error:
+            _log.warning("lmdb store %s: closed, but not on the medium: %s", self._path, error)
+            with contextlib.suppress(lmdb.Error):
+                self._store.index.abandon()
+        self._left = True
 
 
 def open_backend(location: str, capacity: int | None, options: LmdbOptions | None) -> LmdbBackend:

@@ -102,6 +102,8 @@ class Checkpoints:
         """
         with self._making:
             if self._applied is not None:
+                with self._store.lock:
+                    self._part()
                 self._commit(self._applied)  # what a failed one left
             applied = self._frozen()
             if applied is not None:
@@ -111,15 +113,24 @@ class Checkpoints:
     def _frozen(self) -> Applied | None:
         """Freeze what changed, for the index."""
         store = self._store
-        with store.changed:
+        with store.lock:
+            store.mend()
             if not store.dirty and not store.uses and store.journal.begun:
                 return None
-            # This order: see `Store.find`.
+            # This order: see `Store.find`; and whatever an interrupt leaves, the next checkpoint finds all of it.
             store.committing, self._uses = store.dirty, store.uses
-            store.dirty, store.uses = {}, {}
             position = store.journal.position if store.journal.begun else self._position
-            self._applied = Applied(store.seed, position, store.clock, store.counters.chunks)
-            return self._applied
+            applied = self._applied = Applied(store.seed, position, store.clock, store.counters.chunks)
+            self._part()
+            return applied
+
+    def _part(self) -> None:
+        """From here on changes are apart from those that are frozen. The lock is held."""
+        store = self._store
+        if store.dirty is store.committing:
+            store.dirty = {}
+        if store.uses is self._uses:
+            store.uses = {}
 
     def _commit(self, applied: Applied) -> None:
         store, seed = self._store, self._store.seed
@@ -138,9 +149,10 @@ class Checkpoints:
                     self._renew(worn=True)
                     self._apply(records, stamps, applied)
             finally:
-                with store.changed:
+                with store.lock:
                     store.pages.index_written()
-        with store.changed:
+        with store.lock:
+            store.mend()
             if store.journal.begun:
                 store.journal.release(applied.position)
             else:
@@ -154,14 +166,16 @@ class Checkpoints:
         self.made += 1
 
     def _apply(self, records: dict[bytes, bytes | None], stamps: dict[bytes, int], applied: Applied) -> None:
-        with self._store.changed:
+        with self._store.lock:
+            self._store.mend()
             limit = self._store.pages.promise_index()
         self._store.index.apply(records, stamps, applied, limit)
 
     def _renew(self, worn: bool = False) -> None:
         """Write a worn index anew, and let go of who waits for it."""
         store = self._store
-        with store.changed:
+        with store.lock:
+            store.mend()
             worn = worn or store.pages.worn
             if worn:
                 store.pages.make_room_for(store.counters.share)
@@ -192,6 +206,7 @@ class Checkpoints:
             self.make()
             if time.monotonic() > deadline:
                 raise TimeoutError("the index is not written")
-        with store.changed:
+        with store.lock:
+            store.mend()
             store.pages.reclaim()
         store.data.sync()

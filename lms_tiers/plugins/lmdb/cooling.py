@@ -275,8 +275,7 @@ class Cooling:
             store.encoded([copy.text for copy in ready])
         finally:
             for copy in ready:
-                if copy.charged:
-                    store.take_back(copy)
+                store.take_back(copy)
 
     def _remember(self, raw: Chunk) -> None:
         if len(self._tried) >= _REMEMBERED:

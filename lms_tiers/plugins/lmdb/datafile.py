@@ -121,10 +121,11 @@ class DataFile(Syncable):
         return os.fstat(self.fd).st_blocks * 512
 
     def close(self) -> None:
-        """Close the descriptors."""
+        """Close the descriptors. Idempotent."""
         if self._io != self.fd:
-            os.close(self._io)
-        os.close(self.fd)
+            io, self._io = self._io, self.fd
+            os.close(io)
+        super().close()
 
 
 def allocate(fd: int, mode: int, offset: int, nbytes: int) -> bool:

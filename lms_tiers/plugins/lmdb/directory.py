@@ -106,9 +106,10 @@ class Ownership:
         """Give the directory back. Idempotent; nothing happens in a forked child."""
         if self._fd < 0 or os.getpid() != self._pid:
             return
+        # An explicit unlock reaches the copies of the descriptor that forked children hold. It comes first: whatever an
+        # interrupt leaves here, the next `release` ends it.
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
         fd, self._fd = self._fd, -1
-        # An explicit unlock reaches the copies of the descriptor that forked children hold.
-        fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
     def undo(self) -> None:
@@ -211,6 +212,7 @@ class Syncable:
     def __init__(self, fd: int) -> None:
         self.fd: Final = fd
         self.lost: OSError | None = None
+        self._closed = False
 
     def sync(self) -> None:
         """Everything written is on the medium.
@@ -226,6 +228,12 @@ class Syncable:
         except OSError as error:
             self.lost = error
             raise
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        if not self._closed:
+            self._closed = True  # first: after an interrupt it may be another's descriptor
+            os.close(self.fd)
 
 
 def create_file(path: Path, flags: int = os.O_RDWR) -> int:

@@ -72,6 +72,8 @@ class Entries:
 
     Attributes
     ----------
+    lock : threading.Lock
+        That of `changed`. It is taken in one step, which no interrupt divides.
     dirty, committing : dict
         What the index does not have: manifests, None for what was removed. The latter is on its way there.
     uses : dict
@@ -86,7 +88,8 @@ class Entries:
         self.where: Final = where
         self.seed: Final = seed
         self.index: Final = index
-        self.changed: Final = threading.Condition(threading.Lock())
+        self.lock: Final = threading.Lock()
+        self.changed: Final = threading.Condition(self.lock)
         self.forms = Forms()
         self.entries: dict[str, bytes] = {}
         self.dirty: dict[str, bytes | None] = {}
@@ -123,7 +126,7 @@ class Entries:
             chunk = self._look_up(text)
             if chunk is None:
                 return self.entries.get(text)
-            with self.changed:
+            with self.lock:
                 if commits == self.commits and text not in self.dirty and text not in self.committing:
                     entry = self.forms.entry(chunk)
                     return self.entries.setdefault(text, entry) if keep else entry

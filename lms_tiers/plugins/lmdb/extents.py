@@ -51,6 +51,14 @@ class Extents:
         """Up to `most` pages from the front of the longest run."""
         return self._front(self._sizes[-1], most) if self._sizes else None
 
+    def mend(self) -> None:
+        """After an interrupt. A page is let go of before anything else happens to it: none is here that is not free."""
+        self._begins.clear()
+        self._begins.update({start + count: start for start, count in self._counts.items()})
+        self._sizes.clear()
+        self._sizes.update((count, start) for start, count in self._counts.items())
+        self.pages = sum(self._counts.values())
+
     def _front(self, run: tuple[int, int], most: int) -> Extent:
         whole, start = run
         count = min(whole, most)
@@ -89,6 +97,11 @@ class Room:
         self.free: Final = Extents(free)
         self.hollow: Final = Extents(hollow)
         self.end = end
+
+    def mend(self) -> None:
+        """After an interrupt: what was just being moved may be missing."""
+        self.free.mend()
+        self.hollow.mend()
 
     @property
     def backed(self) -> int:

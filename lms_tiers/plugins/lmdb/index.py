@@ -226,11 +226,12 @@ class Index:
         txn.put(name, STAMP.pack(stamps.get(name, 0)) + record, db=self._chunks)
 
     def close(self) -> None:
-        """Put everything on the medium and close."""
-        try:
-            self._env.sync(True)
-        finally:
-            self.abandon()
+        """Put everything on the medium and close; finishes what a `close` that was interrupted began."""
+        if self._env is not None:
+            try:
+                self._env.sync(True)
+            finally:
+                self.abandon()
         with descriptor(self._path, os.O_RDWR) as fd:
             os.ftruncate(fd, os.fstat(fd).st_size)  # what is held beyond the end
         with suppress(FileNotFoundError):
@@ -239,9 +240,9 @@ class Index:
     def abandon(self) -> None:
         """Close as it is."""
         with self._lock:
-            env, self._env = self._env, None
-            if env is not None:
-                env.close()
+            if self._env is not None:
+                self._env.close()
+                self._env = None
 
 
 def checksum(directory: Path) -> int:

@@ -105,10 +105,6 @@ class Journal(Syncable):
         os.pwrite(self.fd, pack_head(self._seed, position), 0)
         self._start = position
 
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self.fd)
-
 
 def after(position: int, nbytes: int) -> int:
     """Where a journal of `nbytes` begins after a crash: nothing that was written is taken for a record there."""

@@ -13,10 +13,12 @@ import lmdb
 import numpy as np
 import numpy.typing as npt
 
+from lms_tiers.errors import from_anywhere
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey, OpaqueKey
 from lms_tiers.plugins.lmdb.directory import unavailable
 from lms_tiers.plugins.lmdb.layout import HASH_BYTES, Chunk, Damaged, key_hash
+from lms_tiers.plugins.lmdb.mending import mend
 from lms_tiers.plugins.lmdb.space import charge
 from lms_tiers.plugins.lmdb.store import Store
 
@@ -102,12 +104,22 @@ def chunks_by_use(store: Store, reads: Reads) -> Iterator[list[ChunkInfo]]:
 def streamed(store: Store, batches: Iterator[list[_T]]) -> Iterator[_T]:
     """Batches of a listing, each a call of its own: `close` waits for one, not for whoever holds the listing."""
     while True:
-        with store.epochs.calling():
-            store.check()
-            try:
-                batch = next(batches, None)
-            except lmdb.Error as error:
-                raise unavailable(store.where, error, "read failed") from error
+        since = next(store.calls)
+        try:
+            batch = _next(store, batches)
+        except BaseException as error:
+            if from_anywhere(error):
+                mend(store, since)
+            raise
         if batch is None:
             return
         yield from batch
+
+
+def _next(store: Store, batches: Iterator[list[_T]]) -> list[_T] | None:
+    with store.epochs.calling():
+        store.check()
+        try:
+            return next(batches, None)
+        except lmdb.Error as error:
+            raise unavailable(store.where, error, "read failed") from error

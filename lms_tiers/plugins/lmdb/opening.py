@@ -157,7 +157,9 @@ def _open(
 
 def _room(data: DataFile, contents: Contents) -> Room:
     """The pages of `data`."""
-    free, hollow, end = contents.free, contents.hollow, max(data.pages, 1)
+    free, hollow = contents.free, contents.hollow
+    # Pages of a put that was never written lie beyond the end of the file.
+    end = max(data.pages, 1, *(page + count for page, count in (*free, *hollow)))
     if contents.source != "closed":
         # No record must be left where nobody has a chunk; and the index needs room.
         punched = [data.punch(*run) for run in free]
@@ -194,6 +196,6 @@ def close_clean(store: Store) -> None:
     pages = store.pages
     store.index.close()
     record = closed(store.where, store.clock, store.counters, list(pages.room.free), list(pages.room.hollow))
-    if pages.settled and len(record.body) + OVERHEAD <= store.journal.room:
+    if pages.settled and not store.journal.used and len(record.body) + OVERHEAD <= store.journal.room:
         store.journal.append([record])
     store.journal.sync()

@@ -14,7 +14,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
+from threading import get_ident
 from types import TracebackType
 from typing import Final
 
@@ -23,6 +25,7 @@ from lms_tiers.plugins.lmdb.datafile import DataFile
 from lms_tiers.plugins.lmdb.extents import Room
 from lms_tiers.plugins.lmdb.index import Index
 from lms_tiers.plugins.lmdb.layout import PAGE, Extent
+from lms_tiers.plugins.lmdb.mending import gaps
 from lms_tiers.plugins.lmdb.space import Budget
 
 #: Seconds that a put waits for readers to leave what it could use.
@@ -54,7 +57,9 @@ class Epochs:
         self.now = 0
         #: Calls that ended because of the medium.
         self.failures = 0
-        self.inside: Final[dict[object, int]] = {}
+        self.inside: Final[dict[Inside, int]] = {}
+        #: Numbers calls: one has a larger number than all that had begun before it.
+        self.calls: Final = count(1)
         self._left: Final = threading.Condition()
         self._waiting = 0
 
@@ -76,12 +81,20 @@ class Epochs:
         """Around a call that reads nothing: it holds nothing back, and closing waits for it as well."""
         return Inside(self, True)
 
-    def leave(self, token: object) -> None:
+    def leave(self, token: Inside) -> None:
         """A call is out."""
         self.inside.pop(token, None)
         if self._waiting:
             with self._left:
                 self._left.notify_all()
+
+    def let_go(self, thread: int, since: int) -> None:
+        """What `thread` began after the call `since` was interrupted, and may not have left by itself."""
+        for token in list(self.inside):
+            if token.thread == thread and token.number > since:
+                self.inside.pop(token, None)
+        with self._left:
+            self._left.notify_all()
 
     def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait for a condition on who is inside; whether it came about."""
@@ -96,11 +109,13 @@ class Epochs:
 class Inside:
     """A call."""
 
-    __slots__ = ("_epochs", "_harmless")
+    __slots__ = ("_epochs", "_harmless", "number", "thread")
 
     def __init__(self, epochs: Epochs, harmless: bool) -> None:
         self._epochs = epochs
         self._harmless = harmless
+        self.thread = get_ident()
+        self.number = next(epochs.calls)
 
     def __enter__(self) -> None:
         self._epochs.inside[self] = sys.maxsize if self._harmless else self._epochs.now
@@ -118,7 +133,7 @@ class _GivenUp:
     """Pages that a chunk has no more.
 
     `number`: of the change. `position`: the journal must be on the medium up to there. `charged`: bytes that stay
-    charged until then.
+    charged until then. `lost`: an interrupt took them, from several chunks maybe.
     """
 
     text: str
@@ -126,10 +141,18 @@ class _GivenUp:
     number: int
     position: int
     charged: int
+    lost: bool = False
 
 
 class Pages:
-    """Pages of one store."""
+    """Pages of one store.
+
+    Attributes
+    ----------
+    torn : bool
+        Set while pages, counts and chunks do not agree. Who takes the lock and finds it set comes after an interrupt:
+        see `mending`.
+    """
 
     def __init__(
         self, where: Path, budget: Budget, data: DataFile, index: Index, room: Room, counters: Counters,
@@ -151,11 +174,12 @@ class Pages:
         self.pressed = False
         #: Whether a sync has failed, after which none succeeds.
         self.unsyncable = False
+        self.torn = False
         self._limbo: Final[deque[_GivenUp]] = deque()
         self._withheld: Final[dict[str, _GivenUp]] = {}
 
-    def take(self, pages: int, cost: int) -> list[Extent]:
-        """Pages for a chunk that is charged `cost`; waits for readers of what was given up.
+    def take(self, pages: int, cost: int, extents: list[Extent]) -> None:
+        """Add pages to those of a chunk that is charged `cost`; waits for readers of what was given up.
 
         Raises
         ------
@@ -169,9 +193,14 @@ class Pages:
                 growth = self.growth()
             taken = self.room.take(pages, growth)
             if taken is not None:
-                return taken
+                extents += taken
+                return
+            self.torn = False  # all is accounted for
             if not (self._limbo and self._await(self._limbo[0])) and not self._await_index():
                 raise CapacityError(f"lmdb store {self._where}", cost, self.room.free.pages * PAGE)
+            while self.torn:  # another call was interrupted meanwhile, and is about to make this whole
+                self._changed.wait(0.005)
+            self.torn = True
 
     def _await(self, first: _GivenUp) -> bool:
         """Wait for what holds pages back that were given up; whether it is gone."""
@@ -230,15 +259,17 @@ class Pages:
     def punch(self, pages: int) -> None:
         """Give the blocks of at least so many free pages back, where there are."""
         pages = max(pages, min(_PUNCHED, self.room.backed // 64))
+        within, self.torn = self.torn, True
         while pages > 0:
             run = self.room.free.take_longest(pages)
             if run is None:
-                return
+                break
             if not self._data.punch(*run):
                 self.room.free.add(*run)
-                return
+                break
             self.room.hollow.add(*run)
             pages -= run[1]
+        self.torn = within
 
     def punch_excess(self) -> None:
         """Give back what is free beyond what the next puts need."""
@@ -272,6 +303,7 @@ class Pages:
         if not limbo:
             return
         oldest = self.epochs.oldest()
+        within, self.torn = self.torn, True
         while limbo and limbo[0].number < oldest and (self.unsyncable or limbo[0].position <= self.synced):
             given_up = limbo.popleft()
             if given_up.position > self.synced:
@@ -280,7 +312,28 @@ class Pages:
                 self._withheld[given_up.text] = given_up
                 continue
             self._counters.charged -= given_up.charged
+            if given_up.lost:
+                self.unwritten(given_up.extents)
+                continue
             with suppress(OSError):
                 # Its record is found no more, should the index ever be made anew from `data`.
                 self._data.wipe(sum(given_up.extents[-1]) - 1)
             self.room.give(given_up.extents)
+        self.torn = within
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What is charged for pages that were given up."""
+        return sum(kept.charged for kept in (*self._limbo, *self._withheld.values()))
+
+    def recount(self, owned: Sequence[Extent], position: int) -> None:
+        """Work out what is free where others own `owned`; what has no owner any more is used again, as is given up.
+
+        `position`: see `give_up`.
+        """
+        self.room.mend()
+        waiting = [run for kept in (*self._limbo, *self._withheld.values()) for run in kept.extents]
+        lost = gaps([*owned, *waiting, *self.room.free, *self.room.hollow], self.room.end)
+        if lost:
+            number = self.epochs.advance()
+            self._limbo.append(_GivenUp(f"lost {number}", lost, number, position, 0, lost=True))

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
+from threading import get_ident
 from typing import Final
 
 import lmdb
@@ -21,6 +23,7 @@ from lms_tiers.plugins.lmdb.extents import Room
 from lms_tiers.plugins.lmdb.index import Index
 from lms_tiers.plugins.lmdb.journal import GONE, OVERHEAD, PUT, Journal, Record
 from lms_tiers.plugins.lmdb.layout import Chunk
+from lms_tiers.plugins.lmdb.mending import recount
 from lms_tiers.plugins.lmdb.options import SyncMode
 from lms_tiers.plugins.lmdb.pages import Counters, Pages
 from lms_tiers.plugins.lmdb.space import Budget, charge, index_share, pages_for
@@ -34,13 +37,15 @@ class Put(Chunk):
     """A put on its way: `pieces` are its stored bytes; `record` and `charged` come with its grant.
 
     `again` is the encoded copy of a chunk that is stored raw: it has that one's sequence number, and takes its place
-    only while that one is there.
+    only while that one is there. `thread` and `number` say which call's it is, as of `Inside`.
     """
 
     pieces: list[memoryview] = field(default_factory=list)
     again: bool = False
     record: bytes = b""
     charged: int = 0
+    thread: int = field(init=False)
+    number: int = field(init=False)
 
 
 class Store(Entries):
@@ -69,6 +74,11 @@ class Store(Entries):
         self.pid: Final = os.getpid()
         self.pages: Final = Pages(where, budget, data, index, room, counters, self.changed)
         self.epochs: Final = self.pages.epochs
+        self.calls: Final = self.epochs.calls
+        #: Puts that were granted and have not happened, by `id`.
+        self._puts: Final[dict[int, Put]] = {}
+        #: A change that has begun: where the journal was then, its records, and what is put with entries, or removed.
+        self._change: tuple[int, list[Record], Sequence[Chunk], Sequence[bytes]] | None = None
         #: Chunks that were encoded since somebody asked, with their charge.
         self.shrunk: Final[dict[str, int]] = {}
         self.closed = False
@@ -85,7 +95,8 @@ class Store(Entries):
 
     def close(self, timeout: float) -> bool:
         """Let no new call begin, and wait for the running ones; whether all have ended."""
-        with self.changed:
+        with self.lock:
+            self.mend()
             self.closed = True
             self.changed.notify_all()
         return self.epochs.wait(lambda: not self.epochs.inside, timeout)
@@ -100,18 +111,23 @@ class Store(Entries):
         counters, usable, pages, stream, least = self.counters, self.budget.usable, 0, put.stream, put.nrecord
         need, nrecord = pages_for(stream, least), least
         cost = charge(need, nrecord)
-        with self.changed:
+        put.thread, put.number = get_ident(), next(self.calls)
+        with self.lock:
+            self.mend()
             self.check()
             if counters.charged + cost > usable:
                 raise CapacityError(f"lmdb store {self.where}", cost, max(0, usable - counters.charged))
+            self._puts[id(put)] = put
+            self.pages.torn = True
             counters.charged += cost
             put.charged = cost
             while pages < need:
-                put.extents += self.pages.take(need - pages, cost)
+                self.pages.take(need - pages, cost, put.extents)
                 pages, nrecord = put.pages, least + 8 * (len(put.extents) - 1)
                 need = pages_for(stream, nrecord)
             put.charged = charge(pages, nrecord)
             counters.charged += put.charged - cost
+            self.pages.torn = False
             if not put.again:
                 self.clock += 1
                 put.sequence = self.clock
@@ -119,13 +135,49 @@ class Store(Entries):
 
     def take_back(self, put: Put) -> None:
         """A put that was granted and does not happen gives back what it has: nobody can know of it."""
-        with self.changed:
+        with self.lock:
             self._take_back(put)
 
     def _take_back(self, put: Put) -> None:
+        self.mend()
+        if id(put) not in self._puts:
+            return  # it has happened, or has given back what it had
+        self.pages.torn = True
+        del self._puts[id(put)]
         self.counters.charged -= put.charged
         extents, put.extents, put.charged = put.extents, [], 0
         self.pages.unwritten(extents)
+        self.pages.torn = False
+
+    def let_go(self, thread: int, since: int) -> None:
+        """Make whole what a call of `thread` left that began at `since` and was interrupted."""
+        self.epochs.let_go(thread, since)
+        with self.lock:
+            self.mend()
+            for put in list(self._puts.values()):
+                if put.thread == thread and put.number > since:
+                    self._take_back(put)
+            self.changed.notify_all()
+
+    def mend(self) -> None:
+        """Finish the change that an interrupt cut short, and recount. The lock is held."""
+        if not self.pages.torn:
+            return
+        if self._change is not None:
+            position, records, chunks, entries = self._change
+            if self.journal.position == position:
+                self._append(records)
+            for chunk, entry in zip_longest(chunks, entries):
+                if isinstance(chunk, Put):
+                    self.entries[chunk.text], self.dirty[chunk.text] = entry, chunk.record
+                    self._puts.pop(id(chunk), None)
+                else:
+                    self.dirty[chunk.text] = None
+                    self.entries.pop(chunk.text, None)
+                self._forget(chunk.text)
+        counters, position = self.counters, self.journal.position if self.firm else 0
+        counters.chunks, counters.charged, counters.share = recount(self, self.pages, self._puts, position)
+        self._end()
 
     def publish(self, puts: Sequence[Put]) -> int:
         """Chunks whose bytes are written are put, each replacing an older one; the journal's position after them.
@@ -135,7 +187,8 @@ class Store(Entries):
         StorageUnavailableError
             Of them, the first so many are put, and the others not.
         """
-        with self.changed:
+        with self.lock:
+            self.mend()
             nbytes = sum(len(put.record) + OVERHEAD for put in puts)
             step = max(1, len(puts)) if nbytes < self.budget.journal // 8 else 1
             for begin in range(0, len(puts), step):
@@ -147,6 +200,8 @@ class Store(Entries):
     def _publish(self, puts: Sequence[Put]) -> None:
         sequences: dict[str, int] = {}
         won: list[Put] = []
+        entries: list[bytes] = []
+        records: list[Record] = []
         for put in puts:
             old = self.chunk(put.text)
             before = sequences.get(put.text, 0 if old is None else old.sequence)
@@ -159,19 +214,31 @@ class Store(Entries):
             else:
                 sequences[put.text] = put.sequence
                 won.append(put)
-        self._append([Record(PUT, put.sequence, put.record) for put in won])
-        for put in won:
-            self._enter(put)
+                entries.append(self.forms.entry(put))
+                records.append(Record(PUT, put.sequence, put.record))
+        self._begin(records, won, entries)
+        for put, entry in zip(won, entries):  # noqa: B905  # as many
+            self._enter(put, entry)
+        self._end()
 
-    def _enter(self, put: Put) -> None:
-        text, counters = put.text, self.counters
-        entry, old = self.forms.entry(put), self.chunk(text)
+    def _begin(self, records: list[Record], chunks: Sequence[Chunk], entries: Sequence[bytes] = ()) -> None:
+        """Write the records of a change. From here on an interrupt does not undo it; see `mend`."""
+        self.pages.torn = True
+        self._change = self.journal.position, records, chunks, entries
+        self._append(records)
+
+    def _end(self) -> None:
+        self._change = None  # first: one that is over must never be done again
+        self.pages.torn = False
+
+    def _enter(self, put: Put, entry: bytes) -> None:
+        text, counters, old = put.text, self.counters, self.chunk(put.text)
         # In one step, for readers: an overwritten chunk is there at every moment.
         self.entries[text] = entry
         self.dirty[text] = put.record
         counters.chunks += 1
         counters.share += index_share(len(put.record))
-        put.extents, put.charged = [], 0
+        self._puts.pop(id(put), None)
         if old is not None:
             self._given_up(old, put.again)
         if not put.again:
@@ -195,7 +262,8 @@ class Store(Entries):
 
     def encoded(self, texts: Sequence[str]) -> None:
         """Encoded copies of chunks are as firm as the chunks were: a tier may be told."""
-        with self.changed:
+        with self.lock:
+            self.mend()
             self.pages.reclaim()
             for text in texts:
                 chunk = self.chunk(text)
@@ -212,7 +280,8 @@ class Store(Entries):
         """
         for text in texts:
             self.find(text)
-        with self.changed:
+        with self.lock:
+            self.mend()
             self._await_journal(sum(len(text.encode()) + OVERHEAD for text in texts))
             records: list[Record] = []
             gone: list[Chunk] = []
@@ -223,12 +292,13 @@ class Store(Entries):
                 self.clock += 1
                 records.append(Record(GONE, self.clock, text.encode()))
                 gone.append(chunk)
-            self._append(records)
+            self._begin(records, gone)
             for chunk in gone:
                 self.dirty[chunk.text] = None
                 del self.entries[chunk.text]
                 self._given_up(chunk)
                 self._forget(chunk.text)
+            self._end()
             self.pages.reclaim()
             return self.journal.position
 
@@ -243,6 +313,7 @@ class Store(Entries):
                 raise BackendClosedError("lmdb")
             self.changed.notify_all()
             self.changed.wait(1.0)
+            self.mend()
 
     def _append(self, records: list[Record]) -> None:
         if not records:
@@ -250,6 +321,7 @@ class Store(Entries):
         try:
             self.journal.append(records)
         except OSError as error:
+            self._end()  # before anything has changed
             raise unavailable(self.where, error, "the journal cannot be written") from error
         self.counters.records += len(records)
         if not self.dirty or self.journal.pressing:
@@ -257,7 +329,7 @@ class Store(Entries):
 
     def touch(self, texts: Sequence[str]) -> int:
         """Note uses, oldest first; how many wait to be written."""
-        with self.changed:
+        with self.lock:
             if not self.uses:
                 self.changed.notify_all()
             for text in texts:
