@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import random
 import threading
@@ -12,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from lms_tiers.errors import LmsTiersError
+from lms_tiers.errors import LmsTiersError, StorageUnavailableError
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.lmdb import checkpoint
 from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
-from tests.depth import some
+from tests.depth import drawn, some
 from tests.plugins.lmdb.whole import assert_whole
 from tests.tiered.interrupts import ROOT, interrupted
 
@@ -114,7 +116,7 @@ LEAVES: dict[str, dict[str, int | None]] = {
     "overwrite": {"1": VERSION},
     "put_many": dict.fromkeys(("8", "1", "9", "2"), VERSION),
     "remove": {"1": None},
-    "remove_many": {"1": None, "2": None},
+    "remove_many": {"1": None, "2": None, "9": None},
 }
 
 OPTIONS: dict[str, dict[str, str]] = {
@@ -230,6 +232,46 @@ def test_a_close_may_be_interrupted_at_every_opcode(interrupts: Interrupts) -> N
     while _close_interrupted(interrupts, at):
         at += STRIDE
     assert at > 1000
+
+
+def test_a_put_that_fails_is_interrupted_while_it_gives_back_what_it_had(interrupts: Interrupts) -> None:
+    _, backend = interrupts.store(OPTIONS["batch"], False)
+
+    def fails(runs: object) -> None:
+        raise OSError("a medium that fails")
+
+    backend._store.data.write = fails  # type: ignore[method-assign]
+    put_many = _calls(interrupts)["put_many"]
+    with contextlib.closing(backend):
+        for at in itertools.count(1, 2 * STRIDE - 1):
+            with interrupted(at, PLACES) as interrupt, contextlib.suppress(StorageUnavailableError):
+                put_many(backend)
+            _whole(interrupts, backend, "get")
+            if not interrupt.where:
+                break
+
+
+@pytest.mark.parametrize("seeds", drawn(2, 40))
+def test_a_store_outlives_any_number_of_interrupts(interrupts: Interrupts, seeds: range) -> None:
+    for seed in seeds:
+        with contextlib.ExitStack() as stack:
+            rng = random.Random(seed)
+            _, backend = interrupts.store(OPTIONS["batch"], bool(seed % 2))
+            calls = _calls(interrupts)
+            stack.callback(backend.close)
+            for version in range(100, 140):
+                before = interrupts.versions(backend)
+                name = rng.choice(list(LEAVES))
+                call = calls[name]
+                if rng.random() < 0.5:
+                    name = "one"
+                    call = functools.partial(interrupts.put, name="1", version=version)
+                with interrupted(rng.randrange(1, 2500), PLACES):
+                    call(backend)
+                left = {"1": version} if name == "one" else LEAVES[name]
+                for key, found in interrupts.versions(backend).items():
+                    assert found in (before[key], left.get(key, before[key])), (seed, name, key)
+                assert_whole(backend)
 
 
 def test_others_go_on_while_calls_are_interrupted(interrupts: Interrupts) -> None:
