@@ -6,7 +6,8 @@ that have none, because they were never written or were given back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 from sortedcontainers import SortedList
@@ -141,3 +142,9 @@ class Room:
         """Pages that have blocks are free again."""
         for start, count in extents:
             self.free.add(start, count)
+
+
+def gaps(owned: Sequence[Extent], end: int) -> list[Extent]:
+    """The runs of pages before `end` that are in none of `owned`."""
+    runs = sorted([*owned, (end, 0)])
+    return [(a + n, b - a - n) for (a, n), (b, _) in pairwise(runs) if b > a + n]

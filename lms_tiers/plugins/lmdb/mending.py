@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from lms_tiers.errors import from_anywhere
@@ -143,9 +142,3 @@ def _chunks(entries: Entries) -> Iterator[tuple[Chunk, int]]:
                 continue
             if chunk.text not in newer:
                 yield chunk, len(record)
-
-
-def gaps(owned: Sequence[Extent], end: int) -> list[Extent]:
-    """The runs of pages before `end` that are in none of `owned`."""
-    runs = sorted([*owned, (end, 0)])
-    return [(a + n, b - a - n) for (a, n), (b, _) in pairwise(runs) if b > a + n]

@@ -22,10 +22,9 @@ from typing import Final
 
 from lms_tiers.errors import CapacityError, StorageUnavailableError
 from lms_tiers.plugins.lmdb.datafile import DataFile
-from lms_tiers.plugins.lmdb.extents import Room
+from lms_tiers.plugins.lmdb.extents import Room, gaps
 from lms_tiers.plugins.lmdb.index import Index
 from lms_tiers.plugins.lmdb.layout import PAGE, Extent
-from lms_tiers.plugins.lmdb.mending import gaps
 from lms_tiers.plugins.lmdb.space import Budget
 
 #: Seconds that a put waits for readers to leave what it could use.
