@@ -13,11 +13,13 @@ from typing import Any, Final
 from lms_tiers.doors.sglang import shim
 from lms_tiers.doors.sglang.calls import Gate, answering
 from lms_tiers.doors.sglang.fold import Beside, fold
+from lms_tiers.doors.sglang.identity import dtype_of
 from lms_tiers.doors.sglang.moved import Moved
 from lms_tiers.doors.sglang.opening import device_of, opened
 from lms_tiers.doors.sglang.options import options_of
 from lms_tiers.doors.sglang.pages import bytes_of
 from lms_tiers.doors.sglang.pool import PoolStore
+from lms_tiers.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +81,13 @@ class HiCache(shim.HiCacheStorage):  # type: ignore[misc]  # SGLang is not there
         known = self._pools.get(name)
         if known is not None and known.pool is pool:
             return
-        found = PoolStore(self._store, self._config, pool, name, self._options, shim.server_dtype())
+        dtype = self._options.kv_cache_dtype or shim.server_dtype()
+        if not dtype and dtype_of(pool) == "uint8":
+            # Two kinds of 8-bit floats would share a namespace, and read each other's bytes.
+            raise ConfigError(
+                f"pool {name!r} holds bytes, and the server does not say of which dtype: set kv_cache_dtype here."
+            )
+        found = PoolStore(self._store, self._config, pool, name, self._options, dtype)
         self._pools[name] = found
         _log.info(
             "pool %s: pages of %d bytes, %s, namespace %s", name, found.pages.nbytes,

@@ -56,7 +56,7 @@ class PoolStore:
         self.pool: Final = pool
         self.pages: Final = Pages(pool)
         self.namespace: Final = namespace(
-            config, pool, self.pages, name, revision=options.revision, dtype=options.kv_cache_dtype or dtype,
+            config, pool, self.pages, name, revision=options.revision, dtype=dtype,
             free=options.namespace,
         )  # fmt: skip
         self._store: Final = Namespaced(backend, self.namespace, owns=False)

@@ -207,6 +207,13 @@ def test_pages_of_another_run_are_a_miss(open_door: Open, other: str, served: Ca
     assert again.load([1, 2], [3, 4]) == [True, True]
 
 
+def test_a_pool_of_bytes_whose_dtype_nobody_tells_is_refused_with_what_to_say(open_door: Open) -> None:
+    with pytest.raises(ConfigError, match="set kv_cache_dtype"):
+        open_door().door.register_mem_pool_host(pool_of(dtype=torch.uint8))
+    told = open_door(pool=pool_of(dtype=torch.uint8), options={"kv_cache_dtype": "fp8_e5m2"})
+    assert told.save([1]) == [True]
+
+
 @pytest.mark.parametrize("remote", [False, True])
 def test_a_page_of_another_length_under_the_same_key_is_a_miss(
     open_door: Open, served: Callable[..., Any], remote: bool
