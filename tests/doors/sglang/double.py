@@ -6,14 +6,14 @@ Where `make doors` runs the same tests, SGLang itself is there and none of this 
 from __future__ import annotations
 
 import enum
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+
+from tests.doors.stand_in import standing_in
 
 
 class PoolName(enum.StrEnum):
@@ -154,19 +154,6 @@ MODULES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@contextmanager
-def installed() -> Iterator[None]:
-    """The modules are there within the block, and nothing that was made of them stays."""
-    before = set(sys.modules)
-    try:
-        for name, attributes in MODULES.items():
-            parts = name.split(".")
-            for end in range(1, len(parts) + 1):
-                module = sys.modules.setdefault(".".join(parts[:end]), ModuleType(".".join(parts[:end])))
-                module.__path__ = []
-            sys.modules[name].__dict__.update(attributes)
-        yield
-    finally:
-        for name in set(sys.modules) - before:
-            if name.split(".")[0] == "sglang" or name.startswith("lms_tiers.doors.sglang"):
-                del sys.modules[name]
+def installed() -> AbstractContextManager[None]:
+    """See `standing_in`."""
+    return standing_in("sglang", MODULES)

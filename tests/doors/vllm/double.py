@@ -6,12 +6,11 @@ Where `make doors` runs the same tests, vLLM itself is there and none of this is
 from __future__ import annotations
 
 import enum
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, ClassVar
+
+from tests.doors.stand_in import standing_in
 
 ROOT = "vllm.v1.kv_offload"
 
@@ -132,19 +131,6 @@ MODULES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@contextmanager
-def installed() -> Iterator[None]:
-    """The modules are there within the block, and nothing that was made of them stays."""
-    before = set(sys.modules)
-    try:
-        for name, attributes in MODULES.items():
-            parts = name.split(".")
-            for end in range(1, len(parts) + 1):
-                module = sys.modules.setdefault(".".join(parts[:end]), ModuleType(".".join(parts[:end])))
-                module.__path__ = []
-            sys.modules[name].__dict__.update(attributes)
-        yield
-    finally:
-        for name in set(sys.modules) - before:
-            if name.split(".")[0] == "vllm" or name.startswith("lms_tiers.doors.vllm"):
-                del sys.modules[name]
+def installed() -> AbstractContextManager[None]:
+    """See `standing_in`."""
+    return standing_in("vllm", MODULES)
