@@ -32,8 +32,8 @@ from rich.table import Table
 HERE: Final = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lms_tiers.codecs.base import encode_bound  # noqa: E402  # runs from a checkout, without installing
-from lms_tiers.codecs.builtin import decode_into, make_codec  # noqa: E402
+from lms_tiers.codecs.base import decode_into, encode_bound  # noqa: E402  # runs from a checkout, without installing
+from lms_tiers.codecs.catalog import built_in  # noqa: E402
 from lms_tiers.codecs.workers import Crew  # noqa: E402
 
 CHUNK: Final = 2_359_296  # [2, 6, 256, 384] of two bytes
@@ -82,18 +82,18 @@ def real_bytes(shared: Path) -> dict[str, bytes]:
     }
 
 
-def ours(name: str, dtype: str, executor: Crew | None = None) -> Contender:
-    codec = make_codec(name)
+def ours(name: str, dtype: str, crew: Crew | None = None) -> Contender:
+    codec = built_in().make(name)
     scratch = memoryview(bytearray(encode_bound(CHUNK)))
     target = memoryview(bytearray(CHUNK))
 
     def decode(encoded: Any) -> memoryview:
         out = target[: encoded[1]]
-        decode_into(encoded[0].layout, encoded[0].block_bytes, encoded[0].blocks, out, executor=executor)
+        decode_into(encoded[0].layout, encoded[0].block_bytes, encoded[0].blocks, out, codec=codec, crew=crew)
         return out
 
     def encode(data: memoryview) -> Any:
-        return codec.encode(data, dtype, out=scratch, executor=executor), len(data)
+        return codec.encode(data, dtype, out=scratch, crew=crew), len(data)
 
     return Contender(encode, decode, lambda e: e[0].nbytes)
 
@@ -195,9 +195,9 @@ def one_thread(kind: str, data: bytes, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def calls(dtype: str, data: bytes, direction: str, executor: Crew | None = None) -> Callable[[], float]:
+def calls(dtype: str, data: bytes, direction: str, crew: Crew | None = None) -> Callable[[], float]:
     """One call of the codec that answers its seconds."""
-    run = ours("planes", dtype, executor)
+    run = ours("planes", dtype, crew)
     coded = run.encode(memoryview(data))
     call, value = (run.encode, memoryview(data)) if direction == "encode" else (run.decode, coded)
     return lambda: timed(call, value, time.perf_counter)[0]
@@ -218,9 +218,9 @@ def scaling(kind: str, data: bytes, seconds: float = 0.5) -> list[dict[str, Any]
     dtype = KINDS[kind][0]
     chunk = data[:CHUNK]
     rows = []
-    with multiprocessing.get_context("fork").Pool(2) as pool, Crew(1) as executor:
+    with multiprocessing.get_context("fork").Pool(2) as pool, Crew(1) as crew:
         for direction in ("encode", "decode"):
-            one, two = calls(dtype, chunk, direction), calls(dtype, chunk, direction, executor)
+            one, two = calls(dtype, chunk, direction), calls(dtype, chunk, direction, crew)
             gains, apart = [], []
             for _ in range(3):
                 gains += [one() / two() for _ in range(60)]
@@ -240,7 +240,7 @@ def incompressible(rounds: int) -> dict[str, float]:
     kept = np.empty(CHUNK, np.uint8)
     scratch = memoryview(bytearray(encode_bound(CHUNK)))
     spent: dict[str, list[float]] = {"auto": [], "raw": []}
-    codecs = {name: make_codec(name) for name in spent}
+    codecs = {name: built_in().make(name) for name in spent}
 
     def store(name: str) -> None:
         at = 0

@@ -13,14 +13,10 @@ from lms_tiers.hookspecs import CodecSpec, hookimpl
 @hookimpl
 def register_codecs(register: Callable[[CodecSpec], None]) -> None:
     """Register `auto`, `planes`, `zstd` and `raw`."""
-    at = "lms_tiers.codecs.builtin:"
-    register(
-        CodecSpec(name="auto", factory=at + "auto", summary="planes, zstd or raw, by dtype and by what a sample gains")
-    )
-    register(
-        CodecSpec(name="planes", factory=at + "planes", summary="for KV tensors: exponents entropy coded, noise raw")
-    )
-    register(
-        CodecSpec(name="zstd", factory=at + "zstd", summary="zstd at a level, as in zstd:3: for text and the like")
-    )
-    register(CodecSpec(name="raw", factory=at + "raw", summary="bytes as they are"))
+    for name, at, summary in (
+        ("auto", "auto:AutoCodec", "planes, zstd or raw, by dtype and by what a sample gains"),
+        ("planes", "planes:PlanesCodec", "for KV tensors: exponents entropy coded, noise raw"),
+        ("zstd", "zstd:ZstdCodec", "zstd at a level, as in zstd:3: for text and the like"),
+        ("raw", "raw:RawCodec", "bytes as they are"),
+    ):
+        register(CodecSpec(name=name, factory=f"lms_tiers.codecs.{at}", summary=summary))

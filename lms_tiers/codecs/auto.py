@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from lms_tiers.codecs.base import BlockFormat, Codec
+from lms_tiers.codecs.base import BlockFormat, Codec, codec_of
 from lms_tiers.codecs.entropy import compress
-from lms_tiers.codecs.layouts import open_layout
-from lms_tiers.codecs.planes import planes_format, sample_gain
-from lms_tiers.codecs.raw import RAW
-from lms_tiers.codecs.zstd import ZstdFormat
+from lms_tiers.codecs.planes import PlanesCodec, planes_format, sample_gain
+from lms_tiers.codecs.raw import RAW, RawCodec
+from lms_tiers.codecs.zstd import ZstdCodec, ZstdFormat
+from lms_tiers.errors import CodecError
 
 #: The least share of the bytes that coding must save.
 LEAST_GAIN: Final = 0.03
@@ -22,6 +22,7 @@ _SMALLEST: Final = 1024
 _SAMPLE: Final = 2048
 _TEXT_SAMPLE: Final = 16384
 _ZSTD: Final = ZstdFormat(1)
+_CHOICE: Final[dict[str, Codec]] = {"planes": PlanesCodec(), "raw": RawCodec(), "zstd": ZstdCodec()}
 
 #: Dtypes that say nothing about what the bytes hold: quantised and packed caches come as these.
 _ANY: Final = (None, "uint8", "int8", "bool")
@@ -53,5 +54,8 @@ class AutoCodec(Codec):
         return planes_format(kind, len(data))
 
     def open(self, layout: str) -> BlockFormat:
-        """Any built-in layout."""
-        return open_layout(layout)
+        """A layout of one of those that it chooses from."""
+        codec = _CHOICE.get(codec_of(layout))
+        if codec is None:
+            raise CodecError(layout, f"codec auto reads {', '.join(sorted(_CHOICE))}.")
+        return codec.open(layout)

@@ -1,32 +1,68 @@
 """What a codec is: it cuts a chunk into blocks and encodes each by one block format.
 
-A `Codec` chooses the `BlockFormat` for a chunk. Concrete formats, threads and scratch memory live in the modules beside
-this one; nothing here knows backends.
+A `Codec` chooses the `BlockFormat` for a chunk: one on-disk form of a block, known by its layout name. Concrete
+formats, threads and scratch memory live in the modules beside this one; nothing here knows backends.
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
-from concurrent.futures import Executor
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final, TypeAlias
 
-from lms_tiers.codecs.blocks import decode_blocks, encode_blocks
-from lms_tiers.codecs.form import MIN_BLOCK, BlockFormat, Buffer, block_count, encode_bound, flat
-from lms_tiers.errors import CodecError
+from lms_tiers.codecs.workers import Crew
+from lms_tiers.errors import CodecError, ConfigError, InvalidBufferError
 
-__all__ = [
-    "MIN_BLOCK",
-    "BlockFormat",
-    "Buffer",
-    "Codec",
-    "EncodedChunk",
-    "block_count",
-    "codec_of",
-    "decode_into",
-    "encode_bound",
-    "flat",
-]
+#: The smallest block that a format may use for encoding.
+MIN_BLOCK: Final = 4096
+
+#: Contiguous bytes.
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+class BlockFormat(abc.ABC):
+    """One form of a block on disk. Stateless: one object serves all threads.
+
+    A block may be encoded and decoded by itself, in any order, on any thread. Same bytes in, same bytes out: encoding
+    depends on nothing but the data and the format.
+
+    Attributes
+    ----------
+    layout : str
+        The name stored on disk; it says everything that decoding needs beside the blocks and their size.
+    block_bytes : int
+        The block size that encoding uses: at least `MIN_BLOCK`. Decoding takes any that is a multiple of 64.
+    """
+
+    layout: str
+    block_bytes: int
+
+    @abc.abstractmethod
+    def bound(self, nbytes: int) -> int:
+        """The most bytes of `out` that a block of `nbytes` bytes can take: at most ``nbytes * 9 / 8 + 256``."""
+
+    @abc.abstractmethod
+    def encode_block(self, data: memoryview, out: memoryview) -> memoryview:
+        """Encode `data` (1 to `block_bytes` bytes) into `out` (at least ``bound(len(data))``).
+
+        Returns
+        -------
+        memoryview
+            The block: the leading part of `out`, or `data` itself.
+        """
+
+    @abc.abstractmethod
+    def decode_block(self, block: Buffer, out: memoryview) -> None:
+        """Decode `block` into the whole of `out`, whose length is that of the data encoded.
+
+        Raises
+        ------
+        CodecError
+            The block is damaged: not exactly what some encoder writes for `out`'s length. `out` may hold anything.
+            Damage that yields another valid block is for the caller's checksum to find.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +93,11 @@ class EncodedChunk:
 class Codec(abc.ABC):
     """A way to encode chunks; the object is stateless and serves all threads.
 
+    Parameters
+    ----------
+    argument : str
+        What stands after the colon in a device text, as in ``zstd:3``; one that takes none raises `ConfigError`.
+
     Attributes
     ----------
     name : str
@@ -64,6 +105,10 @@ class Codec(abc.ABC):
     """
 
     name: str
+
+    def __init__(self, argument: str = "") -> None:
+        if argument:
+            raise ConfigError(f"codec {self.name} takes no argument; {argument!r} was given.")
 
     @abc.abstractmethod
     def plan(self, data: memoryview, dtype: str | None) -> BlockFormat:
@@ -88,14 +133,9 @@ class Codec(abc.ABC):
         """
 
     def encode(
-        self,
-        data: memoryview,
-        dtype: str | None,
-        *,
-        out: memoryview | None = None,
-        executor: Executor | None = None,
-        form: BlockFormat | None = None,
-    ) -> EncodedChunk:
+        self, data: memoryview, dtype: str | None, *,
+        out: memoryview | None = None, crew: Crew | None = None, form: BlockFormat | None = None,
+    ) -> EncodedChunk:  # fmt: skip
         """Encode a chunk.
 
         Parameters
@@ -107,9 +147,8 @@ class Codec(abc.ABC):
         out : memoryview, optional
             Writable scratch for the blocks, at least ``encode_bound(len(data))`` bytes. Reuse it: fresh memory costs
             more than encoding does. Without it each call allocates.
-        executor : Executor, optional
-            Encode blocks on its threads too, beside the calling one; without it the calling thread does it all. A
-            `lms_tiers.codecs.workers.Crew` starts soonest.
+        crew : Crew, optional
+            Encode blocks on its threads too, beside the calling one; without it the calling thread does it all.
         form : BlockFormat, optional
             What `plan` answered for this chunk, where the caller has asked already.
 
@@ -120,17 +159,26 @@ class Codec(abc.ABC):
         """
         data = flat(data)
         form = self.plan(data, dtype) if form is None else form
-        return EncodedChunk(form.layout, form.block_bytes, encode_blocks(form, data, out, executor))
+        size = form.block_bytes
+        count = block_count(len(data), size)
+        slot = form.bound(min(size, len(data))) if count else 0
+        target = memoryview(bytearray(slot * count)) if out is None else flat(out, writable=True)
+        if len(target) < slot * count:
+            raise InvalidBufferError(
+                f"the scratch has {len(target)} bytes, {form.layout} needs {slot * count}: "
+                f"give encode_bound(length) = {encode_bound(len(data))}."
+            )
+        blocks: list[Buffer] = [b""] * count
+
+        def encode(i: int) -> None:
+            blocks[i] = form.encode_block(data[i * size : (i + 1) * size], target[i * slot : (i + 1) * slot])
+
+        _each(count, encode, crew)
+        return EncodedChunk(form.layout, size, blocks)
 
 
 def decode_into(
-    layout: str,
-    block_bytes: int,
-    blocks: Sequence[Buffer],
-    out: memoryview,
-    *,
-    codec: Codec | None = None,
-    executor: Executor | None = None,
+    layout: str, block_bytes: int, blocks: Sequence[Buffer], out: memoryview, *, codec: Codec, crew: Crew | None = None
 ) -> None:
     """Decode a whole chunk into `out`, whose length is the chunk's.
 
@@ -140,11 +188,10 @@ def decode_into(
         As `EncodedChunk` holds them.
     out : memoryview
         Writable contiguous bytes, exactly the chunk's length.
-    codec : Codec, optional
-        Whose layout it is (look it up by ``codec_of(layout)``); None reads nothing. `builtin.decode_into` knows the
-        built-in ones.
-    executor : Executor, optional
-        Decode blocks on its threads too, beside the calling one; see `Codec.encode`.
+    codec : Codec
+        Whose layout it is: `Catalog.reader` finds it.
+    crew : Crew, optional
+        Decode blocks on its threads too, beside the calling one.
 
     Raises
     ------
@@ -154,14 +201,71 @@ def decode_into(
         `out` is read-only or not contiguous.
     """
     out = flat(out, writable=True)
-    if codec is None:
-        raise CodecError(layout, "no codec was given that reads it.")
     form = codec.open(layout)
     if block_bytes < 64 or block_bytes % 64:
         raise CodecError(layout, f"a block of {block_bytes} bytes is no multiple of 64.")
     if len(blocks) != block_count(len(out), block_bytes):
         raise CodecError(layout, f"{len(blocks)} blocks of {block_bytes} bytes do not make {len(out)} bytes.")
-    decode_blocks(form, block_bytes, blocks, out, executor)
+
+    def decode(i: int) -> None:
+        form.decode_block(blocks[i], out[i * block_bytes : (i + 1) * block_bytes])
+
+    try:
+        _each(len(blocks), decode, crew)
+    except (ValueError, TypeError, BufferError) as error:
+        raise CodecError(layout, f"damaged block: {error}") from error
+
+
+def _each(count: int, work: Callable[[int], None], crew: Crew | None) -> None:
+    """Call ``work(0 … count - 1)``, also on the crew's threads; the first error is raised after all stopped.
+
+    The calling thread takes part: it and the crew pull numbers from one counter, so that a busy crew delays nobody.
+    """
+    if crew is None or count < 2:
+        for i in range(count):
+            work(i)
+        return
+    todo = itertools.count()  # next() is atomic
+
+    def run() -> None:
+        for i in todo:
+            if i >= count:
+                return
+            work(i)
+
+    shares = crew.lend(run, count - 1)
+    try:
+        run()
+    finally:
+        # What was not begun is not waited for; what was must end before the buffers change hands.
+        errors = [share.settle() for share in shares]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+def flat(data: Buffer, *, writable: bool = False) -> memoryview:
+    """`data` as one-dimensional contiguous bytes, or `InvalidBufferError`."""
+    view = data if type(data) is memoryview else memoryview(data)
+    if not view.c_contiguous:
+        raise InvalidBufferError("a codec needs contiguous bytes.")
+    if writable and view.readonly:
+        raise InvalidBufferError("the destination of a codec must be writable.")
+    if view.format == "B" and view.ndim == 1:
+        return view
+    if not view.nbytes:
+        return memoryview(bytearray()) if writable else memoryview(b"")
+    return view.cast("B")
+
+
+def encode_bound(nbytes: int) -> int:
+    """Bytes of scratch that serve to encode a chunk of `nbytes` bytes by any codec."""
+    return nbytes + nbytes // 8 + 256 * block_count(nbytes, MIN_BLOCK)
+
+
+def block_count(nbytes: int, block_bytes: int) -> int:
+    """How many blocks a chunk of `nbytes` bytes has."""
+    return -(-nbytes // block_bytes)
 
 
 def codec_of(layout: str) -> str:

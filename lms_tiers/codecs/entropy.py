@@ -11,7 +11,7 @@ from typing import Final
 
 import zstandard
 
-from lms_tiers.codecs.form import Buffer
+from lms_tiers.codecs.base import Buffer
 from lms_tiers.errors import CodecError
 
 #: Bytes that share one Huffman table (the window bounds zstd's blocks): fewer adapt better, more code faster.

@@ -1,4 +1,4 @@
-"""Threads that code blocks beside a caller, and the pool of them that the process shares.
+"""Threads that code blocks beside a caller.
 
 Decoding half a chunk takes 200 to 400 µs. Of that `concurrent.futures` takes 11 µs to hand it over, 23 until it begins
 and 20 until the caller knows of its end; a `Crew`, one queue and two locks, 7, 17 and 14.
@@ -6,15 +6,10 @@ and 20 until the caller knows of its end; a `Crew`, one queue and two locks, 7, 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from queue import SimpleQueue
-from typing import Final, ParamSpec, TypeVar
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from typing import Final, Self
 
 
 class Share:
@@ -47,8 +42,8 @@ class Share:
         return self.error
 
 
-class Crew(Executor):
-    """An executor for `Codec.encode` and `decode_into` whose threads start sooner than those of a ThreadPoolExecutor.
+class Crew:
+    """Threads that `Codec.encode` and `decode_into` ask to take part.
 
     Parameters
     ----------
@@ -65,7 +60,6 @@ class Crew(Executor):
         self._lock: Final = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._closed = False
-        self._dropped = False
 
     def lend(self, work: Callable[[], object], count: int) -> list[Share]:
         """Ask `count` threads to call `work`; settle every share before what `work` uses changes hands.
@@ -82,35 +76,21 @@ class Crew(Executor):
             shares.append(share)
         return shares
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """As any executor does."""
-        future: Future[T] = Future()
-
-        def run() -> None:
-            if self._dropped:
-                future.cancel()
-            if future.set_running_or_notify_cancel():
-                try:
-                    result = fn(*args, **kwargs)
-                except BaseException as error:
-                    future.set_exception(error)
-                else:
-                    future.set_result(result)
-
-        self._put(run)
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the threads after the work they were given; `cancel_futures` cancels what they have not begun."""
+    def shutdown(self) -> None:
+        """End the threads after the work they were given, and wait for it."""
         with self._lock:
-            self._dropped = self._dropped or cancel_futures
             if not self._closed:
                 self._closed = True
                 for _ in self._threads:
                     self._queue.put(None)
-        if wait:
-            for thread in self._threads:
-                thread.join()
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
 
     def _put(self, work: Callable[[], object]) -> None:
         with self._lock:
@@ -129,33 +109,3 @@ def _serve(queue: SimpleQueue[Callable[[], object] | None]) -> None:
     while (work := queue.get()) is not None:
         work()
         del work  # a waiting thread keeps no buffers alive
-
-
-class _Shared:
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._crew: Crew | None = None
-        # A forked child has none of the parent's threads, and perhaps a lock that one of them held.
-        os.register_at_fork(after_in_child=self._renew)
-
-    def _renew(self) -> None:
-        self._lock = threading.Lock()
-        self._crew = None
-
-    def get(self) -> Crew | None:
-        cores = len(os.sched_getaffinity(0))
-        if cores < 2:
-            return None
-        with self._lock:
-            if self._crew is None:
-                # The calling thread codes too, so one less than the cores.
-                self._crew = Crew(cores - 1, "lms-shared-codec")
-            return self._crew
-
-
-_shared: Final = _Shared()
-
-
-def shared_executor() -> Crew | None:
-    """The process's executor for `Codec.encode` and `decode_into`; None on a single core. Never shut it down."""
-    return _shared.get()

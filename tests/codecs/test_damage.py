@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lms_tiers.codecs.base import Buffer, EncodedChunk
-from lms_tiers.codecs.builtin import decode_into, make_codec
 from lms_tiers.errors import CodecError
+from tests.codecs.coding import decode_into, make_codec
 
 Values: TypeAlias = Callable[..., bytes]
 Case: TypeAlias = tuple[str, str, str | None]

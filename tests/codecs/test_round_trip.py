@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lms_tiers.codecs.base import Codec, EncodedChunk, block_count, encode_bound
-from lms_tiers.codecs.builtin import decode_into, make_codec
 from lms_tiers.codecs.planes import MAX_BLOCK
-from lms_tiers.codecs.workers import Crew, shared_executor
+from lms_tiers.codecs.workers import Crew
 from lms_tiers.errors import CodecError, ConfigError, InvalidBufferError
 from lms_tiers.messages import DTYPE_NAMES
+from tests.codecs.coding import decode_into, make_codec
 from tests.depth import some
 
 Values: TypeAlias = Callable[..., bytes]
@@ -101,12 +101,11 @@ def test_data_and_destination_may_lie_at_any_address(codec: Codec, values: Value
 def test_the_same_bytes_encode_to_the_same_blocks_on_any_thread(codec: Codec, values: Values) -> None:
     data = memoryview(values("bf16 with rare outliers", 400_000))
     want = [bytes(block) for block in codec.encode(data, "bfloat16").blocks]
-    for kind in (ThreadPoolExecutor, Crew):
-        with kind(3) as executor:
-            for _ in range(3):
-                encoded = codec.encode(data, "bfloat16", executor=executor)
-                assert [bytes(block) for block in encoded.blocks] == want
-                assert decoded(encoded, len(data), executor=executor) == data
+    with Crew(3) as crew:
+        for _ in range(3):
+            encoded = codec.encode(data, "bfloat16", crew=crew)
+            assert [bytes(block) for block in encoded.blocks] == want
+            assert decoded(encoded, len(data), crew=crew) == data
 
 
 def test_many_threads_share_one_codec(codec: Codec, values: Values) -> None:
@@ -118,14 +117,6 @@ def test_many_threads_share_one_codec(codec: Codec, values: Values) -> None:
 
     with ThreadPoolExecutor(8) as executor:
         assert all(executor.map(run, range(48)))
-
-
-def test_the_process_shares_one_executor(values: Values) -> None:
-    executor = shared_executor()
-    assert executor is shared_executor()
-    data = values("bf16", 700_000)
-    encoded = make_codec("planes").encode(memoryview(data), "bfloat16", executor=executor)
-    assert decoded(encoded, len(data), executor=executor) == data
 
 
 def test_scratch_is_used_and_too_small_a_one_is_refused(codec: Codec, values: Values) -> None:

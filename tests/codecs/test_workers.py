@@ -1,18 +1,16 @@
-"""A crew: threads that take part in coding a chunk, and are an executor like any other."""
+"""A crew: threads that take part in coding a chunk."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
 
 import pytest
 
 from lms_tiers.codecs import workers
-from lms_tiers.codecs.base import MIN_BLOCK, BlockFormat, Buffer
-from lms_tiers.codecs.blocks import decode_blocks, encode_blocks
-from lms_tiers.codecs.raw import RAW
-from lms_tiers.codecs.workers import Crew
+from lms_tiers.codecs.base import MIN_BLOCK, BlockFormat, Buffer, Codec, decode_into
+from lms_tiers.codecs.raw import RawCodec
+from lms_tiers.codecs.workers import Crew, Share
 from lms_tiers.errors import CodecError
 from tests.stepping import each_stop
 
@@ -48,39 +46,65 @@ class Meeting(BlockFormat):
         out[:] = block
 
 
+class MeetingCodec(Codec):
+    """Chunks in that format."""
+
+    name = "meeting"
+
+    def __init__(self, fails_on_a_crew: bool = False) -> None:
+        self.form = Meeting(fails_on_a_crew)
+
+    def plan(self, data: memoryview, dtype: str | None) -> BlockFormat:
+        return self.form
+
+    def open(self, layout: str) -> BlockFormat:
+        return self.form
+
+
 def test_the_blocks_of_a_chunk_are_coded_beside_each_other(crew: Crew) -> None:
-    data = memoryview(bytes(range(256)) * 32)
-    blocks = encode_blocks(Meeting(), data, None, crew)
+    data, codec = memoryview(bytes(range(256)) * 32), MeetingCodec()
+    blocks = codec.encode(data, None, crew=crew).blocks
     assert b"".join(blocks) == data
     out = bytearray(len(data))
-    decode_blocks(Meeting(), MIN_BLOCK, blocks, memoryview(out), crew)
+    decode_into("meeting/1", MIN_BLOCK, blocks, memoryview(out), codec=codec, crew=crew)
     assert out == data
 
 
 def test_what_fails_on_a_thread_of_the_crew_reaches_the_caller(crew: Crew) -> None:
+    blocks, out = [bytes(MIN_BLOCK)] * 2, memoryview(bytearray(2 * MIN_BLOCK))
     with pytest.raises(CodecError, match="no such block"):
-        decode_blocks(Meeting(True), MIN_BLOCK, [bytes(MIN_BLOCK)] * 2, memoryview(bytearray(2 * MIN_BLOCK)), crew)
+        decode_into("meeting/1", MIN_BLOCK, blocks, out, codec=MeetingCodec(fails_on_a_crew=True), crew=crew)
+
+
+def keep_busy(crew: Crew) -> tuple[threading.Event, list[Share]]:
+    """All threads of a crew of two wait for the event."""
+    gate, begun = threading.Event(), threading.Barrier(3)
+
+    def wait() -> None:
+        begun.wait(30)
+        assert gate.wait(30)
+
+    shares = crew.lend(wait, 2)
+    begun.wait(30)
+    return gate, shares
 
 
 def test_a_busy_crew_delays_nobody(crew: Crew) -> None:
-    gate = threading.Event()
-    busy = [crew.submit(gate.wait, 30) for _ in range(2)]
-    data = memoryview(bytes(8 << 20))
-    assert len(encode_blocks(RAW, data, None, crew)) == 8
-    assert not any(future.done() for future in busy)
+    gate, busy = keep_busy(crew)
+    assert len(RawCodec().encode(memoryview(bytes(8 << 20)), None, crew=crew).blocks) == 8
+    assert not gate.is_set()
     gate.set()
-    assert all(future.result(30) for future in busy)
+    assert [share.settle() for share in busy] == [None, None]
 
 
 def test_work_that_was_taken_back_is_never_done(crew: Crew) -> None:
-    gate, done = threading.Event(), threading.Event()
-    busy = [crew.submit(gate.wait, 30) for _ in range(2)]
+    done = threading.Event()
+    gate, busy = keep_busy(crew)
     (share,) = crew.lend(done.set, 1)
     assert share.settle() is None
     gate.set()
-    for future in busy:
-        future.result(30)
-    crew.submit(int).result(30)
+    assert [share.settle() for share in busy] == [None, None]
+    crew.shutdown()
     assert not done.is_set()
 
 
@@ -90,56 +114,32 @@ def test_a_crew_lends_no_more_threads_than_it_has(crew: Crew) -> None:
     assert [share.settle() for share in shares] == [None, None]
 
 
-def test_results_and_errors_come_through_futures(crew: Crew) -> None:
-    assert list(crew.map(abs, [-1, 2, -3])) == [1, 2, 3]
-    with pytest.raises(ZeroDivisionError):
-        crew.submit(divmod, 1, 0).result(30)
-
-
 def test_a_crew_that_was_shut_down_refuses_work() -> None:
     crew = Crew(1)
-    assert crew.submit(abs, -1).result(30) == 1
+    assert crew.lend(int, 1)[0].settle() is None
     crew.shutdown()
     crew.shutdown()
-    with pytest.raises(RuntimeError, match="shut down"):
-        crew.submit(abs, -1)
     with pytest.raises(RuntimeError, match="shut down"):
         crew.lend(int, 1)
     Crew(1).shutdown()
 
 
-def test_shutting_down_cancels_what_was_not_begun_where_asked() -> None:
-    crew = Crew(1)
-    begun, gate = threading.Event(), threading.Event()
-
-    def wait() -> bool:
-        begun.set()
-        return gate.wait(30)
-
-    running, waiting = crew.submit(wait), crew.submit(int)
-    assert begun.wait(30)
-    crew.shutdown(wait=False, cancel_futures=True)
-    gate.set()
-    assert running.result(30)
-    with pytest.raises(CancelledError):
-        waiting.result(30)
-
-
-@pytest.mark.parametrize("wait", [False, True])
-def test_shutdown_at_any_moment_of_a_submission_refuses_it_or_lets_it_be_done(wait: bool) -> None:
-    for stop in each_stop(workers.__file__, ("submit", "lend", "_put"), "submitting"):
+def test_shutdown_at_any_moment_of_lending_refuses_the_work_or_lets_it_be_done() -> None:
+    for stop in each_stop(workers.__file__, ("lend", "_put"), "lending"):
         crew = Crew(1, "crew")
-        outcomes: list[object] = []
+        done = threading.Event()
+        outcomes: list[str] = []
 
-        def submit(crew: Crew = crew, outcomes: list[object] = outcomes) -> None:
+        def lend(crew: Crew = crew, done: threading.Event = done, outcomes: list[str] = outcomes) -> None:
             try:
-                outcomes.append(crew.submit(lambda: "done").result(60))
+                crew.lend(done.set, 1)
+                outcomes.append("lent")
             except RuntimeError:
                 outcomes.append("refused")
 
-        submitting = threading.Thread(target=submit, name="submitting")
-        submitting.start()
-        stop.beside(lambda crew=crew: crew.shutdown(wait))  # type: ignore[misc]  # bound here
-        submitting.join(60)
+        lending = threading.Thread(target=lend, name="lending")
+        lending.start()
+        stop.beside(crew.shutdown)
+        lending.join(60)
         crew.shutdown()
-        assert outcomes in (["done"], ["refused"])
+        assert (outcomes, done.is_set()) in ((["lent"], True), (["refused"], False))

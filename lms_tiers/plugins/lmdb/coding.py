@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,7 +47,7 @@ class Coding:
         self._readers: Final[dict[str, Codec | None]] = {}
         self._threads = threads or min(os.cpu_count() or 1, 4)
         self._lock = threading.Lock()
-        self._executor: Crew | None = None
+        self._crew: Crew | None = None
 
     def encode(self, data: memoryview, dtype: str | None, alone: bool = False) -> Encoded | None:
         """The chunk encoded; None where it is stored raw. `alone`: by this thread only."""
@@ -57,9 +56,9 @@ class Coding:
         form = self._codec.plan(data, dtype)
         if form.layout.startswith("raw/"):
             return None
-        helpers = None if alone else self._helpers(len(data))
+        crew = None if alone else self._helpers(len(data))
         out = self._memory.take(encode_bound(len(data)))
-        encoded = self._codec.encode(data, dtype, out=out, executor=helpers, form=form)
+        encoded = self._codec.encode(data, dtype, out=out, crew=crew, form=form)
         if encoded.layout.startswith("raw/") or encoded.nbytes >= len(data):
             return None
         return Encoded(encoded.layout, encoded.block_bytes, [memoryview(block) for block in encoded.blocks])
@@ -98,23 +97,23 @@ class Coding:
             blocks.append(stream[at : at + size])
             at += size
         try:
-            helpers = self._helpers(len(out))
-            codec = self._readers.get(form.layout)
-            decode_into(form.layout, form.block_bytes, blocks, out, codec=codec, executor=helpers)
+            codec = self._readers.get(form.layout) or self._catalog.reader(form.layout)
+            crew = self._helpers(len(out))
+            decode_into(form.layout, form.block_bytes, blocks, out, codec=codec, crew=crew)
         except CodecError as error:
             raise Damaged(str(error)) from error
 
     def close(self) -> None:
         """End the threads."""
         with self._lock:
-            executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=True)
+            crew, self._crew = self._crew, None
+        if crew is not None:
+            crew.shutdown()
 
-    def _helpers(self, nbytes: int) -> Executor | None:
+    def _helpers(self, nbytes: int) -> Crew | None:
         if self._threads < 2 or nbytes < _PARALLEL_BYTES:
             return None
         with self._lock:
-            if self._executor is None:
-                self._executor = Crew(self._threads - 1, "lms-tiers-lmdb-codec")
-            return self._executor
+            if self._crew is None:
+                self._crew = Crew(self._threads - 1, "lms-tiers-lmdb-codec")
+            return self._crew
