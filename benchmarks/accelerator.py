@@ -129,7 +129,8 @@ def open_bare(text: str) -> Any:
 
 def conform(profile: str, accelerator: bool) -> list[dict[str, Any]]:
     """The kit over the bare backends and over tiers of them."""
-    from lms_conformance.harness import DeviceHarness, FactoryHarness, Harness
+    from lms_conformance.devices import DeviceHarness
+    from lms_conformance.harness import FactoryHarness, Harness
     from lms_conformance.run import run_properties
 
     def bare(text: str) -> Harness:

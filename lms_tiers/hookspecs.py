@@ -54,6 +54,9 @@ class BackendSpec:
     probe : callable, str or None
         ``probe(backend)``, or ``"module:attr"`` of it: what `lms-tiers doctor` says of the place behind an open
         backend, as tuples of state (``"ok"``, ``"note"`` or ``"fault"``), finding and advice.
+    conformance : object, str or None
+        The conformance kit's `Harness` for this backend, its class, or ``"module:attr"`` of one: where it needs more
+        than a directory, such as a server. None: the kit opens `example`.
     """
 
     name: str
@@ -66,6 +69,7 @@ class BackendSpec:
     imports: tuple[str, ...] = ()
     extra: str = ""
     probe: Callable[..., Any] | str | None = None
+    conformance: object | str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self
 
 import pydantic
 import pytest
-from lms_conformance.harness import harness_for
+from lms_conformance.devices import harness_for
 from lms_conformance.reports.html import to_html
 from lms_conformance.reports.json import to_json
 from lms_conformance.reports.junit import to_junit

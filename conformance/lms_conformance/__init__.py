@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lms_conformance.check import check_backend
-    from lms_conformance.harness import DeviceHarness, FactoryHarness, Harness, NameHarness
+    from lms_conformance.devices import DeviceHarness, NameHarness, harness_for
+    from lms_conformance.harness import FactoryHarness, Harness
     from lms_conformance.outcome import Report, Result
     from lms_conformance.run import run_properties
+    from lms_conformance.server_harness import ServerHarness
     from lms_conformance.spec import SPEC_VERSION
     from lms_conformance.suite import conformance_suite
     from lms_conformance.supervise import run_supervised
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
 
 _HOME = {
     "check_backend": "check",
-    "DeviceHarness": "harness", "FactoryHarness": "harness", "Harness": "harness", "NameHarness": "harness",
+    "DeviceHarness": "devices", "NameHarness": "devices", "harness_for": "devices",
+    "FactoryHarness": "harness", "Harness": "harness",
     "Report": "outcome", "Result": "outcome",
     "run_properties": "run", "run_supervised": "supervise",
+    "ServerHarness": "server_harness",
     "SPEC_VERSION": "spec",
     "conformance_suite": "suite",
     "ConformanceError": "violation", "Violation": "violation",
@@ -39,10 +43,12 @@ __all__ = [
     "NameHarness",
     "Report",
     "Result",
+    "ServerHarness",
     "Violation",
     "Waiver",
     "check_backend",
     "conformance_suite",
+    "harness_for",
     "run_properties",
     "run_supervised",
 ]

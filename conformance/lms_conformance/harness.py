@@ -12,19 +12,14 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from lms_conformance.damage import flip_stored, truncate_files
 from lms_conformance.waivers import Waiver
-from lms_tiers.errors import ConfigError
 from lms_tiers.interface import LMSBackendInterface
-from lms_tiers.secrets import mask, mask_location
 
 #: Capacity where a device text asks for one and a property does not care.
 DEFAULT_CAPACITY = 64 * 1024 * 1024
-
-#: What the server behind ``{server}`` keeps its chunks in.
-SERVED: Final = "lmdb:{tmp}/served?capacity={capacity}"
 
 
 class Harness(abc.ABC):
@@ -40,18 +35,27 @@ class Harness(abc.ABC):
         Whether `open` heeds its `capacity`; the CAP and EVI families need it.
     capacity_scale : int
         How many tiers get the capacity each; the whole holds that many times as much.
+    local : bool
+        What a place keeps is in files below its directory, which the process with the backend writes, or goes with the
+        backend. Otherwise it is removed by `clean`, and properties of directories do not apply.
+    has_server : bool
+        `kill`, `stall` and `heal` reach what keeps the chunks.
     waivers : sequence of Waiver
     """
 
     name: str = "backend"
     takes_capacity: bool = False
     capacity_scale: int = 1
+    local: bool = True
+    has_server: bool = False
     waivers: Sequence[Waiver] = ()
     has_peek: ClassVar[bool] = False
+    damages: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.has_peek = cls.raw_peek is not Harness.raw_peek
+        cls.damages = cls.corrupt is not Harness.corrupt and cls.truncate is not Harness.truncate
 
     @abc.abstractmethod
     def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
@@ -63,6 +67,32 @@ class Harness(abc.ABC):
 
     def stop(self, path: Path) -> None:
         """End what still holds `path` when every backend there is closed, as a server does; by default nothing."""
+
+    def start(self, path: Path, capacity: int | None) -> str:
+        """Start what a place needs before any process opens it, and answer its address; by default nothing."""
+        return ""
+
+    def kill(self, path: Path) -> None:
+        """SIGKILL to the server of a place, now, as a machine that fails would; see `has_server`."""
+        raise NotImplementedError
+
+    def stall(self, path: Path) -> None:
+        """Let the server of a place answer nothing until `heal`: it takes connections, but does not go on."""
+        raise NotImplementedError
+
+    def heal(self, path: Path) -> None:
+        """Undo `stall`, or start what `kill` ended again, at the same address and with what it had kept."""
+        raise NotImplementedError
+
+    def clean(self, path: Path, capacity: int | None) -> None:
+        """Remove what is left of a place that is not `local`: every chunk, by the backend itself."""
+        if not self.local:
+            with self.reopen(path, capacity) as backend:
+                if backend.capabilities.remove:
+                    backend.remove_many(backend.list_keys())
+
+    def end(self) -> None:
+        """The run is over: end what serves more than one place; by default nothing."""
 
     def raw_peek(self, path: Path, key: str) -> bytes | None:
         """A chunk's bytes, read past the backend; None where it is not stored."""
@@ -151,153 +181,9 @@ def _positional(factory: Callable[..., Any]) -> int:
     return min(2, sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters))
 
 
-class DeviceHarness(Harness):
-    """A device text, opened by `CreateStorageBackend`.
-
-    Parameters
-    ----------
-    device : str
-        May hold ``{tmp}`` (a fresh directory), ``{capacity}``, and ``{server}`` (the address of an lm:// server that
-        the kit starts over `SERVED`). A location that is a path must hold ``{tmp}``: the kit writes, damages and
-        destroys what it opens.
-
-    Raises
-    ------
-    ConfigError
-        The text names a path without ``{tmp}``.
-    """
-
-    def __init__(self, device: str) -> None:
-        from lms_tiers.device import parse_device
-        from lms_tiers.registry import know_secrets
-
-        self.device = device
-        know_secrets(device)
-        self.name = mask(device)
-        self.served = "{server}" in device
-        self.capacity_scale = max(1, device.count("{capacity}") + self.served)
-        self.takes_capacity = self.served or "{capacity}" in device
-        example = _filled(device, Path("tmp-of-conformance"), DEFAULT_CAPACITY, "unix:tmp-of-conformance/socket")
-        for tier in parse_device(example).tiers:
-            if "tmp-of-conformance" not in tier.location and _is_path(tier.location):
-                raise ConfigError(
-                    f"the kit would write to and damage {mask_location(tier.location)}: "
-                    f"write {{tmp}} for the location, as in '{tier.name}:{{tmp}}'."
-                )
-
-    def _text(self, path: Path, capacity: int | None) -> str:
-        from lms_conformance.servers import servers
-
-        address = servers().start(path, _filled(SERVED, path, capacity, "")) if self.served else ""
-        return _filled(self.device, path, capacity, address)
-
-    def reopen(self, path: Path, capacity: int | None) -> LMSBackendInterface:
-        """Open it again; a server is started again, too."""
-        self.stop(path)
-        return self.open(path, capacity)
-
-    def stop(self, path: Path) -> None:
-        """End the server of this place."""
-        from lms_conformance.servers import servers
-
-        if self.served:
-            servers().stop(path)
-
-    def corrupt(self, path: Path, data: bytes) -> bool:
-        """Damage what the server's store, or the backend's own, wrote."""
-        self.stop(path)
-        return super().corrupt(path, data)
-
-    def truncate(self, path: Path) -> bool:
-        """Cut the files of the server's store, or of the backend's own, short."""
-        self.stop(path)
-        return super().truncate(path)
-
-    def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
-        """Open the device with its placeholders filled in.
-
-        Raises
-        ------
-        StorageUnavailableError
-            Its server cannot open its store at `path`. A tiered store opens without its shared tier; here that tier's
-            place is the one under test.
-        """
-        from lms_conformance.servers import stands
-        from lms_tiers.errors import StorageUnavailableError
-        from lms_tiers.factory import CreateStorageBackend
-
-        text = self._text(path, capacity)
-        backend = CreateStorageBackend(text)
-        if self.served and not stands(text):
-            backend.close()
-            raise StorageUnavailableError(str(path), "the server's store cannot be opened there.")
-        return backend
-
-    def source(self) -> str:
-        """A call of the factory, or of this harness where it starts a server."""
-        if self.served:
-            return _source_of(mask(self.device))
-        return (
-            "from lms_tiers import CreateStorageBackend\n\n"
-            "def open_backend(path, capacity=None):\n"
-            f"    device = {mask(self.device)!r}.replace('{{tmp}}', str(path))\n"
-            f"    return CreateStorageBackend(device.replace('{{capacity}}', f'{{capacity or {DEFAULT_CAPACITY}}}B'))\n"
-        )
-
-
-class NameHarness(DeviceHarness):
-    """A backend by its registered name, opened bare with the example device of its `BackendSpec`."""
-
-    def __init__(self, name: str) -> None:
-        from lms_tiers.registry import default_registry
-
-        spec = default_registry().backends[name]
-        if not spec.example:
-            raise ConfigError(f"backend {name!r} has no example device: give its BackendSpec one, or name a device.")
-        super().__init__(spec.example)
-        self.name = name
-
-    def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
-        """Open the example's one tier without the tiered store around it."""
-        from lms_tiers.device import parse_tier
-        from lms_tiers.factory import open_backend
-
-        return open_backend(parse_tier(self._text(path, capacity)))
-
-    def source(self) -> str:
-        """A call of the registry, or of this harness where it starts a server."""
-        if self.served:
-            return _source_of(self.name)
-        return (
-            "from lms_tiers.device import parse_tier\nfrom lms_tiers.factory import open_backend as open_bare\n\n"
-            "def open_backend(path, capacity=None):\n"
-            f"    text = {mask(self.device)!r}.replace('{{tmp}}', str(path))\n"
-            f"    text = text.replace('{{capacity}}', f'{{capacity or {DEFAULT_CAPACITY}}}B')\n"
-            "    return open_bare(parse_tier(text))\n"
-        )
-
-
-def _source_of(subject: str) -> str:
+def source_of(subject: str) -> str:
+    """Python that defines ``open_backend`` by the harness of a name or device text."""
     return (
-        "from lms_conformance.harness import harness_for\n\n"
+        "from lms_conformance.devices import harness_for\n\n"
         f"def open_backend(path, capacity=None):\n    return harness_for({subject!r}).open(path, capacity)\n"
     )
-
-
-def _filled(device: str, path: Path, capacity: int | None, server: str) -> str:
-    size = f"{DEFAULT_CAPACITY if capacity is None else capacity}B"
-    text = device.replace("{capacity}B", "{capacity}").replace("{capacity}", size)
-    return text.replace("{tmp}", str(path)).replace("{server}", server)
-
-
-def _is_path(location: str) -> bool:
-    return "/" in location.split("://")[-1].lstrip("/") or location[:1] in "/.~" if location else False
-
-
-def harness_for(subject: str) -> Harness:
-    """The harness of a registered name, or of a device text."""
-    from lms_tiers.registry import default_registry
-
-    if subject in default_registry().backends:
-        return NameHarness(subject)
-    return DeviceHarness(subject)

@@ -38,7 +38,7 @@ def _suite(config: pytest.Config) -> type:
             "name what is to be tested: pytest --pyargs lms_conformance --lms-device DEVICE "
             "(a registered backend's name or a device text)"
         )
-    from lms_conformance.harness import harness_for
+    from lms_conformance.devices import harness_for
     from lms_conformance.suite import conformance_suite
     from lms_conformance.waivers import read_waivers
 

@@ -45,7 +45,7 @@ def introduce(harness: Harness) -> Introduction:
     Raises
     ------
     ConfigError
-        There is no such backend or option.
+        There is no such backend or option, or its place is outside of the directory and not empty.
     ConformanceError
         It is no backend, or raised.
     """
@@ -62,9 +62,23 @@ def introduce(harness: Harness) -> Introduction:
         caps = getattr(backend, "capabilities", None)
         if not isinstance(backend, LMSBackendInterface) or not isinstance(caps, Capabilities):
             raise ConformanceError(f"{type(backend).__name__} is no LMSBackendInterface with Capabilities.")
-        backend.close()
+        try:
+            if not harness.local:
+                _refuse_a_used_place(harness, backend)
+        finally:
+            backend.close()
+            harness.stop(Path(tmp))
     cls = type(backend)
     return Introduction(caps, f"{cls.__module__}.{cls.__qualname__}", _distribution(cls.__module__))
+
+
+def _refuse_a_used_place(harness: Harness, backend: LMSBackendInterface) -> None:
+    keys = backend.list_keys()
+    if keys:
+        raise ConfigError(
+            f"the place of {harness.name} is not empty: it holds {len(keys)} keys, {keys[0].to_string()!r} for one. "
+            "The kit overwrites and removes what it finds: name a place that nobody uses."
+        )
 
 
 def _distribution(module: str) -> str:
@@ -113,14 +127,17 @@ def run_properties(
     ConformanceError
         The backend cannot be opened at all.
     """
-    run = prepare(harness, profile=profile, seed=seed, only=only, spec=spec, waivers=waivers, examples=examples)
-    began = time.monotonic()
-    for p in run.chosen:
-        result = run.result(p, today)
-        if on_result is not None:
-            on_result(result)
-    run.report.seconds += time.monotonic() - began
-    return run.report
+    try:
+        run = prepare(harness, profile=profile, seed=seed, only=only, spec=spec, waivers=waivers, examples=examples)
+        began = time.monotonic()
+        for p in run.chosen:
+            result = run.result(p, today)
+            if on_result is not None:
+                on_result(result)
+        run.report.seconds += time.monotonic() - began
+        return run.report
+    finally:
+        harness.end()
 
 
 @dataclasses.dataclass(slots=True)

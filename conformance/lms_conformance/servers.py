@@ -49,8 +49,11 @@ class ServersHere:
         self._running: dict[Path, tuple[str, ExitStack]] = {}
         self._started = 0
 
-    def start(self, place: Path, device: str) -> str:
-        """See `Servers`; where the store cannot be opened nobody listens at the address."""
+    def start(self, place: Path, device: str, address: str = "") -> str:
+        """See `Servers`; where the store cannot be opened nobody listens at the address.
+
+        One that was there before this process is given its `address` again.
+        """
         from lms_tiers.factory import CreateStorageBackend
         from lms_tiers.server.server import Server
         from lms_tiers.server.settings import make_settings
@@ -59,6 +62,9 @@ class ServersHere:
             return self._running[place][0]
         self._started += 1
         path = self._directory / f"{os.getpid()}-{self._started}"
+        if address:
+            path = Path(address.removeprefix("unix:"))
+            path.unlink(missing_ok=True)  # that of one that was killed
         address = f"unix:{path}"
         with ExitStack() as stack:
             try:
@@ -116,7 +122,7 @@ def main(path: str) -> None:
     line.say({"pid": os.getpid()})
     while (question := line.hear()) is not None:
         if "start" in question:
-            line.say({"address": here.start(Path(question["start"]), question["device"])})
+            line.say({"address": here.start(Path(question["start"]), question["device"], question.get("address", ""))})
         else:
             here.stop(Path(question["stop"]))
             line.say({"address": ""})

@@ -85,12 +85,13 @@ class Companion:
         self._listener.bind(path)
         self._listener.listen(8)
         self._listener.settimeout(SILENCE * gauges.busy())
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", module, path],
-            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        self._command = [sys.executable, "-W", "ignore", "-m", module, path]
         self._line: Line | None = None
+        self._process = self._launch()
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        return subprocess.Popen(self._command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
     @property
     def line(self) -> Line:
@@ -107,12 +108,30 @@ class Companion:
         connection.close()  # the file made from it keeps it open
         return line
 
-    def close(self) -> None:
-        """End the process."""
+    def kill(self) -> None:
+        """SIGKILL, and wait for its end; `relaunch` starts another in its place."""
         self._process.kill()
         self._process.wait()
         if self._line is not None:
             self._line.close()
+            self._line = None
+
+    def relaunch(self) -> None:
+        """Start it again after `kill`."""
+        self._process = self._launch()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End the process."""
+        self.kill()
         self._listener.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -154,33 +173,57 @@ class Zygote(Companion):
 
 
 class ServersBeside:
-    """Servers in a process of their own.
+    """Servers in a process of their own; what happens to it happens to all of them.
 
     Parameters
     ----------
-    line : Line
-        To that process.
+    beside : Companion
+        That process.
     """
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, beside: Companion) -> None:
+        self._beside = beside
         self._lock = threading.Lock()
+        self._places: dict[str, dict[str, str]] = {}
 
     def _ask(self, question: dict[str, str]) -> str:
-        with self._lock:
-            self._line.say(question)
-            answer = self._line.hear()
+        self._beside.line.say(question)
+        answer = self._beside.line.hear()
         if answer is None:
             raise RuntimeError("the process of the lm:// servers died")
         return str(answer["address"])
 
     def start(self, place: Path, device: str) -> str:
         """See `servers.Servers`."""
-        return self._ask({"start": str(place), "device": device})
+        question = {"start": str(place), "device": device}
+        with self._lock:
+            address = self._ask(question)
+            self._places[str(place)] = {**question, "address": address}
+        return address
 
     def stop(self, place: Path) -> None:
         """See `servers.Servers`."""
-        self._ask({"stop": str(place)})
+        with self._lock:
+            if self._places.pop(str(place), None) is not None and self._beside.runs:
+                self._ask({"stop": str(place)})
+
+    def stall(self) -> None:
+        """They answer nothing until `heal`."""
+        self._beside.signal(signal.SIGSTOP)
+
+    def kill(self) -> None:
+        """SIGKILL to the process; `heal` starts another, with the same servers at the same addresses."""
+        self._beside.kill()
+
+    def heal(self) -> None:
+        """Undo `stall` or `kill`."""
+        if self._beside.runs:
+            self._beside.signal(signal.SIGCONT)
+            return
+        with self._lock:
+            self._beside.relaunch()
+            for question in self._places.values():
+                self._ask(question)
 
 
 _lock = threading.Lock()
@@ -204,7 +247,7 @@ def servers_beside() -> ServersBeside:
     with _lock:
         if _servers is None:
             beside = Companion("lms_conformance.servers")
-            _servers = beside, ServersBeside(beside.line)
+            _servers = beside, ServersBeside(beside)
             atexit.register(end)
         return _servers[1]
 

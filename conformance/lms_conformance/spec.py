@@ -60,6 +60,9 @@ NEEDS: Final[Mapping[str, str]] = {
     "batch_stops": "the backend declares that a failed item does not stop `put_many`",
     "capacity": "the harness opens backends without a capacity",
     "peek": "the harness has no `raw_peek`",
+    "local": "the place is no directory that the backend's own process writes to",
+    "damage": "the harness cannot damage what is stored: it is local, or overrides `corrupt` and `truncate`",
+    "server": "the harness has no server that it can kill and stall",
     "!remove": "the backend declares `remove`",
     "!persistent": "the backend declares `persistent`",
     "!evicts": "the backend declares `evicts`",
@@ -188,6 +191,12 @@ def features(caps: Capabilities, harness: Harness) -> frozenset[str]:
         have.add("capacity")
     if harness.has_peek:
         have.add("peek")
+    if harness.local:
+        have.add("local")
+    if harness.local or harness.damages:
+        have.add("damage")
+    if harness.has_server:
+        have.add("server")
     return frozenset(have)
 
 

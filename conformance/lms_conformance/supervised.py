@@ -45,6 +45,7 @@ def main(descriptor: int, directory: Path) -> None:
             line.say({"refused": type(error).__name__, "message": str(error)})
         else:
             _run(run, line)
+            run.engine.harness.end()
         spawned.end()
         # What a backend does when the interpreter ends is no promise of the contract.
         os._exit(0)

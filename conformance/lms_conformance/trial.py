@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,6 +54,7 @@ class Trial(Record):
         super().__init__(journal)
         self._told = ""
         self._opened: list[Subject] = []
+        self._places: dict[Path, int | None] = {}
         self._directories: list[Path] = []
         self._named: list[Path] = []
         self._number = 0
@@ -86,6 +89,7 @@ class Trial(Record):
         return var, self.record(f"{var} = open_backend({where}{f', capacity={capacity}' if capacity else ''})")
 
     def _opening(self, call: Callable[[], Any], line: Line, var: str, path: Path, capacity: int | None) -> Subject:
+        self._places[path] = capacity
         try:
             backend = call()
         except Exception as error:
@@ -108,6 +112,7 @@ class Trial(Record):
         """Close a backend before the trial ends, in a thread that may be left behind."""
         self._opened.remove(subject)
         self.within(30, subject.backend.close, "close after all calls returned")
+        self._clean(30)
         self.harness.stop(subject.path)
         if subject.path in self._directories:
             shutil.rmtree(subject.path, ignore_errors=True)
@@ -128,6 +133,7 @@ class Trial(Record):
             except Exception as error:
                 problem = error
         self._opened.clear()
+        self._clean(patience)
         for path in {subject.path for subject in opened} | set(self._directories):
             self.harness.stop(path)
         for path in self._directories:
@@ -136,6 +142,15 @@ class Trial(Record):
             raise problem
         if problem is not None:
             raise Violation("close to raise nothing", f"{type(problem).__name__}: {problem}", kind="raised")
+
+    def _clean(self, patience: float) -> None:
+        """Remove what is left where no directory holds it; a backend that cannot do that is told so by a property."""
+        if self.harness.local:
+            return
+        for path, capacity in self._places.items():
+            with contextlib.suppress(Violation, LmsTiersError):
+                self.within(patience, partial(self.harness.clean, path, capacity), "cleaning up")
+        self._places.clear()
 
     # -- the program -------------------------------------------------------------------------------------------------
 

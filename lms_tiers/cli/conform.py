@@ -35,7 +35,7 @@ def conform(
 ) -> None:
     """Prove that a backend keeps the contract: exit status 0 if it does, 1 if not, 2 if it could not be tried."""
     kit = _kit()
-    from lms_conformance.harness import harness_for
+    from lms_conformance.devices import harness_for
     from lms_conformance.waivers import read_waivers
 
     from lms_tiers.cli.output import check_output

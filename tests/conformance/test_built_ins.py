@@ -10,7 +10,7 @@ import os
 import pytest
 from lms_conformance import run_properties
 from lms_conformance.check import explain
-from lms_conformance.harness import harness_for
+from lms_conformance.devices import harness_for
 
 from tests.depth import some
 

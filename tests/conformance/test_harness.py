@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from lms_conformance.chunks import Chunk, key, same
 from lms_conformance.damage import allocated_bytes, flip_stored, truncate_files
-from lms_conformance.harness import DeviceHarness, FactoryHarness, NameHarness, harness_for
+from lms_conformance.devices import DeviceHarness, NameHarness, harness_for
+from lms_conformance.harness import FactoryHarness
 from lms_conformance.recipes import load_harness
 from lms_conformance.zoo.files import FileReference
 from lms_conformance.zoo.harnesses import ReferenceHarness

@@ -26,7 +26,7 @@ def _within_budget(trial: Trial, backend: Subject, limit: int) -> None:
     for name in ("bytes_used", "bytes_peak"):
         value = getattr(stats, name)
         expect(value is None or value <= limit, f"stats().{name} of at most the capacity, {limit}", value)
-    if "persistent" in trial.have and trial.harness.capacity_scale == 1 and "{tmp}" not in str(backend.path):
+    if {"persistent", "local"} <= trial.have and trial.harness.capacity_scale == 1:
         on_disk = allocated_bytes(backend.path)
         expect(on_disk <= limit, f"at most {limit} bytes on disk", on_disk)
 

@@ -205,7 +205,9 @@ def _read_in_child(trial: Trial, backend: Subject, expected: dict[str, Chunk], w
 
 
 @prop(
-    "CRA-05", "A chunk whose stored bytes were flipped is a miss, not data; the others are exact.", needs=["persistent"]
+    "CRA-05",
+    "A chunk whose stored bytes were flipped is a miss, not data; the others are exact.",
+    needs=["persistent", "damage"],
 )
 def _flipped(trial: Trial) -> None:
     for size in (5000, 300 * KIB, 2 * MIB):
@@ -226,7 +228,7 @@ def _flipped(trial: Trial) -> None:
 @prop(
     "CRA-06",
     "After files are cut short there are misses or a typed error on opening: no wrong data, no death.",
-    needs=["persistent"],
+    needs=["persistent", "damage"],
 )
 def _truncated(trial: Trial) -> None:
     chunks = {f"k{i}": Chunk(11 + i, 200 * KIB + i, i % 8) for i in range(10)}
@@ -239,7 +241,7 @@ def _truncated(trial: Trial) -> None:
 @prop(
     "CRA-07",
     "On a full disk put raises a typed error and loses nothing; with room again it works.",
-    needs=["persistent"],
+    needs=["persistent", "local"],
 )
 def _full_disk(trial: Trial) -> None:
     path = trial.directory()
@@ -275,7 +277,7 @@ def _judge_full(message: dict[str, Any], *, lenient: bool) -> None:
 @prop(
     "CRA-08",
     "A directory that cannot be written raises StorageUnavailableError, and is left as it was.",
-    needs=["persistent"],
+    needs=["persistent", "local"],
 )
 def _read_only(trial: Trial) -> None:
     path, scratch = trial.directory(), trial.directory()

@@ -135,7 +135,9 @@ def _forgotten(trial: Trial) -> None:
 
 
 @prop(
-    "LIF-05", "After a failed open nothing is left behind: the same place opens once it is sound.", needs=["persistent"]
+    "LIF-05",
+    "After a failed open nothing is left behind: the same place opens once it is sound.",
+    needs=["persistent", "local"],
 )
 def _failed_open(trial: Trial) -> None:
     root = trial.directory()

@@ -148,7 +148,11 @@ def _undeclared(trial: Trial) -> None:
     again.expect_chunk("new", Chunk(3, 10))
 
 
-@prop("PER-10", "A place may be moved while it is closed: everything is found in the new place.", needs=["persistent"])
+@prop(
+    "PER-10",
+    "A place may be moved while it is closed: everything is found in the new place.",
+    needs=["persistent", "local"],
+)
 def _moved(trial: Trial) -> None:
     backend = trial.open()
     backend.put("a", Chunk(3, 5000))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from lms_conformance import run_properties
 from lms_conformance.check import explain
-from lms_conformance.harness import DeviceHarness
+from lms_conformance.devices import DeviceHarness
 from lms_conformance.outcome import Status
 
 from tests.plugins.redis.engine import RedisCluster, RedisServer, needs_server

@@ -1,0 +1,15 @@
+"""How the conformance kit opens `redis`: one server on loopback, a prefix for each place."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lms_conformance import ServerHarness
+
+#: It keeps nothing on disk, and takes connections only when it serves.
+COMMAND: Final = (
+    "redis-server", "--bind", "127.0.0.1", "--port", "{port}", "--dir", "{folder}", "--save", "", "--appendonly", "no",
+)  # fmt: skip
+
+#: A busy machine is no hung node.
+harness: Final = ServerHarness(COMMAND, device="redis:{server}?prefix={tmp}/&timeout=60s", shared=True)
