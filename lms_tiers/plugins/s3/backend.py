@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,7 @@ MAX_KEY: Final = 300
 _LEAD: Final = 1024
 #: A status with which nothing was done; any other failure leaves it open.
 _REFUSED: Final = re.compile(r"status code: (4\d\d|503|507)")
+_BUSY: Final = re.compile(r"status code: (429|503)")
 _FULL: Final = re.compile(r"status code: 507|QuotaExceeded|StorageFull")
 _FAILED: Final = (BaseError, OSError, ValueError)
 
@@ -76,8 +78,13 @@ class S3Backend(LMSBackendInterface):
         self._counts: Final[Counter[str]] = Counter()
         self._counting: Final = threading.Lock()
         self._closed = False
+        self._retries: Final = options.retries
+        self._half: Final = options.timeout / 2
         try:
             self._store: Final = S3Store(**given)
+            # A put whose answer is lost may be carried out late. Repeated, it would return, and come back over the put
+            # that follows.
+            self._writes: Final = S3Store(**given | {"retry_config": {"max_retries": 0}})
         except (BaseError, ValueError) as error:
             raise ConfigError(f"backend 's3' cannot be set up: {_told(error)}.") from None
         try:
@@ -122,14 +129,14 @@ class S3Backend(LMSBackendInterface):
     def _put(self, text: str, meta: ChunkMeta, body: memoryview) -> None:
         head = pack_head(text.encode(), meta, body)
         if len(body) <= PART:
-            obstore.put(self._store, self._name(text), b"".join((head, body)), use_multipart=False)
+            obstore.put(self._writes, self._name(text), b"".join((head, body)), use_multipart=False)
             return
         first = PART - len(head)
         parts: tuple[Any, ...] = (
             b"".join((head, body[:first])),
             *(body[i : i + PART] for i in range(first, len(body), PART)),
         )
-        obstore.put(self._store, self._name(text), iter(parts), chunk_size=PART, max_concurrency=_PARTS)
+        obstore.put(self._writes, self._name(text), iter(parts), chunk_size=PART, max_concurrency=_PARTS)
 
     def remove(self, key: CacheEngineKey) -> None:
         """Delete the object, for everybody."""
@@ -140,11 +147,11 @@ class S3Backend(LMSBackendInterface):
         self._check()
         names = [self._name(key_text(key, MAX_KEY)) for key in keys]
         if names:
-            self._write("remove", lambda: obstore.delete(self._store, names))
+            self._write("remove", lambda: obstore.delete(self._writes, names))
 
     def _write(self, operation: str, call: Callable[[], object]) -> None:
         try:
-            call()
+            self._repeat(call)
         except _FAILED as error:
             self._count("failures")
             told = _told(error)
@@ -153,6 +160,19 @@ class S3Backend(LMSBackendInterface):
             if isinstance(error, BaseError) and not _REFUSED.search(str(error)):
                 raise OutcomeUnknownError(self._where, operation, f"{told}.") from None
             raise StorageUnavailableError(self._where, f"refuses: {told}.") from None
+
+    def _repeat(self, call: Callable[[], object]) -> None:
+        """Call again what a store refused that was too busy: then nothing was done."""
+        until, pause = time.monotonic() + self._half, self._half / 10
+        for left in range(self._retries, -1, -1):
+            try:
+                call()
+            except _FAILED as error:
+                if not left or not _BUSY.search(str(error)) or time.monotonic() + pause > until:
+                    raise
+                time.sleep(pause)
+            else:
+                return
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ class S3Options(Options):
     anonymous: bool = Field(False, description="sign nothing, ask for no credentials")
     tls_ca: str | None = Field(None, description="PEM file of a CA to trust beside those of the system")
     timeout: Duration = Field(5.0, gt=0, description="a request and all its repetitions take so long at most")
-    retries: int = Field(3, ge=0, le=100, description="repetitions of a request within that time")
+    retries: int = Field(3, ge=0, le=100, description="repetitions of a read, or of a write refused as too busy")
     connections: int = Field(16, ge=1, le=256, description="requests of one batch on their way at one time")
 
 

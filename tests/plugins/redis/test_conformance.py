@@ -40,7 +40,7 @@ def test_one_server_keeps_the_contract_in_depth(engine: RedisServer) -> None:
 
 @pytest.mark.deep
 def test_a_cluster_keeps_the_contract(cluster: RedisCluster) -> None:
-    conforms(BARE.format(at=cluster.location), "quick")
+    conforms(BARE.format(at=cluster.location), "ci")
 
 
 @pytest.mark.deep

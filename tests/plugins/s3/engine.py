@@ -1,4 +1,4 @@
-"""A real S3 server on loopback (`moto_server`), ended by process id."""
+"""A real S3 server on loopback (`moto_server`, one request at a time), ended by process id."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 from tests.plugins.redis.engine import PATIENCE, until
 
 BUCKET: Final = "chunks"
+ROOT: Final = Path(__file__).resolve().parents[3]
 CREDENTIALS: Final = "access_key_id=id&secret_access_key=s3cret"
 
 needs_server = pytest.mark.skipif(
@@ -41,7 +42,7 @@ class S3Server:
         """Start it, also after it was killed: it is empty then, but for the bucket."""
         with (self._folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)], stdout=log, stderr=log
+                [sys.executable, "-m", "tests.plugins.s3.moto_in_turn", str(self.port)], stdout=log, stderr=log, cwd=ROOT
             )
         until(self._listens)
         self.ask("create_bucket", Bucket=BUCKET)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +25,8 @@ from lms_tiers.errors import (
 from tests.plugins.redis.engine import until
 from tests.plugins.redis.test_redis import body_of, item, keys
 from tests.plugins.redis.test_sick import bounded, puts
-from tests.plugins.s3.engine import BUCKET, CREDENTIALS, S3Server, needs_server
+from tests.plugins.s3.doubles import LateStore, answering
+from tests.plugins.s3.engine import BUCKET, S3Server, needs_server
 
 pytestmark = needs_server
 
@@ -229,40 +227,6 @@ def test_a_killed_server_is_misses_and_errors_until_it_is_back(doomed: S3Server)
         assert body_of(backend, "k") is None
 
 
-LISTING = b"<ListBucketResult><Name>b</Name><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
-
-
-@contextlib.contextmanager
-def answering(status: int) -> Iterator[tuple[str, list[str]]]:
-    """A store that lists nothing and answers everything else so; its device, and what it was asked."""
-    asked: list[str] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            asked.append(self.command)
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            body = LISTING if "list-type" in self.path else b"<Error><Code>Tested</Code></Error>"
-            self.send_response(200 if body is LISTING else status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"s3:b?endpoint=http://127.0.0.1:{server.server_port}&{CREDENTIALS}", asked
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.mark.parametrize(("status", "kind"), [
     (403, StorageUnavailableError), (404, StorageUnavailableError), (503, StorageUnavailableError),
     (507, StorageFullError), (500, OutcomeUnknownError),
@@ -279,9 +243,24 @@ def test_what_a_status_means_for_a_write_and_a_read(status: int, kind: type[Exce
 
 def test_repetitions_end_in_time() -> None:
     with answering(503) as (device, asked), CreateStorageBackend(f"{device}&retries=100&timeout=1s") as backend:
-        before = len(asked)
-        assert body_of(backend, "k") is None
-        assert 1 < len(asked) - before < 30  # half a second of pauses that are no shorter than 50 ms
+        for call in (lambda: body_of(backend, "k"), lambda: puts(backend, "k", b"x")):
+            asked.clear()
+            assert not call()
+            assert 1 < len(asked) < 30  # half a second of pauses that are no shorter than 50 ms
+
+
+@pytest.mark.parametrize("write", ["put", "remove"])
+def test_a_write_whose_answer_is_lost_is_in_doubt_and_never_done_twice(write: str) -> None:
+    with LateStore() as store, CreateStorageBackend(store.device) as backend:
+        puts(backend, "k", b"old")
+        store.loses = {"put": "PUT", "remove": "POST"}[write]
+        with pytest.raises(OutcomeUnknownError):
+            backend.put(*item("k", b"late")) if write == "put" else backend.remove(OpaqueKey("k"))
+        backend.put(*item("k", b"new"))
+        assert body_of(backend, "k") == b"new"
+        assert len(store.late) == 1
+        store.late.pop()()  # as it may, since nobody was told that it is done
+        assert body_of(backend, "k") == (b"late" if write == "put" else None)
 
 
 def test_what_is_not_installed_is_said_where_it_is_listed_looked_at_and_opened(monkeypatch: pytest.MonkeyPatch) -> None:
