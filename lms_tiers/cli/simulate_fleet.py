@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lms_tiers.replay.simulate import Stream
+    from lms_tiers.replay.simulate_fleet import Route
 
 
 def run_fleets(
@@ -27,18 +28,10 @@ def run_fleets(
     from lms_tiers.cli.progress import progress_bar
     from lms_tiers.errors import ConfigError
     from lms_tiers.replay.simulate import capacity_blocks, policy_spec
-    from lms_tiers.replay.simulate_fleet import Route, simulate_fleet
+    from lms_tiers.replay.simulate_fleet import simulate_fleet
     from lms_tiers.sizes import format_size
 
-    known = [route.value for route in Route]
-    routes = []
-    for text in route.split(","):
-        if text.strip() not in known:
-            raise ConfigError(f"there is no route {text.strip()!r}.", unknown=text.strip(), known=known)
-        routes.append(Route(text.strip()))
-    counts = [text.strip() for text in instances.split(",")]
-    if not all(text.isdecimal() and int(text) for text in counts):
-        raise ConfigError(f"--instances {instances!r} is not a list of numbers above 0, such as 1,4,16.")
+    routes, counts = fleet_routes(route), fleet_instances(instances)
     specs = [policy_spec(name) for name in names]
     for spec in specs:
         if spec.simulation_only:
@@ -56,7 +49,7 @@ def run_fleets(
         for column in (*heads, *columns):
             table.add_column(column, justify="left" if column in heads[:2] else "right")
     documents: list[dict[str, Any]] = []
-    cells = list(itertools.product(specs, routes, engines, map(int, counts)))
+    cells = list(itertools.product(specs, routes, engines, counts))
     seconds = max(stream.seconds, 1.0)
 
     def rate(blocks: int) -> str:
@@ -81,3 +74,25 @@ def run_fleets(
     output.print(hits)
     output.print(moved)
     return documents
+
+
+def fleet_routes(text: str) -> list[Route]:
+    """The routes in a text such as ``"session,prefix"``; `ConfigError` with the nearest where there is no such one."""
+    from lms_tiers.errors import ConfigError
+    from lms_tiers.replay.simulate_fleet import Route
+
+    known = [route.value for route in Route]
+    for name in (name.strip() for name in text.split(",")):
+        if name not in known:
+            raise ConfigError(f"there is no route {name!r}.", unknown=name, known=known)
+    return [Route(name.strip()) for name in text.split(",")]
+
+
+def fleet_instances(text: str) -> list[int]:
+    """The numbers in a text such as ``"1,4,16"``; `ConfigError` where one is none."""
+    from lms_tiers.errors import ConfigError
+
+    counts = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) for word in counts):
+        raise ConfigError(f"--instances {text!r} is not a list of numbers above 0, such as 1,4,16.")
+    return [int(word) for word in counts]

@@ -120,19 +120,23 @@ def _advice(
     result: TiersResult, stream: Stream, budget: Sequence[Budget], block_bytes: int, names: tuple[str, ...],
     composition: Composition,
 ) -> Advice:  # fmt: skip
-    through = "&write=through" if composition is Composition.WRITE_THROUGH else ""
-    parts = [
-        f"{BACKENDS[tier.name]}?capacity={_size(tier.nbytes)}&policy={name}{through if level else ''}"
-        for level, (tier, name) in enumerate(zip(budget, names, strict=True))
-    ]
     references = max(result.references, 1)
     return Advice(
-        device=" > ".join(parts),
+        device=device_of(budget, names, through=composition is Composition.WRITE_THROUGH),
         composition=composition.value,
         policies=names,
         hit_ratio=result.prefix_hits / references,
         tier_hit_ratios=tuple(tier.hits / references for tier in result.tiers),
         writes_per_day=tuple(int(per_day(result, stream, i) * block_bytes) for i in range(len(budget))),
+    )
+
+
+def device_of(budget: Sequence[Budget], policies: Sequence[str], *, through: bool = False) -> str:
+    """The device text of tiers with a policy each."""
+    written = "&write=through" if through else ""
+    return " > ".join(
+        f"{BACKENDS[tier.name]}?capacity={_size(tier.nbytes)}&policy={name}{written if level else ''}"
+        for level, (tier, name) in enumerate(zip(budget, policies, strict=True))
     )
 
 

@@ -51,6 +51,8 @@ class FleetResult:
         Blocks sent to the shared tier.
     busiest_shard, busiest_instance : float
         Load of the busiest one over the mean; 1 is even.
+    busiest_disk : int
+        Blocks read from and written to the private tiers below the first by the instance that does most of it.
     """
 
     policy: str
@@ -66,6 +68,7 @@ class FleetResult:
     shared_writes: int
     busiest_shard: float
     busiest_instance: float
+    busiest_disk: int
 
     @property
     def prefix_hits(self) -> int:
@@ -81,8 +84,8 @@ class FleetResult:
         }  # fmt: skip
 
 
-class _Router:
-    """Sends each request to an instance."""
+class Router:
+    """Sends each request to an instance, as of `Route`."""
 
     def __init__(self, route: Route, instances: int) -> None:
         self._route = route
@@ -90,6 +93,7 @@ class _Router:
         self.load = [0] * instances
 
     def choose(self, keys: Sequence[Any]) -> int:
+        """The instance that a request of these blocks goes to; it is remembered to have them."""
         least = min(range(len(self.load)), key=self.load.__getitem__)
         chosen = sum(self.load) % len(self.load)
         if self._route is not Route.ROUND_ROBIN:
@@ -133,7 +137,7 @@ def simulate_fleet(
         Stack([SimulatedTier(spec, blocks, lambda: now[0]) for blocks in private], Composition.CLEAN_COPY)
         for _ in range(instances)
     ]
-    router, engine = _Router(route, instances), _Engine(shared, shards)
+    router, engine = Router(route, instances), _Engine(shared, shards)
     for number, (keys, contexts) in enumerate(zip(stream.keys, stream.contexts, strict=True)):
         if progress is not None and number % 256 == 0:
             progress(number)
@@ -158,6 +162,7 @@ def simulate_fleet(
         tuple(sum(stack.tiers[level].hits for stack in stacks) for level in levels), engine.hits,
         tuple(sum(stack.tiers[level].writes for stack in stacks) for level in levels), engine.writes,
         _peak(engine.load), _peak(router.load),
+        max(sum(tier.hits + tier.writes for tier in stack.tiers[1:]) for stack in stacks),
     )  # fmt: skip
 
 
