@@ -134,7 +134,7 @@ class Report:
                 t.name,
                 f"{t.hits:,}",
                 _size(t.capacity_bytes),
-                _size(t.peak_bytes),
+                _size(t.peak_bytes or None),
                 Text(share, "bold red" if t.over_capacity else ""),
                 _size(t.bytes_written),
                 _size(t.bytes_read),

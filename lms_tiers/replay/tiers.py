@@ -59,9 +59,11 @@ class TierMeter:
         self._peaks = [0] * len(device.tiers)
 
     def sample(self) -> tuple[int, ...]:
-        """Physical bytes in each tier now, as on disk where it has files."""
+        """Physical bytes in each tier now, as on disk where it has files; 0 for one shared with others."""
         stats = self._backend.stats()
-        said = [tier.bytes_used for tier in stats.tiers] if isinstance(stats, StoreStats) else [stats.bytes_used or 0]
+        said = [stats.bytes_used or 0]
+        if isinstance(stats, StoreStats):
+            said = [tier.bytes_used for tier in stats.tiers] + [0] * (stats.shared is not None)
         now = tuple(
             used if place is None else disk_bytes(place) for used, place in zip(said, self._places, strict=True)
         )
@@ -73,10 +75,14 @@ class TierMeter:
         self.sample()
         stats = self._backend.stats()
         if isinstance(stats, StoreStats):
-            return [
+            tiers = [
                 TierFigures(t.name, t.hits, t.capacity_bytes, max(t.peak_bytes, seen), t.bytes_written, t.bytes_read)
-                for t, seen in zip(stats.tiers, self._peaks, strict=True)
+                for t, seen in zip(stats.tiers, self._peaks, strict=False)
             ]
+            edge = stats.shared
+            if edge is not None:
+                tiers.append(TierFigures(edge.name, edge.hits, None, 0, edge.bytes_written, edge.bytes_read))
+            return tiers
         spec = self._specs[0]
         peak = max(stats.bytes_peak or 0, self._peaks[0])
         return [TierFigures(spec.name, gets, spec.capacity, peak, stats.bytes_written, stats.bytes_read)]

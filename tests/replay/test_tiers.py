@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from lms_conformance.shared import SharedReference, forget_engine
 
 from lms_tiers.device import parse_device
 from lms_tiers.interface import BackendStats
 from lms_tiers.messages import CacheEngineKey, ClientCommand, ClientMetaMessage, MemoryFormat
 from lms_tiers.place.machine import disk_bytes
 from lms_tiers.plugins.cpu import LMSLocalBackend
+from lms_tiers.policies.lru import Lru
 from lms_tiers.replay.tiers import TierFigures, TierMeter
+from lms_tiers.tiered.state.tier import TierConfig
+from lms_tiers.tiered.store import TieredStore
 
 
 class Boastful(LMSLocalBackend):
@@ -73,6 +78,23 @@ def test_a_tier_in_memory_is_measured_by_what_it_says() -> None:
     meter = TierMeter(backend, parse_device("cpu"))
     assert meter.sample() == (5,)
     assert meter.figures(0)[0].peak_bytes == 5
+
+
+def test_a_tier_shared_with_others_is_shown_as_the_lowest_by_what_crossed_the_edge() -> None:
+    tiers = [
+        TierConfig("ram", LMSLocalBackend(), 1000, Lru(1000, time.monotonic)),
+        TierConfig("pool", SharedReference("measured"), None, None, deadline=60.0),
+    ]
+    key = CacheEngineKey("m", 1, 0, 1, torch.uint8)
+    message = ClientMetaMessage(ClientCommand.PUT, key, 5, MemoryFormat.BINARY, torch.uint8, torch.Size([5]))
+    SharedReference("measured").put(message, bytearray(5))
+    with TieredStore(tiers) as store:
+        meter = TierMeter(store, parse_device("cpu?capacity=1000B > lm:host:1"))
+        assert meter.sample() == (0, 0)
+        assert store.get(key) is not None
+        _, shared = meter.figures(1)
+    forget_engine("measured")
+    assert shared == TierFigures("pool", 1, None, 0, 0, 5)
 
 
 @pytest.mark.parametrize(("capacity", "over"), [(None, False), (100, False), (99, True)])
