@@ -42,7 +42,10 @@ class S3Server:
         """Start it, also after it was killed: it is empty then, but for the bucket."""
         with (self._folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.plugins.s3.moto_in_turn", str(self.port)], stdout=log, stderr=log, cwd=ROOT
+                [sys.executable, "-m", "tests.plugins.s3.moto_in_turn", str(self.port)],
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
             )
         until(self._listens)
         self.ask("create_bucket", Bucket=BUCKET)
