@@ -11,9 +11,10 @@ MINUTES ?= 60
 JOBS ?= 2
 ENGINE ?=
 VERSIONS ?=
+PROFILE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format docs devices-page zoo findings serve fuzz interop doors doors-quick soak soak-server soak-shared \
+.PHONY: help install demo test test-all lint format docs board devices-page zoo findings serve fuzz interop doors doors-quick soak soak-server soak-shared \
   bench-lmdb bench-codecs bench-store bench-getter bench-server bench-shared bench-redis bench-s3 bench-door-vllm bench-peers gpu-check gpu-wheels policy-tables peers
 
 help: ## show the commands
@@ -50,8 +51,12 @@ format: install ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: install ## build the documentation strictly into ./site
+docs: install ## build the documentation strictly into ./site, with the board of what lies in ./reports
 	$(BIN)/python -m mkdocs build --strict
+	test ! -d reports || $(BIN)/python -m lms_conformance.board reports --out site/board
+
+board: install ## run the kit over what the project ships (PROFILE=ci), keep the reports, write ./site/board
+	$(BIN)/python -m scripts.board $(addprefix --profile ,$(PROFILE))
 
 devices-page: install ## write docs/devices.md from the plugins' options models
 	$(BIN)/python -m scripts.devices_page
@@ -60,7 +65,7 @@ zoo: install ## run the kit over its zoo of broken backends and write the matrix
 	$(BIN)/python -m lms_conformance.zoo --seeds 1,2,3,4,5 --output docs/zoo.md
 
 findings: peers ## run the kit over stores that nobody here wrote
-	PYTHONPATH=conformance $(PEERS)/python -m findings --json findings.json
+	PYTHONPATH=conformance $(PEERS)/python -m findings --json findings.json --reports reports
 
 serve: install ## serve lm:// on loopback with the embedded default
 	$(BIN)/lms-tiers serve

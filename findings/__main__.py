@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lms_conformance import FactoryHarness, run_supervised
 from lms_conformance.outcome import Result, Status
+from lms_conformance.reports import to_json
 
 from findings.adapters import STORES
 
@@ -30,6 +31,7 @@ def main() -> int:
     """Print one line a property that failed; exit 2 where no store is installed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write every result here")
+    parser.add_argument("--reports", type=Path, help="a folder: write each store's whole report there, for the board")
     parser.add_argument("--only", action="append", default=[], help="a store's name; may be given again")
     parser.add_argument("--family", action="append", default=[], help="a property or family; may be given again")
     parser.add_argument("--profile", default="quick")
@@ -50,6 +52,9 @@ def main() -> int:
         )
         failed = [result for result in report.results if result.red]
         print(f"  {len(failed)} properties fail")
+        if given.reports:
+            given.reports.mkdir(parents=True, exist_ok=True)
+            (given.reports / f"{name}-{version}-{report.seed}.json").write_text(to_json(report), encoding="utf-8")
         document[name] = {
             "distribution": distribution,
             "version": version,

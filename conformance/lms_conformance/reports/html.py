@@ -15,7 +15,8 @@ _MARK = {
 }  # fmt: skip
 
 
-def _class(r: Result) -> str:
+def kind(r: Result) -> str:
+    """How a result is coloured: ``green``, ``red``, ``grey`` where it does not apply, else ``amber``."""
     if r.red:
         return "red"
     return {Status.PASSED: "green", Status.NOT_APPLICABLE: "grey"}.get(r.status, "amber")
@@ -52,21 +53,25 @@ def _page(report: Report) -> Iterator[str]:
             yield f"<li><b>{r.id}</b> {html.escape(r.sentence)} <i>{html.escape(r.reason)}</i></li>"
         yield "</ul>"
     yield "<h2>Every property</h2>"
-    for family, what in FAMILIES.items():
+    for family, rows in _families(report):
+        yield _family(family, FAMILIES.get(family, ""), rows)
+    yield _facts(report)
+
+
+def _families(report: Report) -> Iterator[tuple[str, list[Result]]]:
+    """Those of the kit in its order, then those that this kit does not know."""
+    for family in dict.fromkeys([*FAMILIES, *(r.family for r in report.results)]):
         rows = [r for r in report.results if r.family == family]
         if rows:
-            yield _family(family, what, rows)
-    yield _facts(report)
+            yield family, rows
 
 
 def _overview(report: Report) -> str:
     out = ['<nav class="overview" aria-label="families">']
-    for family, what in FAMILIES.items():
-        rows = [r for r in report.results if r.family == family]
-        if not rows:
-            continue
+    for family, rows in _families(report):
+        what = FAMILIES.get(family, "")
         dots = "".join(
-            f'<a href="#{r.id}" class="dot {_class(r)}" title="{r.id} {html.escape(r.status.value)}"></a>' for r in rows
+            f'<a href="#{r.id}" class="dot {kind(r)}" title="{r.id} {html.escape(r.status.value)}"></a>' for r in rows
         )
         out.append(f'<div><a href="#{family}"><b>{family}</b> {html.escape(what)}</a><span>{dots}</span></div>')
     out.append("</nav>")
@@ -98,7 +103,7 @@ def _family(family: str, what: str, rows: list[Result]) -> str:
         link = f' <a href="#failed-{r.id}">see above</a>' if r.red else ""
         effort = f"{r.examples} × · {r.calls} calls · {r.seconds:.2f} s" if r.examples else ""
         out.append(
-            f'<tr id="{r.id}" class="{_class(r)}"><td class=mark>{_MARK[r.status]}</td><td class=id>{r.id}</td>'
+            f'<tr id="{r.id}" class="{kind(r)}"><td class=mark>{_MARK[r.status]}</td><td class=id>{r.id}</td>'
             f"<td>{html.escape(r.sentence)}<span class=note>{note}{link}</span></td><td class=effort>{effort}</td></tr>"
         )
     return "".join([*out, "</table></section>"])
