@@ -5,33 +5,25 @@ N. Megiddo and D. S. Modha, "ARC: A Self-Tuning, Low Overhead Replacement Cache"
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import ClassVar
 
-from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
+from lms_tiers.policies.base import AccessContext, RemoveReason
 from lms_tiers.policies.ghosts import Ghosts
-from lms_tiers.policies.queue import Node, Queue
-from lms_tiers.policies.saved import pack_nodes, unpack, unpack_nodes
+from lms_tiers.policies.queue import Node
+from lms_tiers.policies.queued import QueuePolicy
+from lms_tiers.policies.saved import unpack
 
 
-class _Node(Node):
-    __slots__ = ("again",)
-
-    def __init__(self, key: str, size: int, again: bool) -> None:
-        super().__init__(key, size)
-        self.again = again
-
-
-class Arc(EvictionPolicy):
+class Arc(QueuePolicy[Node]):
     """Balances recency (T1) and frequency (T2) by the hits on what each has lost (B1, B2)."""
 
     name: ClassVar[str] = "arc"
 
     def __init__(self, capacity: int, clock: Callable[[], float]) -> None:
         super().__init__(capacity, clock)
-        self._nodes: dict[str, _Node] = {}
-        self._t1: Queue[_Node] = Queue()
-        self._t2: Queue[_Node] = Queue()
+        self._t1 = self._made("t1")
+        self._t2 = self._made("t2")
         self._b1 = Ghosts(2 * capacity)
         self._b2 = Ghosts(2 * capacity)
         self._target = 0.0  # bytes that T1 should take: the paper's p
@@ -56,8 +48,7 @@ class Arc(EvictionPolicy):
         self._target = self._candidate_target if self._candidate == key else self._adapted(key, size)
         self._candidate = None
         again = self._b1.discard(key) or self._b2.discard(key)
-        node = self._nodes[key] = _Node(key, size, again)
-        (self._t2 if again else self._t1).append(node)
+        self._link(Node(key, size), self._t2 if again else self._t1)
         self._trim()
 
     def _trim(self) -> None:
@@ -72,19 +63,14 @@ class Arc(EvictionPolicy):
 
     def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
         node = self._nodes[key]
-        (self._t2 if node.again else self._t1).unlink(node)
-        node.again = True
+        node.queue.unlink(node)
         self._t2.append(node)
-
-    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
-        node = self._nodes[key]
-        (self._t2 if node.again else self._t1).resize(node, size)
 
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         node = self._nodes.pop(key)
-        (self._t2 if node.again else self._t1).unlink(node)
+        node.queue.unlink(node)
         if reason is RemoveReason.EVICTED:
-            (self._b2 if node.again else self._b1).add(key, node.size)
+            (self._b1 if node.queue is self._t1 else self._b2).add(key, node.size)
         if self._candidate is None:
             self._trim()
 
@@ -102,25 +88,18 @@ class Arc(EvictionPolicy):
                 node = next(again, None) if from_once else next(once, None)
                 if node is None:
                     return
-            if not node.again:
+            if node.queue is self._t1:
                 nbytes -= node.size
             if node.key not in protected:
                 bytes_needed -= node.size
                 yield node.key
 
-    def __len__(self) -> int:
-        return len(self._nodes)
-
-    def state(self) -> bytes:
-        """The order of both lists and the border between them; ghosts are not saved."""
-        return pack_nodes("arc/1", numbers=(int(self._target),), t1=reversed(self._t1), t2=reversed(self._t2))
+    def _numbers(self) -> Iterable[int]:
+        return (int(self._target),)
 
     def restore(self, state: bytes) -> None:
-        """Put the held keys back in their lists."""
-        for node, queue, _ in unpack_nodes("arc/1", state, self._nodes.values()):
-            (self._t2 if node.again else self._t1).unlink(node)
-            node.again = queue == "t2"
-            (self._t2 if node.again else self._t1).append(node)
+        """Put the held keys back in their lists, and the border between them."""
+        super().restore(state)
         sections = unpack("arc/1", state)
         if sections is not None:
             self._target = float(min(max(sections["numbers"][0], 0), self.capacity))

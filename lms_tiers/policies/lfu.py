@@ -12,7 +12,8 @@ from typing import ClassVar
 
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
 from lms_tiers.policies.queue import Node, Queue
-from lms_tiers.policies.saved import pack_nodes, unpack, unpack_nodes
+from lms_tiers.policies.queued import pack_nodes, unpack_nodes
+from lms_tiers.policies.saved import unpack
 
 
 class _Node(Node):
@@ -59,7 +60,7 @@ class Lfu(EvictionPolicy):
 
     def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
         node = self._nodes[key]
-        self._ranks[node.rank].unlink(node)
+        node.queue.unlink(node)
         node.uses += 1
         self._link(node)
         if len(self._heap) > 64 + 2 * len(self._nodes):
@@ -67,11 +68,11 @@ class Lfu(EvictionPolicy):
 
     def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
         node = self._nodes[key]
-        self._ranks[node.rank].resize(node, size)
+        node.queue.resize(node, size)
 
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         node = self._nodes.pop(key)
-        self._ranks[node.rank].unlink(node)
+        node.queue.unlink(node)
         if self._ageing and reason is RemoveReason.EVICTED:
             self._age = max(self._age, node.rank)
         while self._heap and not self._ranks[self._heap[0]].count:
@@ -99,7 +100,7 @@ class Lfu(EvictionPolicy):
     def state(self) -> bytes:
         """Uses of the most used keys."""
         order = (node for rank in sorted(self._ranks, reverse=True) for node in reversed(self._ranks[rank]))
-        return pack_nodes("lfu/1", numbers=(self._age,), value=lambda node: int(node.rank), queue=order)
+        return pack_nodes("lfu/1", lambda node: int(node.rank), (self._age,), queue=order)
 
     def restore(self, state: bytes) -> None:
         """Give the held keys their uses back."""
@@ -108,7 +109,7 @@ class Lfu(EvictionPolicy):
             return
         self._age = age = sections["numbers"][0]
         for node, queue, rank in unpack_nodes("lfu/1", state, self._nodes.values()):
-            self._ranks[node.rank].unlink(node)
+            node.queue.unlink(node)
             node.uses = max(rank - age, 1) if queue else 1
             self._age = rank - node.uses if queue else age
             self._link(node)

@@ -8,26 +8,25 @@ IBM Systems Journal 9(2), 1970).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable
 from typing import ClassVar, Final
 
-from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
-from lms_tiers.policies.queue import Node, Queue
-from lms_tiers.policies.saved import pack_nodes, unpack_nodes
+from lms_tiers.policies.base import AccessContext
+from lms_tiers.policies.queue import Node
+from lms_tiers.policies.queued import QueuePolicy
 
 #: Requests whose last chunk is remembered, so that interleaved requests keep their chains in order.
 _OPEN_REQUESTS: Final = 64
 
 
-class Lru(EvictionPolicy):
+class Lru(QueuePolicy[Node]):
     """Evicts what was not used for longest; the tail of a chain before its root."""
 
     name: ClassVar[str] = "lru"
 
     def __init__(self, capacity: int, clock: Callable[[], float]) -> None:
         super().__init__(capacity, clock)
-        self._nodes: dict[str, Node] = {}
-        self._queue: Queue[Node] = Queue()
+        self._queue = self._made("queue")
         self._last: dict[int | str | None, str] = {}  # request → its latest access
 
     def on_insert(self, key: str, size: int, context: AccessContext) -> None:  # noqa: D102
@@ -38,12 +37,6 @@ class Lru(EvictionPolicy):
         node = self._nodes[key]
         self._queue.unlink(node)
         self._place(node, context)
-
-    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
-        self._queue.resize(self._nodes[key], size)
-
-    def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
-        self._queue.unlink(self._nodes.pop(key))
 
     def _place(self, node: Node, context: AccessContext) -> None:
         last, parent = self._last, context.parent
@@ -58,24 +51,3 @@ class Lru(EvictionPolicy):
         last[context.request_id] = node.key
         if len(last) > _OPEN_REQUESTS:
             del last[next(iter(last))]
-
-    def victims(self, bytes_needed: int, protected: Container[str]) -> Iterator[str]:  # noqa: D102
-        for node in self._queue:
-            if bytes_needed <= 0:
-                return
-            if node.key not in protected:
-                bytes_needed -= node.size
-                yield node.key
-
-    def __len__(self) -> int:
-        return len(self._nodes)
-
-    def state(self) -> bytes:
-        """The order of the newest keys."""
-        return pack_nodes(f"{self.name}/1", queue=reversed(self._queue))
-
-    def restore(self, state: bytes) -> None:
-        """Rank the held keys as they were saved; those not saved rank newest."""
-        for node, _, _ in unpack_nodes(f"{self.name}/1", state, self._queue):
-            self._queue.unlink(node)
-            self._queue.append(node)

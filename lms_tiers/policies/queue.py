@@ -1,24 +1,25 @@
 """An intrusive doubly linked queue: the order of held keys that most policies keep, O(1) at both ends and within.
 
-A node is its own handle: a policy maps keys to nodes and needs no second look-up. 72 bytes a node beside the key.
+A node is its own handle: a policy maps keys to nodes and needs no second look-up. 80 bytes a node beside the key.
 Which end a policy evicts from is its own business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 
 class Node:
-    """One held key. Linked into at most one queue at a time."""
+    """One held key. Linked into at most one queue at a time, `queue`: the one that it was linked into last."""
 
-    __slots__ = ("key", "newer", "older", "size")
+    __slots__ = ("key", "newer", "older", "queue", "size")
 
     key: str
     size: int
     older: Node
     newer: Node
+    queue: Queue[Any]
 
     def __init__(self, key: str, size: int) -> None:
         self.key = key
@@ -59,6 +60,7 @@ class Queue(Generic[N]):
         node.older = last
         node.newer = end
         last.newer = end.older = node
+        node.queue = self
         self.count += 1
         self.nbytes += node.size
 
@@ -68,6 +70,7 @@ class Queue(Generic[N]):
         node.older = before
         node.newer = newer
         before.newer = newer.older = node
+        node.queue = self
         self.count += 1
         self.nbytes += node.size
 

@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable, Container, Iterator
 from typing import ClassVar, Final
 
-from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
+from lms_tiers.policies.base import AccessContext, RemoveReason
 from lms_tiers.policies.ghosts import Ghosts
-from lms_tiers.policies.queue import Node, Queue
-from lms_tiers.policies.saved import pack_nodes, unpack_nodes
+from lms_tiers.policies.queue import Node
+from lms_tiers.policies.queued import QueuePolicy
 
 _SMALL: Final = 0.1
 _GHOSTS: Final = 0.9
@@ -22,25 +22,23 @@ _MAX_USES: Final = 3
 
 
 class _Node(Node):
-    __slots__ = ("in_main", "uses")
+    __slots__ = ("uses",)
 
-    def __init__(self, key: str, size: int, in_main: bool) -> None:
+    def __init__(self, key: str, size: int) -> None:
         super().__init__(key, size)
         self.uses = 0
-        self.in_main = in_main
 
 
-class S3Fifo(EvictionPolicy):
+class S3Fifo(QueuePolicy[_Node]):
     """Evicts quickly what is used once, and by FIFO with second chances what passed the trial."""
 
     name: ClassVar[str] = "s3fifo"
 
     def __init__(self, capacity: int, clock: Callable[[], float]) -> None:
         super().__init__(capacity, clock)
-        self._nodes: dict[str, _Node] = {}
         self._candidate: str | None = None
-        self._small: Queue[_Node] = Queue()
-        self._main: Queue[_Node] = Queue()
+        self._small = self._made("small")
+        self._main = self._made("main")
         self._ghosts = Ghosts(int(capacity * _GHOSTS))
         self._evicted = False
 
@@ -61,24 +59,19 @@ class S3Fifo(EvictionPolicy):
     def on_insert(self, key: str, size: int, context: AccessContext) -> None:  # noqa: D102
         filling = not self._evicted and self._small.nbytes >= self._small_bytes
         in_main = self._ghosts.discard(key) or filling
-        node = self._nodes[key] = _Node(key, size, in_main)
-        (self._main if in_main else self._small).append(node)
+        self._link(_Node(key, size), self._main if in_main else self._small)
 
     def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
         self._nodes[key].uses += 1
-
-    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
-        node = self._nodes[key]
-        (self._main if node.in_main else self._small).resize(node, size)
 
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         node = self._nodes.pop(key)
         if reason is RemoveReason.EVICTED:
             self._evicted = True
             self._advance(node)
-            if not node.in_main:
+            if node.queue is self._small:
                 self._ghosts.add(key, node.size, self._candidate)
-        (self._main if node.in_main else self._small).unlink(node)
+        node.queue.unlink(node)
 
     def _advance(self, victim: _Node) -> None:
         # Gives the second chances that come before `victim`; stops at a node that has none left, such as one the tier
@@ -96,7 +89,7 @@ class S3Fifo(EvictionPolicy):
                 if head is victim or head.uses < _USES_TO_PASS:
                     return
                 small.unlink(head)
-                head.uses, head.in_main = 0, True
+                head.uses = 0
             main.append(head)
 
     def victims(self, bytes_needed: int, protected: Container[str]) -> Iterator[str]:
@@ -132,20 +125,14 @@ class S3Fifo(EvictionPolicy):
                 bytes_needed -= node.size
                 yield node.key
 
-    def __len__(self) -> int:
-        return len(self._nodes)
-
-    def state(self) -> bytes:
-        """The order and uses of both queues; ghosts are not saved."""
-        return pack_nodes(
-            "s3fifo/1", value=lambda node: int(node.uses), small=reversed(self._small), main=reversed(self._main)
-        )
+    def _number(self, node: _Node) -> int:
+        return node.uses
 
     def restore(self, state: bytes) -> None:
         """Put the held keys back in their queues, with their uses."""
-        for node, queue, uses in unpack_nodes("s3fifo/1", state, self._nodes.values()):
-            (self._main if node.in_main else self._small).unlink(node)
-            node.in_main = queue == "main"
-            node.uses = uses
-            (self._main if node.in_main else self._small).append(node)
+        super().restore(state)
         self._evicted = True
+
+    def _restore(self, node: _Node, queue: str, number: int) -> None:
+        super()._restore(node, queue, number)
+        node.uses = number

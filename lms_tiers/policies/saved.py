@@ -8,17 +8,12 @@ from __future__ import annotations
 import json
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import xxhash
 
-from lms_tiers.policies.queue import Node
-
 _MAGIC: Final = b"lms-tiers policy 1\n"
-
-N = TypeVar("N", bound=Node)
 
 #: Most keys a policy saves of one kind (2 MiB of hashes).
 MAX_SAVED_KEYS: Final = 1 << 18
@@ -74,40 +69,6 @@ def unpack(policy: str, state: bytes) -> dict[str, array[Any]] | None:
         sections[name] = _little_endian(section)
         at += nbytes
     return sections
-
-
-def pack_nodes(
-    policy: str, *, value: Callable[[Any], int] | None = None, numbers: Iterable[int] = (), **queues: Iterable[Node]
-) -> bytes:
-    """Save the order of some queues, each handed newest first, with one number a node and some of the policy's own."""
-    sections: dict[str, array[Any]] = {"numbers": array("q", numbers)}
-    for name, queue in queues.items():
-        newest = list(islice(queue, MAX_SAVED_KEYS))
-        sections[name] = hashes(node.key for node in newest)
-        sections[name + ".value"] = array("q", [0] * len(newest) if value is None else map(value, newest))
-    return pack(policy, sections)
-
-
-def unpack_nodes(policy: str, state: bytes, held: Iterable[N]) -> list[tuple[N, str, int]]:
-    """The held nodes in the order to append them in: (node, name of its queue, its number).
-
-    Nodes not saved come last in their present order, with the queue ``""``; first where the save was cut off at its
-    limit, because then they are the oldest. Nothing where the state is unusable.
-    """
-    sections = unpack(policy, state)
-    if sections is None:
-        return []
-    by_hash = {key_hash(node.key): node for node in held}
-    known: list[tuple[N, str, int]] = []
-    full = False
-    for name, section in sections.items():
-        if name == "numbers" or name.endswith(".value"):
-            continue
-        full = full or len(section) == MAX_SAVED_KEYS
-        saved = zip(reversed(section), reversed(sections[name + ".value"]), strict=True)
-        known.extend((by_hash.pop(h), name, number) for h, number in saved if h in by_hash)
-    others = [(node, "", 0) for node in by_hash.values()]
-    return others + known if full else known + others
 
 
 def _little_endian(values: array[Any]) -> array[Any]:

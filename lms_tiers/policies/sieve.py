@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator
 from typing import ClassVar
 
-from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
-from lms_tiers.policies.queue import Node, Queue
-from lms_tiers.policies.saved import pack_nodes, unpack_nodes
+from lms_tiers.policies.base import AccessContext, RemoveReason
+from lms_tiers.policies.queue import Node
+from lms_tiers.policies.queued import QueuePolicy
 
 
 class _Node(Node):
@@ -21,26 +21,21 @@ class _Node(Node):
         self.visited = False
 
 
-class Sieve(EvictionPolicy):
+class Sieve(QueuePolicy[_Node]):
     """Evicts at the hand what was not used since the hand passed last."""
 
     name: ClassVar[str] = "sieve"
 
     def __init__(self, capacity: int, clock: Callable[[], float]) -> None:
         super().__init__(capacity, clock)
-        self._nodes: dict[str, _Node] = {}
-        self._queue: Queue[_Node] = Queue()
+        self._queue = self._made("queue")
         self._hand: Node = self._queue.end  # the sentinel: start at the oldest
 
     def on_insert(self, key: str, size: int, context: AccessContext) -> None:  # noqa: D102
-        node = self._nodes[key] = _Node(key, size)
-        self._queue.append(node)
+        self._link(_Node(key, size), self._queue)
 
     def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
         self._nodes[key].visited = True
-
-    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
-        self._queue.resize(self._nodes[key], size)
 
     def on_remove(self, key: str, reason: RemoveReason) -> None:
         """Forget `key`; an eviction moves the hand, clearing the bits it passes."""
@@ -82,17 +77,14 @@ class Sieve(EvictionPolicy):
                 bytes_needed -= held.size
                 yield held.key
 
-    def __len__(self) -> int:
-        return len(self._nodes)
-
-    def state(self) -> bytes:
-        """The order and the bits of the newest keys; the hand starts anew at the oldest."""
-        return pack_nodes("sieve/1", value=lambda node: int(node.visited), queue=reversed(self._queue))
+    def _number(self, node: _Node) -> int:
+        return int(node.visited)
 
     def restore(self, state: bytes) -> None:
-        """Put the held keys back in their order, with their bits."""
-        for node, _, visited in unpack_nodes("sieve/1", state, self._queue):
-            self._queue.unlink(node)
-            self._queue.append(node)
-            node.visited = bool(visited)
+        """Put the held keys back in their order, with their bits; the hand starts anew at the oldest."""
+        super().restore(state)
         self._hand = self._queue.end
+
+    def _restore(self, node: _Node, queue: str, number: int) -> None:
+        super()._restore(node, queue, number)
+        node.visited = bool(number)

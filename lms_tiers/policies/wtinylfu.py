@@ -10,45 +10,37 @@ from collections.abc import Callable, Container, Iterator
 from itertools import chain
 from typing import ClassVar, Final
 
-from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
-from lms_tiers.policies.queue import Node, Queue
-from lms_tiers.policies.saved import pack_nodes, unpack_nodes
+from lms_tiers.policies.base import AccessContext, RemoveReason
+from lms_tiers.policies.queue import Node
+from lms_tiers.policies.queued import QueuePolicy
 from lms_tiers.policies.sketch import Sketch
 
 _WINDOW: Final = 0.01
 _PROTECTED: Final = 0.8
 
 
-class _Node(Node):
-    __slots__ = ("queue",)
-
-    queue: Queue[_Node]
-
-
-class WTinyLfu(EvictionPolicy):
+class WTinyLfu(QueuePolicy[Node]):
     """Evicts the loser of a duel of frequencies between the window's and the main part's oldest."""
 
     name: ClassVar[str] = "wtinylfu"
 
     def __init__(self, capacity: int, clock: Callable[[], float]) -> None:
         super().__init__(capacity, clock)
-        self._nodes: dict[str, _Node] = {}
-        self._window: Queue[_Node] = Queue()
-        self._trial: Queue[_Node] = Queue()
-        self._proven: Queue[_Node] = Queue()
+        self._trial = self._made("trial")
+        self._proven = self._made("proven")
+        self._window = self._made("window")
         self._sketch = Sketch()
 
     def on_insert(self, key: str, size: int, context: AccessContext) -> None:  # noqa: D102
-        node = self._nodes[key] = _Node(key, size)
+        self._link(Node(key, size), self._window)
         self._sketch.fit(len(self._nodes))
         self._sketch.add(key)
-        self._move(node, self._window)
         while self._window.nbytes > self._window_bytes and self._window.count > 1:
             oldest = next(iter(self._window))
             if self._main_bytes + oldest.size > self.capacity - self._window_bytes:
                 break  # main is full: the next eviction decides by a duel
             self._window.unlink(oldest)
-            self._move(oldest, self._trial)
+            self._trial.append(oldest)
 
     @property
     def _window_bytes(self) -> int:
@@ -58,24 +50,16 @@ class WTinyLfu(EvictionPolicy):
     def _main_bytes(self) -> int:
         return self._trial.nbytes + self._proven.nbytes
 
-    def _move(self, node: _Node, queue: Queue[_Node]) -> None:
-        node.queue = queue
-        queue.append(node)
-
     def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
         self._sketch.add(key)
         node = self._nodes[key]
         node.queue.unlink(node)
-        self._move(node, self._window if node.queue is self._window else self._proven)
+        (self._window if node.queue is self._window else self._proven).append(node)
         limit = (self.capacity - self._window_bytes) * _PROTECTED
         while self._proven.nbytes > limit and self._proven.count > 1:
             oldest = next(iter(self._proven))
             self._proven.unlink(oldest)
-            self._move(oldest, self._trial)
-
-    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
-        node = self._nodes[key]
-        node.queue.resize(node, size)
+            self._trial.append(oldest)
 
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         node = self._nodes.pop(key)
@@ -84,12 +68,12 @@ class WTinyLfu(EvictionPolicy):
             winner = next(iter(self._window), None)  # the one that won the duel moves up
             if winner is not None and self._window.nbytes >= self._window_bytes:
                 self._window.unlink(winner)
-                self._move(winner, self._trial)
+                self._trial.append(winner)
 
     def victims(self, bytes_needed: int, protected: Container[str]) -> Iterator[str]:
         """Play the duels through on the side: `promoted` holds the window's winners."""
         window, main = iter(self._window), chain(self._trial, self._proven)
-        promoted: deque[_Node] = deque()
+        promoted: deque[Node] = deque()
         nbytes = self._window.nbytes
         candidate, resident = next(window, None), next(main, None)
         while bytes_needed > 0:
@@ -111,24 +95,10 @@ class WTinyLfu(EvictionPolicy):
                 bytes_needed -= loser.size
                 yield loser.key
 
-    def __len__(self) -> int:
-        return len(self._nodes)
+    def _number(self, node: Node) -> int:
+        return self._sketch.count(node.key)
 
-    def state(self) -> bytes:
-        """The order of the three queues and each key's frequency; the sketch itself is not saved."""
-        return pack_nodes(
-            "wtinylfu/1",
-            value=lambda node: self._sketch.count(node.key),
-            window=reversed(self._window),
-            trial=reversed(self._trial),
-            proven=reversed(self._proven),
-        )
-
-    def restore(self, state: bytes) -> None:
-        """Put the held keys back in their queues and count their uses."""
-        queues = {"window": self._window, "trial": self._trial, "proven": self._proven}
-        for node, queue, count in unpack_nodes("wtinylfu/1", state, self._nodes.values()):
-            node.queue.unlink(node)
-            self._move(node, queues.get(queue, self._trial))
-            for _ in range(self._sketch.count(node.key), count):
-                self._sketch.add(node.key)
+    def _restore(self, node: Node, queue: str, number: int) -> None:
+        super()._restore(node, queue, number)
+        for _ in range(self._sketch.count(node.key), number):
+            self._sketch.add(node.key)
