@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ from lms_tiers.tiered.watch import notify
 from lms_tiers.tiered.watch.events import EventKind, EventReason, TierEvent
 from lms_tiers.tiered.watch.notify import EventLog
 from tests.stepping import each_stop
+from tests.tiered.interrupts import interrupted
 
 
 def add(log: EventLog, key: str) -> None:
@@ -85,3 +88,19 @@ def test_an_observer_may_close_the_log() -> None:
     add(log, "first")
     assert log.close(30)
     assert seen == [True]
+
+
+def test_wherever_adding_an_event_is_interrupted_the_next_one_is_handed_over_and_close_returns() -> None:
+    for at in itertools.count(1):
+        seen: list[TierEvent] = []
+        log = EventLog(seen.extend)
+        with interrupted(at, (notify.__file__, threading.__file__)) as interrupt:
+            add(log, "first")
+        add(log, "second")
+        assert log.close(30), interrupt.where
+        keys = [event.key for event in seen]
+        assert keys == ["first", "second"][-len(keys) :], interrupt.where
+        assert "second" in keys, interrupt.where
+        if not interrupt.where:
+            assert at > 50
+            return
