@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,11 @@ def halves(jobs: int, everything: bool) -> list[list[str]]:
         ["-n", str(2 * jobs), *_ONE_BY_ONE, "tests", f"--ignore={_CONFORMANCE}", *chosen],
         ["-n", str(jobs), *_ONE_BY_ONE, _CONFORMANCE, *chosen],
     ]
+
+
+def _environment() -> dict[str, str]:
+    """This one's, but compiled files are kept: hundreds of processes start in a run and would compile all anew."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _counted(report: Path) -> collections.Counter[str]:
@@ -84,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report.unlink(missing_ok=True)
             command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *half]
             try:
-                red |= subprocess.run(command, check=False).returncode != 0
+                red |= subprocess.run(command, env=_environment(), check=False).returncode != 0
             except KeyboardInterrupt:
                 return 130
             counts += _counted(report)

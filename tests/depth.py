@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+
+T = TypeVar("T")
 
 #: Times as many drawn programs in a deep run, for a night.
 DEPTH = int(os.environ.get("DEPTH", "1"))
 
 
-def some(values: Iterable[str], quick: Callable[[str], bool]) -> list[Any]:
+def some(values: Iterable[T], quick: Callable[[T], bool]) -> list[Any]:
     """Parameters of which those that are `quick` are for every run, the others for a deep one."""
     return [value if quick(value) else pytest.param(value, marks=pytest.mark.deep) for value in values]
 
@@ -25,4 +27,12 @@ def drawn(quick: int, count: int) -> list[Any]:
     return [
         pytest.param(range(quick), id="first"),
         pytest.param(range(quick, count * DEPTH), id="rest", marks=pytest.mark.deep),
+    ]
+
+
+def asked(quick: Iterable[str], deep: Iterable[str] = ()) -> list[Any]:
+    """Parameters that are families of the kit: those of every run, and those of a deep one, all where none is named."""
+    return [
+        pytest.param(list(quick), id="some"),
+        pytest.param(list(deep), id="all", marks=pytest.mark.deep),
     ]

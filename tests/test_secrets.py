@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
 import pydantic
 import pytest
@@ -20,61 +20,18 @@ from lms_conformance.reports.json import to_json
 from lms_conformance.reports.junit import to_junit
 from lms_conformance.run import run_properties
 
-from lms_tiers import BackendSpec, CreateStorageBackend, LMSBackendInterface, LMSLocalBackend
+from lms_tiers import CreateStorageBackend
 from lms_tiers.device import parse_device
 from lms_tiers.errors import ConfigError, LmsTiersError, PluginError, StorageUnavailableError
-from lms_tiers.messages import ClientMetaMessage
-from lms_tiers.options import Options, parse_options
+from lms_tiers.options import parse_options
 from lms_tiers.registry import default_registry
 from lms_tiers.secrets import mask
 from lms_tiers.server.run import announcement
 from lms_tiers.server.server import Server
 from lms_tiers.server.settings import ServerSettings
+from tests.vault import VAULT, VaultOptions
 
 SENTINEL = "tr0ub4dor"
-
-
-class VaultOptions(Options):
-    """A password by its usual name, and a secret that only the model knows for one."""
-
-    password: pydantic.SecretStr = pydantic.SecretStr("")
-    licence: Annotated[pydantic.SecretStr | None, pydantic.Field(min_length=3)] = None
-    user: str = ""
-    how: str = "well"
-
-    @pydantic.model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.how == "unfit":
-            raise ValueError(f"{self.password.get_secret_value()} does not fit")
-        return self
-
-
-class Forgetful(LMSLocalBackend):
-    """Stores nothing, so that the kit has something to print."""
-
-    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
-        del client_meta, kv_chunk_bytes
-
-
-def open_vault(location: str, capacity: int | None, options: VaultOptions) -> LMSBackendInterface:
-    """Open it; `how` says in which way that ends."""
-    told = f"no answer from vault://{options.user}:{options.password.get_secret_value()}@{location}"
-    match options.how:
-        case "raises":
-            raise RuntimeError(told)
-        case "unavailable":
-            raise StorageUnavailableError(location, told)
-        case "chained":
-            try:
-                raise RuntimeError(told)
-            except RuntimeError as error:
-                raise StorageUnavailableError(location, "unreachable") from error
-        case "forgets":
-            return Forgetful()
-    return LMSLocalBackend()
-
-
-VAULT = BackendSpec(name="vault", factory=open_vault, options=VaultOptions)
 
 
 @pytest.fixture(autouse=True)
@@ -213,7 +170,7 @@ def test_no_report_of_the_kit_has_one() -> None:
 
 SITE = """
 from lms_tiers import hookimpl
-from tests.test_secrets import VAULT
+from tests.vault import VAULT
 
 @hookimpl
 def register_backends(register):

@@ -12,7 +12,7 @@ import pytest
 from lms_conformance import check_backend
 from typer.testing import CliRunner
 
-from lms_tiers.cli import app
+from lms_tiers.cli import app, main
 from lms_tiers.plugins.cpu import LMSLocalBackend
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,18 +52,20 @@ def test_json_on_standard_output_is_nothing_but_json() -> None:
     "arguments",
     [["nosuch"], ["cpu", "--only", "XXX-01"], ["cpu", "--profile", "huge"], ["lmdb:/data"], ["cpu", "--spec", "x"]],
 )
-def test_what_cannot_be_tried_is_status_2(arguments: list[str]) -> None:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'conformance'}"}
-    command = [sys.executable, "-m", "lms_tiers", "conform", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2
-    assert "error:" in done.stderr
+def test_what_cannot_be_tried_is_status_2(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lms-tiers", "conform", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "error:" in capsys.readouterr().err
 
 
-def test_pytest_runs_the_kit_on_a_device(tmp_path: Path) -> None:
-    done = run_pytest(
-        *PLUGIN, "--pyargs", "lms_conformance", "--lms-device", "cpu", "--lms-profile", "quick", cwd=tmp_path
-    )
+@pytest.mark.parametrize("chosen", [["-k", "test_key or test_rmv"], pytest.param([], marks=pytest.mark.deep)])
+def test_pytest_runs_the_kit_on_a_device(tmp_path: Path, chosen: list[str]) -> None:
+    asked = ["--lms-device", "cpu", "--lms-profile", "quick"]
+    done = run_pytest(*PLUGIN, "--pyargs", "lms_conformance", *asked, *chosen, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not applicable" in done.stdout
 

@@ -61,12 +61,12 @@ def nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_segmentation_fault_is_the_result_of_the_property_that_ran() -> None:
     told: list[str] = []
     report = run_supervised(
-        FactoryHarness(DiesInGetInto), profile="quick", only=["GET", "OVR-01"],
+        FactoryHarness(DiesInGetInto), profile="quick", only=["GET-03", "GET-04", "GET-05", "OVR-01"],
         waivers=[Waiver("GET-05", "mended in its next release", datetime.date(9999, 12, 31))],
         on_result=lambda r: told.append(r.id),
     )  # fmt: skip
     found = {r.id: r.status for r in report.results}
-    assert list(found) == told == [f"GET-0{i}" for i in range(1, 8)] + ["OVR-01"]
+    assert list(found) == told == ["GET-03", "GET-04", "GET-05", "OVR-01"]
     assert {k for k, status in found.items() if status is Status.CRASHED} == {"GET-04"}
     assert found.pop("GET-05") is Status.WAIVED
     assert {status for k, status in found.items() if k != "GET-04"} == {Status.PASSED}

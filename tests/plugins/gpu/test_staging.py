@@ -41,8 +41,9 @@ def all_can_be_lent(ring: Ring, slots: int) -> bool:
     return len(held) == slots
 
 
-def test_a_put_interrupted_at_any_opcode_of_its_staging_keeps_every_slot(make_streams: Any) -> None:
-    for at in itertools.count(1):
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.deep)])
+def test_a_put_interrupted_at_any_opcode_of_its_staging_keeps_every_slot(make_streams: Any, stride: int) -> None:
+    for at in itertools.count(1, stride):
         backend = GpuBackend("gpu:late", 40 * PAGE, OPTIONS, make_streams(at))
         backend.put(message("a", SIZE), content(1, SIZE))
         with interrupted(at, STAGING) as interrupt:

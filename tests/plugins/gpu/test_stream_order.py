@@ -13,6 +13,7 @@ from lms_tiers.errors import CapacityError, StorageUnavailableError
 from lms_tiers.messages import CacheEngineKey, ClientCommand, ClientMetaMessage, MemoryFormat
 from lms_tiers.plugins.gpu.backend import GpuBackend, GpuOptions
 from lms_tiers.plugins.pinned.backend import PinnedBackend, PinnedOptions
+from tests.depth import some
 
 PAGE = 4096
 OPTIONS = GpuOptions(staging=1 << 16, threads=1)
@@ -32,7 +33,7 @@ def filled(value: int, length: int) -> bytearray:
     return bytearray([value]) * length
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", some(range(60), lambda seed: seed < 15))
 def test_random_programs_over_three_streams_see_the_newest_bytes_only(make_streams: Any, seed: int) -> None:
     """Puts and gets of every kind, the caller's own kernels before and after them, pages that change hands at once."""
     device = make_streams(seed)
@@ -104,7 +105,7 @@ def test_random_programs_over_three_streams_see_the_newest_bytes_only(make_strea
     backend.close()
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", some(range(10), lambda seed: seed < 4))
 def test_chunks_move_to_pinned_and_back_without_a_wrong_byte(make_streams: Any, seed: int) -> None:
     device = make_streams(seed)
     gpu = GpuBackend("gpu:late", 40 * PAGE, OPTIONS, device)

@@ -16,6 +16,7 @@ from lms_tiers.messages import ClientCommand, ClientMetaMessage, MemoryFormat, O
 from lms_tiers.plugins.lmdb import checkpoint
 from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
+from tests.plugins.lmdb.history import Walker
 
 #: Random bytes that chunks are cut from: `content(seed, length)` is the same everywhere.
 _NOISE = random.Random(20261).randbytes(8 << 20)
@@ -77,3 +78,11 @@ def shelf() -> Iterator[Path]:
     parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def walker() -> Iterator[Walker]:
+    """Walks indexes in a process of its own without a start for each."""
+    walker = Walker()
+    yield walker
+    walker.end()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import functools
 import io
 import os
 import random
+import struct
 import sys
+from pathlib import Path
 from typing import Any
+
+import xxhash
 
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.lmdb import salvage
@@ -30,35 +33,77 @@ def softer(content: Any) -> Any:
     return soft
 
 
-class Forked:
-    """Stands for the child that walks an index: a fork of this process, which takes no time to start, and may die."""
+class Walker:
+    """Stands for the child that walks an index: a fork of this process which lives until it dies of one.
 
-    def __init__(self, command: list[str], **_: Any) -> None:
-        reader, writer = os.pipe()
-        self._pid = os.fork()
+    Called as `subprocess.Popen` is, it answers itself, with what the walk wrote and how it ended.
+    """
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._status = 0
+        self.stdout: io.BytesIO = io.BytesIO()
+
+    def __call__(self, command: list[str], **_: Any) -> Walker:
         if not self._pid:
-            status = 1
-            try:
-                faulthandler.disable()
-                sys.stdout = os.fdopen(writer, "w")
-                salvage.main(command[-1])
-                status = 0
-            except SystemExit as ended:
-                status = int(str(ended.code))
-            finally:
-                with contextlib.suppress(OSError):
-                    sys.stdout.flush()
-                os._exit(status)
-        os.close(writer)
-        with os.fdopen(reader, "rb") as out:
-            self.stdout = io.BytesIO(out.read())
-        self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+            self._fork()
+        self._ask.write(os.fsencode(command[-1]) + b"\n")
+        head = self._answers.read(_ANSWER.size)
+        if len(head) < _ANSWER.size:
+            self.stdout, self._status = io.BytesIO(), self._ended()
+        else:
+            self._status, nbytes = _ANSWER.unpack(head)
+            self.stdout = io.BytesIO(self._answers.read(nbytes))
+        return self
 
     def wait(self) -> int:
         return self._status
 
     def kill(self) -> None:
-        """It has ended."""
+        """It has walked."""
+
+    def end(self) -> None:
+        """Reap it."""
+        if self._pid:
+            self._ended()
+
+    def _fork(self) -> None:
+        (theirs, ask), (answers, mine) = os.pipe(), os.pipe()
+        self._pid = os.fork()
+        if not self._pid:
+            try:
+                os.close(ask)
+                faulthandler.disable()
+                with os.fdopen(theirs, "rb") as asked, os.fdopen(mine, "wb") as told:
+                    for line in asked:
+                        told.write(_walk(os.fsdecode(line[:-1])))
+                        told.flush()
+            finally:
+                os._exit(0)
+        os.close(theirs)
+        os.close(mine)
+        self._ask, self._answers = os.fdopen(ask, "wb", buffering=0), os.fdopen(answers, "rb")
+
+    def _ended(self) -> int:
+        self._ask.close()
+        self._answers.close()
+        pid, self._pid = self._pid, 0
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+#: Before what a walk wrote: its exit status, and how many bytes.
+_ANSWER = struct.Struct("<iI")
+
+
+def _walk(path: str) -> bytes:
+    status, out = 0, io.BytesIO()
+    sys.stdout = io.TextIOWrapper(out)
+    try:
+        salvage.main(path)
+    except SystemExit as ended:
+        status = int(str(ended.code))
+    sys.stdout.flush()
+    return _ANSWER.pack(status, len(out.getvalue())) + out.getvalue()
 
 
 class History:
@@ -84,6 +129,26 @@ class History:
             return {None} | {state for _, _, _, state in begun}
         rest = [state for _, _, _, state in begun[firm:]]
         return set(rest) | ({None} if len(rest) > 1 else set())
+
+
+class Asked:
+    """Images that were asked already: the next moment's are often the last one's, and the same may be in them."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[bytes, str]] = set()
+
+    def before(self, where: Path, may: dict[str, set[State]]) -> bool:
+        """Whether these very files were asked for these very states; from now on they were."""
+        digest = xxhash.xxh3_128()
+        for path in sorted(where.iterdir()):
+            content = path.read_bytes()
+            digest.update(f"{path.name} {len(content)} ".encode())
+            digest.update(content)
+        told = {key: sorted(states, key=str) for key, states in may.items()}
+        image = digest.digest(), str(told)
+        seen = image in self._seen
+        self._seen.add(image)
+        return seen
 
 
 def play(
