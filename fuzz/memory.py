@@ -17,7 +17,7 @@ from lms_tiers.messages import (
 )
 from lms_tiers.server.budget import ReceiveBudget
 from lms_tiers.server.counters import Counters
-from lms_tiers.server.protocols import answer
+from lms_tiers.server.server import answer
 from lms_tiers.server.session import Session, Wait
 from lms_tiers.server.settings import ServerSettings
 from lms_tiers.server.stream import Buffer

@@ -12,14 +12,10 @@ from typing import Any, ClassVar, Final, List, Optional
 
 from lms_tiers.buffers import writable_bytes
 from lms_tiers.client.address import Address
-from lms_tiers.client.asking import ask
 from lms_tiers.client.calls import Calls
 from lms_tiers.client.connection import Buffer
 from lms_tiers.client.dialect import Missing, Skipped
-from lms_tiers.client.items import Item, item_of
-from lms_tiers.client.leases import Leases
-from lms_tiers.client.link import Link
-from lms_tiers.client.pipeline import pipeline
+from lms_tiers.client.link import Item, Leases, Link, ask, item_of, pipeline
 from lms_tiers.client.pool import Pool
 from lms_tiers.errors import (
     InvalidBufferError,

@@ -13,12 +13,12 @@ from typing import Final, Self
 
 from lms_tiers.errors import ConfigError
 from lms_tiers.interface import LMSBackendInterface
+from lms_tiers.server import extended, plain
 from lms_tiers.server.budget import ReceiveBudget
 from lms_tiers.server.counters import Counters
 from lms_tiers.server.listening import BACKLOG, Listener
-from lms_tiers.server.protocols import answer
 from lms_tiers.server.reactor import Reactor
-from lms_tiers.server.session import Session
+from lms_tiers.server.session import Session, Steps
 from lms_tiers.server.settings import ServerSettings
 from lms_tiers.server.stream import PlainStream, Stream, TlsStream
 from lms_tiers.wire.buffers import receive_buffer
@@ -197,6 +197,11 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def answer(session: Session, header: bytearray) -> Steps | None:
+    """Serve one request of either protocol, or return the steps that are left; see `Session`."""
+    return extended.answer(session, header) if extended.speaks(header) else plain.answer(session, header)
 
 
 def _peer_name(address: object) -> str:
