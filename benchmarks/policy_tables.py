@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.live_replay import replay_live
 from lms_tiers.replay.generate import TraceShape, generate_trace
 from lms_tiers.replay.simulate import Result, Stream, policy_spec, prepare, simulate
-from lms_tiers.replay.simulate_live import replay_live
 from lms_tiers.replay.simulate_plot import plot_simulation
 from lms_tiers.replay.simulate_tiers import Composition, simulate_tiers
 from lms_tiers.replay.trace import Request, read_trace

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.live_replay import replay_live
 from lms_tiers.replay.generate import TraceShape, generate_trace
 from lms_tiers.replay.simulate import policy_spec, prepare, simulate
-from lms_tiers.replay.simulate_live import replay_live
 
 
 @pytest.mark.parametrize("policy", ["lru", "leaf_lru", "hazard"])
