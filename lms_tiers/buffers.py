@@ -46,9 +46,25 @@ def leading_bytes(buffers: Sequence[memoryview], length: int) -> list[memoryview
     for buffer in buffers:
         if length <= 0:
             break
-        taken.append(buffer if len(buffer) <= length else buffer[:length])
-        length -= len(buffer)
+        if len(buffer):
+            taken.append(buffer if len(buffer) <= length else buffer[:length])
+            length -= len(buffer)
     return taken
+
+
+def room_for(buffers: Sequence[Any], length: int) -> list[memoryview]:
+    """The first `length` bytes of writable `buffers`, one after another, none of them empty.
+
+    Raises
+    ------
+    InvalidBufferError
+        One is read-only or not C-contiguous, or together they are too small.
+    """
+    views = [writable_bytes(buffer, 0) for buffer in buffers]
+    room = sum(map(len, views))
+    if room < length:
+        raise InvalidBufferError(f"the destinations have {room} bytes, the chunk {length}.")
+    return leading_bytes(views, length)
 
 
 def writable_bytes(buffer: Any, length: int) -> memoryview:

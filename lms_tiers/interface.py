@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, List, Mapping, Optional, Self
 
-from lms_tiers.buffers import copy_bytes, scatter_bytes, tensor_bytes, writable_bytes
+from lms_tiers.buffers import copy_bytes, room_for, scatter_bytes, tensor_bytes, writable_bytes
 from lms_tiers.errors import InvalidBufferError, UnsupportedError
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj
 
@@ -242,10 +242,7 @@ class LMSBackendInterface(abc.ABC):
         with self.view(key) as view:
             if view is None or expected not in (None, view.meta):
                 return None
-            room = sum(target.nbytes for target in targets)
-            if room < view.meta.length:
-                raise InvalidBufferError(f"the destinations have {room} bytes, the chunk {view.meta.length}.")
-            scatter_bytes(view.buffers, targets)
+            scatter_bytes(view.buffers, room_for(targets, view.meta.length))
             return view.meta
 
     def get_many_into(

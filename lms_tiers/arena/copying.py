@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from lms_tiers.buffers import writable_bytes
+from lms_tiers.buffers import room_for
 from lms_tiers.changes import Changes
-from lms_tiers.errors import InvalidBufferError, InvalidChunkError
+from lms_tiers.errors import InvalidChunkError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,24 +49,8 @@ def as_array(buffer: Any) -> Bytes:
 
 
 def scattered(buffers: Sequence[Any], length: int) -> list[Bytes]:
-    """Writable buffers that together take `length` bytes, as arrays of exactly so many.
-
-    Raises
-    ------
-    InvalidBufferError
-        One is read-only or not C-contiguous, or together they are too small.
-    """
-    views = [writable_bytes(buffer, 0) for buffer in buffers]
-    room = sum(view.nbytes for view in views)
-    if room < length:
-        raise InvalidBufferError(f"the destinations have {room} bytes, the chunk {length}.")
-    targets = []
-    for view in views:
-        size = min(view.nbytes, length)
-        length -= size
-        if size:
-            targets.append(as_array(view[:size]))
-    return targets
+    """Writable buffers that together take `length` bytes, as arrays of exactly so many; see `room_for`."""
+    return [as_array(view) for view in room_for(buffers, length)]
 
 
 def array_pairs(targets: Sequence[Bytes], sources: Sequence[Bytes]) -> Iterator[tuple[Bytes, Bytes]]:

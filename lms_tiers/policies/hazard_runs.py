@@ -98,7 +98,6 @@ class Ranking:
         self._runs: list[Run] = []
         self._kinds = array("q")  # by slot, −1 where nothing is held
         self._lasts = array("d")
-        self._live = 0
         self._heap: list[tuple[float, int, Run]] = []
         self._bound = float("inf")
         self._pushed = 0

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import xxhash
 
-from lms_tiers.buffers import writable_bytes
+from lms_tiers.buffers import room_for, writable_bytes
 from lms_tiers.errors import InvalidBufferError, LmsTiersError
 from lms_tiers.messages import ChunkMeta
 from lms_tiers.plugins.lmdb.coding import Coding
@@ -277,11 +277,7 @@ class Into:
             if len(self._buffers) == 1:
                 found = [writable_bytes(self._buffers[0], meta.length)[: meta.length]]
             else:
-                views = [writable_bytes(buffer, 0) for buffer in self._buffers]
-                room = sum(map(len, views))
-                if room < meta.length:
-                    raise InvalidBufferError(f"the destinations have {room} bytes, the chunk {meta.length}.")
-                found = front([view for view in views if len(view)], meta.length)
+                found = room_for(self._buffers, meta.length)
         except InvalidBufferError:
             if self._strict:
                 raise
