@@ -15,6 +15,7 @@ from typing import Any, Final
 from lms_conformance.chunks import Chunk, difference, key
 from lms_conformance.damage import files_below
 from lms_conformance.line import Line
+from lms_conformance.peers import serve_peer
 from lms_conformance.recipes import load_harness
 from lms_conformance.servers import serve_here
 from lms_tiers.errors import LmsTiersError
@@ -161,4 +162,5 @@ JOBS: Final[Mapping[str, Callable[[dict[str, Any], Line], None]]] = {
     "read": _read,
     "full disk": _full_disk,
     "read only": _read_only,
+    "peer": serve_peer,
 }

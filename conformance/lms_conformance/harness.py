@@ -40,6 +40,8 @@ class Harness(abc.ABC):
         backend. Otherwise it is removed by `clean`, and properties of directories do not apply.
     has_server : bool
         `kill`, `stall` and `heal` reach what keeps the chunks.
+    one_process : bool
+        Another process that opens a place is at another one: what it holds is this process's memory.
     waivers : sequence of Waiver
     """
 
@@ -48,6 +50,7 @@ class Harness(abc.ABC):
     capacity_scale: int = 1
     local: bool = True
     has_server: bool = False
+    one_process: bool = False
     waivers: Sequence[Waiver] = ()
     has_peek: ClassVar[bool] = False
     damages: ClassVar[bool] = False

@@ -45,14 +45,21 @@ class Call:
 
 @dataclass(slots=True)
 class History:
-    """What several threads called; appending is safe from any thread."""
+    """What several threads called; appending is safe from any thread.
+
+    Attributes
+    ----------
+    calls : list of Call
+    clock : callable
+        Tells the moments; `time.monotonic_ns` where several processes take part.
+    """
 
     calls: list[Call] = field(default_factory=list)
-    _clock: Any = field(default_factory=itertools.count)
+    clock: Callable[[], int] = field(default_factory=lambda: itertools.count().__next__)
 
     def now(self) -> int:
         """The next moment; two calls overlap where their moments interleave."""
-        return int(next(self._clock))
+        return self.clock()
 
     def add(self, thread: int, kind: str, key: str, value: int | None, began: int) -> None:
         """Note a call that has just ended."""

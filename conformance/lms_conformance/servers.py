@@ -86,19 +86,45 @@ class ServersHere:
             running[1].close()
 
 
+class ServersThere:
+    """Those of another process, which is where they are started and stopped.
+
+    Parameters
+    ----------
+    address : str
+        Of the server of the one place that this process asks for.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def start(self, place: Path, device: str) -> str:
+        """See `Servers`."""
+        return self._address
+
+    def stop(self, place: Path) -> None:
+        """See `Servers`."""
+
+
 def stands(device: str) -> bool:
     """Whether there is a socket, within reach, at the address that a server here gave to `device`."""
     found = re.search(r"unix:(/[^?>&]+)", device)
     return found is not None and os.path.exists(found[1].strip())  # where `Path.exists` would raise, it is not there
 
 
-_here: ServersHere | None = None
+_here: Servers | None = None
 
 
 def serve_here(directory: Path) -> None:
     """From now on the servers of this process run inside it, with their sockets in `directory`."""
     global _here
     _here = ServersHere(directory)
+
+
+def serve_at(address: str) -> None:
+    """From now on the server that this process asks for is the one at `address`."""
+    global _here
+    _here = ServersThere(address)
 
 
 def servers() -> Servers:

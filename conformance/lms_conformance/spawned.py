@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -47,15 +48,21 @@ class Job:
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """What the child says until it ends or is killed."""
-        while True:
-            try:
-                message = self._line.hear()
-            except (TimeoutError, ConnectionError):
-                self.kill()
-                violate(f"a process with the backend to go on within {SILENCE:g} s", "silence: it hangs")
-            if message is None:
-                return
+        while (message := self.hear()) is not None:
             yield message
+
+    def hear(self) -> dict[str, Any] | None:
+        """What the child says next; None where it has ended."""
+        try:
+            return self._line.hear()
+        except (TimeoutError, ConnectionError):
+            self.kill()
+            violate(f"a process with the backend to go on within {SILENCE:g} s", "silence: it hangs")
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Tell the child something that it waits for."""
+        with contextlib.suppress(OSError):  # it has ended, as `hear` will tell
+            self._line.say(message)
 
     def kill(self) -> None:
         """SIGKILL, now."""

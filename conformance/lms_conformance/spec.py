@@ -45,6 +45,7 @@ FAMILIES: Final[Mapping[str, str]] = {
     "FRK": "fork",
     "RES": "resources",
     "TEN": "tensors",
+    "SHR": "shared places",
 }
 
 #: What a property may need, and what to say where it is missing. ``!x`` needs the capability not to be declared.
@@ -63,6 +64,8 @@ NEEDS: Final[Mapping[str, str]] = {
     "local": "the place is no directory that the backend's own process writes to",
     "damage": "the harness cannot damage what is stored: it is local, or overrides `corrupt` and `truncate`",
     "server": "the harness has no server that it can kill and stall",
+    "shared": "the backend does not declare `shared`",
+    "processes": "the places of this harness are of one process",
     "!remove": "the backend declares `remove`",
     "!persistent": "the backend declares `persistent`",
     "!evicts": "the backend declares `evicts`",
@@ -180,7 +183,11 @@ def select(only: Iterable[str]) -> list[Property]:
 
 def features(caps: Capabilities, harness: Harness) -> frozenset[str]:
     """What of `NEEDS` a backend with these capabilities and its harness have."""
-    have = {n for n in ("remove", "persistent", "tensors", "evicts", "forkable", "batch_stops") if getattr(caps, n)}
+    have = {
+        n
+        for n in ("remove", "persistent", "tensors", "evicts", "forkable", "batch_stops", "shared")
+        if getattr(caps, n)
+    }
     if caps.evicts and caps.policy in MODELLED_POLICIES:
         have.add("policy")
     if caps.max_key_bytes is not None:
@@ -197,6 +204,8 @@ def features(caps: Capabilities, harness: Harness) -> frozenset[str]:
         have.add("damage")
     if harness.has_server:
         have.add("server")
+    if not harness.one_process:
+        have.add("processes")
     return frozenset(have)
 
 

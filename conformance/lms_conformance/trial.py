@@ -112,6 +112,8 @@ class Trial(Record):
         """Close a backend before the trial ends, in a thread that may be left behind."""
         self._opened.remove(subject)
         self.within(30, subject.backend.close, "close after all calls returned")
+        if any(other.path == subject.path for other in self._opened):
+            return  # another instance is there still
         self._clean(30)
         self.harness.stop(subject.path)
         if subject.path in self._directories:

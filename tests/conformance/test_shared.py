@@ -171,6 +171,8 @@ def test_it_keeps_the_contract() -> None:
     """The rest of it is asked of the zoo's reference of the same name."""
 
     class Harness(FactoryHarness):
+        one_process = True
+
         def stop(self, path: Path) -> None:
             forget_engine(str(path))
 

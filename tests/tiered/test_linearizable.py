@@ -138,7 +138,7 @@ def run_program(bench: Any, shape: str, seed: int) -> None:
         backend.heal()
     final = History()
     final.calls = history.calls
-    final._clock = history._clock
+    final.clock = history.clock
     for i in range(keys):
         began = final.now()
         final.add(9, "get", str(i), bench.get(store, i), began)

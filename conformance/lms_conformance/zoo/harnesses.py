@@ -10,6 +10,7 @@ from lms_conformance.harness import Harness
 from lms_conformance.shared import SharedReference, forget_engine
 from lms_conformance.zoo.files import EvictingFileReference, FileReference, decode, file_of
 from lms_conformance.zoo.memory import BareReference, EvictingReference, MemoryReference, TensorReference
+from lms_conformance.zoo.shared_files import SharedFiles
 from lms_tiers.interface import LMSBackendInterface
 
 Opener = Callable[[str, int | None], LMSBackendInterface]
@@ -23,6 +24,7 @@ REFERENCES: Final[Mapping[str, Opener]] = {
     "files": FileReference,
     "files-lru": EvictingFileReference,
     "shared": SharedReference,
+    "shared-files": SharedFiles,
 }
 
 
@@ -32,7 +34,8 @@ class ReferenceHarness(Harness):
     def __init__(self, reference: str) -> None:
         self.reference = reference
         self.name = f"reference {reference}"
-        self.takes_capacity = reference != "bare"
+        self.takes_capacity = reference not in ("bare", "shared-files")
+        self.one_process = reference == "shared"
 
     def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
         """Open it."""

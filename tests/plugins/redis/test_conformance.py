@@ -20,7 +20,22 @@ TIERS = ["cpu?capacity=64MiB > ", "cpu?capacity=64MiB > lmdb:{{tmp}}/kv?capacity
 
 
 #: What needs many keys, drawn programs or processes of its own waits for the deep run.
-QUICK = ["KEY", "PUT", "GET", "OVR-01", "OVR-02", "OVR-03", "RMV-01", "RMV-02", "CNT", "BAT-01", "BAT-07", "ERR", "LIF"]
+QUICK = [
+    "KEY",
+    "PUT",
+    "GET",
+    "OVR-01",
+    "OVR-02",
+    "OVR-03",
+    "RMV-01",
+    "RMV-02",
+    "CNT",
+    "BAT-01",
+    "BAT-07",
+    "ERR",
+    "LIF",
+    "SHR",
+]
 
 
 def conforms(device: str, profile: str, only: Sequence[str] = ()) -> None:
