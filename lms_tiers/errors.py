@@ -27,6 +27,11 @@ def from_anywhere(error: BaseException) -> bool:
     return any(isinstance(e, (MemoryError, RecursionError)) or not isinstance(e, Exception) for e in chain(error))
 
 
+def nothing_done(error: BaseException) -> bool:
+    """Whether a write that raised `error` has changed nothing: the contract's own errors say so, all but one."""
+    return isinstance(error, LmsTiersError) and not isinstance(error, OutcomeUnknownError)
+
+
 class LmsTiersError(Exception):
     """Base of every error of this project."""
 

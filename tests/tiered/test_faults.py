@@ -170,19 +170,6 @@ def test_a_contract_error_of_a_put_keeps_the_old_chunk(bench: Any) -> None:
     assert bench.get(store, 1) == 1
 
 
-def test_a_put_carried_out_and_then_failed_is_never_seen(bench: Any) -> None:
-    only = FaultyBackend(bench.weighed())
-    store = bench.store(1000, backends=[only])
-    bench.put(store, 1, 1)
-    only.inject("put", Fault.FAIL_AFTER, error=RuntimeError, times=1)
-    with pytest.raises(StorageUnavailableError):
-        bench.put(store, 1, 2)
-    assert bench.get(store, 1) is None
-    store.drain(60)
-    assert bench.get(store, 1) is None
-    assert only.inner.weight == 0  # type: ignore[attr-defined]  # weighed
-
-
 def test_a_deletion_that_fails_is_tried_again_and_stays_charged(bench: Any) -> None:
     store, faulty = sick_below(bench)
     bench.fill(store, 30)

@@ -55,3 +55,19 @@ def test_a_full_medium_takes_nothing_answers_gets_and_is_tried_again(bench: Any,
     store.drain(60)
     assert [i for i in range(200, 230) if bench.get(store, i) == i] == list(range(200, 230))
     assert store.stats().tiers[1].garbage_bytes == 0
+
+
+def test_a_backend_that_claims_more_than_was_reserved_does_not_lift_the_books(bench: Any) -> None:
+    class Boasting(type(bench.weighed())):  # type: ignore[misc]  # the class of weighed memory
+        def reserve_bytes(self, length: int) -> int:
+            return length
+
+        def stored_bytes(self, key: Any) -> int | None:
+            return 10**6
+
+    store = bench.store(1000, 2000, backends=[Boasting(), Boasting()])
+    bench.fill(store, 40)
+    for tier in store.stats().tiers:
+        assert tier.peak_bytes <= (tier.capacity_bytes or 0)
+        assert tier.keys
+    assert [bench.get(store, i) for i in (38, 39)] == [38, 39]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lms_tiers.plugins.cpu import LMSLocalBackend
+from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.state.recency import MOST_NOTED
@@ -129,6 +130,23 @@ def test_hits_are_counted_and_ranked_before_anything_is_chosen_to_leave(bench: A
     for i in range(10, 15):
         bench.put(store, i, i)
     assert [bench.get(store, i) for i in range(10)] == [0, 1, 2, 3, 4, None, None, None, None, None]
+
+
+def test_no_more_waits_to_rise_than_may(bench: Any) -> None:
+    top = FaultyBackend(bench.weighed())
+    store = bench.store(1000, 100_000, backends=[top, bench.weighed()], queue_bytes=500)
+    for i in range(60):
+        bench.put(store, i, i)
+    store.flush(60)
+    below = [i for i in range(60) if "t0" not in store.tiers_of(bench.key(i))]
+    for operation in ("put", "put_many"):
+        top.inject(operation, Fault.BLOCK)
+    for _ in range(2):
+        assert [bench.get(store, i) for i in below] == below
+    stats = store.stats().tiers[0]
+    top.heal()
+    assert 0 < stats.queue_bytes <= stats.queue_peak_bytes <= 500
+    assert stats.promotions_skipped > 0
 
 
 def test_notes_of_hits_do_not_pile_up(bench: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Final, NamedTuple
 
-from lms_tiers.errors import CapacityError, LmsTiersError, StorageFullError
+from lms_tiers.errors import CapacityError, StorageFullError, nothing_done
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, LMSMemoryObj
 from lms_tiers.policies.base import AccessContext
@@ -292,7 +292,7 @@ class Moves:
             h.failed(tier, ready[0].text, error)
         for item in ready:
             text, need = item.text, item.need
-            if len(ready) == 1 and isinstance(error, LmsTiersError) and not direct:
+            if len(ready) == 1 and nothing_done(error) and not direct:
                 tier.settle(need, 0)
             else:
                 h.doubt(tier, text, need)

@@ -24,6 +24,7 @@ from lms_tiers.errors import (
     StorageFullError,
     StorageUnavailableError,
     ValueTooLargeError,
+    nothing_done,
 )
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ClientMetaMessage
@@ -167,11 +168,12 @@ class Sender(Worker):
     def _next(self) -> Callable[[], None] | None:
         """What to do next, prepared under the lock."""
         edge = self._edge
-        for text in edge.too_many_lost(_REMOVE_BATCH):
-            edge.changed(text, None)
-        if not edge.through and edge.up:
-            self._cold()
         probing = not edge.up
+        if not probing:  # removals that cannot be sent would be remembered in the place of what was lost, without end
+            for text in edge.too_many_lost(_REMOVE_BATCH):
+                edge.changed(text, None)
+            if not edge.through:
+                self._cold()
         if probing and not (edge.queue and edge.breaker.due()):
             return None
         removals: list[Change] = []
@@ -297,7 +299,7 @@ class Sender(Worker):
     def _failed(self, changes: list[Change], error: Exception) -> None:
         """A call failed, and nobody knows which of `changes` the tier has. The lock is held."""
         edge = self._edge
-        in_doubt = isinstance(error, OutcomeUnknownError) or not isinstance(error, LmsTiersError)
+        in_doubt = not nothing_done(error)
         refused = isinstance(error, _REFUSALS)
         if refused and len(changes) == 1:
             edge.refused += 1

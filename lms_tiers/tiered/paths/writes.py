@@ -21,6 +21,7 @@ from lms_tiers.errors import (
     StorageFullError,
     StorageUnavailableError,
     ValueTooLargeError,
+    nothing_done,
 )
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage
@@ -314,8 +315,7 @@ class Writer:
     def _undo(self, tier: Tier, text: str, need: int, error: BaseException) -> None:
         """A write failed: is what the tier held before still there?"""
         h = self._h
-        if isinstance(error, LmsTiersError) and not h.closing:
-            # The contract's own errors promise that the state is what it was.
+        if nothing_done(error) and not h.closing:
             self._room.give_back(tier, need)
         else:
             h.doubt(tier, text, need)

@@ -11,9 +11,10 @@ import pytest
 
 from lms_tiers.errors import InvalidChunkError
 from lms_tiers.messages import ChunkMeta, ClientCommand, ClientMetaMessage, MemoryFormat, OpaqueKey
-from lms_tiers.plugins.lmdb import space
+from lms_tiers.plugins.lmdb import checkpoint, entries, recovery, space
 from lms_tiers.plugins.lmdb.entries import Forms
 from lms_tiers.plugins.lmdb.layout import (
+    HASH_BYTES,
     MAX_DIMENSIONS,
     MAX_KEY_BYTES,
     PAGE,
@@ -87,6 +88,27 @@ def test_no_chunk_is_charged_more_than_was_reserved_for_its_length() -> None:
             nrecord = record_bytes(key, meta, "", 0, extents)
             charge = space.charge(space.pages_for(length, nrecord), nrecord)
             assert charge <= space.reserve(length), (length, key, dims, extents)
+
+
+def test_of_two_keys_with_one_hash_none_is_answered_the_others_chunk(
+    opening: Callable[..., Any], message: Callable[..., Any], content: Callable[..., Any], monkeypatch: Any
+) -> None:
+    for module in (checkpoint, entries, recovery):
+        monkeypatch.setattr(module, "key_hash", lambda text, seed: b"one for all".ljust(HASH_BYTES))
+    backend = opening()
+    backend.put(message("one", 5000), content(1, 5000))
+    backend.close()
+    backend = opening()  # memory has nothing: the index is asked
+    assert backend.get(OpaqueKey("other")) is None
+    assert not backend.contains(OpaqueKey("other"))
+    assert bytes(backend.get(OpaqueKey("one")).data) == content(1, 5000)
+    backend.put(message("other", 6000), content(2, 6000))
+    backend.close()
+    backend = opening()
+    for name, data in (("one", content(1, 5000)), ("other", content(2, 6000))):
+        found = backend.get(OpaqueKey(name))
+        assert found is None or bytes(found.data) == data
+    assert backend.stats().corrupt == 0
 
 
 @pytest.mark.parametrize("length", [0, 1, 3000, PAGE - 200, PAGE, 5 * PAGE - 1, 5 * PAGE, 300_001])

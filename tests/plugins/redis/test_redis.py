@@ -229,6 +229,17 @@ def test_only_what_lies_below_the_prefix_is_listed(open_redis: Open, engine: Red
     engine.ask("DEL", b"a[*]?^-\\\xff")
 
 
+def test_where_prefixes_and_keys_make_one_name_none_reads_the_others_chunk(open_redis: Open) -> None:
+    ours, theirs = open_redis(prefix="tenant"), open_redis(prefix="tenant2")
+    theirs.put(*item("k", b"theirs"))
+    assert body_of(ours, "2k") is None
+    assert ours.get_into(OpaqueKey("2k"), bytearray(6)) is None
+    assert ours.stats().corrupt == 2
+    ours.put(*item("2k", b"ours"))
+    assert body_of(ours, "2k") == b"ours"
+    assert body_of(theirs, "k") is None
+
+
 def test_a_user_of_the_acl_is_let_in_and_told_what_it_lacks(
     open_redis: Open, engine: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

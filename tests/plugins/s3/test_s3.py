@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
 from typer.testing import CliRunner
 
@@ -147,6 +148,28 @@ def test_what_is_no_whole_chunk_of_its_key_is_a_miss(open_s3: Open, bucket: S3Se
     assert backend.stats().failures == 0
     bucket.ask("put_object", **place, Body=good)
     assert body_of(backend, "k") == good[-size:]
+
+
+def test_an_object_overwritten_between_two_of_its_parts_is_read_anew(
+    open_s3: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, other = open_s3(), open_s3()
+    old, new = bytes(2 * PART), bytes([1]) * (2 * PART)
+    get_ranges = obstore.get_ranges
+    overtaken: list[bytes] = []
+
+    def overtake(*args: Any, **named: Any) -> Any:
+        if overtaken:
+            other.put(*item("k", overtaken.pop()))
+        return get_ranges(*args, **named)
+
+    monkeypatch.setattr(obstore, "get_ranges", overtake)
+    backend.put(*item("k", old))
+    overtaken[:] = [new]
+    assert body_of(backend, "k") == new
+    overtaken[:] = [new, old]  # each time it is looked at
+    assert body_of(backend, "k") is None
+    assert body_of(backend, "k") == new
 
 
 def test_credentials_come_from_the_environment_and_are_nowhere_told(
