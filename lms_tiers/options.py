@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Self, TypeVar
+from typing import Annotated, Any, Final, NamedTuple, Self, TypeVar
 
 import pydantic
+import pydantic.fields
+import pydantic_core
 
 from lms_tiers.errors import ConfigError
 from lms_tiers.secrets import MASK, TIER_OPTIONS, declare, is_secret, scrub
-from lms_tiers.sizes import parse_duration, parse_size
+from lms_tiers.sizes import format_size, parse_duration, parse_size
 
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
@@ -116,6 +118,61 @@ class StoreOptions(pydantic.BaseModel):
             return cls.model_validate(dict(given))
         except pydantic.ValidationError as error:
             raise ConfigError(f"the store{_faulty(error)}: {fault(error)}.") from None
+
+
+#: What may stand with every tier: its default and what it means.
+TIER_MEANINGS: Final = {
+    "capacity": ("none", "the tier's physical bytes; needed by every tier with another below it"),
+    "policy": ("`lru`", "which chunks leave: {policies}"),
+    "write": (
+        "`back`, shared: `through`", "`back`: chunks come as they are demoted; `through`: puts are queued at once",
+    ),
+    "promote": ("`hits`", "`hits`: chunks hit here are offered to the tiers above; `never`: they stay where they are"),
+    "deadline": ("`1s`", "of a shared tier: how long a call may take before its caller goes on without it"),
+    "revalidate": ("none", "of a shared tier: a private copy that is older is asked for again before it is a hit"),
+}  # fmt: skip
+
+
+class Option(NamedTuple):
+    """One option as people read it. `kind` and `default` are Markdown."""
+
+    name: str
+    kind: str
+    default: str
+    meaning: str
+    secret: bool
+
+
+def described(model: type[pydantic.BaseModel]) -> Iterator[Option]:
+    """The options of a model, in its order."""
+    secrets = secret_options(model)
+    for name, field in model.model_fields.items():
+        yield Option(name, _type(field), _default(field), field.description or "", name in secrets)
+
+
+def _type(field: pydantic.fields.FieldInfo) -> str:
+    kind: Any = field.annotation
+    inner = [m for argument in typing.get_args(kind) for m in getattr(argument, "__metadata__", ())]
+    reads = [m for m in (*field.metadata, *inner) if isinstance(m, pydantic.BeforeValidator)]
+    if reads:
+        return "duration" if "duration" in reads[0].func.__name__ else "size"
+    text = kind.__name__ if isinstance(kind, type) else str(kind)
+    text = text.replace("typing.", "").replace("pydantic.types.", "")
+    if text.startswith("Literal["):
+        return ", ".join(f"`{value}`" for value in kind.__args__)
+    return text
+
+
+def _default(field: pydantic.fields.FieldInfo) -> str:
+    if field.default is pydantic_core.PydanticUndefined:
+        return "needed"
+    if field.default in (None, ""):
+        return "none"
+    if _type(field) == "duration":
+        return f"`{field.default:g}s`"
+    if _type(field) == "size":
+        return f"`{format_size(field.default).replace(' ', '')}`"
+    return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 
 
 def fault(error: pydantic.ValidationError) -> str:

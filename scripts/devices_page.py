@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, get_args
 
-from pydantic import BaseModel, BeforeValidator
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic import BaseModel
 
 from lms_tiers.hookspecs import BackendSpec
-from lms_tiers.options import StoreOptions, secret_options
+from lms_tiers.options import TIER_MEANINGS, StoreOptions, described
 from lms_tiers.registry import Registry, load_attribute
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "devices.md"
@@ -56,12 +53,7 @@ is an error that lists what is known and suggests the nearest.
 
 | option | default | meaning |
 |---|---|---|
-| `capacity` | none | the tier's physical bytes; needed by every tier with another below it |
-| `policy` | `lru` | which chunks leave: {policies} |
-| `write` | `back`, shared: `through` | `back`: chunks come as they are demoted; `through`: puts are queued at once |
-| `promote` | `hits` | `hits`: chunks hit here are offered to the tiers above; `never`: they stay where they are |
-| `deadline` | `1s` | of a shared tier: how long a call may take before its caller goes on without it |
-| `revalidate` | none | of a shared tier: a private copy that is older is asked for again before it is a hit |
+{tier}
 
 One tier with none of these, and no `store` before it, is the bare backend.
 
@@ -92,10 +84,11 @@ For backends with an option `codec` ([codecs](codecs.md)).
 def page(registry: Registry) -> str:
     """The whole page."""
     policies = ", ".join(f"`{s.name}`" for s in registry.policies.specs() if not s.simulation_only)
+    tier = "\n".join(f"| `{name}` | {default} | {meaning} |" for name, (default, meaning) in TIER_MEANINGS.items())
     codecs = "".join(f"| `{spec.name}` | {spec.summary} |\n" for spec in registry.codecs.specs())
     return "\n".join(
         [
-            HEAD.replace("{policies}", policies).replace("{store}", _table(StoreOptions)),
+            HEAD.replace("{tier}", tier).replace("{policies}", policies).replace("{store}", _table(StoreOptions)),
             *(_backend(spec) for spec in registry.backends.specs()),
             "## Codecs\n\nFor backends with an option `codec` ([codecs](codecs.md)).\n\n| codec | |\n|---|---|\n"
             + codecs,
@@ -115,39 +108,12 @@ def _backend(spec: BackendSpec) -> str:
 
 def _table(model: type[BaseModel]) -> str:
     lines = ["| option | type | default | meaning |", "|---|---|---|---|"]
-    secrets = secret_options(model)
-    for name, field in model.model_fields.items():
-        lines.append(f"| `{name}` | {_type(field)} | {_default(field)} | {_cell(field.description or '')} |")
-        if name in secrets:
+    for option in described(model):
+        lines.append(f"| `{option.name}` | {_cell(option.kind)} | {option.default} | {_cell(option.meaning)} |")
+        if option.secret:
+            name = option.name
             lines.append(f"| `{name}_env`, `{name}_file` | text | none | where `{name}` is kept: a variable, a file |")
     return "\n".join(lines)
-
-
-def _type(field: FieldInfo) -> str:
-    kind: Any = field.annotation
-    inner = [m for argument in get_args(kind) for m in getattr(argument, "__metadata__", ())]
-    reads = [m for m in (*field.metadata, *inner) if isinstance(m, BeforeValidator)]
-    if reads:
-        return "duration" if "duration" in reads[0].func.__name__ else "size"
-    text = kind.__name__ if isinstance(kind, type) else str(kind)
-    text = text.replace("typing.", "").replace("pydantic.types.", "")
-    if text.startswith("Literal["):
-        return ", ".join(f"`{value}`" for value in kind.__args__)
-    return _cell(text)
-
-
-def _default(field: FieldInfo) -> str:
-    if field.default is PydanticUndefined:
-        return "needed"
-    if field.default is None:
-        return "none"
-    if _type(field) == "duration":
-        return f"`{field.default:g}s`"
-    if _type(field) == "size":
-        from lms_tiers.sizes import format_size
-
-        return f"`{format_size(field.default).replace(' ', '')}`"
-    return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 
 
 def _cell(text: str) -> str:

@@ -15,7 +15,7 @@ from lms_tiers.errors import LmsTiersError
 #: Modules of this package, in the order of `--help`; each has ``register(app)`` and only light imports at its top.
 COMMANDS: Final = (
     "plugins", "replay", "make_trace", "simulate", "advise", "serve", "stats", "conform", "conform_policy",
-    "store_tools", "new_plugin", "doctor",
+    "store_tools", "new_plugin", "explain", "doctor",
 )  # fmt: skip
 
 app = typer.Typer(

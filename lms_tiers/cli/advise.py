@@ -45,7 +45,10 @@ def register(app: typer.Typer) -> None:
             Optional[Path], typer.Option("--json", help="Write all that was tried as JSON; - is standard output.")
         ] = None,
     ) -> None:
-        """Simulate compositions and policies and print the device line to use; or what a fleet of hosts would do."""
+        """Find the device line to use for a trace.
+
+        Simulates compositions and policies; or tells what a fleet of hosts would do.
+        """
         from rich.console import Console
         from rich.table import Table
 

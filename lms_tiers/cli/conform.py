@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import typer
 
+from lms_tiers.errors import ConfigError
+
 if TYPE_CHECKING:
     from lms_conformance.outcome import Report, Result
 
@@ -33,7 +35,10 @@ def conform(
     junit: Optional[Path] = typer.Option(None, help="Write the report as JUnit XML."),
     badge: Optional[Path] = typer.Option(None, help="Write the badge as JSON for shields.io."),
 ) -> None:
-    """Prove that a backend keeps the contract: exit status 0 if it does, 1 if not, 2 if it could not be tried."""
+    """Prove that a backend keeps the contract.
+
+    Exit status 0 if it does, 1 if not, 2 if it could not be tried.
+    """
     kit = _kit()
     from lms_conformance.devices import harness_for
     from lms_conformance.waivers import read_waivers
@@ -70,13 +75,11 @@ def _kit() -> Any:
         import hypothesis  # noqa: F401
         import lms_conformance
     except ModuleNotFoundError as error:
-        typer.echo(
-            f"error: {error.name} is not installed: `pip install 'lms-tiers[conformance]'` brings the kit.", err=True
-        )
-        raise typer.Exit(2) from None
+        raise ConfigError(
+            f"{error.name} is not installed: `pip install 'lms-tiers[conformance]'` brings the kit."
+        ) from None
     except ImportError as error:
-        typer.echo(f"error: the kit cannot be imported: {error}", err=True)
-        raise typer.Exit(2) from None
+        raise ConfigError(f"the kit cannot be imported: {error}") from None
     return lms_conformance
 
 

@@ -18,7 +18,10 @@ def register(app: typer.Typer) -> None:
             Optional[Path], typer.Option("--json", help="Write the outcomes as JSON; - is standard output.")
         ] = None,
     ) -> None:
-        """Check a policy against the rules of the conformance kit. Exit 1 if one is broken."""
+        """Check a policy against the kit's rules.
+
+        Exit 1 if one is broken.
+        """
         from dataclasses import asdict
 
         from lms_conformance.policies import check_policy

@@ -42,7 +42,10 @@ def register(app: typer.Typer) -> None:
         strict: bool = typer.Option(False, "--strict", help="With --device: what does not fit is a fault."),
         as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
     ) -> None:
-        """Report versions, accelerator, limits, disk and plugins, and what to mend. Exit 1 if something is at fault."""
+        """Report what to mend on this machine.
+
+        Versions, accelerator, limits, disk and plugins. Exit 1 if something is at fault.
+        """
         if strict and device is None:
             raise ConfigError("--strict is for --device: give a device text to compare with this machine.")
         findings = examine(path) + ([] if device is None else _device(device, strict))

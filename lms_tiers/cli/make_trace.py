@@ -34,7 +34,10 @@ def register(app: typer.Typer) -> None:
             Optional[Path], typer.Option("--json", help="Write the summary as JSON; - is standard output.")
         ] = None,
     ) -> None:
-        """Generate a trace of multi-turn conversations in Mooncake's format."""
+        """Generate a trace of conversations.
+
+        Many turns each, in Mooncake's format.
+        """
         from lms_tiers.cli.output import open_output, write_json
         from lms_tiers.errors import ConfigError
         from lms_tiers.replay.generate import TraceShape, generate_trace, summarize_trace, write_trace

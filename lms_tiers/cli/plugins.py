@@ -20,7 +20,10 @@ def register(app: typer.Typer) -> None:
         as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
         traceback: bool = typer.Option(False, "--traceback", help="Show the traceback of broken plugins."),
     ) -> None:
-        """List plugins: distribution, state, backends, policies, codecs, and errors. Exit 1 if one is broken."""
+        """List plugins and what they register.
+
+        Distribution, state, backends, policies, codecs, and errors. Exit 1 if one is broken.
+        """
         from lms_tiers.registry import default_registry
 
         registry = default_registry()

@@ -61,7 +61,10 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--keep-partial/--skip-partial", help="Put the partly filled last block of an input.")
         ] = True,
     ) -> None:
-        """Replay a trace with real bytes. Exit 1 if any byte was wrong or a tier went over its capacity."""
+        """Replay a trace with real bytes.
+
+        Exit 1 if any byte was wrong or a tier went over its capacity.
+        """
         from rich.console import Console
 
         from lms_tiers.cli.output import check_output, write_json

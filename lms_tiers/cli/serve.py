@@ -37,7 +37,9 @@ def register(app: typer.Typer) -> None:
             None, "--strict", help="Refuse capacities that memory or disk cannot hold; without it, warn of them."
         ),
     ) -> None:
-        """Serve a device over LMCache's lm:// protocol until SIGTERM. SIGHUP reloads capacities from --config.
+        """Serve a device over LMCache's lm:// protocol.
+
+        Until SIGTERM; SIGHUP reloads capacities from --config.
 
         Exit 0 when drained and flushed, 1 when connections were cut or the flush did not finish, 2 on a wrong setting.
         """

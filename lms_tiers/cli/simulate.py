@@ -59,7 +59,10 @@ def register(app: typer.Typer) -> None:
         ] = None,
         plot: Annotated[Optional[Path], typer.Option(help="Write a PNG of hit ratio over capacity.")] = None,
     ) -> None:
-        """Simulate eviction policies over a trace: prefix hits by policy and capacity."""
+        """Simulate eviction policies over a trace.
+
+        Prefix hits by policy and capacity.
+        """
         from rich.console import Console
 
         from lms_tiers.cli.output import check_output, write_json

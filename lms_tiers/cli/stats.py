@@ -34,7 +34,9 @@ def register(app: typer.Typer) -> None:
         count: Optional[int] = typer.Option(None, min=1, help="With --watch: stop after this many readings."),
         as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table, a document a line."),
     ) -> None:
-        """Show usage, hits, evictions, queues and latencies of each tier.
+        """Show what each tier holds and does.
+
+        Usage, hits, evictions, queues and latencies.
 
         A server listens for this with --metrics-port, a program's own store with `lms_tiers.metrics.port.MetricsPort`.
         Exit 0 when all tiers work within their capacity, 1 when one is switched off or over it, 2 when nobody

@@ -24,7 +24,10 @@ def register(app: typer.Typer) -> None:
         repair: bool = typer.Option(False, "--repair", help="Remove what is damaged and write the index anew."),
         as_json: _Json = False,
     ) -> None:
-        """Verify a store's index and the checksum of every chunk. Exit 1 if something is wrong (and not mended)."""
+        """Verify every chunk of an lmdb store.
+
+        Its index and all checksums. Exit 1 if something is wrong (and not mended).
+        """
         from lms_tiers.cli.progress import counting
         from lms_tiers.plugins.lmdb.maintenance import check as run
 
@@ -45,7 +48,10 @@ def register(app: typer.Typer) -> None:
         ),
         as_json: _Json = False,
     ) -> None:
-        """Give free pages back to the file system, verify every chunk, and write the index anew."""
+        """Give free pages of an lmdb store back.
+
+        To the file system; every chunk is verified, and the index written anew.
+        """
         from lms_tiers.cli.progress import counting
         from lms_tiers.plugins.lmdb.maintenance import compact as run
         from lms_tiers.sizes import format_size, parse_size
@@ -63,7 +69,10 @@ def register(app: typer.Typer) -> None:
 
     @app.command("inspect")
     def inspect(path: _Store, as_json: _Json = False) -> None:
-        """Show entries, sizes, dtypes, compression and ages."""
+        """Show what an lmdb store holds.
+
+        Entries, sizes, dtypes, compression and ages.
+        """
         from lms_tiers.cli.progress import counting
         from lms_tiers.plugins.lmdb.maintenance import inspect as run
 

@@ -10,72 +10,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lms_tiers.errors import ConfigError, LmsTiersError
 from lms_tiers.interface import BackendStats, LMSBackendInterface
+from lms_tiers.metrics import names
+from lms_tiers.metrics.names import (
+    ENGINE_GAUGES,
+    SHARED_COUNTERS,
+    SHARED_GAUGES,
+    STORE_COUNTERS,
+    STORE_GAUGES,
+    TIER_COUNTERS,
+    TIER_GAUGES,
+)
 from lms_tiers.metrics.sharing import in_registry, merged, told_apart
 from lms_tiers.tiered.watch.stats import LATENCY_BOUNDS, BreakerState, EdgeStats, Latency, StoreStats, TierStats
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-#: Metric name, help text and field of `TierStats`. Names are a promise: dashboards and alerts stand on them.
-_TIER_GAUGES: Final = (
-    ("bytes", "Physical bytes held now, in-flight writes included.", "bytes_used"),
-    ("capacity_bytes", "Physical bytes the tier may hold.", "capacity_bytes"),
-    ("peak_bytes", "Most physical bytes ever held.", "peak_bytes"),
-    ("keys", "Chunks held.", "keys"),
-    ("queue_bytes", "Bytes waiting to be moved into the tier.", "queue_bytes"),
-    ("queue_peak_bytes", "Most of them ever.", "queue_peak_bytes"),
-    ("garbage_bytes", "Bytes waiting to be deleted from the tier.", "garbage_bytes"),
-)
-_TIER_COUNTERS: Final = (
-    ("hits", "Gets this tier answered.", "hits"),
-    ("misses", "Gets that looked for a chunk which this tier did not hold.", "misses"),
-    ("failures", "Backend calls that failed or answered nonsense.", "failures"),
-    ("corrupt", "Chunks found damaged; each was a miss.", "corrupt"),
-    ("drops", "Chunks lost because a tier below should have taken them and could not.", "drops"),
-    ("promoted", "Chunks moved in from below.", "promoted"),
-    ("demoted", "Chunks moved in from above.", "demoted"),
-    ("promotions_skipped", "Hits not promoted: no room, or a full queue.", "promotions_skipped"),
-    ("written_bytes", "Chunk bytes given to the backend.", "bytes_written"),
-    ("read_bytes", "Chunk bytes taken from the backend.", "bytes_read"),
-)
-_SHARED_GAUGES: Final = (
-    ("unsent", "Puts and removals that are to be sent.", "unsent"),
-    ("tombstones", "Keys not read there, as what it holds may be out of date; unsent ones included.", "tombstones"),
-)
-_SHARED_COUNTERS: Final = (
-    ("hits", "Gets it answered with a chunk.", "hits"),
-    ("misses", "Gets it answered without one: absent, hidden, or not in time.", "misses"),
-    ("lookups", "Keys asked for, present or not.", "lookups"),
-    ("round_trips", "Calls of its backend.", "round_trips"),
-    ("read_bytes", "Chunk bytes taken from it.", "bytes_read"),
-    ("written_bytes", "Chunk bytes given to it.", "bytes_written"),
-    ("sent", "Chunks stored there.", "sent"),
-    ("removed", "Keys removed there.", "removed"),
-    ("refused", "Chunks it did not take: too large, or it is full.", "refused"),
-    ("dropped", "Chunks that left the private tiers before they were sent.", "dropped"),
-    ("in_doubt", "Writes whose outcome is unknown; each is made again.", "in_doubt"),
-    ("failures", "Calls that raised, or did not come back in time.", "failures"),
-)
-#: What a shared engine says of itself, of all its users together.
-_ENGINE_GAUGES: Final = (
-    ("engine_keys", "Chunks it holds, as it says.", "keys"),
-    ("engine_bytes", "Physical bytes it holds, as it says.", "bytes_used"),
-)
-_STORE_GAUGES: Final = (
-    ("keys", "Chunks held, each counted once.", "keys"),
-    ("bytes", "Physical bytes held now, all tiers together.", "bytes_used"),
-    ("peak_bytes", "Most physical bytes ever held.", "bytes_peak"),
-)
-_STORE_COUNTERS: Final = (
-    ("written_bytes", "Chunk bytes given to the media.", "bytes_written"),
-    ("read_bytes", "Chunk bytes taken from the media.", "bytes_read"),
-    ("failures", "Operations a medium failed.", "failures"),
-    ("corrupt", "Chunks found damaged; each was a miss.", "corrupt"),
-    ("hits", "Gets answered with a chunk.", "hits"),
-    ("misses", "Gets answered with none.", "misses"),
-    ("puts", "Chunks put.", "puts"),
-    ("events_lost", "Events dropped because the observer was too slow.", "events_lost"),
-)
 #: Labels of the metrics themselves.
 OWN_LABELS: Final = frozenset({"tier", "reason", "state", "policy", "le"})
 
@@ -142,26 +92,26 @@ class StoreCollector:
         return families
 
     def _store(self, stats: BackendStats) -> Iterator[Metric]:
-        for name, text, field in _STORE_GAUGES:
+        for name, text, field in STORE_GAUGES:
             yield self._family("gauge", f"store_{name}", text, [({}, getattr(stats, field))])
-        for name, text, field in _STORE_COUNTERS:
+        for name, text, field in STORE_COUNTERS:
             yield self._family("counter", f"store_{name}", text, [({}, getattr(stats, field, None))])
         yield from self._detail("store_backend", [({}, stats)])
 
     def _tiers(self, tiers: Sequence[TierStats]) -> Iterator[Metric]:
         named = [({"tier": tier.name}, tier) for tier in tiers]
-        for name, text, field in _TIER_GAUGES:
+        for name, text, field in TIER_GAUGES:
             yield self._family("gauge", f"tier_{name}", text, [(at, getattr(tier, field)) for at, tier in named])
-        for name, text, field in _TIER_COUNTERS:
+        for name, text, field in TIER_COUNTERS:
             yield self._family("counter", f"tier_{name}", text, [(at, getattr(tier, field)) for at, tier in named])
         yield self._family(
             "gauge",
             "tier_info",
-            "1, with the policy in force.",
+            names.INFO,
             [({**at, "policy": tier.policy}, 1) for at, tier in named],
         )
         yield self._family(
-            "counter", "tier_evictions", "Chunks that left to make room, by reason.",
+            "counter", "tier_evictions", names.EVICTIONS,
             [
                 ({**at, "reason": reason.value}, count)
                 for at, tier in named
@@ -173,12 +123,12 @@ class StoreCollector:
 
     def _shared(self, edge: EdgeStats) -> Iterator[Metric]:
         at = {"tier": edge.name}
-        for name, text, field in _SHARED_GAUGES:
+        for name, text, field in SHARED_GAUGES:
             yield self._family("gauge", f"shared_{name}", text, [(at, getattr(edge, field))])
-        for name, text, field in _SHARED_COUNTERS:
+        for name, text, field in SHARED_COUNTERS:
             yield self._family("counter", f"shared_{name}", text, [(at, getattr(edge, field))])
         yield from self._health("shared", [(at, edge)])
-        for name, text, field in _ENGINE_GAUGES:
+        for name, text, field in ENGINE_GAUGES:
             yield self._family("gauge", f"shared_{name}", text, [(at, getattr(edge.backend, field, None))])
         yield from self._detail("shared_engine", [(at, edge.backend)] if edge.backend is not None else [])
 
@@ -187,16 +137,16 @@ class StoreCollector:
     ) -> Iterator[Metric]:
         """Breakers and latencies."""
         yield self._family(
-            "gauge", f"{prefix}_breaker", "1 for the state the tier's circuit breaker is in, 0 for the others.",
+            "gauge", f"{prefix}_breaker", names.BREAKER,
             [({**at, "state": state.value}, tier.breaker is state) for at, tier in named for state in BreakerState],
         )  # fmt: skip
         yield self._family(
-            "counter", f"{prefix}_breaker_changes", "How often the breaker entered each state.",
+            "counter", f"{prefix}_breaker_changes", names.BREAKER_CHANGES,
             [({**at, "state": state.value}, n) for at, tier in named for state, n in tier.breaker_changes.items()],
         )  # fmt: skip
         for verb in ("read", "write"):
             yield self._histogram(
-                f"{prefix}_{verb}_seconds", f"Seconds inside the backend per {verb}.",
+                f"{prefix}_{verb}_seconds", names.SECONDS.format(verb),
                 [(at, getattr(tier, f"{verb}_latency")) for at, tier in named],
             )  # fmt: skip
 
@@ -204,7 +154,7 @@ class StoreCollector:
         """What a backend counts beyond the contract's own figures, under its own names."""
         for name in sorted({name for _, stats in parts for name in stats.detail}):
             samples = [(at, stats.detail[name]) for at, stats in parts if name in stats.detail]
-            yield self._family("gauge", f"{prefix}_{_safe(name)}", "As the backend reports it.", samples)
+            yield self._family("gauge", f"{prefix}_{_safe(name)}", names.DETAIL, samples)
 
     def _family(
         self, kind: str, name: str, text: str, samples: Sequence[tuple[Mapping[str, str], float | None]]

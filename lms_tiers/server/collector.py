@@ -17,6 +17,26 @@ if TYPE_CHECKING:
 
 _PREFIX: Final = "lms_tiers_server"
 
+_GAUGES: Final = (
+    ("connections", "Connections open."),
+    ("accepting", "1 while new connections are taken."),
+    ("receive_budget_bytes", "Most bytes of chunks that may be on their way in."),
+    ("receive_bytes", "Bytes of chunks on their way in."),
+    ("receive_peak_bytes", "Most of them ever."),
+    ("receive_waiting", "Connections held back by the receive budget."),
+)
+_INFO: Final = "1, with the version of the server."
+_EVENTS: Final = "What happened, by event."
+_SECONDS: Final = "Seconds from request header to end of answer."
+
+
+def described() -> Iterator[tuple[str, str, str]]:
+    """Every metric of a server beside those of its storage: name, kind and help text."""
+    yield from ((f"{_PREFIX}_{name}", "gauge", text) for name, text in _GAUGES)
+    yield f"{_PREFIX}_info", "gauge", _INFO
+    yield f"{_PREFIX}_events_total", "counter", _EVENTS
+    yield f"{_PREFIX}_request_seconds", "histogram", _SECONDS
+
 
 class ServerCollector:
     """Collects one server's counters whenever it is scraped; needs `prometheus-client`."""
@@ -29,26 +49,21 @@ class ServerCollector:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         server, budget = self._server, self._server.budget
-        info = GaugeMetricFamily(f"{_PREFIX}_info", "1, with the version of the server.", labels=["version"])
+        info = GaugeMetricFamily(f"{_PREFIX}_info", _INFO, labels=["version"])
         info.add_metric([__version__], 1)
         yield info
-        gauges = {
-            "connections": ("Connections open.", server.connections),
-            "accepting": ("1 while new connections are taken.", server.accepting),
-            "receive_budget_bytes": ("Most bytes of chunks that may be on their way in.", budget.limit),
-            "receive_bytes": ("Bytes of chunks on their way in.", budget.used),
-            "receive_peak_bytes": ("Most of them ever.", budget.peak),
-            "receive_waiting": ("Connections held back by the receive budget.", budget.waiting),
-        }
-        for name, (text, value) in gauges.items():
+        values = (
+            server.connections, server.accepting, budget.limit, budget.used, budget.peak, budget.waiting,
+        )  # fmt: skip
+        for (name, text), value in zip(_GAUGES, values, strict=True):
             yield GaugeMetricFamily(f"{_PREFIX}_{name}", text, value=float(value))
-        events = CounterMetricFamily(f"{_PREFIX}_events", "What happened, by event.", labels=["event"])
+        events = CounterMetricFamily(f"{_PREFIX}_events", _EVENTS, labels=["event"])
         for event, count in sorted(server.counters.events().items()):
             events.add_metric([event], count)
         yield events
         latency = HistogramMetricFamily(
             f"{_PREFIX}_request_seconds",
-            "Seconds from request header to end of answer.",
+            _SECONDS,
             labels=["command"],
         )
         for command, (counts, seconds) in sorted(server.counters.latency().items()):
