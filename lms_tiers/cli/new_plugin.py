@@ -15,9 +15,12 @@ from lms_tiers.errors import ConfigError, StorageUnavailableError
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _SUMMARIES: Final = {
     "backend": "KV chunks, compressed in memory",
+    "remote": "KV chunks in a server that speaks RESP",
     "policy": "An eviction policy",
     "codec": "A codec for KV chunks",
 }
+#: What a kind imports beside the package, for its distribution to say so.
+_NEEDS: Final = {"remote": ("pydantic>=2.7", "xxhash>=3.5")}
 
 
 class License(StrEnum):
@@ -37,13 +40,20 @@ def register(app: typer.Typer) -> None:
         directory: Path | None = typer.Option(None, "--directory", "-C", help="Default: ./lms-tiers-NAME."),
         policy: bool = typer.Option(False, "--policy", help="An eviction policy instead of a backend."),
         codec: bool = typer.Option(False, "--codec", help="A codec instead of a backend."),
+        remote: bool = typer.Option(
+            False, "--remote", help="A backend over a server: client, time-outs, pool, secrets."
+        ),
         licence: License = typer.Option(License.APACHE, "--license", help="The licence to ship."),
         author: str = typer.Option("the authors", "--author", help="For the licence text."),
     ) -> None:
-        """Write a plugin of your own as a distribution: it passes the conformance kit as it is."""
-        if policy and codec:
-            raise ConfigError("--policy and --codec exclude each other: make two plugins.")
-        kind = "policy" if policy else "codec" if codec else "backend"
+        """Write a plugin of your own, ready to run.
+
+        A distribution that passes the conformance kit as it is.
+        """
+        kinds = [kind for kind, on in (("policy", policy), ("codec", codec), ("remote", remote)) if on]
+        if len(kinds) > 1:
+            raise ConfigError(f"--{kinds[0]} and --{kinds[1]} exclude each other: make two plugins.")
+        kind = kinds[0] if kinds else "backend"
         target = directory or Path(f"lms-tiers-{name}")
         written = write_plugin(name, kind, target, licence.value, author)
         for path in written:
@@ -68,8 +78,9 @@ def write_plugin(name: str, kind: str, target: Path, licence: str, author: str) 
         raise ConfigError(f"{name!r} is not a plugin's name: use lower-case letters and digits, with single hyphens.")
     registry = default_registry()
     taken = {"backend": [*registry.backends], "policy": [*registry.policies], "codec": [*registry.codecs]}
-    if name in taken[kind]:
-        raise ConfigError(f"there is a {kind} {name!r} already: choose another name.")
+    made = "backend" if kind == "remote" else kind
+    if name in taken[made]:
+        raise ConfigError(f"there is a {made} {name!r} already: choose another name.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} exists and is not empty: choose another --directory.")
     words = {
@@ -77,18 +88,20 @@ def write_plugin(name: str, kind: str, target: Path, licence: str, author: str) 
         "DISTRIBUTION": f"lms-tiers-{name}",
         "MODULE": f"lms_tiers_{name.replace('-', '_')}",
         "CLASS": "".join(part.capitalize() for part in name.split("-")),
+        "ENV": name.replace("-", "_").upper(),
         "SUMMARY": _SUMMARIES[kind],
+        "DEPENDENCIES": "".join(f', "{package}"' for package in _NEEDS.get(kind, ())),
         "LICENSE": licence,
         "AUTHOR": author,
         "YEAR": str(datetime.datetime.now(tz=datetime.UTC).year),
         "VERSION": ".".join(__version__.split(".")[:2]),
     }
-    sources = [(_TEMPLATES / "licenses" / f"{licence}.txt", Path("LICENSE"))]
-    for root in (_TEMPLATES / "common", _TEMPLATES / kind):
-        sources += [(p, p.relative_to(root).with_suffix("")) for p in sorted(root.rglob("*.tmpl"))]
+    sources = {Path("LICENSE"): _TEMPLATES / "licenses" / f"{licence}.txt"}
+    for root in (_TEMPLATES / "common", _TEMPLATES / kind):  # a kind's own file stands for the common one
+        sources |= {p.relative_to(root).with_suffix(""): p for p in sorted(root.rglob("*.tmpl"))}
     written = []
     try:
-        for template, relative in sources:
+        for relative, template in sources.items():
             path = target / str(relative).replace("__module__", words["MODULE"])
             path.parent.mkdir(parents=True, exist_ok=True)
             text = re.sub(r"@@([A-Z]+)@@", lambda m: words[m[1]], template.read_text(encoding="utf-8"))

@@ -15,10 +15,18 @@ from tests.packaging.environment import ROOT, Environment
 pytestmark = [pytest.mark.deep, pytest.mark.leaks_allowed]
 
 #: Documents whose every command and program is run.
-PAGES = ["README.md", "docs/tutorial.md", "docs/operations.md", "docs/devices.md", "docs/migration.md"]
+PAGES = [
+    "README.md",
+    "docs/tutorial.md",
+    "docs/tutorial-remote.md",
+    "docs/authors.md",
+    "docs/operations.md",
+    "docs/devices.md",
+    "docs/migration.md",
+]
 
 #: Those of them that install something, which gets an environment of its own; the others share one.
-INSTALLS = ["docs/tutorial.md"]
+INSTALLS = ["docs/tutorial.md", "docs/tutorial-remote.md"]
 
 
 def play(block: Block, page: str, where: Path, environ: dict[str, str]) -> None:

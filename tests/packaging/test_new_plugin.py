@@ -17,7 +17,12 @@ fresh = [pytest.mark.deep, pytest.mark.leaks_allowed]
 
 @pytest.mark.parametrize(
     ("kind", "name", "licence"),
-    [("backend", "my-shelf", "MIT"), ("policy", "mine", "Apache-2.0"), ("codec", "squeeze", "BSD-3-Clause")],
+    [
+        ("backend", "my-shelf", "MIT"),
+        ("remote", "far-shelf", "MIT"),
+        ("policy", "mine", "Apache-2.0"),
+        ("codec", "squeeze", "BSD-3-Clause"),
+    ],
 )
 class TestGenerated:
     pytestmark = fresh
