@@ -14,7 +14,7 @@ VERSIONS ?=
 PROFILE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format docs board devices-page zoo findings serve fuzz interop doors doors-quick soak soak-server soak-shared \
+.PHONY: help install demo test test-all downstream lint format docs board devices-page api-page zoo findings serve fuzz interop doors doors-quick soak soak-server soak-shared \
   bench-lmdb bench-codecs bench-store bench-getter bench-server bench-shared bench-redis bench-s3 bench-door-vllm bench-peers gpu-check gpu-wheels policy-tables peers
 
 help: ## show the commands
@@ -42,6 +42,9 @@ test: install ## run the tests, but for those marked deep: a few minutes
 test-all: install ## run every test, fresh environments and thousands of drawn programs included
 	@$(BIN)/python scripts/suite.py --jobs $(JOBS) --all
 
+downstream: install ## the suites of the examples, and of plugins that an earlier version generated
+	$(BIN)/python -m pytest -q tests/packaging/test_downstream.py tests/packaging/test_examples.py
+
 lint: install ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,6 +63,9 @@ board: install ## run the kit over what the project ships (PROFILE=ci), keep the
 
 devices-page: install ## write docs/devices.md from the plugins' options models
 	$(BIN)/python -m scripts.devices_page
+
+api-page: install ## write docs/api.md from signatures and docstrings
+	$(BIN)/python -m scripts.api_page
 
 zoo: install ## run the kit over its zoo of broken backends and write the matrix
 	$(BIN)/python -m lms_conformance.zoo --seeds 1,2,3,4,5 --output docs/zoo.md

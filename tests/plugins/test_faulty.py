@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lms_conformance import DeviceHarness, run_properties
+from lms_conformance.check import explain
+from lms_conformance.outcome import Status
 
 from lms_tiers import CreateStorageBackend
 from lms_tiers.errors import BackendClosedError, ConfigError, StorageUnavailableError
@@ -17,6 +21,8 @@ from lms_tiers.messages import CacheEngineKey, ClientCommand, ClientMetaMessage,
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.plugins.faulty import backend as faulty_module
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
+from lms_tiers.plugins.faulty.orders import parse_orders
+from tests.docs.blocks import blocks
 from tests.stepping import each_stop
 
 KEY = CacheEngineKey.from_string("m@1@0@1f@bfloat16")
@@ -171,3 +177,74 @@ def test_heal_lets_a_call_go_on_that_was_told_to_block_and_does_not_yet() -> Non
         stop.beside(backend.heal)
         caller.join(60)
         assert not caller.is_alive()
+
+
+LINES = [
+    "get fail",
+    "get fail @3",
+    "put fail-after x2",
+    "* slow p=0.05 for=200ms",
+    "contains lie @2 x4 p=0.5",
+    "get nothing; put fail @1",
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_of_faults_reads_as_it_was_written(line: str) -> None:
+    assert "; ".join(map(str, parse_orders(line))) == line
+
+
+@pytest.mark.parametrize(
+    "line", ["get", "get break", "get fail @0", "get fail p=2.5.1", "get fail x", "GET fail", "get fail put fail"]
+)
+def test_what_is_no_fault_is_refused_with_an_example(line: str) -> None:
+    with pytest.raises(ConfigError, match="get fail @3"):
+        CreateStorageBackend(f"faulty:cpu?faults={line}")
+
+
+def outcomes(backend: FaultyBackend) -> list[object]:
+    found: list[object] = []
+    for i in range(200):
+        for call in (
+            partial(backend.put, meta(), bytearray([i] * 8)),
+            partial(read, backend),
+            partial(backend.contains, KEY),
+        ):
+            try:
+                found.append(call())
+            except StorageUnavailableError:
+                found.append("failed")
+    return found
+
+
+def test_what_happened_by_chance_is_a_line_that_makes_it_happen_again() -> None:
+    backend = FaultyBackend(LMSLocalBackend(), seed=7)
+    backend.order("* fail p=0.1; get nothing p=0.1; contains lie p=0.2; put fail-after p=0.1")
+    first = outcomes(backend)
+    again = FaultyBackend(LMSLocalBackend())
+    again.order(backend.happened)
+    assert outcomes(again) == first
+    assert "failed" in first
+    assert again.happened == backend.happened
+    assert backend.happened in repr(backend)
+
+
+def test_an_error_says_which_fault_it_was_and_when() -> None:
+    with CreateStorageBackend("faulty:cpu?faults=list_keys fail @2") as backend:
+        assert backend.list_keys() == []
+        with pytest.raises(StorageUnavailableError, match="list_keys fail @2"):
+            backend.list_keys()
+        assert backend.list_keys() == []
+
+
+def test_a_program_that_the_kit_prints_holds_the_line() -> None:
+    report = run_properties(DeviceHarness("faulty:cpu?faults=get nothing @1"), profile="quick", only=["PUT-01"])
+    (result,) = [result for result in report.results if result.id == "PUT-01"]
+    assert result.status is Status.FAILED
+    assert "get nothing @1" in explain(report)
+
+
+def test_what_the_page_of_the_kit_shows_of_faults_works() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
+    (shown,) = [block for block in blocks(page) if "unlucky" in block.body]
+    exec(compile(shown.body, str(page), "exec"), {})

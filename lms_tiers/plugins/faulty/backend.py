@@ -2,48 +2,35 @@
 
     faulty:lmdb:/tmp/kv?fail=0.01&slow=0.05&slow_seconds=0.2&seed=7
 
-In a test, `FaultyBackend(inner)` takes orders: ``faulty.inject("get", Fault.FAIL, times=1)``. Without orders it is the
-inner backend. Nothing here is for production.
+In a test, `FaultyBackend(inner)` takes orders: ``faulty.inject("get", Fault.FAIL, times=1)``, or a line of them, which
+a device text takes as well: ``faulty:cpu?faults=get fail @3; put fail-after``. What happened is such a line again
+(`happened`), whatever was left to chance. Without orders it is the inner backend. Nothing here is for production.
 """
 
 from __future__ import annotations
 
 import collections
-import enum
 import importlib
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, List, Optional, TypeVar
 
 import pydantic
 
-from lms_tiers.errors import BackendClosedError, StorageUnavailableError
+from lms_tiers.errors import BackendClosedError
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, ChunkView, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj
 from lms_tiers.options import Options
+from lms_tiers.plugins.faulty.orders import WAIT, Order, parse_orders
+from lms_tiers.plugins.faulty.orders import Fault as Fault
 
 T = TypeVar("T")
 
-
-class Fault(enum.Enum):
-    """What can go wrong with one call.
-
-    FAIL raises before the call, FAIL_AFTER after it was carried out. NOTHING answers None (or does nothing).
-    SLOW waits, BLOCK waits until `release` or `close`. WRONG_LENGTH answers one byte less than there is.
-    LIE turns the answer of `contains` round. CLOSE closes the inner backend first.
-    """
-
-    FAIL = "fail"
-    FAIL_AFTER = "fail-after"
-    NOTHING = "nothing"
-    SLOW = "slow"
-    BLOCK = "block"
-    WRONG_LENGTH = "wrong-length"
-    LIE = "lie"
-    CLOSE = "close"
+#: Faults that are remembered for `happened`.
+_REMEMBERED: Final = 10_000
 
 
 class FaultyOptions(Options):
@@ -57,23 +44,7 @@ class FaultyOptions(Options):
     slow: float = pydantic.Field(0.0, ge=0, le=1, description="any call waits first")
     slow_seconds: float = pydantic.Field(0.01, ge=0)
     seed: int = 0
-
-
-@dataclass(slots=True)
-class _Order:
-    operation: str
-    fault: Fault
-    probability: float
-    times: int | None
-    error: Callable[[], BaseException]
-    seconds: float
-
-    def fits(self, operation: str) -> bool:
-        return self.operation in ("*", operation)
-
-
-def _medium_failed() -> BaseException:
-    return StorageUnavailableError("faulty", "fault injected")
+    faults: str = pydantic.Field("", description="faults on order, as `get fail @3; put slow p=0.1 for=200ms`")
 
 
 class FaultyBackend(LMSBackendInterface):
@@ -98,7 +69,8 @@ class FaultyBackend(LMSBackendInterface):
         self.inner: Final = inner
         self.calls: Final[collections.Counter[str]] = collections.Counter()
         self.fired: Final[collections.Counter[Fault]] = collections.Counter()
-        self._orders: list[_Order] = []
+        self._orders: list[Order] = []
+        self._happened: Final[collections.deque[Order]] = collections.deque(maxlen=_REMEMBERED)
         self._random: Final = random.Random(seed)
         self._lock: Final = threading.Lock()
         self._gate = threading.Event()
@@ -114,7 +86,7 @@ class FaultyBackend(LMSBackendInterface):
 
     def inject(
         self, operation: str, fault: Fault, *, times: int | None = None, probability: float = 1.0,
-        error: Callable[[], BaseException] = _medium_failed, seconds: float = 0.01,
+        error: Callable[[], BaseException] | None = None, seconds: float = WAIT,
     ) -> None:  # fmt: skip
         """Order a fault.
 
@@ -126,13 +98,28 @@ class FaultyBackend(LMSBackendInterface):
             How often; without it until `heal`.
         probability : float
             Of each call.
-        error : callable
+        error : callable, optional
             Makes what FAIL and FAIL_AFTER raise: any exception at all.
         seconds : float
             How long SLOW waits.
         """
         with self._lock:
-            self._orders.append(_Order(operation, fault, probability, times, error, seconds))
+            self._orders.append(Order(operation, fault, 1, times, probability, seconds, error))
+
+    def order(self, line: str) -> None:
+        """Order the faults of a line; `ConfigError` where it is none. See `orders`."""
+        orders = list(parse_orders(line))
+        with self._lock:
+            self._orders += orders
+
+    @property
+    def happened(self) -> str:
+        """The faults that happened so far, as a line: ordered again, it breaks the same calls."""
+        with self._lock:
+            return "; ".join(map(str, self._happened))
+
+    def __repr__(self) -> str:
+        return f"<FaultyBackend over {type(self.inner).__name__}, happened: {self.happened or 'nothing'}>"
 
     def heal(self) -> None:
         """Take all orders back and let blocked calls go on."""
@@ -151,15 +138,19 @@ class FaultyBackend(LMSBackendInterface):
         """Calls that hang now."""
         return self._blocked
 
-    def _draw(self, operation: str) -> tuple[list[_Order], threading.Event]:
+    def _draw(self, operation: str) -> tuple[list[Order], threading.Event]:
         """The orders for this call, and what it blocks at: drawn in one step, so that no `heal` comes between."""
         with self._lock:
             self.calls[operation] += 1
+            call = self.calls[operation]
             drawn = []
             for order in self._orders:
-                if order.fits(operation) and (order.probability >= 1 or self._random.random() < order.probability):
+                if order.fits(operation, call) and (
+                    order.probability >= 1 or self._random.random() < order.probability
+                ):
                     drawn.append(order)
                     self.fired[order.fault] += 1
+                    self._happened.append(Order(operation, order.fault, call, 1, seconds=order.seconds))
                     if order.times is not None:
                         order.times -= 1
             self._orders = [order for order in self._orders if order.times is None or order.times > 0]
@@ -176,11 +167,11 @@ class FaultyBackend(LMSBackendInterface):
             elif order.fault is Fault.CLOSE:
                 self.inner.close()
             elif order.fault is Fault.FAIL:
-                raise order.error()
+                raise order.raised()
         answer = nothing if Fault.NOTHING in faults else call()
         for order in drawn:
             if order.fault is Fault.FAIL_AFTER:
-                raise order.error()
+                raise order.raised()
         return answer, faults
 
     def _block(self, gate: threading.Event) -> None:
@@ -299,7 +290,9 @@ class FaultyBackend(LMSBackendInterface):
     def close(self) -> None:
         """Close the inner backend; blocked and slow calls end."""
         with self._lock:
-            blocking = any(order.fits("close") and order.fault is Fault.BLOCK for order in self._orders)
+            blocking = any(
+                order.fits("close", self.calls["close"] + 1) and order.fault is Fault.BLOCK for order in self._orders
+            )
         if blocking:
             self._call("close", lambda: None)
         self._closed.set()
@@ -326,4 +319,5 @@ def open_backend(location: str, capacity: int | None, options: FaultyOptions) ->
     ):
         if probability:
             faulty.inject(operation, fault, probability=probability, seconds=options.slow_seconds)
+    faulty.order(options.faults)
     return faulty

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# What the workflow runs, and what to run by hand before a push.
+set -euo pipefail
+cd "$(dirname "$0")"
+mkdir -p reports
+python -m pytest
+lms-tiers conform-policy keptorder --json reports/conformance.json
