@@ -21,6 +21,7 @@ def check_backend(
     only: Iterable[str] = (),
     spec: str = SPEC_VERSION,
     waivers: Sequence[Waiver] = (),
+    strict: bool = False,
 ) -> Report:
     """Prove that a backend keeps the contract.
 
@@ -35,6 +36,8 @@ def check_backend(
         Property IDs or families.
     spec : str
     waivers : sequence of Waiver
+    strict : bool
+        What would only warn under `spec` (a newer property that fails, a vacuous pass) is red.
 
     Returns
     -------
@@ -54,7 +57,7 @@ def check_backend(
     True
     """
     harness = factory if isinstance(factory, Harness) else FactoryHarness(factory)
-    report = run_properties(harness, profile=profile, seed=seed, only=only, spec=spec, waivers=waivers)
+    report = run_properties(harness, profile=profile, seed=seed, only=only, spec=spec, waivers=waivers, strict=strict)
     if not report.ok:
         raise ConformanceError(explain(report))
     return report

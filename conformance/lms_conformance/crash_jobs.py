@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 import signal
@@ -86,12 +87,15 @@ def _overwrite(job: dict[str, Any], line: Line) -> None:
     backend.flush()
     line.say({"flushed": True})
     i = 0
-    while True:
-        i += 1
-        message, data = ready[i % len(ready)]
-        backend.put(message, bytearray(data))
-        if i % 3 == 0:
-            backend.flush()
+    with Path(job["flag"]).open("r+b") as file, mmap.mmap(file.fileno(), 0) as inside:
+        while True:
+            i += 1
+            message, data = ready[i % len(ready)]
+            inside[0] = ord("p")  # it outlives the process: where the kill met it
+            backend.put(message, bytearray(data))
+            inside[0] = 0
+            if i % 3 == 0:
+                backend.flush()
 
 
 def _read(job: dict[str, Any], line: Line) -> None:

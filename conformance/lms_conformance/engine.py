@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +39,8 @@ class Engine:
     seed : int
     examples : pathlib.Path, optional
         Where failing examples are remembered between runs, in a randomised profile.
+    exact : mapping of str to int, optional
+        Examples of each property, however long they take, instead of as many as there is time for.
     journal : file, optional
         Takes each line of a program before its call: what is left of it when the call kills the process.
     """
@@ -51,6 +54,7 @@ class Engine:
         seed: int,
         examples: Path | None = None,
         journal: IO[str] | None = None,
+        exact: Mapping[str, int] | None = None,
     ) -> None:
         self.harness = harness
         self.caps = caps
@@ -59,6 +63,7 @@ class Engine:
         self.seed = seed
         self.examples = examples
         self.journal = journal
+        self.exact: Mapping[str, int] = exact or {}
 
     def run(self, p: Property) -> Result:
         """The result of one property; a hang of its check is a result, too."""
@@ -76,11 +81,13 @@ class Engine:
         return result
 
     def _run(self, p: Property, result: Result) -> None:
+        impossible: dict[str, str] = {}
         try:
             if p.given is None:
-                self._attempt(p, result, ())
+                result.wanted = 1
+                self._attempt(p, result, (), impossible)
             else:
-                self._draw(p, result)
+                self._draw(p, result, impossible)
         except Violation:
             return  # `_attempt` noted it
         except BaseException as error:
@@ -90,12 +97,14 @@ class Engine:
             return
         if result.examples and result.calls:
             result.status = Status.PASSED
+            _look_at_marks(p, result, impossible)
         else:
             result.reason = "the check ended without a single call to a backend"
 
-    def _attempt(self, p: Property, result: Result, drawn: tuple[Any, ...]) -> None:
+    def _attempt(self, p: Property, result: Result, drawn: tuple[Any, ...], impossible: dict[str, str]) -> None:
         rng = random.Random(f"{self.seed}:{p.id}")
-        trial = Trial(self.harness, self.caps, self.have, self.profile, rng, self.journal)
+        exact = self.exact.get(p.id) if p.given is None else None
+        trial = Trial(self.harness, self.caps, self.have, self.profile, rng, self.journal, exact)
         result.examples += 1
         try:
             try:
@@ -113,30 +122,40 @@ class Engine:
             raise
         finally:
             result.calls += trial.calls
+            for state in p.marks:
+                if trial.marks[state]:
+                    result.marks[state] = result.marks.get(state, 0) + trial.marks[state]
+            impossible.update(trial.impossible)
+            if trial.rounds_wanted:
+                result.examples, result.wanted = trial.rounds_run, trial.rounds_wanted
 
     def _note(self, p: Property, result: Result, trial: Trial, violation: Violation) -> None:
         result.status = Status.FAILED
         result.expected, result.got, result.kind = violation.expected, violation.got, violation.kind
         result.program = trial.program(f"{p.id}: {p.sentence}", violation)
 
-    def _draw(self, p: Property, result: Result) -> None:
+    def _draw(self, p: Property, result: Result, impossible: dict[str, str]) -> None:
         assert p.given is not None
         profile = self.profile
+        exact = self.exact.get(p.id)
         spent = 0.0
+        cut = False
         failing: str | None = None
         failed_at = 0.0
 
         def examine(case: Any) -> None:
-            nonlocal failing, failed_at, spent
+            nonlocal failing, failed_at, spent, cut
             now = time.monotonic()
             if failing is None:
-                if result.examples >= profile.least and spent > profile.example_seconds:
+                late = result.examples >= profile.least and spent > profile.example_seconds
+                if late if exact is None else result.examples >= exact:
+                    cut = True
                     return
             elif now - failed_at > profile.shrink_seconds and repr(case) != failing:
                 # Out of time for shrinking: only the smallest failing case so far still counts.
                 return
             try:
-                self._attempt(p, result, (case,))
+                self._attempt(p, result, (case,), impossible)
             except Violation:
                 if failing is None:
                     failed_at = time.monotonic()
@@ -151,7 +170,7 @@ class Engine:
             database = DirectoryBasedExampleDatabase(self.examples / p.id)
             phases.insert(0, hypothesis.Phase.reuse)
         settings = hypothesis.settings(
-            max_examples=max(profile.least, int(profile.examples * p.weight)),
+            max_examples=(wanted := max(profile.least, int(profile.examples * p.weight))),
             deadline=None,
             database=database,
             derandomize=False,
@@ -164,8 +183,11 @@ class Engine:
         test = hypothesis.seed(zlib.crc32(f"{self.seed}:{p.id}".encode()))(
             settings(hypothesis.given(p.given())(examine))
         )
+        result.wanted = wanted
         try:
             test()
+            if not cut:
+                result.wanted = result.examples  # there are no more of them
         except Violation:
             raise
         except Exception:
@@ -174,6 +196,21 @@ class Engine:
             # It failed once and not when replayed: a matter of timing, and a failure all the same.
             result.reason = "did not fail each time it was replayed: it depends on timing"
             raise Violation(result.expected, result.got, kind=result.kind) from None
+
+
+def _look_at_marks(p: Property, result: Result, impossible: Mapping[str, str]) -> None:
+    """A pass without the states that the property names proves nothing, or does not apply."""
+    missing = [state for state in p.marks if state not in result.marks]
+    if not missing:
+        return
+    unexplained = [state for state in missing if state not in impossible]
+    if unexplained:
+        result.status = Status.VACUOUS
+        result.reason = f"it passed, but never reached: {', '.join(unexplained)}"
+        return
+    result.reason = "; ".join(f"never {state}: {impossible[state]}" for state in missing)
+    if not result.marks:
+        result.status = Status.NOT_APPLICABLE
 
 
 def _stacks() -> str:

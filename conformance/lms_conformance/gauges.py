@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import threading
 import time
@@ -29,6 +31,13 @@ def anonymous_bytes() -> int:
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def trimmed_bytes() -> int:
+    """The same when the allocator has given back what it keeps for later (glibc): what is in use shows at once."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    return anonymous_bytes()
 
 
 def shared_memory() -> set[str]:

@@ -72,6 +72,25 @@ class History:
             found.setdefault(call.key, []).append(call)
         return found
 
+    def overlapped(self) -> bool:
+        """Whether calls of two threads were on their way at one time."""
+        calls = sorted(self.calls, key=lambda c: c.began)
+        return any(
+            later.began < earlier.ended and later.thread != earlier.thread
+            for i, earlier in enumerate(calls)
+            for later in calls[i + 1 :]
+        )
+
+    def missed(self) -> bool:
+        """Whether a chunk that had been put was missed later, though nobody removed it."""
+        for calls in self.by_key().values():
+            first = min((c.ended for c in calls if c.kind == "put"), default=None)
+            if first is None or any(c.kind == "remove" for c in calls):
+                continue
+            if any(c.kind in ("get", "contains") and c.began > first and not c.value for c in calls):
+                return True
+        return False
+
     def contradiction(self, *, evicts: bool = False) -> list[Call] | None:
         """The calls on a key that no order explains, or None."""
         for calls in self.by_key().values():

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
 from lms_conformance import gauges
-from lms_tiers.errors import StorageUnavailableError
+from lms_tiers.errors import ConfigError, StorageUnavailableError
 
 #: Seconds a server may take to be ready, or to end when it is asked to, where the machine has nothing else to do.
 PATIENCE: Final = 30.0
@@ -82,11 +83,15 @@ class LoopbackServer:
 
         Raises
         ------
+        ConfigError
+            There is no such program.
         StorageUnavailableError
             It ended, or was not ready in time; the error tells the last that it said.
         """
         if self._shepherd is not None:
             return
+        if shutil.which(self._command[0]) is None:
+            raise ConfigError(f"the server {self._command[0]!r} is not installed, or not on the PATH.")
         self.folder.mkdir(parents=True, exist_ok=True)
         shepherd = subprocess.Popen(
             ["sh", "-c", _SHEPHERD, str(self._log), *self._command],
@@ -133,6 +138,15 @@ class LoopbackServer:
             self.start()
         else:
             self._signal(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def stalled(self) -> Iterator[None]:
+        """It stalls during the block."""
+        self.stall()
+        try:
+            yield
+        finally:
+            self.heal()
 
     @property
     def runs(self) -> bool:

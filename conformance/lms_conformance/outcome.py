@@ -20,11 +20,20 @@ class Status(enum.Enum):
     WAIVED = "waived"
     STALE_WAIVER = "waived but passes"
     WARNED = "fails, newer than the spec"
+    VACUOUS = "vacuous"
+    WARNED_VACUOUS = "vacuous, newer than the spec"
     NOT_APPLICABLE = "not applicable"
 
 
 #: What turns a run red.
-RED = frozenset({Status.FAILED, Status.HUNG, Status.CRASHED, Status.ERROR, Status.NOT_RUN, Status.STALE_WAIVER})
+RED = frozenset(
+    {
+        Status.FAILED, Status.HUNG, Status.CRASHED, Status.ERROR, Status.NOT_RUN, Status.STALE_WAIVER, Status.VACUOUS,
+    }
+)  # fmt: skip
+
+#: Passes that reached not every state which their property names.
+VACUOUS = frozenset({Status.VACUOUS, Status.WARNED_VACUOUS})
 
 
 @dataclass(slots=True)
@@ -37,7 +46,11 @@ class Result:
     status : Status
     seconds : float
     examples, calls : int
-        Drawn examples (1 for a fixed scenario), and calls made to backends.
+        Drawn examples or repetitions that ran (1 for a fixed scenario), and calls made to backends.
+    wanted : int
+        Examples that the profile wants; fewer ran where they took too long (`cut`).
+    marks : dict of str to int
+        The states that were reached, of those that the property names, and how often.
     reason : str
         Why it does not apply, was waived, or did not run.
     expected, got : str
@@ -61,6 +74,18 @@ class Result:
     program: str = ""
     kind: str = ""
     trace: str = ""
+    wanted: int = 0
+    marks: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def cut(self) -> bool:
+        """Whether it passed on fewer examples than the profile wants."""
+        return self.examples < self.wanted and self.status in (Status.PASSED, Status.STALE_WAIVER, *VACUOUS)
+
+    @property
+    def effort(self) -> str:
+        """Examples run, of those wanted where that is more."""
+        return f"{self.examples} of {self.wanted}" if self.cut else str(self.examples)
 
     @property
     def red(self) -> bool:
@@ -112,6 +137,10 @@ class Report:
     capabilities : dict
     environment : dict
     results : list of Result
+    only : list of str
+        The properties that were chosen; empty where all were.
+    strict : bool
+        What would only warn under `spec` counted, too.
     started : str
         ISO time.
     seconds : float
@@ -130,6 +159,8 @@ class Report:
     started: str = ""
     seconds: float = 0.0
     complete: bool = True
+    only: list[str] = field(default_factory=list)
+    strict: bool = False
 
     def count(self, *statuses: Status) -> int:
         """How many results have one of `statuses`."""
@@ -146,11 +177,20 @@ class Report:
         return self.required > 0 and not any(r.red for r in self.results)
 
     @property
+    def cut(self) -> list[Result]:
+        """Properties that passed on fewer examples than the profile wants."""
+        return [r for r in self.results if r.cut]
+
+    @property
     def badge(self) -> str:
-        """For example ``spec 1.0 · 84/84 · 0 waived``."""
-        passed = self.count(Status.PASSED)
-        partial = "" if self.complete else " · partial"
-        return f"spec {self.spec} · {passed}/{self.required} · {self.count(Status.WAIVED)} waived{partial}"
+        """For example ``spec 1.0 · 84/84 · 0 waived · 0 vacuous · 2 cut``; nothing is said of cuts where none was."""
+        parts = [
+            f"spec {self.spec}", f"{self.count(Status.PASSED)}/{self.required}", f"{self.count(Status.WAIVED)} waived",
+            f"{self.count(*VACUOUS)} vacuous",
+        ]  # fmt: skip
+        if self.cut:
+            parts.append(f"{len(self.cut)} cut")
+        return " · ".join(parts if self.complete else [*parts, "partial"])
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""

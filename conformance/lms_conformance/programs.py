@@ -59,8 +59,10 @@ def ops(*kinds: str) -> st.SearchStrategy[Op]:
 
 
 def programs(*kinds: str, most: int = 14) -> st.SearchStrategy[tuple[Op, ...]]:
-    """Programs of at least one operation."""
-    return st.lists(ops(*kinds), min_size=1, max_size=most).map(tuple)
+    """Programs of at least one operation; every second is long, so that a few examples overwrite and remove as well."""
+    any_length = st.lists(ops(*kinds), min_size=1, max_size=most)
+    long = st.lists(ops(*kinds), min_size=most // 2 + 1, max_size=most)
+    return st.one_of(any_length, long).map(tuple)
 
 
 def run(subject: Subject, model: dict[str, Chunk], program: Sequence[Op]) -> None:
@@ -73,6 +75,8 @@ def step(subject: Subject, model: dict[str, Chunk], op: Op) -> None:
     """One operation on both."""
     match op.kind:
         case "put":
+            if op.keys[0] in model:
+                subject.trial.mark("overwritten")
             subject.put(op.keys[0], op.chunks[0])
             model[op.keys[0]] = op.chunks[0]
         case "get":
@@ -83,10 +87,14 @@ def step(subject: Subject, model: dict[str, Chunk], op: Op) -> None:
             expect(found is (k in model), f"contains({k!r}) to answer {k in model}", found)
         case "remove":
             subject.remove(op.keys[0])
+            if op.keys[0] in model:
+                subject.trial.mark("removed")
             model.pop(op.keys[0], None)
         case "list":
             subject.expect_keys(model)
         case "put_many":
+            if len(set(op.keys)) < len(op.keys):
+                subject.trial.mark("a key named twice")
             subject.put_many(list(zip(op.keys, op.chunks, strict=True)))
             model.update(zip(op.keys, op.chunks, strict=True))
         case "get_many":
@@ -114,6 +122,9 @@ def expect_many(subject: Subject, model: dict[str, Chunk], ks: Sequence[str]) ->
         isinstance(answers, list) and len(answers) == len(ks), f"get_many to answer a list of {len(ks)}",
         f"{type(answers).__name__} of {len(answers) if answers is not None else None}", code,
     )  # fmt: skip
+    held = [k in model for k in ks]
+    if True in held and False in held:
+        subject.trial.mark("held and absent keys in one batch")
     for i, (k, obj) in enumerate(zip(ks, answers, strict=True)):
         if k in model:
             wrong = difference(model[k], obj)

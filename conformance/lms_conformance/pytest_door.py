@@ -17,12 +17,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--lms-device", default=None, help="backend name or device text to run `lms_conformance` on")
     group.addoption("--lms-profile", default="ci", help="quick, ci or nightly (default: ci)")
     group.addoption("--lms-seed", type=int, default=None, help="seed of the drawn examples")
+    group.addoption("--lms-strict", action="store_true", help="what would only warn under the spec fails")
     group.addoption("--lms-waivers", default=None, help="TOML file of [[waiver]] tables")
     pytest.register_assert_rewrite("lms_conformance.families")
 
 
 def pytest_pycollect_makeitem(collector: Any, name: str, obj: Any) -> Any:
-    """Put the suite of the device that the command line names in the place of the kit's placeholder."""
+    """Put the suite of the device that the command line names in the place of the kit's placeholder.
+
+    A suite some of whose tests were deleted or overridden is not collected, but an error.
+    """
+    if isinstance(obj, type) and hasattr(obj, "lms_conformance_tests"):
+        from lms_conformance.suite import tampered, what_to_do
+
+        if names := tampered(obj):
+            raise collector.CollectError(f"{name}: {what_to_do(names)}")
+        return None
     if obj is not None or name != "TestConformance":
         return None
     if not collector.module.__name__.endswith("lms_conformance.test_conformance"):
@@ -48,4 +58,5 @@ def _suite(config: pytest.Config) -> type:
         profile=config.getoption("--lms-profile"),
         seed=config.getoption("--lms-seed"),
         waivers=read_waivers(Path(waivers)) if waivers else (),
+        strict=config.getoption("--lms-strict"),
     )

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from lms_conformance.chunks import Chunk, key, raw, same
 from lms_conformance.history import Call, History, smaller
+from lms_conformance.marks import OVERLAPPED
 from lms_conformance.preempt import Turns, own_files
 from lms_conformance.trial import Trial
 from lms_conformance.violation import Violation, violate
@@ -188,6 +189,10 @@ def _attempt(trial: Trial, mix: Mix, program: Threads, seed: int, capacity: int 
         execution = Execution([subject.backend for subject in opened], mix, seed)
         execution.run(trial, program)
         calls = execution.history.contradiction(evicts=mix.evicts)
+        if execution.history.overlapped():
+            trial.mark(OVERLAPPED)
+        if execution.history.missed():
+            trial.mark("evicted")
     except Violation:
         raise
     except Exception as error:
@@ -210,11 +215,8 @@ def explained(trial: Trial, mix: Mix, rounds: int, capacity: int | None = None) 
     """Draw and run programs; a violation, with the smallest program found, where no order explains one's answers."""
     kinds = tuple(kind for kind in mix.kinds if kind != "remove" or trial.caps.remove)
     mix = replace(mix, kinds=kinds)
-    began = time.monotonic()
     with trial.quiet("# several threads, drawn programs; one that fails is printed below"):
-        for i in range(rounds):
-            if i >= trial.profile.least and time.monotonic() - began > trial.profile.example_seconds * 3:
-                break
+        for i in trial.rounds(rounds, trial.profile.least, trial.profile.example_seconds * 3):
             program, seed = draw(trial.rng, mix), trial.rng.randrange(1 << 30)
             # Python frames take turns; native code wants its threads to run at the same time.
             played = replace(mix, preempt=mix.preempt or i % 2 == 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
@@ -31,12 +32,18 @@ class Record:
         Those made inside `quiet` too.
     ever_hit : bool
         Whether any `get` ever answered a chunk.
+    marks : Counter of str
+        States that were reached, and how often.
+    impossible : dict of str to str
+        States that this medium does not have, and why.
     """
 
     def __init__(self, journal: IO[str] | None = None) -> None:
         self.lines: list[Line] = []
         self.calls = 0
         self.ever_hit = False
+        self.marks: Counter[str] = Counter()
+        self.impossible: dict[str, str] = {}
         self._quiet = 0
         self._journal = journal
         self._begin_journal()
@@ -56,6 +63,14 @@ class Record:
         if self._journal is not None:
             self._journal.seek(0)
             self._journal.truncate()
+
+    def mark(self, state: str) -> None:
+        """Note that a state was reached, without which a pass would prove nothing; see `Property.marks`."""
+        self.marks[state] += 1
+
+    def cannot(self, state: str, reason: str) -> None:
+        """Note why this medium has no such state: without it the property does not apply."""
+        self.impossible[state] = reason
 
     def ran(self, calls: int) -> None:
         """Count calls that were made to a backend itself."""

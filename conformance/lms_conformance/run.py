@@ -9,7 +9,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +19,17 @@ from lms_conformance.engine import Engine
 from lms_conformance.harness import DEFAULT_CAPACITY, Harness
 from lms_conformance.outcome import RED, Report, Result, Status
 from lms_conformance.profiles import profile as profile_named
-from lms_conformance.spec import SPEC_VERSION, Property, features, gates, parse_version, properties, select
+from lms_conformance.spec import (
+    MARKS_SINCE,
+    SPEC_VERSION,
+    Property,
+    features,
+    gates,
+    marks_gate,
+    parse_version,
+    properties,
+    select,
+)
 from lms_conformance.violation import ConformanceError
 from lms_conformance.waivers import Waiver, by_property
 from lms_tiers import __version__
@@ -99,6 +109,8 @@ def run_properties(
     on_result: Callable[[Result], None] | None = None,
     examples: Path | None = None,
     today: datetime.date | None = None,
+    strict: bool = False,
+    exact: Mapping[str, int] | None = None,
 ) -> Report:
     """Run every property that applies.
 
@@ -119,6 +131,10 @@ def run_properties(
     examples : pathlib.Path, optional
         Example database of a randomised profile.
     today : datetime.date, optional
+    strict : bool
+        What would only warn under `spec` (a newer property that fails, a vacuous pass) is red.
+    exact : mapping of str to int, optional
+        Examples by property, as a run that is repeated made them, however long they take.
 
     Raises
     ------
@@ -128,7 +144,10 @@ def run_properties(
         The backend cannot be opened at all.
     """
     try:
-        run = prepare(harness, profile=profile, seed=seed, only=only, spec=spec, waivers=waivers, examples=examples)
+        run = prepare(
+            harness, profile=profile, seed=seed, only=only, spec=spec, waivers=waivers, examples=examples,
+            strict=strict, exact=exact,
+        )  # fmt: skip
         began = time.monotonic()
         for p in run.chosen:
             result = run.result(p, today)
@@ -162,8 +181,9 @@ class Run:
     def result(self, p: Property, today: datetime.date | None = None) -> Result:
         """Run one property and note its result."""
         result = judge(
-            p, self.engine, self.engine.have, self.report.spec, self.waivers.get(p.id), today or datetime.date.today()
-        )
+            p, self.engine, self.engine.have, self.report.spec, self.waivers.get(p.id), today or datetime.date.today(),
+            strict=self.report.strict,
+        )  # fmt: skip
         self.report.results.append(result)
         return result
 
@@ -178,6 +198,8 @@ def prepare(
     waivers: Sequence[Waiver],
     examples: Path | None,
     journal: IO[str] | None = None,
+    strict: bool = False,
+    exact: Mapping[str, int] | None = None,
 ) -> Run:
     """Check what was asked for and open the backend once; see `run_properties`."""
     began = time.monotonic()
@@ -204,13 +226,23 @@ def prepare(
         environment=environment(),
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         complete=len(chosen) == len(properties()),
+        only=[] if len(chosen) == len(properties()) else [p.id for p in chosen],
+        strict=strict,
         seconds=time.monotonic() - began,
     )
-    return Run(report, chosen, Engine(harness, who.capabilities, have, effort, seed, examples, journal), granted)
+    engine = Engine(harness, who.capabilities, have, effort, seed, examples, journal, exact)
+    return Run(report, chosen, engine, granted)
 
 
 def judge(
-    p: Property, engine: Engine, have: frozenset[str], spec: str, waiver: Waiver | None, today: datetime.date
+    p: Property,
+    engine: Engine,
+    have: frozenset[str],
+    spec: str,
+    waiver: Waiver | None,
+    today: datetime.date,
+    *,
+    strict: bool = False,
 ) -> Result:
     """Run one property, and weigh its outcome against the spec version and its waiver."""
     reason = p.not_applicable(have)
@@ -218,20 +250,28 @@ def judge(
         if waiver is not None:
             return Result(p.id, p.sentence, Status.STALE_WAIVER, reason=f"waived, but not applicable: {reason}")
         return Result(p.id, p.sentence, Status.NOT_APPLICABLE, reason=reason)
-    return weigh(engine.run(p), p, spec, waiver, today)
+    return weigh(engine.run(p), p, spec, waiver, today, strict=strict)
 
 
-def weigh(result: Result, p: Property, spec: str, waiver: Waiver | None, today: datetime.date) -> Result:
+def weigh(
+    result: Result, p: Property, spec: str, waiver: Waiver | None, today: datetime.date, *, strict: bool = False
+) -> Result:
     """What an outcome counts, by the spec version and the property's waiver."""
     if waiver is not None:
-        if result.status is Status.PASSED:
+        if result.status in (Status.PASSED, Status.NOT_APPLICABLE):
+            why = "passes" if result.status is Status.PASSED else f"does not apply ({result.reason})"
             result.status = Status.STALE_WAIVER
-            result.reason = f"it passes: drop the waiver ({waiver.reason})"
+            result.reason = f"it {why}: drop the waiver ({waiver.reason})"
         elif waiver.holds(today):
             result.status = Status.WAIVED
             result.reason = f"{waiver.reason} (until {waiver.expires})"
         else:
             result.reason = f"its waiver expired on {waiver.expires}: {waiver.reason}"
+    elif strict:
+        pass
+    elif result.status is Status.VACUOUS and not marks_gate(p, spec):
+        result.status = Status.WARNED_VACUOUS
+        result.reason += f"; marks came with spec {MARKS_SINCE} and gate from the version after it on"
     elif result.status in RED and not gates(p, spec):
         result.status = Status.WARNED
         result.reason = f"came with spec {p.since} and gates from the version after it on"

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SPEC_VERSION: Final = "1.1"
 FIRST_SPEC: Final = "1.0"
 
+#: From the spec after this one on a pass that reached not every state its property names is red.
+MARKS_SINCE: Final = "1.1"
+
 #: Families in the order in which they run and are reported.
 FAMILIES: Final[Mapping[str, str]] = {
     "KEY": "identity of keys",
@@ -95,6 +98,9 @@ class Property:
         Makes the strategy whose values `check` takes as its second argument; None: one fixed scenario.
     weight : float
         Share of the profile's examples.
+    marks : tuple of str
+        States that it must have reached (`Trial.mark`): a pass that did not is vacuous. Where the medium has no such
+        state (`Trial.cannot`) the property does not apply.
     check : callable
         Takes a `Trial` (and a drawn value) and raises `Violation`.
     """
@@ -106,6 +112,7 @@ class Property:
     since: str = FIRST_SPEC
     given: Callable[[], SearchStrategy[Any]] | None = None
     weight: float = 1.0
+    marks: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:
@@ -131,6 +138,7 @@ def prop(
     since: str = FIRST_SPEC,
     given: Callable[[], SearchStrategy[Any]] | None = None,
     weight: float = 1.0,
+    marks: Iterable[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register the decorated function as the check of a property."""
     needs = tuple(needs)
@@ -140,8 +148,9 @@ def prop(
         if id in _registered or family not in FAMILIES or any(n not in NEEDS for n in needs):
             raise ConfigError(f"property {id!r} is registered twice, of no family, or needs something unknown.")
         _registered[id] = Property(
-            id=id, sentence=sentence, check=check, needs=needs, since=since, given=given, weight=weight
-        )
+            id=id, sentence=sentence, check=check, needs=needs, since=since, given=given, weight=weight,
+            marks=tuple(marks),
+        )  # fmt: skip
         return check
 
     return register
@@ -222,6 +231,11 @@ def parse_version(text: str) -> tuple[int, int]:
         return int(major), int(minor)
     except ValueError:
         raise ConfigError(f"spec version {text!r} is not of the form 1.0.") from None
+
+
+def marks_gate(p: Property, spec: str) -> bool:
+    """Whether a vacuous pass of `p` turns a run under `spec` red; marks came with a version, and warn under it."""
+    return gates(p, spec) and parse_version(MARKS_SINCE) < parse_version(spec)
 
 
 def gates(p: Property, spec: str) -> bool:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,6 +50,8 @@ def run_supervised(
     waivers: Sequence[Waiver] = (),
     on_result: Callable[[Result], None] | None = None,
     examples: Path | None = None,
+    strict: bool = False,
+    exact: Mapping[str, int] | None = None,
 ) -> Report:
     """`run_properties` in a process of its own; see there.
 
@@ -60,12 +62,13 @@ def run_supervised(
     if recipe is None:
         return run_properties(
             harness, profile=profile, seed=seed, only=only, spec=spec, waivers=waivers, on_result=on_result,
-            examples=examples,
+            examples=examples, strict=strict, exact=exact,
         )  # fmt: skip
     only = list(only)
     granted = by_property([*harness.waivers, *waivers], (p.id for p in properties()))
     job = {
-        "recipe": recipe, "profile": profile, "spec": spec, "examples": examples and str(examples),
+        "recipe": recipe, "profile": profile, "spec": spec, "examples": examples and str(examples), "strict": strict,
+        "exact": dict(exact or {}),
         "waivers": [{"property": w.property, "reason": w.reason, "expires": w.expires.isoformat()} for w in waivers],
     }  # fmt: skip
     began = time.monotonic()
@@ -126,7 +129,8 @@ class _Child:
             if running:
                 result = self._crash(running, ended)
                 p = next(p for p in properties() if p.id == running)
-                report.results.append(weigh(result, p, spec, granted.get(running), datetime.date.today()))
+                waiver, today = granted.get(running), datetime.date.today()
+                report.results.append(weigh(result, p, spec, waiver, today, strict=report.strict))
                 if on_result is not None:
                     on_result(report.results[-1])
             elif ended and not done:

@@ -40,6 +40,7 @@ def main(descriptor: int, directory: Path) -> None:
             run = prepare(
                 load_harness(job["recipe"]), profile=job["profile"], seed=job["seed"], only=job["only"],
                 spec=job["spec"], waivers=_waivers(job["waivers"]), examples=_path(job["examples"]), journal=journal,
+                strict=job["strict"], exact=job["exact"],
             )  # fmt: skip
         except (ConfigError, ConformanceError) as error:
             line.say({"refused": type(error).__name__, "message": str(error)})

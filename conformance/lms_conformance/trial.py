@@ -7,7 +7,8 @@ import random
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -35,6 +36,8 @@ class Trial(Record):
         Seeded by the run's seed and the property's ID.
     have : frozenset of str
         See `lms_conformance.spec.NEEDS`.
+    rounds_run, rounds_wanted : int
+        Repetitions that the check itself made; see `rounds`.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Trial(Record):
         profile: Profile,
         rng: random.Random,
         journal: IO[str] | None = None,
+        exact: int | None = None,
     ) -> None:
         self.harness = harness
         self.caps = caps
@@ -52,6 +56,8 @@ class Trial(Record):
         self.profile = profile
         self.rng = rng
         super().__init__(journal)
+        self.rounds_run = self.rounds_wanted = 0
+        self._exact = exact
         self._told = ""
         self._opened: list[Subject] = []
         self._places: dict[Path, int | None] = {}
@@ -114,7 +120,7 @@ class Trial(Record):
         self.within(30, subject.backend.close, "close after all calls returned")
         if any(other.path == subject.path for other in self._opened):
             return  # another instance is there still
-        self._clean(30)
+        self._clean(30, {subject.path})
         self.harness.stop(subject.path)
         if subject.path in self._directories:
             shutil.rmtree(subject.path, ignore_errors=True)
@@ -135,7 +141,7 @@ class Trial(Record):
             except Exception as error:
                 problem = error
         self._opened.clear()
-        self._clean(patience)
+        self._clean(patience, set(self._places))
         for path in {subject.path for subject in opened} | set(self._directories):
             self.harness.stop(path)
         for path in self._directories:
@@ -145,14 +151,13 @@ class Trial(Record):
         if problem is not None:
             raise Violation("close to raise nothing", f"{type(problem).__name__}: {problem}", kind="raised")
 
-    def _clean(self, patience: float) -> None:
+    def _clean(self, patience: float, paths: set[Path]) -> None:
         """Remove what is left where no directory holds it; a backend that cannot do that is told so by a property."""
         if self.harness.local:
             return
-        for path, capacity in self._places.items():
+        for path in paths & self._places.keys():
             with contextlib.suppress(Violation, LmsTiersError):
-                self.within(patience, partial(self.harness.clean, path, capacity), "cleaning up")
-        self._places.clear()
+                self.within(patience, partial(self.harness.clean, path, self._places.pop(path)), "cleaning up")
 
     # -- the program -------------------------------------------------------------------------------------------------
 
@@ -162,6 +167,21 @@ class Trial(Record):
         self._begin_journal()
         self._named.clear()
         self._number = 0
+
+    def rounds(self, wanted: int, least: int | None = None, seconds: float = 0.0) -> Iterator[int]:
+        """Numbers of the repetitions of a check, up to `wanted`.
+
+        After `seconds` no further one begins, once `least` ran (by default all); the report says how many did. A run
+        that is reproduced makes as many as it made then.
+        """
+        self.rounds_wanted += wanted
+        began = time.monotonic()
+        for i in range(wanted if self._exact is None else min(self._exact, wanted)):
+            late = least is not None and i >= least and time.monotonic() - began > seconds
+            if late and self._exact is None:
+                return
+            self.rounds_run += 1
+            yield i
 
     def tell(self, code: str) -> None:
         """Make `code`, which opens its own backend at ``path1``, the program that a failure prints."""

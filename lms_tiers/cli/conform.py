@@ -19,13 +19,20 @@ def register(app: typer.Typer) -> None:
 
 
 def conform(
-    subject: str = typer.Argument(
-        metavar="DEVICE_OR_NAME", help="A registered backend, or a device text; {tmp} and {capacity} are filled in."
+    subject: Optional[str] = typer.Argument(
+        None,
+        metavar="DEVICE_OR_NAME",
+        help="A registered backend, or a device text; {tmp}, {capacity} and {server} are filled in.",
     ),
     profile: str = typer.Option("ci", help="quick, ci or nightly."),
     only: list[str] = typer.Option([], help="A property ID or a family; may be repeated."),
     seed: Optional[int] = typer.Option(None, help="Repeats a run; nightly draws one."),
     spec: str = typer.Option("1.1", help="The spec version that gates; what came with it, or later, warns."),
+    strict: bool = typer.Option(False, "--strict", help="What would only warn under the spec fails."),
+    reproduce: Optional[Path] = typer.Option(
+        None,
+        help="A report as JSON: its run again: device, seed, profile, spec, examples, and properties (or --only).",
+    ),
     waivers: Optional[Path] = typer.Option(None, help="TOML file of \\[\\[waiver]] tables: property, reason, expires."),
     prove: bool = typer.Option(
         False, "--prove", help="Also plant known bugs in the backend, and show that each is caught."
@@ -44,24 +51,38 @@ def conform(
     from lms_conformance.waivers import read_waivers
 
     from lms_tiers.cli.output import check_output
+    from lms_tiers.errors import ConfigError
 
     outputs = (json, html, junit, badge)
     for path in outputs:
         check_output(path)
+    chosen = {"profile": profile, "seed": seed, "only": only, "spec": spec, "strict": strict}
+    past = None
+    if reproduce is not None:
+        from lms_conformance.reproduce import read_past, told
+
+        past, subject = read_past(reproduce, subject)
+        chosen = past.options | ({"only": only} if only else {})
+        for note in past.notes():
+            typer.echo(f"note: {note}", err=True)
+    if subject is None:
+        raise ConfigError("name a backend or a device, or a report with --reproduce.")
     harness = harness_for(subject)
     granted = read_waivers(waivers) if waivers else []
     quiet = any(str(path) == "-" for path in outputs)
     view = _Progress(quiet)
     try:
         report = kit.run_supervised(
-            harness, profile=profile, seed=seed, only=only, spec=spec, waivers=granted, on_result=view.show,
-            examples=Path(".lms-conformance") / "examples",
-        )  # fmt: skip
+            harness, waivers=granted, on_result=view.show, examples=Path(".lms-conformance") / "examples", **chosen
+        )
     except kit.ConformanceError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     view.end(report)
     _write(report, json, html, junit, badge)
+    if past is not None:
+        for line in told(past, report):
+            typer.echo(line, err=quiet)
     proven = True
     if prove:
         from lms_conformance.prove import prove as run_prove
@@ -105,8 +126,12 @@ class _Progress:
             mark, colour = f" {r.id}✗ ", typer.colors.RED
         elif r.status.value == "not applicable":
             mark, colour = "–", typer.colors.BRIGHT_BLACK
+        elif r.status.value.startswith("vacuous"):
+            mark, colour = f" {r.id}○ ", typer.colors.YELLOW
         elif r.status.value != "passed":
             mark, colour = f" {r.id}≈ ", typer.colors.YELLOW
+        elif r.cut:
+            colour = typer.colors.YELLOW
         typer.secho(mark, fg=colour, nl=False)
 
     def end(self, report: Report) -> None:
@@ -119,6 +144,9 @@ class _Progress:
                 typer.echo(r.message() + "\n")
             elif r.status.value not in ("passed", "not applicable"):
                 typer.echo(f"{r.id} {r.status.value}: {r.reason}\n")
+        if report.cut:
+            told = ", ".join(f"{r.id} {r.effort}" for r in report.cut)
+            typer.secho(f"cut down in examples, for time: {told}\n", fg=typer.colors.YELLOW)
         verdict = "conforms" if report.ok else "does not conform"
         if not report.complete:
             verdict = "passes what was chosen" if report.ok else "fails what was chosen"

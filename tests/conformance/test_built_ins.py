@@ -1,4 +1,4 @@
-"""Every built-in backend, and the tiered store over them, keeps the contract: the kit's own spec, no waivers.
+"""Every built-in backend, and the tiered store over them, keeps the contract: the kit's own spec, no waivers, nothing vacuous.
 
 `gpu`, `pinned` and the arena have files of their own in tests/plugins. The kit starts a server for `lm`.
 """
@@ -44,5 +44,5 @@ ALWAYS = ("cpu", "cpu?capacity={capacity}")
 @pytest.mark.parametrize("subject", some(SUBJECTS, ALWAYS.__contains__))
 def test_it_keeps_the_contract(subject: str) -> None:
     only = OF_SYNCING if subject in SYNCING else ()
-    report = run_properties(harness_for(subject), profile=PROFILE, only=only)
+    report = run_properties(harness_for(subject), profile=PROFILE, only=only, strict=True)
     assert report.ok, explain(report)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from lms_conformance import check_backend
+from lms_conformance.reports import to_json
 from typer.testing import CliRunner
 
 from lms_tiers.cli import app, main
+from lms_tiers.errors import ConfigError
 from lms_tiers.plugins.cpu import LMSLocalBackend
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +89,68 @@ def test_a_users_file_runs_the_suite_and_fails_where_it_must(tmp_path: Path) -> 
     assert "KEY-02: Keys that differ only in case are different keys." in done.stdout
     assert "required properties that did not run" in done.stdout
     assert "1 passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "class TestMine(conformance_suite(MemoryReference)):\n    def test_key_02(self): pass\n",
+        "class TestMine(conformance_suite(MemoryReference)):\n    test_key_02 = None\n",
+        "TestMine = conformance_suite(MemoryReference)\ndel TestMine.test_key_02\n",
+        "TestMine = conformance_suite(MemoryReference)\nTestMine.test_key_02 = lambda self: None\n",
+        "class TestMine(conformance_suite(MemoryReference)):\n    test_zz_every_required_property_ran = test_key_02 = None\n",
+    ],
+)
+def test_a_property_that_was_deleted_or_overridden_fails_the_suite(tmp_path: Path, tampering: str) -> None:
+    head = "from lms_conformance import conformance_suite\nfrom lms_conformance.zoo.memory import MemoryReference\n"
+    (tmp_path / "test_mine.py").write_text(head + tampering)
+    done = run_pytest(*PLUGIN, "test_mine.py", "-k", "key_06 or every_required", cwd=tmp_path)
+    assert done.returncode not in (0, 5), done.stdout
+    assert "test_key_02" in done.stdout
+    assert "waived" in done.stdout
+    if "test_zz" not in tampering:
+        alone = run_pytest("test_mine.py", "-k", "key_06 or every_required", cwd=tmp_path)  # without the plugin
+        assert alone.returncode == 1, alone.stdout
+        assert "deleted or overridden: test_key_02" in alone.stdout
+
+
+def test_a_run_is_repeated_from_its_report(tmp_path: Path) -> None:
+    first, again = tmp_path / "first.json", tmp_path / "again.json"
+    only = ["--only", "OVR-06", "--only", "CON-05", "--only", "EVI-05"]
+    told = CliRunner().invoke(
+        app, ["conform", "cpu", "--profile", "quick", "--seed", "7", *only, "--strict", "--json", str(first)]
+    )
+    assert told.exit_code == 0, told.output
+    then = json.loads(first.read_text())
+    (drawn,) = (r for r in then["results"] if r["id"] == "OVR-06")
+    drawn["examples"] = 9  # as if it had been cut down
+    first.write_text(json.dumps(then))
+    done = CliRunner().invoke(app, ["conform", "--reproduce", str(first), "--json", str(again)])
+    assert done.exit_code == 0, done.output
+    assert "as then: 3 outcomes" in done.output
+    now = json.loads(again.read_text())
+    assert [now[k] for k in ("subject", "seed", "profile", "spec", "only", "strict")] == [
+        then[k] for k in ("subject", "seed", "profile", "spec", "only", "strict")
+    ]
+    for before, after in zip(then["results"], now["results"], strict=True):
+        assert (after["id"], after["status"], after["examples"]) == (before["id"], before["status"], before["examples"])
+    CliRunner().invoke(app, ["conform", "--reproduce", str(again), "--json", str(first)])
+    assert [r["calls"] for r in json.loads(first.read_text())["results"]] == [r["calls"] for r in now["results"]]
+
+
+def test_what_cannot_be_repeated_says_so(tmp_path: Path) -> None:
+    from lms_conformance.reproduce import Past, read_past
+
+    (tmp_path / "no.json").write_text("{}")
+    with pytest.raises(ConfigError, match="no report"):
+        read_past(tmp_path / "no.json", None)
+    report = check_backend(LMSLocalBackend, profile="quick", only=["OVR-01"])
+    report.subject = "redis:host?password=***"
+    (tmp_path / "r.json").write_text(to_json(report))
+    with pytest.raises(ConfigError, match="secret"):
+        read_past(tmp_path / "r.json", None)
+    report.environment["hypothesis"] = "1.0"
+    assert [note.partition(" ")[0] for note in Past(report).notes()] == ["hypothesis"]
 
 
 def test_the_plain_function_answers_a_report() -> None:

@@ -27,7 +27,7 @@ def test_json_comes_back_as_it_was(report: Report) -> None:
     text = reports.to_json(report)
     data = json.loads(text)
     assert data["ok"] is False
-    assert data["badge"] == "spec 1.0 · 1/4 · 1 waived"
+    assert data["badge"] == "spec 1.0 · 1/4 · 1 waived · 0 vacuous"
     assert data["plugin"] == "dist 1.2"
     assert reports.from_json(text) == report
 
@@ -57,7 +57,7 @@ def test_the_page_stands_alone_and_escapes(report: Report) -> None:
 
 def test_the_badge_says_how_many_and_turns_red(report: Report) -> None:
     badge = json.loads(reports.badge_json(report))
-    assert badge["message"] == "spec 1.0 · 1/4 · 1 waived"
+    assert badge["message"] == "spec 1.0 · 1/4 · 1 waived · 0 vacuous"
     assert badge["color"] == "red"
     report.results = report.results[:1]
     assert json.loads(reports.badge_json(report))["color"] == "brightgreen"

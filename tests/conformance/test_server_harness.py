@@ -94,7 +94,7 @@ def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
     )
     with pytest.raises(StorageUnavailableError, match="no licence"):
         silent.start()
-    with pytest.raises(StorageUnavailableError, match="nosuch-server"):
+    with pytest.raises(ConfigError, match="nosuch-server"):
         LoopbackServer(("nosuch-server",), folder=tmp_path, log=tmp_path / "log2").start()
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from lms_conformance.harness import FactoryHarness
-from lms_conformance.prove import plant
+from lms_conformance.outcome import Status
+from lms_conformance.prove import plant, prove
 from lms_conformance.run import run_properties
 from lms_conformance.spec import properties
 from lms_conformance.zoo.hunt import caught, hunt, references, run_reference, zoo_profile
@@ -63,3 +64,16 @@ def test_planted_bugs_are_caught_in_a_users_own_backend() -> None:
     proofs = plant(harness, report)
     assert {p.id for p in proofs} == {"OVR-01", "OVR-02", "KEY-02", "BAT-01"}
     assert all(p.caught for p in proofs)
+
+
+def test_bugs_that_cannot_be_planted_are_told_with_the_reason() -> None:
+    harness = FactoryHarness(MemoryReference)
+    report = run_properties(harness, profile="quick", only=["KEY-02", "GET-01", "CAP-03", "PER-05"])
+    next(r for r in report.results if r.id == "KEY-02").status = Status.VACUOUS
+    told: list[str] = []
+    assert prove(harness, report, told.append)
+    reasons = "\n".join(told)
+    assert "KEY-02 is vacuous: nothing to compare with: folds-case (KEY-02)" in reasons
+    assert "PER-05 does not apply: the backend does not declare `persistent`" in reasons
+    assert "which no wrapper can plant: empties-itself-for-the-impossible (CAP-03)" in reasons
+    assert told[-1].startswith("planted ")

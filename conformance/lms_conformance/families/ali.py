@@ -118,6 +118,7 @@ def _callers_buffer(trial: Trial) -> None:
     "ALI-07",
     "Data in hand is unchanged when its chunk is evicted and the room is used again.",
     needs=["evicts", "capacity"],
+    marks=["evicted in hand"],
 )
 def _evict(trial: Trial) -> None:
     size = 256 * KIB
@@ -131,6 +132,8 @@ def _evict(trial: Trial) -> None:
             if i % 4 == 0 and (obj := backend.get(f"k{i}")) is not None:
                 held.append((Chunk(i, size), obj))
     expect(len(held) >= 12, "most chunks to be readable right after their put", f"{len(held)} of 24")
+    if not all(backend.backend.contains(key(f"k{i}")) for i in range(0, 96, 4)):
+        trial.mark("evicted in hand")
     for chunk, obj in held:
         _still(obj, chunk, "its eviction")
 

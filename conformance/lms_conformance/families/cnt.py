@@ -51,6 +51,7 @@ def _asking(trial: Trial) -> None:
     "CNT-04",
     "contains_prefix counts the leading run that is present, up to the first gap.",
     given=lambda: st.lists(st.booleans(), min_size=1, max_size=12),
+    marks=["a gap before keys that are held"],
 )
 def _leading(trial: Trial, present: list[bool]) -> None:
     backend = trial.open()
@@ -59,6 +60,8 @@ def _leading(trial: Trial, present: list[bool]) -> None:
         if there:
             backend.put(k, Chunk(3, 20))
     want = (*present, False).index(False)
+    if any(present[want:]):
+        trial.mark("a gap before keys that are held")
     found = backend.contains_prefix(chain)
     expect(found == want, f"{want}, the length of the leading run", found)
 
@@ -78,6 +81,7 @@ def _degenerate(trial: Trial) -> None:
     "contains_many answers each key in order as contains would, absent and repeated ones too.",
     since="1.1",
     given=lambda: st.tuples(st.sets(pool_keys()), st.lists(pool_keys(), max_size=8)),
+    marks=["held and absent keys in one batch"],
 )
 def _each(trial: Trial, case: tuple[set[str], list[str]]) -> None:
     held, asked = case
@@ -85,5 +89,7 @@ def _each(trial: Trial, case: tuple[set[str], list[str]]) -> None:
     for k in sorted(held):
         backend.put(k, Chunk(3, 20))
     want = [k in held for k in asked]
+    if True in want and False in want:
+        trial.mark("held and absent keys in one batch")
     found = backend.contains_many(asked)
     expect(found == want, f"{want} for {asked!r}", found)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-import time
 from functools import partial
 
 from lms_conformance.chunks import KIB, MIB, Chunk, key, raw, same
+from lms_conformance.marks import OVERLAPPED, Overlap
 from lms_conformance.preempt import Turns, own_files
 from lms_conformance.races import Mix, explained
 from lms_conformance.spec import prop
@@ -18,43 +18,57 @@ SMALL = (8, 16, 24, 64)
 LARGE = (128 * KIB, 512 * KIB, 128 * KIB + 8, MIB)
 
 
-@prop("CON-01", "Puts, gets and contains of one key from several threads, preempted anywhere, are linearizable.")
+@prop(
+    "CON-01",
+    "Puts, gets and contains of one key from several threads, preempted anywhere, are linearizable.",
+    marks=[OVERLAPPED],
+)
 def _linearizable(trial: Trial) -> None:
     mix = Mix(("put", "put", "get", "get", "contains"), ("a",), 3, 4, SMALL, preempt=True)
     explained(trial, mix, trial.profile.rounds)
 
 
-@prop("CON-02", "The same with removes: a removed chunk is not seen again, a new one not lost.", needs=["remove"])
+@prop(
+    "CON-02",
+    "The same with removes: a removed chunk is not seen again, a new one not lost.",
+    needs=["remove"],
+    marks=[OVERLAPPED],
+)
 def _with_removes(trial: Trial) -> None:
     mix = Mix(("put", "put", "remove", "get", "get", "contains"), ("a", "b"), 3, 4, SMALL, preempt=True)
     explained(trial, mix, trial.profile.rounds)
 
 
-@prop("CON-03", "Large chunks read beside overwrites are one put's, whole: never a mixture of two.")
+@prop(
+    "CON-03",
+    "Large chunks read beside overwrites are one put's, whole: never a mixture of two.",
+    marks=[OVERLAPPED],
+)
 def _large(trial: Trial) -> None:
     mix = Mix(("put", "put", "get", "get", "get"), ("a",), 4, 5, LARGE, preempt=False)
     explained(trial, mix, max(6, trial.profile.rounds // 3))
 
 
-@prop("CON-04", "Batches from several threads are linearizable item by item.")
+@prop("CON-04", "Batches from several threads are linearizable item by item.", marks=[OVERLAPPED])
 def _batches(trial: Trial) -> None:
     mix = Mix(("put_many", "get_many", "put", "get"), ("a", "b"), 3, 3, SMALL, preempt=True)
     explained(trial, mix, trial.profile.rounds // 2)
 
 
-@prop("CON-05", "Threads on keys of their own do not disturb each other.")
+@prop("CON-05", "Threads on keys of their own do not disturb each other.", marks=[OVERLAPPED])
 def _own_keys(trial: Trial) -> None:
-    for _ in range(max(4, trial.profile.rounds // 6)):
+    for _ in trial.rounds(max(4, trial.profile.rounds // 6)):
         trial.anew()
-        backend = trial.open()
+        backend, overlap = trial.open(), Overlap(trial)
         turns = Turns(own_files(backend.backend), 4, random.Random(trial.rng.randrange(1 << 30)))
 
-        def work(t: int, backend: Subject = backend, turns: Turns = turns) -> None:
+        def work(t: int, backend: Subject = backend, turns: Turns = turns, overlap: Overlap = overlap) -> None:
             with turns.of(t):
                 for i in range(6):
                     chunk = Chunk(10 * t + i, 40 + t, t)
-                    backend.backend.put(chunk.message(key(f"k{t}")), chunk.data())
-                    obj = backend.backend.get(key(f"k{t}"))
+                    with overlap.call(t):
+                        backend.backend.put(chunk.message(key(f"k{t}")), chunk.data())
+                        obj = backend.backend.get(key(f"k{t}"))
                     expect(same(obj, chunk), f"thread {t} to read its own newest put of its own key", "something else")
 
         with trial.quiet("# four threads, each puts and gets a key of its own"):
@@ -63,21 +77,25 @@ def _own_keys(trial: Trial) -> None:
             backend.expect_model({f"k{t}": Chunk(10 * t + 5, 40 + t, t) for t in range(4)})
 
 
-@prop("CON-06", "When all threads are done, get, get_many, contains and list_keys agree on the outcome.")
+@prop(
+    "CON-06",
+    "When all threads are done, get, get_many, contains and list_keys agree on the outcome.",
+    marks=[OVERLAPPED],
+)
 def _agreement(trial: Trial) -> None:
     pool = ("a", "b")
-    began = time.monotonic()
-    for attempt in range(2 * trial.profile.rounds):
-        if attempt >= 2 * trial.profile.least and time.monotonic() - began > trial.profile.example_seconds * 2:
-            break
+    effort = trial.profile
+    for attempt in trial.rounds(2 * effort.rounds, 2 * effort.least, effort.example_seconds * 2):
         trial.anew()
-        backend = trial.open()
+        backend, overlap = trial.open(), Overlap(trial)
         seed = trial.rng.randrange(1 << 30)
         turns = Turns(own_files(backend.backend), 3, random.Random(seed))
 
-        def work(t: int, backend: Subject = backend, turns: Turns = turns, seed: int = seed) -> None:
+        def work(
+            t: int, backend: Subject = backend, turns: Turns = turns, seed: int = seed, overlap: Overlap = overlap
+        ) -> None:
             rng = random.Random(f"{seed}:{t}")
-            with turns.of(t):
+            with turns.of(t), overlap.call(t):
                 for i in range(3):  # few: only what is called last on a key shows in the end
                     k = rng.choice(pool)
                     if trial.caps.remove and rng.random() < 0.4:
@@ -105,6 +123,7 @@ def _agreement(trial: Trial) -> None:
     "CON-07",
     "At full capacity, with eviction at any moment, gets beside puts answer a put's chunk whole or miss.",
     needs=["evicts", "capacity"],
+    marks=[OVERLAPPED, "evicted"],
 )
 def _evicting(trial: Trial) -> None:
     sizes = (2 * MIB, 3 * MIB)

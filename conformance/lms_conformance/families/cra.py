@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import random
+import signal
 from typing import Any
 
 from lms_conformance.chunks import KIB, MIB, Chunk, difference
@@ -11,6 +13,10 @@ from lms_conformance.spec import prop
 from lms_conformance.subject import Subject
 from lms_conformance.trial import Trial
 from lms_conformance.violation import expect, violate
+
+#: What a property of crashes must have reached: the process was killed, and with it what keeps the chunks.
+KILLED = "killed after an answer"
+DEATHS = (KILLED, "the server died")
 
 Operation = tuple[Any, ...]
 Candidates = dict[str, list[Chunk | None]]
@@ -23,12 +29,36 @@ def _capacity(trial: Trial) -> int | None:
 def _killed_after(trial: Trial, path: Any, program: list[Operation], ack: int) -> None:
     """Run `program` in a process of its own and kill it when operation `ack` was acknowledged."""
     trial.record(f"# a process opens the place and runs {_shown(program[: ack + 1])}; then it is killed with SIGKILL")
+    _serve(trial, path)
     with zygote().job("run", trial.harness, path, _capacity(trial), program=program) as job:
         for message in job.messages():
             if "raised" in message:
                 violate("the process to run its program", f"{message['raised']}: {message['message']}")
             if message.get("ack") == ack:
                 job.kill()
+                _server_dies(trial, path)
+    _mark_a_kill(trial)
+
+
+def _serve(trial: Trial, path: Any) -> None:
+    """Start the server that the process is to be a client of; an lm:// server is inside that process."""
+    if trial.harness.has_server and not trial.harness.local:
+        trial.harness.start(path, _capacity(trial))
+
+
+def _server_dies(trial: Trial, path: Any) -> None:
+    """A process that dies takes nothing from a server: it is the server that has to die."""
+    if trial.harness.has_server and not trial.harness.local:
+        trial.harness.kill(path)
+        trial.harness.heal(path)
+        trial.mark("the server died")
+
+
+def _mark_a_kill(trial: Trial) -> None:
+    if zygote().status == signal.SIGKILL:
+        trial.mark(KILLED)
+    if not trial.harness.has_server or trial.harness.local:
+        trial.mark("the server died")  # it was the process itself
 
 
 def _shown(program: list[Operation]) -> str:
@@ -77,9 +107,10 @@ def _one_of(options: list[Chunk | None]) -> str:
     "CRA-01",
     "After SIGKILL what was acknowledged and flushed is there; what came later is old or new, never torn.",
     needs=["persistent"],
+    marks=DEATHS,
 )
 def _kill(trial: Trial) -> None:
-    for _ in range(trial.profile.crashes):
+    for _ in trial.rounds(trial.profile.crashes):
         trial.anew()
         program, ack = _program(trial.rng, trial.caps.remove)
         backend = trial.directory()
@@ -106,24 +137,32 @@ def _program(rng: random.Random, remove: bool) -> tuple[list[Operation], int]:
     "CRA-02",
     "A process killed in the middle of overwriting a chunk leaves the old one or a new one, whole.",
     needs=["persistent"],
+    marks=["killed inside a put"],
 )
 def _in_flight(trial: Trial) -> None:
     versions = [Chunk(11 + i, 2 * MIB, i) for i in range(3)]
     texts = [(c.seed, c.size, c.kind) for c in versions]
-    for _ in range(trial.profile.crashes):
+    for tried in range(4 * trial.profile.crashes):
+        if tried >= trial.profile.crashes and trial.marks["killed inside a put"]:
+            break
         trial.anew()
-        path = trial.directory()
+        path, flag = trial.directory(), trial.directory() / "inside"
+        flag.write_bytes(bytes(mmap.PAGESIZE))
         delay = trial.rng.random() * 0.06
         trial.record(
             f"# a process puts and flushes 2 MiB under 'a', overwrites it for ever, and is killed after {delay:.3f} s"
         )
-        with zygote().job("overwrite", trial.harness, path, _capacity(trial), versions=texts) as job:
+        _serve(trial, path)
+        with zygote().job("overwrite", trial.harness, path, _capacity(trial), versions=texts, flag=str(flag)) as job:
             for message in job.messages():
                 if "raised" in message:
                     violate("the process to overwrite", f"{message['raised']}: {message['message']}")
                 if "flushed" in message:
                     _pause(delay)
                     job.kill()
+                    _server_dies(trial, path)
+        if zygote().status == signal.SIGKILL and flag.read_bytes()[:1] == b"p":
+            trial.mark("killed inside a put")
         subject = trial.open(capacity=_capacity(trial), path=path)
         options: list[Chunk | None] = [*versions, None] if trial.caps.evicts else [*versions]
         _expect_one_of(subject, {"a": options})
@@ -136,7 +175,10 @@ def _pause(seconds: float) -> None:
 
 
 @prop(
-    "CRA-03", "After a kill the place opens, and everything works: put, get, list, flush, reopen.", needs=["persistent"]
+    "CRA-03",
+    "After a kill the place opens, and everything works: put, get, list, flush, reopen.",
+    needs=["persistent"],
+    marks=DEATHS,
 )
 def _works_after(trial: Trial) -> None:
     path = trial.directory()
@@ -158,7 +200,7 @@ def _works_after(trial: Trial) -> None:
         again.expect_absent("b")
 
 
-@prop("CRA-04", "A remove that was flushed holds after SIGKILL.", needs=["persistent", "remove"])
+@prop("CRA-04", "A remove that was flushed holds after SIGKILL.", needs=["persistent", "remove"], marks=DEATHS)
 def _removed(trial: Trial) -> None:
     program: list[Operation] = [
         ("put", "a", 11, 5000, 0), ("put", "b", 12, 5000, 1), ("flush", ""), ("remove", "a"), ("flush", ""),
@@ -194,6 +236,7 @@ def _read_in_child(trial: Trial, backend: Subject, expected: dict[str, Chunk], w
                 found[message["key"]] = message["found"]
             if "raised" in message:
                 done = True
+                trial.mark("damage read back")
                 typed = message["typed"] and not opened
                 expect(
                     typed,
@@ -201,6 +244,8 @@ def _read_in_child(trial: Trial, backend: Subject, expected: dict[str, Chunk], w
                     f"{message['raised']}: {message['message']}",
                 )
     expect(done, f"the reader to survive {what}", f"it died with status {zygote().status}")
+    if not all(found.values()):
+        trial.mark("damage read back")
     return found
 
 
@@ -208,6 +253,7 @@ def _read_in_child(trial: Trial, backend: Subject, expected: dict[str, Chunk], w
     "CRA-05",
     "A chunk whose stored bytes were flipped is a miss, not data; the others are exact.",
     needs=["persistent", "damage"],
+    marks=["damage read back"],
 )
 def _flipped(trial: Trial) -> None:
     for size in (5000, 300 * KIB, 2 * MIB):
@@ -229,6 +275,7 @@ def _flipped(trial: Trial) -> None:
     "CRA-06",
     "After files are cut short there are misses or a typed error on opening: no wrong data, no death.",
     needs=["persistent", "damage"],
+    marks=["damage read back"],
 )
 def _truncated(trial: Trial) -> None:
     chunks = {f"k{i}": Chunk(11 + i, 200 * KIB + i, i % 8) for i in range(10)}
@@ -242,6 +289,7 @@ def _truncated(trial: Trial) -> None:
     "CRA-07",
     "On a full disk put raises a typed error and loses nothing; with room again it works.",
     needs=["persistent", "local"],
+    marks=["put at full"],
 )
 def _full_disk(trial: Trial) -> None:
     path = trial.directory()
@@ -253,6 +301,8 @@ def _full_disk(trial: Trial) -> None:
             if "raised" in message:
                 violate("puts on a full disk to raise typed errors", f"{message['raised']}: {message['message']}")
             if "put" in message:
+                if "typed" in message or "untyped" in message:
+                    trial.mark("put at full")
                 _judge_full(message, lenient=trial.caps.evicts)
             if message.get("after"):
                 violate("put and get to work once there is room", message["after"])

@@ -111,10 +111,12 @@ def _exhaustion(trial: Trial) -> None:
     "OutcomeUnknownError comes from writes alone; the key then holds the old chunk or the new one, whole.",
     since="1.1",
     given=lambda: programs("put", "get", "contains"),
+    marks=["a write in doubt"],
 )
 def _doubt(trial: Trial, program: tuple[Op, ...]) -> None:
     backend = trial.open()
     may_hold: dict[str, list[Chunk | None]] = {}
+    trial.cannot("a write in doubt", "every write was answered: none raised OutcomeUnknownError")
     in_doubt: dict[str, list[Chunk | None]] = {}  # what was sent without an answer may arrive later
     for op in program:
         k = op.keys[0]
@@ -124,6 +126,7 @@ def _doubt(trial: Trial, program: tuple[Op, ...]) -> None:
                 backend.put(k, op.chunks[0])
                 may_hold[k] = [op.chunks[0], *late]
             except OutcomeUnknownError:
+                trial.mark("a write in doubt")
                 late.append(op.chunks[0])
                 before.append(op.chunks[0])
         elif op.kind == "get":

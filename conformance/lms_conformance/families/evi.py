@@ -23,6 +23,7 @@ class _Order:
     def __init__(self, policy: str | None) -> None:
         self.lru = policy == "lru"
         self.keys: list[str] = []
+        self.gone = 0
 
     def put(self, k: str) -> None:
         if k in self.keys:
@@ -48,6 +49,7 @@ class _Order:
         )
         expect(len(stayed) >= min(least, len(self.keys)), f"at least {least} chunks to stay", len(stayed))
         self.keys = stayed
+        self.gone += len(gone)
 
 
 def _chunk(k: str) -> Chunk:
@@ -65,12 +67,14 @@ def _put(backend: Subject, order: _Order, k: str) -> None:
     order.put(k)
 
 
-@prop("EVI-01", "The newest chunk is never the victim of its own put.", needs=["policy", "capacity"])
+@prop("EVI-01", "The newest chunk is never the victim of its own put.", needs=["policy", "capacity"], marks=["evicted"])
 def _newest(trial: Trial) -> None:
     backend = trial.open(capacity=CAPACITY)
     for i in range(3 * CAPACITY * trial.harness.capacity_scale // SIZE):
         backend.put(f"k{i}", _chunk(f"k{i}"))
         backend.expect_chunk(f"k{i}", _chunk(f"k{i}"), "the chunk just put")
+    if not backend.contains("k0"):
+        trial.mark("evicted")
 
 
 def _accesses() -> st.SearchStrategy[list[int]]:
@@ -83,6 +87,7 @@ def _accesses() -> st.SearchStrategy[list[int]]:
     needs=["policy", "capacity"],
     given=_accesses,
     weight=0.5,
+    marks=["evicted"],
 )
 def _order(trial: Trial, accesses: list[int]) -> None:
     backend = trial.open(capacity=CAPACITY)
@@ -102,12 +107,15 @@ def _order(trial: Trial, accesses: list[int]) -> None:
             backend.flush()
             order.hit(k)
         order.settle(backend.keys(), fits)
+    if order.gone:
+        trial.mark("evicted")
 
 
 @prop(
     "EVI-03",
     "The order outlives a restart: after reopening, the least recently used chunks leave first.",
     needs=["policy", "capacity", "persistent"],
+    marks=["evicted after reopening"],
 )
 def _restart(trial: Trial) -> None:
     backend = trial.open(capacity=CAPACITY)
@@ -125,6 +133,8 @@ def _restart(trial: Trial) -> None:
     for i in range(fits, 3 * fits):
         _put(again, order, f"k{i}")
         order.settle(again.keys(), fits)
+    if order.gone:
+        trial.mark("evicted after reopening")
 
 
 @prop("EVI-04", "Nothing is evicted while there is room.", needs=["evicts"])
@@ -142,10 +152,15 @@ def _room(trial: Trial) -> None:
 
 
 @prop(
-    "EVI-05", "Where `evicts` is not declared nothing leaves without a remove, even when it is full.", needs=["!evicts"]
+    "EVI-05",
+    "Where `evicts` is not declared nothing leaves without a remove, even when it is full.",
+    needs=["!evicts"],
+    marks=["put at full"],
 )
 def _undeclared(trial: Trial) -> None:
     backend = trial.open(capacity=16 * MIB)
+    if not trial.harness.takes_capacity:
+        trial.cannot("put at full", "the harness opens it without a capacity")
     model: dict[str, Chunk] = {}
     code = "for i in range(400):\n    c = Chunk(8 * i + 3, 65536)\n    backend.put(c.message(key(f'k{i}')), c.data())"
     with trial.quiet(code):
@@ -153,6 +168,7 @@ def _undeclared(trial: Trial) -> None:
             try:
                 backend.put(f"k{i}", Chunk(8 * i + 3, 64 * KIB))
             except CapacityError:
+                trial.mark("put at full")
                 break
             model[f"k{i}"] = Chunk(8 * i + 3, 64 * KIB)
         backend.expect_model(model)

@@ -6,6 +6,8 @@ import threading
 from collections import Counter
 
 from lms_conformance.chunks import Chunk
+from lms_conformance.marks import OVERLAPPED, Overlap
+from lms_conformance.preempt import Turns, own_files
 from lms_conformance.spec import prop
 from lms_conformance.trial import Trial
 from lms_conformance.violation import expect, violate
@@ -48,36 +50,50 @@ def _many(trial: Trial) -> None:
         backend.expect_keys(texts)
 
 
-@prop("LST-04", "Listing while others put and overwrite raises nothing and misses no key held throughout.")
+@prop(
+    "LST-04",
+    "Listing while others put and overwrite raises nothing and misses no key held throughout.",
+    marks=[OVERLAPPED],
+)
 def _mutation(trial: Trial) -> None:
     backend = trial.open()
     held = [f"held{i}" for i in range(60)]
     for k in held:
         backend.put(k, Chunk(3, 16))
     stop = threading.Event()
+    overlap, turns = Overlap(trial), Turns(own_files(backend.backend), 2, trial.rng)
 
     def mutate() -> None:
         i = 0
-        while not stop.is_set():
-            i += 1
-            backend.backend.put(Chunk(i % 50, 20).message(_key(f"new{i % 40}")), Chunk(i % 50, 20).data())
-            backend.backend.put(Chunk(i % 50, 20).message(_key(held[i % 60])), Chunk(i % 50, 20).data())
-            if trial.caps.remove:
-                backend.backend.remove(_key(f"new{(i * 7) % 40}"))
+        with turns.of(0):
+            while not stop.is_set():
+                i += 1
+                with overlap.call(0):
+                    backend.backend.put(Chunk(i % 50, 20).message(_key(f"new{i % 40}")), Chunk(i % 50, 20).data())
+                    backend.backend.put(Chunk(i % 50, 20).message(_key(held[i % 60])), Chunk(i % 50, 20).data())
+                    if trial.caps.remove:
+                        backend.backend.remove(_key(f"new{(i * 7) % 40}"))
 
     def listing() -> None:
         try:
-            for _ in range(40):
-                try:
-                    found = [k.to_string() for k in backend.backend.list_keys()]
-                except Exception as error:
-                    violate("list_keys beside puts to raise nothing", f"{type(error).__name__}: {error}")
-                missing = set(held).difference(found)
-                expect(not missing, "every key held throughout to be listed", f"missing {sorted(missing)[:3]}")
-                twice = [k for k, n in Counter(found).items() if n > 1]
-                expect(not twice, "each key once", f"twice: {twice[:3]}")
+            with turns.of(1):
+                look()
         finally:
             stop.set()
+
+    def look() -> None:
+        for i in range(400):
+            if i >= 40 and trial.marks[OVERLAPPED]:
+                return
+            try:
+                with overlap.call(1):
+                    found = [k.to_string() for k in backend.backend.list_keys()]
+            except Exception as error:
+                violate("list_keys beside puts to raise nothing", f"{type(error).__name__}: {error}")
+            missing = set(held).difference(found)
+            expect(not missing, "every key held throughout to be listed", f"missing {sorted(missing)[:3]}")
+            twice = [k for k, n in Counter(found).items() if n > 1]
+            expect(not twice, "each key once", f"twice: {twice[:3]}")
 
     trial.record(
         "# 60 keys held; one thread puts, overwrites and removes others while another calls list_keys() 40 times"

@@ -56,12 +56,16 @@ def _metadata_only(trial: Trial) -> None:
     "Any sequence of puts and reads over a few keys answers as a dictionary would.",
     given=lambda: programs("put", "put", "get", "contains"),
     weight=2,
+    marks=["overwritten"],
 )
 def _drawn(trial: Trial, program: tuple[Op, ...]) -> None:
     backend = trial.open()
     model: dict[str, Chunk] = {}
     run(backend, model, program)
     backend.expect_model(model, POOL)
+    for k in list(model)[:1]:  # whatever was drawn: what was read is overwritten, and read again
+        run(backend, model, [Op("put", (k,), (Chunk(77, 33, 2),))])
+        backend.expect_model(model, POOL)
 
 
 @prop("OVR-07", "An overwritten key is listed once.")

@@ -61,6 +61,7 @@ def _again(trial: Trial) -> None:
     needs=["remove"],
     given=lambda: programs("put", "put", "get", "contains", "remove", "list"),
     weight=2,
+    marks=["overwritten", "removed"],
 )
 def _drawn(trial: Trial, program: tuple[Op, ...]) -> None:
     backend = trial.open()

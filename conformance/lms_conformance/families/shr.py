@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lms_conformance.chunks import KIB, MIB, Chunk, difference, key
 from lms_conformance.history import History
+from lms_conformance.marks import OVERLAPPED
 from lms_conformance.peers import peer
 from lms_conformance.programs import POOL, Op, programs, step
 from lms_conformance.races import Execution, Mix, draw, explained, unexplained
@@ -304,6 +305,7 @@ def _comings_and_goings(trial: Trial) -> None:
     "Calls of two instances of one process, preempted anywhere, are linearizable key by key.",
     needs=["shared"],
     since="1.1",
+    marks=[OVERLAPPED],
 )
 def _two_instances(trial: Trial) -> None:
     mix = Mix(

@@ -12,6 +12,7 @@ from lms_conformance.spec import FAMILIES
 _MARK = {
     Status.PASSED: "✓", Status.FAILED: "✗", Status.HUNG: "⧖", Status.CRASHED: "☠", Status.ERROR: "!",
     Status.NOT_RUN: "∅", Status.WAIVED: "≈", Status.STALE_WAIVER: "✗", Status.WARNED: "△", Status.NOT_APPLICABLE: "–",
+    Status.VACUOUS: "○", Status.WARNED_VACUOUS: "○",
 }  # fmt: skip
 
 
@@ -46,11 +47,16 @@ def _page(report: Report) -> Iterator[str]:
         yield f"<h2>What failed <small>{len(failures)}</small></h2>"
         for r in failures:
             yield _failure(r)
-    waived = [r for r in report.results if r.status in (Status.WAIVED, Status.WARNED)]
+    waived = [r for r in report.results if r.status in (Status.WAIVED, Status.WARNED, Status.WARNED_VACUOUS)]
     if waived:
-        yield "<h2>Waived, or newer than the spec</h2><ul>"
+        yield "<h2>Waived, vacuous, or newer than the spec</h2><ul>"
         for r in waived:
             yield f"<li><b>{r.id}</b> {html.escape(r.sentence)} <i>{html.escape(r.reason)}</i></li>"
+        yield "</ul>"
+    if report.cut:
+        yield "<h2>Cut down in examples</h2><ul>"
+        for r in report.cut:
+            yield f"<li><b>{r.id}</b> {r.effort} examples: {html.escape(r.sentence)}</li>"
         yield "</ul>"
     yield "<h2>Every property</h2>"
     for family, rows in _families(report):
@@ -99,9 +105,10 @@ def _failure(r: Result) -> str:
 def _family(family: str, what: str, rows: list[Result]) -> str:
     out = [f'<section id="{family}"><h3>{family} <small>{html.escape(what)}</small></h3><table>']
     for r in rows:
-        note = html.escape(r.reason) if r.status is not Status.PASSED else ""
+        reached = ", ".join(f"{state} ({count} ×)" for state, count in r.marks.items())
+        note = html.escape("; ".join(filter(None, (r.reason, reached and f"reached: {reached}"))))
         link = f' <a href="#failed-{r.id}">see above</a>' if r.red else ""
-        effort = f"{r.examples} × · {r.calls} calls · {r.seconds:.2f} s" if r.examples else ""
+        effort = f"{r.effort} × · {r.calls} calls · {r.seconds:.2f} s" if r.examples else ""
         out.append(
             f'<tr id="{r.id}" class="{kind(r)}"><td class=mark>{_MARK[r.status]}</td><td class=id>{r.id}</td>'
             f"<td>{html.escape(r.sentence)}<span class=note>{note}{link}</span></td><td class=effort>{effort}</td></tr>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from lms_conformance.outcome import Report, Result, Status
+from lms_conformance.outcome import VACUOUS, Report, Result, Status
 
 #: Version of this file's own form.
 FORM = 1
@@ -33,5 +33,6 @@ def from_json(text: str) -> Report:
 
 def badge_json(report: Report) -> str:
     """For ``https://img.shields.io/endpoint?url=…``."""
-    colour = "brightgreen" if report.ok and report.complete else "yellow" if report.ok else "red"
+    whole = report.complete and not report.count(*VACUOUS) and not report.cut
+    colour = "brightgreen" if report.ok and whole else "yellow" if report.ok else "red"
     return json.dumps({"schemaVersion": 1, "label": "lms conformance", "message": report.badge, "color": colour})

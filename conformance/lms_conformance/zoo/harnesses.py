@@ -99,11 +99,49 @@ class ProvenHarness(Harness):
         self.name = f"{inner.name} with {name}"
         self.takes_capacity = inner.takes_capacity
         self.capacity_scale = inner.capacity_scale
+        self.local, self.has_server = inner.local, inner.has_server
 
     def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
         """Open the user's backend and break it."""
+        return self._broken(self.inner.open(path, capacity))
+
+    def reopen(self, path: Path, capacity: int | None) -> LMSBackendInterface:
+        """Open it again, as broken."""
+        return self._broken(self.inner.reopen(path, capacity))
+
+    def _broken(self, backend: LMSBackendInterface) -> LMSBackendInterface:
         from lms_conformance.zoo.mutant import mutants
 
         build: Any = mutants()[self.mutant].build
-        broken: LMSBackendInterface = build(self.inner.open(path, capacity))
+        broken: LMSBackendInterface = build(backend)
         return broken
+
+    def start(self, path: Path, capacity: int | None) -> str:  # noqa: D102
+        return self.inner.start(path, capacity)
+
+    def stop(self, path: Path) -> None:  # noqa: D102
+        self.inner.stop(path)
+
+    def kill(self, path: Path) -> None:  # noqa: D102
+        self.inner.kill(path)
+
+    def stall(self, path: Path) -> None:  # noqa: D102
+        self.inner.stall(path)
+
+    def heal(self, path: Path) -> None:  # noqa: D102
+        self.inner.heal(path)
+
+    def clean(self, path: Path, capacity: int | None) -> None:  # noqa: D102
+        self.inner.clean(path, capacity)
+
+    def end(self) -> None:  # noqa: D102
+        self.inner.end()
+
+    def raw_peek(self, path: Path, key: str) -> bytes | None:  # noqa: D102
+        return self.inner.raw_peek(path, key)
+
+    def corrupt(self, path: Path, data: bytes) -> bool:  # noqa: D102
+        return self.inner.corrupt(path, data)
+
+    def truncate(self, path: Path) -> bool:  # noqa: D102
+        return self.inner.truncate(path)

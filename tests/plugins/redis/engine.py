@@ -1,21 +1,19 @@
-"""Real Redis servers on loopback, one or a Cluster of three primaries and three replicas, ended by process id."""
+"""Real Redis servers on loopback, one or a Cluster of three primaries and three replicas."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from lms_conformance.loopback import LoopbackServer
 
 from lms_tiers.client.address import Address
 from lms_tiers.resp.link import Link, command
@@ -37,15 +35,8 @@ def until(condition: Callable[[], Any]) -> Any:
     return found
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port if port < 55_000 else _free_port()  # the bus of a Cluster is 10,000 above
-
-
-class RedisServer:
-    """One server process.
+class RedisServer(LoopbackServer):
+    """One server process; one that was killed is empty when it is healed.
 
     Parameters
     ----------
@@ -57,29 +48,16 @@ class RedisServer:
 
     def __init__(self, folder: Path, **options: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder: Final = folder
-        self.port: Final = _free_port()
-        self.address: Final = Address("127.0.0.1", self.port)
-        self._options: Final = {"bind": "127.0.0.1", "save": "", "appendonly": "no", **options}
-        self.start()
-
-    def start(self) -> None:
-        """Start it, also after it was killed: it is empty then."""
-        secured = "tls_cert_file" in self._options
-        given = {**self._options, "port": str(self.port)} | (
-            {"port": "0", "tls-port": str(self.port)} if secured else {}
-        )
+        secured = "tls_cert_file" in options
+        given = {"port": "0", "tls-port": "{port}"} if secured else {"port": "{port}"}
+        given |= {"dir": "{folder}", "bind": "127.0.0.1", "save": "", "appendonly": "no", **options}
         arguments = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", value)]
-        log = self.folder / "log"
-        log.unlink(missing_ok=True)
-        with log.open("wb") as file:
-            started = ["redis-server", "--dir", str(self.folder), *arguments]
-            self.process = subprocess.Popen(started, stdout=file, stderr=file)
-        until(lambda: b"Ready to accept connections" in log.read_bytes())
+        super().__init__(("redis-server", *arguments), folder=folder, log=folder / "log")
+        self.at: Final = Address("127.0.0.1", self.port)
 
     def ask(self, *words: str | bytes) -> Any:
         """What it answers to a command; None where it cannot be reached."""
-        with contextlib.suppress(OSError), contextlib.closing(Link(self.address, PATIENCE, None)) as link:
+        with contextlib.suppress(OSError), contextlib.closing(Link(self.at, PATIENCE, None)) as link:
             link.send(command(*(word.encode() if isinstance(word, str) else word for word in words)))
             return link.reply()
         return None
@@ -88,26 +66,6 @@ class RedisServer:
         """A figure out of a report, such as that of INFO; empty where there is none."""
         lines = (self.ask(*words) or b"").decode().splitlines()
         return next((line.partition(":")[2] for line in lines if line.startswith(name + ":")), "")
-
-    @contextlib.contextmanager
-    def hung(self) -> Iterator[None]:
-        """Stopped for the block: it takes connections and answers nothing."""
-        os.kill(self.process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self.process.pid, signal.SIGCONT)
-
-    def kill(self) -> None:
-        """SIGKILL, and wait for its end."""
-        self.process.kill()
-        self.process.wait(PATIENCE)
-
-    def __enter__(self) -> RedisServer:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.kill()
 
 
 class RedisCluster:

@@ -98,7 +98,7 @@ def test_a_hung_primary_costs_its_own_keys_and_one_time_out(own: RedisCluster) -
         backend.put_many([item(key, body) for key, body in MANY.items()])
         sick = owner(own, "k1")
         there = [owner(own, key) is sick for key in MANY]
-        with sick.hung(), bounded():
+        with sick.stalled(), bounded():
             found = backend.get_many(keys(*MANY))
         assert [obj is None for obj in found] == there
         assert backend.stats().failures == sum(there)

@@ -48,7 +48,7 @@ def bounded() -> Iterator[None]:
 def test_a_hung_server_is_misses_and_writes_in_doubt_and_comes_back(doomed: RedisServer) -> None:
     with opened(doomed, timeout="300ms") as backend:
         backend.put(*item("k", b"old"))
-        with doomed.hung(), bounded():
+        with doomed.stalled(), bounded():
             assert body_of(backend, "k") is None
             assert backend.contains_many(keys("k", "l")) == [False, False]
             until(lambda: _doubt(backend))
@@ -95,7 +95,7 @@ def test_a_killed_server_is_misses_and_errors_and_what_it_lost_is_absent(doomed:
             with pytest.raises(StorageUnavailableError) as caught:
                 call()
             assert not isinstance(caught.value, OutcomeUnknownError), "nothing was sent"
-        doomed.start()
+        doomed.heal()
         until(lambda: puts(backend, "other", b"x"))
         assert body_of(backend, "k") is None
         assert body_of(backend, "other") == b"x"
@@ -107,7 +107,7 @@ def test_a_restart_between_two_calls_is_not_noticed(doomed: RedisServer) -> None
             backend.put(*item("k", value))
             assert body_of(backend, "k") == value
             doomed.kill()
-            doomed.start()
+            doomed.heal()
         assert backend.stats().failures == 0
 
 
@@ -133,8 +133,8 @@ def test_a_server_killed_under_load_gives_no_wrong_byte(doomed: RedisServer) -> 
             until(lambda: body_of(backend, "big") is not None)
             doomed.kill()
             until(lambda: body_of(backend, "k0") is None)
-            doomed.start()
-        with doomed.hung():
+            doomed.heal()
+        with doomed.stalled():
             until(lambda: body_of(backend, "k0") is None)
         until(lambda: body_of(backend, "big") is not None)
         done.set()
@@ -147,7 +147,7 @@ def test_a_server_killed_under_load_gives_no_wrong_byte(doomed: RedisServer) -> 
 def test_close_ends_a_call_that_hangs(doomed: RedisServer) -> None:
     backend = opened(doomed, timeout="1h")
     raised: list[BaseException] = []
-    with doomed.hung():
+    with doomed.stalled():
         asked = backend.nodes.connects
 
         def read() -> None:

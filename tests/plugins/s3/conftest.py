@@ -21,14 +21,12 @@ def runtime() -> None:
 @pytest.fixture(scope="session")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A server for all tests of a process, which keep to prefixes of their own and leave it as it was."""
-    server = S3Server(tmp_path_factory.mktemp("s3"))
-    yield server
-    server.kill()
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture
 def doomed(tmp_path: Path) -> Iterator[S3Server]:
     """A server of a test's own, to be hung, killed and emptied."""
-    server = S3Server(tmp_path)
-    yield server
-    server.kill()
+    with S3Server(tmp_path) as server:
+        yield server

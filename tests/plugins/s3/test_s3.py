@@ -23,11 +23,12 @@ from lms_tiers.errors import (
     StorageFullError,
     StorageUnavailableError,
 )
+from lms_tiers.plugins.s3.conformance import BUCKET
 from tests.plugins.redis.engine import until
 from tests.plugins.redis.test_redis import body_of, item, keys
 from tests.plugins.redis.test_sick import bounded, puts
 from tests.plugins.s3.doubles import LateStore, answering
-from tests.plugins.s3.engine import BUCKET, S3Server, needs_server
+from tests.plugins.s3.engine import S3Server, needs_server
 
 pytestmark = needs_server
 
@@ -223,7 +224,7 @@ def test_a_bucket_that_is_gone_is_misses_and_refusals(doomed: S3Server) -> None:
 def test_a_hung_server_is_misses_and_writes_in_doubt_and_comes_back(doomed: S3Server) -> None:
     with CreateStorageBackend(doomed.device(timeout="1s")) as backend:
         until(lambda: puts(backend, "k", b"old"))
-        with doomed.hung(), bounded():
+        with doomed.stalled(), bounded():
             assert body_of(backend, "k") is None
             assert backend.contains_many(keys(*"abcdefgh")) == [False] * 8
             with pytest.raises(OutcomeUnknownError):
@@ -244,7 +245,7 @@ def test_a_killed_server_is_misses_and_errors_until_it_is_back(doomed: S3Server)
         assert body_of(backend, "k") is None
         with pytest.raises(StorageUnavailableError):
             backend.put(*item("k", b"y"))
-        doomed.start()
+        doomed.heal()
         assert until(lambda: puts(backend, "l", b"z"))
         assert until(lambda: body_of(backend, "l")) == b"z"
         assert body_of(backend, "k") is None

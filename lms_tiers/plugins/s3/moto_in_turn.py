@@ -1,6 +1,6 @@
 """`moto_server` whose requests are carried out one at a time.
 
-    python -m tests.plugins.s3.moto_in_turn PORT
+    python -m lms_tiers.plugins.s3.moto_in_turn PORT
 
 By itself it answers 500 where one request replaces an object that another is about to read ("I/O operation on closed
 file"), also to a put that is done. Connections, and what crosses them, are as many at one time as ever.
@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import Any, Final
 
-from moto.server import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, run_simple
 
 
@@ -24,6 +24,7 @@ class InTurn:
         self._turn: Final = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        """Answer one request."""
         with self._turn:
             return list(self._app(environ, start_response))
 
