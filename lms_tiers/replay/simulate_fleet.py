@@ -156,6 +156,7 @@ def simulate_fleet(
             engine.write(key)
         for key, context in zip(keys, contexts, strict=True):
             stack.use(key, context)
+        stack.rest()
     levels = range(len(private))
     return FleetResult(
         spec.name, route.value, instances, tuple(private), shared, len(stream.keys), stream.references,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from lms_tiers.hookspecs import PolicySpec
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
 from lms_tiers.registry import load_attribute
 from lms_tiers.replay.simulate import Stream, evict
+
+
+#: One part in so many of a tier may be dirty where there is time, as in a store.
+_DIRTY_SHARE: Final = 4
 
 
 class Composition(enum.StrEnum):
@@ -66,6 +71,8 @@ class SimulatedTier:
         self.blocks = blocks
         self.policy: EvictionPolicy = load_attribute(spec.factory)(blocks, clock)
         self.held: set[Any] = set()
+        #: Inserted while no tier below held them, oldest first; some have left since.
+        self.dirty: deque[Any] = deque()
         self.hits = self.reads = self.writes = 0
 
 
@@ -123,10 +130,26 @@ class Stack:
         tier.held.add(key)
         tier.writes += 1
         tier.policy.on_insert(key, 1, context)
+        if not any(key in lower.held for lower in self.tiers[level + 1 :]):
+            tier.dirty.append(key)
         if self.composition is not Composition.WRITE_THROUGH:
             for victim in left:
                 self._demote(level + 1, victim, context.now)
         return True
+
+    def rest(self) -> None:
+        """What a store does while there is time: copy the oldest blocks down, until a quarter of a tier is dirty at most.
+
+        Only into a tier that is larger than the one above, and where clean copies are kept.
+        """
+        if self.composition is not Composition.CLEAN_COPY:
+            return
+        for level, tier in enumerate(self.tiers):
+            roomy = level + 1 < len(self.tiers) and self.tiers[level + 1].blocks > tier.blocks
+            while len(tier.dirty) > tier.blocks // _DIRTY_SHARE:
+                key = tier.dirty.popleft()
+                if roomy and key in tier.held:
+                    self._demote(level + 1, key, self._places[key].now)
 
     def _demote(self, level: int, key: Any, now: float) -> None:
         if level == len(self.tiers) or any(key in tier.held for tier in self.tiers[level:]):
@@ -146,7 +169,7 @@ def simulate_tiers(
     """Run tiers, fastest first, over a stream.
 
     As in a store, the second hit below since a block was last in the top tier makes it rise; the first one does where
-    there is room.
+    there is room. Between two requests a store of clean copies has the time to copy down what it will have to.
 
     Parameters
     ----------
@@ -168,6 +191,7 @@ def simulate_tiers(
             holder.hits += 1
         for key, context in zip(keys, contexts, strict=True):
             stack.use(key, context)
+        stack.rest()
     figures = tuple(TierFigures(t.name, t.blocks, t.hits, t.reads, t.writes) for t in tiers)
     return TiersResult(composition.value, figures, len(stream.keys), stream.references)
 

@@ -153,9 +153,9 @@ def test_the_second_hit_below_makes_a_block_rise_and_the_first_where_there_is_ro
         specs = [(policy_spec("lru"), top), (policy_spec("lru"), 10)]
         return [(tier.hits, tier.writes) for tier in simulate_tiers(specs, stream, Composition.CLEAN_COPY).tiers]
 
-    assert run(2, 1, 2, 3, 1, 1, 1) == [(1, 4), (2, 2)]  # three puts and one that rose; below: 1, then 2 for it
-    assert run(2, 1, 2, 3, 1) == [(0, 3), (1, 1)]
-    assert run(2, 1, 2, 3, 1, 1, 4, 5, 1) == [(0, 6), (3, 3)]  # it has left again, and is hit for the first time
+    assert run(2, 1, 2, 3, 1, 1, 1) == [(1, 4), (2, 3)]  # three puts and one that rose; each put is copied down
+    assert run(2, 1, 2, 3, 1) == [(0, 3), (1, 3)]
+    assert run(2, 1, 2, 3, 1, 1, 4, 5, 1) == [(0, 6), (3, 5)]  # it has left again, and is hit for the first time
 
 
 @pytest.mark.deep
@@ -214,3 +214,14 @@ def test_policies_agree_hit_for_hit_with_libcachesim(name: str, share: int, real
             request.obj_id = key
             theirs += cache.get(request)
     assert ours == theirs
+
+
+def test_between_requests_the_oldest_three_quarters_of_a_tier_are_copied_into_a_larger_one() -> None:
+    stream = prepare([Request(i, 512, 1, (i,)) for i in range(8)])
+    specs = [(policy_spec("lru"), 8), (policy_spec("lru"), 9)]
+    upper, lower = simulate_tiers(specs, stream, Composition.CLEAN_COPY).tiers
+    assert (upper.writes, lower.writes) == (8, 6)
+    _, same = simulate_tiers([specs[0], (policy_spec("lru"), 8)], stream, Composition.CLEAN_COPY).tiers
+    assert same.writes == 0  # it would lose them to what comes next
+    _, exclusive = simulate_tiers(specs, stream, Composition.EXCLUSIVE).tiers
+    assert exclusive.writes == 0
