@@ -15,7 +15,7 @@ PROFILE ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all downstream lint format docs board devices-page api-page zoo findings serve fuzz interop doors doors-quick soak soak-server soak-shared \
-  bench-lmdb bench-codecs bench-store bench-getter bench-server bench-shared bench-redis bench-s3 bench-door-vllm bench-peers gpu-check gpu-wheels policy-tables peers
+  soak-fleet bench-fleet bench-lmdb bench-codecs bench-store bench-getter bench-server bench-shared bench-redis bench-s3 bench-door-vllm bench-peers gpu-check gpu-wheels policy-tables peers
 
 help: ## show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -99,6 +99,9 @@ soak-server: install ## kill and restart a server under load for MINUTES
 soak-shared: install ## two and four stores over one server, stores and server killed at random, for MINUTES
 	$(BIN)/python -m benchmarks.shared_soak --minutes $(MINUTES)
 
+soak-fleet: install ## a fleet of four network namespaces over a Redis Cluster, through faults drawn at random for MINUTES; needs root
+	$(BIN)/python -m benchmarks.fleet_soak $(or $(TRACE),$(wildcard $(REAL_TRACE))) --minutes $(MINUTES)
+
 bench-lmdb: install ## churn, hot reads and a million chunks of the LMDB tier, beside memcpy and disk
 	$(BIN)/python -m benchmarks.lmdb_all --markdown docs/bench/lmdb.md
 
@@ -122,6 +125,9 @@ bench-door-vllm: install ## the tier under vLLM beside vLLM's own fs, in the env
 
 bench-redis: peers ## the backend redis beside redis-py and a bare recv_into loop; needs redis-server
 	$(PEERS)/python -m benchmarks.redis --markdown docs/bench/redis.md
+
+bench-fleet: install ## four hosts over a Redis Cluster beside four that share nothing and on paper, then through faults; needs root
+	$(BIN)/python -m benchmarks.fleet $(or $(TRACE),$(wildcard $(REAL_TRACE))) --markdown docs/bench/fleet.md
 
 bench-s3: install ## the backend s3 beside bare obstore
 	$(BIN)/python -m benchmarks.s3 --markdown docs/bench/s3.md

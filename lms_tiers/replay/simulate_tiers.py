@@ -138,7 +138,7 @@ class Stack:
         return True
 
     def rest(self) -> None:
-        """What a store does while there is time: copy the oldest blocks down, until a quarter of a tier is dirty at most.
+        """Do what a store does while there is time: copy the oldest blocks down, until a quarter is dirty at most.
 
         Only into a tier that is larger than the one above, and where clean copies are kept.
         """
