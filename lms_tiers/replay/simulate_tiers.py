@@ -13,7 +13,6 @@ from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
 from lms_tiers.registry import load_attribute
 from lms_tiers.replay.simulate import Stream, evict
 
-
 #: One part in so many of a tier may be dirty where there is time, as in a store.
 _DIRTY_SHARE: Final = 4
 
