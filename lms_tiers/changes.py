@@ -1,4 +1,4 @@
-"""Waiting for a change of something without holding its lock.
+"""Waiting for a change of something without holding its lock, and no longer than until a deadline; and interrupts.
 
 A condition gives its lock up and takes it again; an interrupt in between leaves the caller without the lock it is about
 to release. Here a waiter registers under the lock, gives the lock up by leaving its block, and then waits.
@@ -6,8 +6,19 @@ to release. Here a waiter registers under the lock, gives the lock up by leaving
 
 from __future__ import annotations
 
+import functools
 import threading
-from typing import Final
+import time
+from collections.abc import Callable
+from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
+
+from lms_tiers.errors import DeadlineExceededError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Seconds between two looks while nothing is reported.
+_TICK: Final = 0.05
 
 
 class Changes:
@@ -35,3 +46,56 @@ class Changes:
                 if change.locked():
                     change.release()
                 self._waiting.discard(change)
+
+
+class Deadline:
+    """A point in time that may be never."""
+
+    def __init__(self, operation: str, seconds: float | None) -> None:
+        self._operation = operation
+        self._seconds = seconds
+        self._at = None if seconds is None else time.monotonic() + seconds
+
+    def left(self) -> float | None:
+        """Seconds left, None for no limit.
+
+        Raises
+        ------
+        DeadlineExceededError
+            None are left.
+        """
+        if self._at is None:
+            return None
+        left = self._at - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceededError(self._operation, self._seconds or 0.0)
+        return left
+
+    def tick(self) -> float:
+        """How long to wait before looking again."""
+        left = self.left()
+        return _TICK if left is None else min(_TICK, left)
+
+
+class Mends(Protocol):
+    """What can be made whole."""
+
+    def _mend(self, error: BaseException) -> None:
+        """Give back what a call of this thread held, which `error` may have ended anywhere."""
+
+
+M = TypeVar("M", bound=Mends)
+
+
+def mending(call: Callable[Concatenate[M, P], R]) -> Callable[Concatenate[M, P], R]:
+    """A method that leaves its object whole where the call ends by an interrupt."""
+
+    @functools.wraps(call)
+    def mended(it: M, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return call(it, *args, **kwargs)
+        except BaseException as error:
+            it._mend(error)
+            raise
+
+    return mended

@@ -90,7 +90,7 @@ class StoreOptions(pydantic.BaseModel):
     breaker_cooldown: _Positive = pydantic.Field(1.0, description="until it is probed, doubling up to the longest")
     breaker_longest: _Positive = pydantic.Field(60.0, description="see `breaker_cooldown`")
     read_deadline: _Positive | None = pydantic.Field(
-        None, description="a get waits so long for a tier below the top; each such read then costs a thread"
+        None, description="a get waits so long for a tier below the top; another thread makes each such read then"
     )
     close_timeout: Duration = pydantic.Field(
         30.0, description="`close` spends it on flushing, and again on threads and backends that do not come back"

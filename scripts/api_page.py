@@ -27,7 +27,7 @@ what, and `lms-tiers explain NAME` prints a property, metric, error or option in
 ROOMS: Final = {
     "Storage": (
         "factory:CreateStorageBackend", "tiered.store:TieredStore", "tiered.state.tier:TierConfig",
-        "plugins.cpu:LMSLocalBackend", "request:RequestContext", "tiered.watch.described:StoredChunk",
+        "plugins.cpu:LMSLocalBackend", "request:RequestContext",
         "tiered.watch.events", "tiered.watch.stats",
     ),
     "The contract": ("interface",),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, List, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, List
 
 from lms_tiers.arena.arena import Arena
 from lms_tiers.arena.chunk import Chunk
@@ -15,10 +14,6 @@ from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, key
 
 if TYPE_CHECKING:
     import torch
-
-P = ParamSpec("P")
-R = TypeVar("R")
-S = TypeVar("S", bound="ArenaBackend")
 
 _log = logging.getLogger(__name__)
 
@@ -159,20 +154,6 @@ class ArenaBackend(LMSBackendInterface):
         if isinstance(error, RuntimeError) and not isinstance(error, LmsTiersError):
             return StorageUnavailableError(self.name, str(error).partition("\n")[0])
         return error
-
-
-def mending(call: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """A method of a backend that gives back every page it had where it is interrupted."""
-
-    @functools.wraps(call)
-    def mended(backend: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return call(backend, *args, **kwargs)
-        except BaseException as error:
-            backend._mend(error)
-            raise
-
-    return mended
 
 
 def needed_capacity(name: str, capacity: int | None, page_bytes: int) -> int:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from lms_tiers.changes import mending
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.request import RequestContext
 from lms_tiers.tiered.known import Known
-from lms_tiers.tiered.life.audit import mending
 from lms_tiers.tiered.paths.into import Slot, SlotReader
 from lms_tiers.tiered.paths.runs import RunReader
 from lms_tiers.tiered.paths.writes import Writer
@@ -45,8 +45,7 @@ class Batches(Known):
         self._check_open()
         texts = [key_text(meta.key, self._max_key) for meta, _ in items]
         if texts:
-            for text in texts if self._h.loading is not None else ():
-                self._settle(text, change=True)
+            self._settle_all(texts, change=True)
             contexts = self._chains.batch(self._clock(), texts, [meta.length for meta, _ in items], context)
             self._writer.put_many(items, texts, contexts)
 
@@ -57,8 +56,7 @@ class Batches(Known):
         """Get the chunks of a prefix chain, in order."""
         self._check_open()
         texts = known_texts(self._h.index, keys)
-        for text in texts if self._h.loading is not None else ():
-            self._settle(text)
+        self._settle_all(texts)
         contexts = self._chains.batch(self._clock(), texts, None, context)
         found = self._runs.get_many(keys, texts, contexts)
         beyond = self._beyond
@@ -109,8 +107,7 @@ class Batches(Known):
         keys = [key for key, _ in wanted]
         slots = [Slot(buffers, None if expected is None else expected[i]) for i, (_, buffers) in enumerate(wanted)]
         texts = known_texts(self._h.index, keys)
-        for text in texts if self._h.loading is not None else ():
-            self._settle(text)
+        self._settle_all(texts)
         found = self._slots.read(keys, texts, self._chains.batch(self._clock(), texts, None, context), slots)
         if spoiled is not None:
             spoiled.update(i for i, slot in enumerate(slots) if slot.spoiled)
@@ -145,7 +142,6 @@ class Batches(Known):
         texts = [key_text(meta.key, self._max_key) for meta in client_metas]
         if not texts:
             return []
-        for text in texts if self._h.loading is not None else ():
-            self._settle(text, change=True)
+        self._settle_all(texts, change=True)
         contexts = self._chains.batch(self._clock(), texts, [meta.length for meta in client_metas], context)
         return self._writer.put_from(client_metas, texts, contexts, source)

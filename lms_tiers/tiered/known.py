@@ -12,18 +12,18 @@ from collections.abc import Iterator, Sequence
 from os import getpid
 from typing import Final, List
 
+from lms_tiers.changes import mending
 from lms_tiers.errors import BackendClosedError, ConfigError, ForkedProcessError
 from lms_tiers.interface import ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, key_text
-from lms_tiers.tiered.life.audit import mending
 from lms_tiers.tiered.paths.beyond import Beyond
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import known_text
-from lms_tiers.tiered.state.pinning import pin, pin_each, unpin_each
-from lms_tiers.tiered.watch.described import StoredChunk
+from lms_tiers.tiered.watch.stats import StoredChunk
 
-#: Chunks described in one go: it takes the lock.
+#: Chunks described, and leases given or taken back, in one go: it takes the lock.
 _STEP: Final = 256
+_LEASES: Final = 1024
 
 
 class Known(LMSBackendInterface):
@@ -122,9 +122,19 @@ class Known(LMSBackendInterface):
         """
         self._check_open()
         texts = [key_text(key) for key in keys]
-        for text in texts:
-            self._settle(text)
-        return pin(self._h, texts, seconds)
+        self._settle_all(texts)
+        h = self._h
+        until = h.clock() + seconds
+        with h.lock:
+            for i, text in enumerate(texts):
+                if not self._present(text):
+                    return i
+                if seconds > 0:
+                    h.pins.pin(text, until)
+                else:
+                    h.pins.unpin(text)
+            h.wake()
+        return len(texts)
 
     @mending
     def pin_each(self, keys: Sequence[CacheEngineKey], seconds: float, *, holder: str | int = "") -> list[bool]:
@@ -154,9 +164,16 @@ class Known(LMSBackendInterface):
         if not 0 < seconds < math.inf:
             raise ConfigError(f"a lease lasts a positive number of seconds, not {seconds!r}.")
         texts = [key_text(key) for key in keys]
-        for text in texts if self._h.loading is not None else ():
-            self._settle(text)
-        return pin_each(self._h, texts, seconds, str(holder))
+        self._settle_all(texts)
+        h = self._h
+        now = h.clock()
+        pinned: list[bool] = []
+        for at in range(0, len(texts), _LEASES):
+            with h.lock:
+                h.pins.expire(now)
+                for text in texts[at : at + _LEASES]:
+                    pinned.append(self._present(text) and h.pins.lease(text, now + seconds, str(holder)))
+        return pinned
 
     @mending
     def unpin_each(self, keys: Sequence[CacheEngineKey], *, holder: str | int = "") -> list[bool]:
@@ -168,9 +185,24 @@ class Known(LMSBackendInterface):
             Of which keys it had one.
         """
         self._check_open()
-        return unpin_each(self._h, [key_text(key) for key in keys], str(holder))
+        h, texts = self._h, [key_text(key) for key in keys]
+        given: list[bool] = []
+        for at in range(0, len(texts), _LEASES):
+            with h.lock:
+                h.pins.expire(h.clock())
+                given += [h.pins.give_back(text, str(holder)) for text in texts[at : at + _LEASES]]
+                h.wake()
+        return given
+
+    def _present(self, text: str) -> bool:
+        entry = self._h.index.get(text)
+        return entry is not None and bool(entry.tiers & self._h.up)
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _mend(self, error: BaseException) -> None:
+        """Make the store whole after a call that `error` ended."""
+        self._h.mend(error)
 
     def _check_process(self) -> None:
         if getpid() != self._pid:
@@ -187,6 +219,10 @@ class Known(LMSBackendInterface):
         loading = self._h.loading
         if loading is not None:
             loading.settle(text, change)
+
+    def _settle_all(self, texts: Sequence[str], change: bool = False) -> None:
+        for text in texts if self._h.loading is not None else ():
+            self._settle(text, change)
 
     def _held(self, keys: Sequence[CacheEngineKey], texts: Sequence[str]) -> list[bool]:
         """Which keys are present."""

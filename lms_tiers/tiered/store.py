@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from os import getpid
 from typing import TYPE_CHECKING, Any, Final, Optional
 
+from lms_tiers.changes import mending
 from lms_tiers.interface import Capabilities, ChunkView
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.tiered.batches import Batches
-from lms_tiers.tiered.life import forks, warm
-from lms_tiers.tiered.life.audit import Auditor, mending
-from lms_tiers.tiered.life.ends import check_tiers, shut_down, store_capabilities
+from lms_tiers.tiered.life import warm
+from lms_tiers.tiered.life.audit import Auditor
+from lms_tiers.tiered.life.ends import check_tiers, shut_down, store_capabilities, watch_forks
 from lms_tiers.tiered.life.flush import Flusher
 from lms_tiers.tiered.life.report import store_stats
 from lms_tiers.tiered.paths.beyond import Beyond
@@ -29,8 +30,8 @@ from lms_tiers.tiered.paths.reads import Reader
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.paths.runs import RunReader
 from lms_tiers.tiered.paths.writes import Writer
-from lms_tiers.tiered.state.breaker import Breaker
 from lms_tiers.tiered.state.chain import Chains
+from lms_tiers.tiered.state.health import Breaker
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry, known_text
 from lms_tiers.tiered.state.tier import Tier, TierConfig
@@ -66,8 +67,8 @@ class TieredStore(Batches):
     breaker_threshold, breaker_cooldown, breaker_longest : int, float, float
         Failures in a row that switch a tier off; seconds until it is probed, doubling up to the longest.
     read_deadline : float, optional
-        Seconds a get waits for a tier below the top; with it, each such read costs a thread (some 50 µs). Without it a
-        backend that never comes back keeps the callers that were inside when it got stuck. Views have none.
+        Seconds a get waits for a tier below the top; with it, another thread makes each such read. Without it a backend
+        that never comes back keeps the callers that were inside when it got stuck. Views have none.
     close_timeout : float
         Seconds that `close` spends on flushing, and again on threads and backends that do not come back.
 
@@ -95,7 +96,7 @@ class TieredStore(Batches):
         shared = tiers[-1] if tiers[-1].backend.capabilities.shared else None
         self._log: Final = EventLog(on_events)
         self._h = Hierarchy(tiers if shared is None else tiers[:-1], clock, self._log, breaker, stall)
-        forks.watch(self._h)
+        watch_forks(self._h)
         self._room: Final = Room(self._h)
         self._movers: Final = [
             Mover(self._h, self._room, tier, queue_limit=queue_bytes, back_pressure=max(back_pressure, 0.001))

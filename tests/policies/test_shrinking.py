@@ -12,7 +12,7 @@ from lms_tiers.policies.lru import Lru
 from lms_tiers.policies.opt import Opt
 from lms_tiers.policies.queue import Node, Queue
 from lms_tiers.registry import default_registry, load_attribute
-from lms_tiers.tiered.state.late import LatePolicy
+from lms_tiers.tiered.state.stand_ins import LatePolicy
 
 NAMES = [spec.name for spec in default_registry().policies.specs() if not spec.simulation_only]
 

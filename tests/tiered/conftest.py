@@ -135,6 +135,12 @@ class Bench:
         return self.value(store.get(self.key(i)))
 
     @staticmethod
+    def stall(store: TieredStore, seconds: float) -> None:
+        """From now on a call that is inside a backend for longer switches its tier off."""
+        for tier in store._h.tiers:
+            tier.stall = seconds
+
+    @staticmethod
     def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
         """Wait for a condition."""
         deadline = time.monotonic() + seconds

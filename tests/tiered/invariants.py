@@ -13,8 +13,7 @@ from typing import Any
 
 from lms_tiers.arena.backend import ArenaBackend
 from lms_tiers.plugins.cpu import LMSLocalBackend
-from lms_tiers.tiered.state.late import LatePolicy
-from lms_tiers.tiered.state.suspended import SuspendedPolicy
+from lms_tiers.tiered.state.stand_ins import LatePolicy, SuspendedPolicy
 
 #: Seconds until what still moves counts as stuck, which a test of stuck backends leaves behind.
 PATIENCE = 60.0

@@ -15,7 +15,7 @@ from lms_tiers.errors import (
     StorageUnavailableError,
 )
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
-from lms_tiers.tiered.state.load import Load
+from lms_tiers.tiered.state.holds import Load
 from lms_tiers.tiered.watch.events import EventReason
 from lms_tiers.tiered.watch.stats import BreakerState
 
@@ -199,7 +199,7 @@ def test_a_stuck_tier_blocks_neither_hits_nor_puts_nor_removes_above(bench: Any)
     store, faulty = sick_below(bench, stall=60.0, close_timeout=0.3)
     bench.fill(store, 30)
     faulty.inject("*", Fault.BLOCK)
-    store._h.stall = 0.0  # from now on, whoever is inside has been there for too long
+    bench.stall(store, 0.0)  # from now on, whoever is inside has been there for too long
     try:
         for i in range(100, 140):
             bench.put(store, i, i)
@@ -225,10 +225,10 @@ def test_a_reader_inside_a_stuck_tier_warns_the_others_off(bench: Any) -> None:
     stuck = threading.Thread(target=lambda: found.append(bench.get(store, 0)))
     stuck.start()
     bench.until(lambda: faulty.blocked == 1)
-    store._h.stall = 0.0  # it has been inside for too long
+    bench.stall(store, 0.0)  # it has been inside for too long
     assert bench.get(store, 1) is None
     assert faulty.blocked == 1
-    store._h.stall = 60.0
+    bench.stall(store, 60.0)
     faulty.heal()
     stuck.join(60)
     assert found == [0]

@@ -85,6 +85,7 @@ def run_program(bench: Any, shape: str, seed: int) -> str:
     over = threading.Event()
     texts = [bench.key(i).to_string() for i in range(keys)]
     chaos = threading.Thread(target=befall, args=(engine, random.Random(seed), what, texts, over))
+    store: TieredStore | None = None
     try:
         with preempted(seed, rng.choice([0.002, 0.01, 0.03])):
             store = TieredStore(
@@ -107,10 +108,11 @@ def run_program(bench: Any, shape: str, seed: int) -> str:
             history.add(9, "get", str(i), bench.get(store, i), began)
         store.drain(30.0)
         whole(store)
-        store.close()
     finally:
         over.set()
         engine.answering.set()
+        if store is not None:
+            store.close()
         forget_engine(name)
     if wrong:
         return f"raised: {wrong}"

@@ -41,7 +41,7 @@ def test_a_tier_stuck_in_a_deletion_or_a_put_is_switched_off(bench: Any, operati
     thread.start()
     try:
         assert inside.wait(60)
-        store._h.stall = 0.0  # from now on, whoever is inside has been there for too long
+        bench.stall(store, 0.0)  # from now on, whoever is inside has been there for too long
         if operation == "put":
             with pytest.raises(StorageUnavailableError):
                 bench.put(store, 2, 2, 5000)

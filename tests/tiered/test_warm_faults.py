@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from lms_tiers.changes import Deadline
 from lms_tiers.errors import CapacityError, DeadlineExceededError, LmsTiersError, StorageUnavailableError
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.life import loading
-from lms_tiers.tiered.state.deadline import Deadline
 from tests.tiered.slow import Slow, loaded
 
 pytestmark = pytest.mark.usefixtures("in_the_background")

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Optional
 
-from lms_tiers.arena.backend import flat_tensor, mending, needed_capacity, shaped
+from lms_tiers.arena.backend import flat_tensor, needed_capacity, shaped
 from lms_tiers.arena.chunk import Chunk
 from lms_tiers.arena.copying import as_array, flat_bytes, scattered
 from lms_tiers.buffers import tensor_bytes, writable_bytes
+from lms_tiers.changes import mending
 from lms_tiers.errors import CapacityError, InvalidBufferError
 from lms_tiers.interface import Capabilities, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text

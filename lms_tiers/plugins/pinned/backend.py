@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Optional
 import pydantic
 
 from lms_tiers.arena.arena import Arena
-from lms_tiers.arena.backend import ArenaBackend, checked_page_bytes, flat_tensor, mending, needed_capacity, shaped
+from lms_tiers.arena.backend import ArenaBackend, checked_page_bytes, flat_tensor, needed_capacity, shaped
 from lms_tiers.arena.chunk import Chunk
 from lms_tiers.arena.copying import Copier, array_pairs, as_array, flat_bytes, scattered
 from lms_tiers.arena.host import SKEW, HostMemory, span_edges
 from lms_tiers.arena.recycle import Recycler, byte_array
 from lms_tiers.buffers import tensor_bytes, writable_bytes
+from lms_tiers.changes import mending
 from lms_tiers.errors import CapacityError, ConfigError, LmsTiersError, StorageUnavailableError
 from lms_tiers.interface import ChunkView, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text

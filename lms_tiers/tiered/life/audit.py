@@ -6,37 +6,21 @@ certain: the grants in the index, the stale bytes, and the claims and reservatio
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
+from typing import Final
 
 from lms_tiers.errors import chain, from_anywhere
 from lms_tiers.policies.base import EvictionPolicy
 from lms_tiers.tiered.paths.mover import Mover
-from lms_tiers.tiered.state.claims import Claim
 from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.holds import Claim
 from lms_tiers.tiered.state.index import Entry
-from lms_tiers.tiered.state.late import LatePolicy
-from lms_tiers.tiered.state.ranks import align, insert
-from lms_tiers.tiered.state.suspended import SuspendedPolicy
+from lms_tiers.tiered.state.stand_ins import LatePolicy, SuspendedPolicy, align, insert
 from lms_tiers.tiered.state.tier import Tier
 from lms_tiers.tiered.watch.events import EventKind, EventReason
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class _Store(Protocol):
-    """Anything whose calls go through a hierarchy."""
-
-    @property
-    def _h(self) -> Hierarchy: ...
-
-
-S = TypeVar("S", bound=_Store)
 
 _log = logging.getLogger(__name__)
 
@@ -223,20 +207,6 @@ class Auditor:
         new = type(policy)(policy.capacity, policy.clock)
         insert(new, tier.position, held, held)
         return new
-
-
-def mending(call: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """A method of a store that makes the store whole where the call ends by an interrupt."""
-
-    @functools.wraps(call)
-    def mended(store: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return call(store, *args, **kwargs)
-        except BaseException as error:
-            store._h.mend(error)
-            raise
-
-    return mended
 
 
 def _tell_torn(tier: Tier) -> None:

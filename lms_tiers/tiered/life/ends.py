@@ -1,12 +1,16 @@
-"""The two ends of a store's life: which tiers make one, and how one is shut down."""
+"""The two ends of a store's life: which tiers make one, and how one is shut down; in a forked child it is over."""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
+from typing import Final
 
+from lms_tiers.changes import Deadline
 from lms_tiers.errors import ConfigError
 from lms_tiers.interface import Capabilities
 from lms_tiers.tiered.life import warm
@@ -14,12 +18,13 @@ from lms_tiers.tiered.life.flush import Flusher
 from lms_tiers.tiered.paths.beyond import Beyond
 from lms_tiers.tiered.paths.mover import Mover
 from lms_tiers.tiered.paths.room import Room
-from lms_tiers.tiered.state.deadline import Deadline
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.watch.notify import EventLog
 
 _log = logging.getLogger(__name__)
+
+_watched: Final[weakref.WeakSet[Hierarchy]] = weakref.WeakSet()
 
 
 def check_tiers(tiers: Sequence[TierConfig]) -> None:
@@ -94,7 +99,10 @@ def shut_down(
     with hierarchy.lock:
         for mover in movers:
             mover.stop()
-    ended = [mover.join(max(0.0, until - time.monotonic())) for mover in movers]
+    ended = [
+        mover.join(max(0.0, until - time.monotonic())) & mover.tier.askers.close(max(0.0, until - time.monotonic()))
+        for mover in movers
+    ]
     ended[-1] &= loaded
     if clean:
         _in_time("save", lambda: _tidy(hierarchy, room, until), max(0.1, until - time.monotonic()))
@@ -143,3 +151,16 @@ def _in_time(what: str, call: Callable[[], None], timeout: float) -> bool:
         return True
     thread.join(timeout)
     return not thread.is_alive()
+
+
+def watch_forks(hierarchy: Hierarchy) -> None:
+    """From a fork on, in the child, `hierarchy` is closing."""
+    _watched.add(hierarchy)
+
+
+def _after_fork() -> None:
+    for hierarchy in list(_watched):
+        hierarchy.closing = True
+
+
+os.register_at_fork(after_in_child=_after_fork)

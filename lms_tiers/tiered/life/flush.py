@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from threading import get_ident
 from typing import Final
 
+from lms_tiers.changes import Deadline
 from lms_tiers.errors import (
     BackendClosedError,
     ConfigError,
@@ -16,7 +17,6 @@ from lms_tiers.errors import (
 from lms_tiers.tiered.paths.beyond import Beyond
 from lms_tiers.tiered.paths.mover import Mover
 from lms_tiers.tiered.paths.room import Room
-from lms_tiers.tiered.state.deadline import Deadline
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry
 from lms_tiers.tiered.state.tier import Tier

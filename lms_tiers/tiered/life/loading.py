@@ -12,17 +12,16 @@ import time
 from collections.abc import Container, Iterator
 from typing import Any, Final, Protocol, runtime_checkable
 
+from lms_tiers.changes import Deadline
 from lms_tiers.errors import InvalidKeyError, LmsTiersError, StorageUnavailableError
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, MemoryFormat, OpaqueKey
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.paths.asking import in_time, noted
-from lms_tiers.tiered.state.deadline import Deadline
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry
-from lms_tiers.tiered.state.late import LatePolicy
-from lms_tiers.tiered.state.ranks import align
 from lms_tiers.tiered.state.settled import Settled
+from lms_tiers.tiered.state.stand_ins import LatePolicy, align
 from lms_tiers.tiered.state.tier import Tier
 from lms_tiers.tiered.watch.events import EventReason
 
@@ -98,15 +97,15 @@ class Loading(Settled):
 
     @property
     def moves(self) -> bool:
-        """Whether something comes of waiting for the loader. The lock is held."""
+        """See `Settled`."""
         return not self._stuck and time.monotonic() - self._last < _STALL
 
     def start(self) -> None:
-        """Begin."""
+        """See `Settled`."""
         self._thread.start()
 
     def stop(self, timeout: float) -> bool:
-        """Take nothing more over; False where the backend does not come back in time."""
+        """See `Settled`."""
         self._stop.set()
         with self._h.lock:
             self._stuck = True
@@ -115,14 +114,7 @@ class Loading(Settled):
         return not self._thread.is_alive()
 
     def wait(self, deadline: Deadline) -> None:
-        """Return when everything is taken over.
-
-        Raises
-        ------
-        DeadlineExceededError
-        StorageUnavailableError
-            The backend cannot list its chunks now.
-        """
+        """See `Settled`."""
         while True:
             with self._h.lock:
                 if self._h.loading is not self:
@@ -135,11 +127,7 @@ class Loading(Settled):
     # -- one key -----------------------------------------------------------------------------------------------------
 
     def settle(self, text: str, change: bool = False) -> None:
-        """Make the index tell the truth about `text`; for good, where its caller is going to `change` it.
-
-        Where the backend does not answer, a reader takes the chunk for absent. What it may hold under a key that is
-        about to change is stale from now on.
-        """
+        """See `Settled`."""
         h, tier, seen = self._h, self.tier, self.seen
         if text in h.index or text in seen or (self.cleared and not change):
             return
@@ -169,7 +157,7 @@ class Loading(Settled):
         h, tier = self._h, self.tier
         if tier.calls:
             with h.lock:
-                h.check_stall(tier)
+                tier.look()
         if not h.up & tier.bit and h.probe(tier.bit) is None:
             return None, False, None
         try:
@@ -184,12 +172,7 @@ class Loading(Settled):
             return None, False, error
 
     def unlisted(self, listed: Container[str]) -> Iterator[str]:
-        """Keys held that are not `listed`, a moment of the index after which this was called.
-
-        Raises
-        ------
-        StorageUnavailableError
-        """
+        """See `Settled`."""
         index = self._h.index
         try:
             for key in self._backend.iter_keys():

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
-from lms_tiers.errors import DeadlineExceededError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, OpaqueKey
 from lms_tiers.tiered.state.hierarchy import Hierarchy
@@ -44,22 +43,8 @@ def noted(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta) -> T | None:
 
 
 def in_time(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta, deadline: float) -> T | None:
-    """Ask in a thread of its own, and leave it behind when the time is over."""
-    answer: list[T | None] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            answer.append(noted(tier, ask, key, meta))
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name=f"lms-tiers-read-{tier.name}", daemon=True)
-    thread.start()
-    thread.join(deadline)
-    if answer:
-        return answer[0]
-    raise errors[0] if errors else DeadlineExceededError(f"a read of tier {tier.name!r}", deadline)
+    """Ask in another thread, and leave it behind when the time is over (`DeadlineExceededError`)."""
+    return tier.askers.ask(partial(noted, tier, ask, key, meta), deadline)
 
 
 def fetch(h: Hierarchy, source: Tier, text: str, entry: Entry) -> LMSMemoryObj | None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from lms_tiers.changes import Deadline
 from lms_tiers.errors import OutcomeUnknownError
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey, LMSMemoryObj, key_text
@@ -14,10 +15,9 @@ from lms_tiers.tiered.paths.reads import Reader
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.paths.sender import Sender
 from lms_tiers.tiered.paths.shared import Shared
-from lms_tiers.tiered.state.breaker import Breaker
 from lms_tiers.tiered.state.chain import Chains
-from lms_tiers.tiered.state.deadline import Deadline
 from lms_tiers.tiered.state.edge import Edge, Unsent
+from lms_tiers.tiered.state.health import Breaker
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry, known_text
 from lms_tiers.tiered.state.tier import TierConfig

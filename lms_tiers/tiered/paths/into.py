@@ -136,7 +136,7 @@ class SlotReader:
         h = self._r.h
         if tier.calls:
             with h.lock:
-                h.check_stall(tier)
+                tier.look()
             if not h.up & tier.bit:
                 return [i for i, _ in group]
         epoch = tier.epoch

@@ -20,7 +20,6 @@ from lms_tiers.tiered.paths.worker import Worker
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry
 from lms_tiers.tiered.state.tier import RECENT_BATCH, Tier, keys_of
-from lms_tiers.tiered.watch.events import EventKind, EventReason
 
 _log = logging.getLogger(__name__)
 
@@ -130,9 +129,7 @@ class Mover(Worker):
                 picks = self._candidates(probing)  # once: it notes what is cleaned ahead, and would find nothing more
                 if not picks:
                     return None
-            tier.breaker.probe()
-            if h.log.on:
-                h.log.add(EventKind.STATE, EventReason.BREAKER_HALF_OPEN, tier.name, "", 0)
+            tier.probe()
         if tier.garbage and time.monotonic() >= self._delete_after:
             stale = list(itertools.islice((k for k in tier.garbage if k not in tier.busy), _DELETE_BATCH))
             if stale:

@@ -19,8 +19,8 @@ from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.paths.asking import Ask, DamagedChunkError, T, in_time, nbytes_of, noted, whole
 from lms_tiers.tiered.state.chain import Chains
 from lms_tiers.tiered.state.hierarchy import Hierarchy
+from lms_tiers.tiered.state.holds import Load
 from lms_tiers.tiered.state.index import Entry
-from lms_tiers.tiered.state.load import Load
 from lms_tiers.tiered.state.recency import MOST_NOTED
 from lms_tiers.tiered.state.tier import Tier
 
@@ -121,7 +121,7 @@ class Reader:
         """The same below the top: one reader reads, and is on record as being inside."""
         h = self.h
         calls = tier.calls
-        if self.deadline is not None or (calls and self._stalls(tier)):
+        if self.deadline is not None or (calls and tier.stalls()):
             return self._get(key, text, context)
         load = Load(entry)
         if tier.loads.setdefault(text, load) is not load:
@@ -164,11 +164,6 @@ class Reader:
         again = self._puzzled(tier, text, entry, epoch, obj, error, took)
         return self._get(key, text, context, 0 if again else tier.bit)
 
-    def _stalls(self, tier: Tier) -> bool:
-        """Whether a call has been inside the backend for long, as far as can be told without the lock."""
-        late = time.monotonic() - self.h.stall
-        return any(since < late for since in list(tier.calls.values()))
-
     def _puzzled(
         self, tier: Tier, text: str, entry: Entry, epoch: int, obj: LMSMemoryObj | None,
         error: BaseException | None, took: int,
@@ -208,7 +203,7 @@ class Reader:
                 load = Load(entry)
                 leader = tier.loads.setdefault(text, load)
                 if leader is not load:
-                    done = leader.wait(h.stall, h.lock)
+                    done = leader.wait(tier.stall, h.lock)
                     if done and leader.entry is entry and leader.result is not None:
                         with h.lock:
                             h.recency.hit(tier, text, entry, context)
@@ -253,7 +248,7 @@ class Reader:
                     h.wait(change, left)
             if tier.calls:
                 with h.lock:
-                    h.check_stall(tier)
+                    tier.look()
                 if not h.up & tier.bit:
                     return self._pick(text, entry, tried)
             return tier

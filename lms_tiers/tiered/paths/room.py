@@ -125,7 +125,7 @@ class Room:
                     tier.wanting.setdefault(thread, need + max(0, tier.used - tier.budget))
                     self.clean_ahead(tier)
                     for lower in h.tiers[tier.position + 1 :]:
-                        h.check_stall(lower)
+                        lower.look()
                     change = h.change()
                 h.wait(change, 0.1 if late else min(left, 0.1))
         finally:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
+from lms_tiers.changes import Deadline
 from lms_tiers.errors import (
     BackendClosedError,
     CapacityError,
@@ -32,7 +33,6 @@ from lms_tiers.tiered.paths.asking import fetch
 from lms_tiers.tiered.paths.mover import BATCH_BYTES, BATCH_CHUNKS
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.paths.worker import Worker
-from lms_tiers.tiered.state.deadline import Deadline
 from lms_tiers.tiered.state.edge import Edge, Unsent
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry
@@ -153,7 +153,7 @@ class Sender(Worker):
 
     def _stumbled(self, error: BaseException) -> None:
         with self._h.lock:
-            self._edge.failed(error)
+            self._edge.failed("", error)
 
     def _timeout(self) -> float | None:
         """Seconds until something can be sent; None where nothing is to be."""
@@ -307,7 +307,7 @@ class Sender(Worker):
             edge.lose(*changes[0])
             return
         if not refused:
-            edge.failed(error)
+            edge.failed("", error)
         if in_doubt:
             edge.in_doubt += len(changes)
             until = self._h.clock() + DOUBT

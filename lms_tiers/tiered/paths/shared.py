@@ -16,10 +16,10 @@ from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.keys import dtype_name
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, described, namespace_of
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.paths.askers import Askers
 from lms_tiers.tiered.paths.asking import nbytes_of
 from lms_tiers.tiered.paths.reads import Reader
 from lms_tiers.tiered.paths.room import Room
+from lms_tiers.tiered.state.askers import Askers
 from lms_tiers.tiered.state.edge import Asked, Edge
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry
@@ -192,7 +192,7 @@ class Shared:
         except Exception as error:
             with h.lock:
                 edge.round_trips += 1
-                edge.failed(error)
+                edge.failed("", error)
             return None
         if edge.breaker.failures:
             with h.lock:

@@ -155,7 +155,7 @@ class Writer:
         for tier, need in zip(h.tiers, fit.needs, strict=True):
             if tier.position and tier.calls:
                 with h.lock:
-                    h.check_stall(tier)
+                    tier.look()
             if need is None or not (h.up & tier.bit or h.probe(tier.bit)):
                 continue
             entry = Entry(meta, fit.unfit, h.nowhere, context.parent, context.position)

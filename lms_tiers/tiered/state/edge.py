@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from lms_tiers.messages import ChunkMeta, MemoryFormat
-from lms_tiers.tiered.state.breaker import Breaker
+from lms_tiers.tiered.state.health import Breaker, Health
+from lms_tiers.tiered.state.holds import Load
 from lms_tiers.tiered.state.index import Entry
-from lms_tiers.tiered.state.load import Load
-from lms_tiers.tiered.watch.events import EventKind, EventReason
 from lms_tiers.tiered.watch.notify import EventLog
 from lms_tiers.tiered.watch.stats import BreakerState, EdgeStats, LatencyCounter
 
@@ -91,7 +89,7 @@ class Asked(Load):
         self.void = False
 
 
-class Edge:
+class Edge(Health):
     """See the module.
 
     Parameters
@@ -108,13 +106,11 @@ class Edge:
         self, name: str, clock: Callable[[], float], log: EventLog, breaker: Breaker, *,
         through: bool, stall: float, revalidate: float | None,
     ) -> None:  # fmt: skip
-        self.name: Final = name
-        self.breaker: Final = breaker
+        super().__init__(name, breaker, log, stall)
+        self.switched = self._switched
         self.through: Final = through
         self.revalidate: Final = revalidate
         self._clock: Final = clock
-        self._log: Final = log
-        self._stall: Final = stall
         #: Whether the breaker is closed.
         self.up = True
         #: The newest change of each key that the tier may not have.
@@ -128,13 +124,11 @@ class Edge:
         self.asked: Final[dict[str, Asked]] = {}
         #: When each private copy was known to be what the tier holds; kept where `revalidate` is set.
         self.known: Final[dict[str, float]] = {}
-        #: Since when threads have been inside the backend.
-        self.calls: Final[dict[int, float]] = {}
         #: Wakes the sender; set by it.
         self.poke: Callable[[], None] = lambda: None
         #: The same, after an interrupt anywhere.
         self.rouse: Callable[[], None] = lambda: None
-        self.hits = self.misses = self.lookups = self.round_trips = self.failures = self.in_doubt = 0
+        self.hits = self.misses = self.lookups = self.round_trips = self.in_doubt = 0
         self.sent = self.removed = self.refused = self.dropped = self.bytes_read = self.bytes_written = 0
         self.read_latency: Final = LatencyCounter()
         self.write_latency: Final = LatencyCounter()
@@ -241,57 +235,19 @@ class Edge:
 
     def may_ask(self) -> bool:
         """Whether the backend may be called now; takes the probe where one is due."""
-        if self.up and self.calls:
-            oldest = next(iter(list(self.calls.values())), None)
-            if oldest is not None and time.monotonic() - oldest > self._stall:
-                self.hung()
-        if self.up:
-            return True
-        probing = self.breaker.probe()
-        if probing:
-            self._tell(EventReason.BREAKER_HALF_OPEN)
-        return probing
+        self.look()
+        return self.up or self.probe()
 
     def gone(self) -> bool:
         """Whether it is switched off, and not being tried at this moment."""
         return self.breaker.state is BreakerState.OPEN and not self.breaker.due()
 
-    def worked(self) -> None:
-        """A call worked. Cheap where nothing was wrong before."""
-        if self.breaker.failures and self.breaker.success():
-            self.up = True
-            _log.warning("tier %r works again", self.name)
-            self._tell(EventReason.BREAKER_CLOSED)
+    def _switched(self, on: bool) -> None:
+        self.up = on
+        if on:
             for text in self.queue:
                 self.unsent[text].hasten()
             self.poke()
-
-    def failed(self, error: BaseException) -> None:
-        """A call failed."""
-        self.failures += 1
-        if self._log.on:
-            self._log.add(EventKind.FAILED, EventReason.IO_ERROR, self.name, "", 0)
-        if self.failures == 1 or self.breaker.failures == 0:
-            _log.warning("tier %r failed: %s", self.name, repr(error))  # see `Hierarchy.failed`
-        if self.breaker.failure():
-            self._switched_off()
-
-    def hung(self) -> None:
-        """A call did not come back in time: nobody waits for the next ones."""
-        self.failures += 1
-        was_up = self.up
-        self.breaker.trip()
-        if was_up:
-            self._switched_off()
-
-    def _switched_off(self) -> None:
-        self.up = False
-        _log.error("tier %r is switched off for a while", self.name)
-        self._tell(EventReason.BREAKER_OPEN)
-
-    def _tell(self, reason: EventReason) -> None:
-        if self._log.on:
-            self._log.add(EventKind.STATE, reason, self.name, "", 0)
 
     def snapshot(self) -> EdgeStats:
         """The counters now, without the backend's own."""

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from threading import get_ident
 from typing import Final
 
 from lms_tiers.changes import Changes
 from lms_tiers.errors import PolicyError
 from lms_tiers.policies.base import AccessContext, RemoveReason
-from lms_tiers.tiered.state.breaker import Breaker
-from lms_tiers.tiered.state.claims import Claim
 from lms_tiers.tiered.state.edge import Edge
+from lms_tiers.tiered.state.health import Breaker
+from lms_tiers.tiered.state.holds import IN_THE_WAY, Claim, Pins, Protected
 from lms_tiers.tiered.state.index import Charges, Entry, Fit
-from lms_tiers.tiered.state.pins import IN_THE_WAY, Pins
 from lms_tiers.tiered.state.recency import Recency
 from lms_tiers.tiered.state.settled import Settled
-from lms_tiers.tiered.state.suspended import SuspendedPolicy
-from lms_tiers.tiered.state.tier import Protected, Tier, TierConfig
+from lms_tiers.tiered.state.stand_ins import SuspendedPolicy
+from lms_tiers.tiered.state.tier import Tier, TierConfig
 from lms_tiers.tiered.watch.events import EventKind, EventReason
 from lms_tiers.tiered.watch.notify import EventLog
 
@@ -63,8 +62,9 @@ class Hierarchy:
         self._changes: Final = Changes()
         self.clock: Final = clock
         self.log: Final = log
-        self.stall: Final = stall
-        self.tiers: Final = tuple(Tier(c, i, count, clock, new_breaker()) for i, c in enumerate(configs))
+        self.tiers: Final = tuple(Tier(c, i, count, clock, new_breaker(), log, stall) for i, c in enumerate(configs))
+        for tier in self.tiers:
+            tier.switched = partial(self._switched, tier)
         self.all: Final = (1 << count) - 1
         #: The bit of an `Entry` that was hit below the top since it was there last.
         self.again: Final = 1 << (2 * count)
@@ -299,10 +299,10 @@ class Hierarchy:
         """The policy's victims for `need` bytes, checked; LRU's from the moment the policy is at fault."""
         passed, tier.passed = tier.passed, {}
         if self.pins:
-            now = AccessContext(self.clock())
-            self.pins.expire(now.now)
+            context = AccessContext(self.clock())
+            self.pins.expire(context.now)
             if len(passed) > IN_THE_WAY:  # they count as used, so that they are not in the way again
-                tier.recent += [(text, now) for text in passed if text in self.pins]
+                tier.recent += [(text, context) for text in passed if text in self.pins]
         self.catch_up(tier)
         protected = Protected(tier.busy, self.pins, tier.passed)
         seen: set[str] = set()
@@ -324,14 +324,13 @@ class Hierarchy:
 
     def failed(self, tier: Tier, text: str, error: BaseException | None) -> None:
         """A backend call failed."""
-        tier.failures += 1
-        if self.log.on:
-            self.log.add(EventKind.FAILED, EventReason.IO_ERROR, tier.name, text, 0)
-        if tier.failures == 1 or tier.breaker.failures == 0:
-            _log.warning("tier %r failed: %s", tier.name, repr(error))  # a record must not keep its frames, nor buffers
         self.well &= ~tier.bit
-        if tier.breaker.failure():
-            self._switched_off(tier)
+        tier.failed(text, error)
+
+    def worked(self, tier: Tier) -> None:
+        """A backend call worked. Cheap where nothing was wrong before."""
+        tier.worked()
+        self.well |= tier.bit
 
     def rest(self, tier: Tier) -> None:
         """The medium of `tier` is full: write nothing to it for a while. It is not sick, so reads go on."""
@@ -351,44 +350,18 @@ class Hierarchy:
         """Whether `tier` is left alone because its medium was full a moment ago."""
         return bool(tier.rests_until) and self.clock() < tier.rests_until
 
-    def worked(self, tier: Tier) -> None:
-        """A backend call worked. Cheap where nothing was wrong before."""
-        closed = tier.breaker.success()
-        self.well |= tier.bit
-        if closed:
-            self.up |= tier.bit
-            tier.refused.clear()
-            tier.unwritten.clear()
-            _log.warning("tier %r works again", tier.name)
-            if self.log.on:
-                self.log.add(EventKind.STATE, EventReason.BREAKER_CLOSED, tier.name, "", 0)
-            self.poke(tier)
-            self.wake()
-
     def probe(self, tiers: int) -> Tier | None:
         """The highest of the switched-off `tiers` (bits) where a probe is due now; takes the probe. Takes the lock."""
         with self.lock:
-            for tier in self.tiers:
-                if tiers & tier.bit and tier.breaker.probe():
-                    if self.log.on:
-                        self.log.add(EventKind.STATE, EventReason.BREAKER_HALF_OPEN, tier.name, "", 0)
-                    return tier
-        return None
+            return next((tier for tier in self.tiers if tiers & tier.bit and tier.probe()), None)
 
-    def check_stall(self, tier: Tier) -> None:
-        """Switch `tier` off where a call has been inside its backend for too long."""
-        if self.up & tier.bit and tier.calls:
-            # Insertion order is age; a copy, because calls come and go without the lock.
-            oldest = next(iter(list(tier.calls.values())), None)
-            if oldest is not None and time.monotonic() - oldest > self.stall:
-                tier.failures += 1
-                tier.breaker.trip()
-                self._switched_off(tier)
-
-    def _switched_off(self, tier: Tier) -> None:
-        self.up &= ~tier.bit
-        self.well &= ~tier.bit
-        _log.error("tier %r is switched off for a while", tier.name)
-        if self.log.on:
-            self.log.add(EventKind.STATE, EventReason.BREAKER_OPEN, tier.name, "", 0)
+    def _switched(self, tier: Tier, on: bool) -> None:
+        if on:
+            self.up |= tier.bit
+            tier.refused.clear()
+            tier.unwritten.clear()
+            self.poke(tier)
+        else:
+            self.up &= ~tier.bit
+            self.well &= ~tier.bit
         self.wake()

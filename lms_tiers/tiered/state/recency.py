@@ -51,13 +51,13 @@ class Recency:
         """Count what was noted, and tell the policies."""
         noted = self.noted
         while noted:
-            tier, text, entry, context, took, found = noted.popleft()
+            tier, text, entry, context, took, obj = noted.popleft()
             tier.read_latency.add(took)
             tier.bytes_read += entry.meta.length
-            self.hit(tier, text, entry, context, found)
+            self.hit(tier, text, entry, context, obj)
 
     def hit(
-        self, tier: Tier, text: str, entry: Entry, context: AccessContext | float, found: LMSMemoryObj | None = None
+        self, tier: Tier, text: str, entry: Entry, context: AccessContext | float, obj: LMSMemoryObj | None = None
     ) -> None:
         """`tier` served `text`: count it, tell the policies, offer it to the tiers above."""
         self.hits += 1
@@ -83,12 +83,18 @@ class Recency:
                     if len(other.recent) >= RECENT_BATCH:
                         self.catch_up(other)
         if tier.rises and context.promote:  # type: ignore[union-attr]  # as above
-            self.promote(text, entry, tier, found)
+            self.promote(text, entry, tier, obj)
 
     def catch_up(self, tier: Tier) -> None:
         """Tell the policy of `tier` what was hit above."""
+        recent, tier.recent = tier.recent, []
         try:
-            tier.catch_up(self._entry_of)
+            for text, context in recent:
+                entry = self._entry_of(text)
+                if entry is not None and entry.tiers & tier.bit:
+                    tier.policy.on_hit(text, context)
+                    if tier.touches:
+                        tier.touch(text)
         except Exception as error:
             self._suspend(tier, error)
         if len(tier.touched) >= RECENT_BATCH:

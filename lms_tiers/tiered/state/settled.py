@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator
 from typing import Final
 
-from lms_tiers.tiered.state.deadline import Deadline
+from lms_tiers.changes import Deadline
 from lms_tiers.tiered.state.tier import Tier
 
 

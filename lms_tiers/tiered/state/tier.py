@@ -18,13 +18,13 @@ from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.policies.base import AccessContext, EvictionPolicy
 from lms_tiers.policies.lru import Lru
-from lms_tiers.tiered.state.breaker import Breaker
-from lms_tiers.tiered.state.claims import Busy
+from lms_tiers.tiered.state.askers import Askers
+from lms_tiers.tiered.state.health import Breaker, Health
+from lms_tiers.tiered.state.holds import Busy, Load, Protected
 from lms_tiers.tiered.state.index import Entry
-from lms_tiers.tiered.state.late import LatePolicy
-from lms_tiers.tiered.state.load import Load
-from lms_tiers.tiered.state.pins import Pins
+from lms_tiers.tiered.state.stand_ins import LatePolicy
 from lms_tiers.tiered.watch.events import EventReason
+from lms_tiers.tiered.watch.notify import EventLog
 from lms_tiers.tiered.watch.stats import LatencyCounter, TierStats
 
 #: The cold end that is kept clean: a tenth of the capacity, and no more than this (walking it takes the lock).
@@ -81,31 +81,6 @@ class TierConfig:
     revalidate: float | None = None
 
 
-class Protected:
-    """Keys no policy may propose: those being written or deleted, and those pinned.
-
-    `passed` gets the pinned ones that the policy asks for.
-    """
-
-    __slots__ = ("_busy", "_passed", "_pins")
-
-    def __init__(self, busy: Busy, pins: Pins, passed: dict[str, None]) -> None:
-        self._busy = busy
-        self._pins = pins
-        self._passed = passed
-
-    def __contains__(self, key: object) -> bool:
-        if key in self._busy:
-            return True
-        if key not in self._pins:
-            return False
-        self._passed[key] = None  # type: ignore[index]  # a pin's key is a text
-        return True
-
-    def __len__(self) -> int:
-        return len(self._busy) + len(self._pins)
-
-
 class Inside:
     """A call of a thread inside a backend, on record while it lasts: if it gets stuck, others are warned off."""
 
@@ -126,11 +101,14 @@ class Inside:
 _UNNOTED: Final = nullcontext()
 
 
-class Tier:
+class Tier(Health):
     """See the module. Methods need the store's lock held, unless they say otherwise."""
 
-    def __init__(self, config: TierConfig, position: int, count: int, clock: Callable[[], float], breaker: Breaker):
-        self.name: Final = config.name
+    def __init__(
+        self, config: TierConfig, position: int, count: int, clock: Callable[[], float], breaker: Breaker,
+        log: EventLog, stall: float,
+    ) -> None:  # fmt: skip
+        super().__init__(config.name, breaker, log, stall)
         self.backend: Final = config.backend
         assert config.policy is not None  # `check_tiers` has seen to it
         self.policy = config.policy
@@ -140,7 +118,6 @@ class Tier:
         self.bit: Final = 1 << position
         self.below: Final = ((1 << count) - 1) & ~((1 << (position + 1)) - 1)
         self.unfit: Final = 1 << (count + position)
-        self.breaker: Final = breaker
         self._clock: Final = clock
         capabilities = config.backend.capabilities
         self.persistent: Final = capabilities.persistent
@@ -196,8 +173,8 @@ class Tier:
         #: Bytes that each thread waits for to put.
         self.wanting: Final[dict[int, int]] = {}
         self.loads: Final[dict[str, Load]] = {}
-        #: Since when each thread has been inside the backend.
-        self.calls: Final[dict[int, float]] = {}
+        #: For reads that have a deadline.
+        self.askers: Final = Askers(f"lms-tiers-read-{config.name}")
         #: Chunks to be moved into this tier: (key, entry, source object or None).
         self.queue: Final[deque[tuple[str, Entry, Any, int]]] = deque()
         #: Each flush that is under way notes, by thread, what arrived meanwhile, even if it left again at once.
@@ -207,7 +184,7 @@ class Tier:
         #: Until when nothing is written to a medium that is full (`Hierarchy.clock`). Reads go on.
         self.rests_until = 0.0
 
-        self.hits = self.misses = self.failures = self.corrupt = self.evictions = self.drops = 0
+        self.hits = self.misses = self.corrupt = self.evictions = self.drops = 0
         #: Of the evictions: clean ones, ones no tier below took in, drops with all tiers below switched off.
         self.cleaned = self.not_admitted = self.cut_off = 0
         self.promoted = self.demoted = self.skipped = self.bytes_written = self.bytes_read = 0
@@ -280,16 +257,6 @@ class Tier:
 
     # -- the policy, whose faults end at this line -------------------------------------------------------------------
 
-    def catch_up(self, entry_of: Callable[[str], Entry | None]) -> None:
-        """Tell the policy the hits that tiers above served."""
-        recent, self.recent = self.recent, []
-        for text, context in recent:
-            entry = entry_of(text)
-            if entry is not None and entry.tiers & self.bit:
-                self.policy.on_hit(text, context)
-                if self.touches:
-                    self.touch(text)
-
     def note_dirty(self, text: str, nbytes: int) -> None:
         """A chunk of `nbytes` came that no tier below holds."""
         self.dirty.append((text, nbytes))
@@ -318,9 +285,9 @@ class Tier:
     def fall_back(self, held: Iterator[tuple[str, int]]) -> None:
         """Replace a policy that broke its contract by LRU over what is held."""
         policy = Lru(self.policy.capacity, self._clock)
-        now = AccessContext(self._clock())
+        context = AccessContext(self._clock())
         for text, size in held:
-            policy.on_insert(text, size, now)
+            policy.on_insert(text, size, context)
         self.policy = policy
 
     def victims(self, need: int, protected: Protected, index: dict[str, Entry]) -> Iterator[tuple[str, Entry]]:

@@ -1,4 +1,4 @@
-"""What a store reports of itself: typed, frozen snapshots. Counting is done where things happen, under the lock."""
+"""What a store reports of itself and of chunks: typed, frozen. Counting is done where things happen, with the lock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lms_tiers.interface import BackendStats
+from lms_tiers.interface import BackendStats, ChunkInfo
 from lms_tiers.tiered.watch.events import EventReason
 
 #: Upper bounds of the latency buckets in seconds: powers of two from 1.024 µs; the last bucket has none.
@@ -218,3 +218,19 @@ class StoreStats(BackendStats):
     puts: int = 0
     events_lost: int = 0
     shared: EdgeStats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChunk(ChunkInfo):
+    """A chunk as `TieredStore.info` and `scan` describe it; `stored_bytes` is the sum over the tiers.
+
+    Attributes
+    ----------
+    tiers : mapping of str to int
+        Physical bytes of it in each tier that holds it, fastest first.
+    pinned_until : float or None
+        When the last lease ends, by the store's clock (`time.monotonic`); None where it is not pinned.
+    """
+
+    tiers: Mapping[str, int]
+    pinned_until: float | None

@@ -1,15 +1,70 @@
-"""What stands in for a policy while its tier is being loaded, so that the order of use comes out as if it had not been.
+"""What stands in for a tier's policy: while the tier is being loaded, and from when it raised until LRU takes over.
 
-Loaded chunks go to the policy as they come, least recently used first. What is put or used meanwhile is newer than all
-of them, wherever the loading stands: it is kept back, may not leave, and is told when everything is loaded.
+Also how a policy and the index are brought into line again, where an interrupt may have come between the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+import itertools
+from collections.abc import Collection, Container, Iterator, Mapping
+from typing import Any, Final
 
+from lms_tiers.errors import PolicyError
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
-from lms_tiers.tiered.state.ranks import listed
+from lms_tiers.tiered.state.index import Entry
+
+#: More bytes than any tier holds.
+_ALL: Final = 1 << 60
+
+
+def listed(policy: EvictionPolicy, most: int) -> set[str]:
+    """The keys that a policy knows, `most` of them at most."""
+    return set(itertools.islice(policy.victims(_ALL, ()), most))
+
+
+def insert(policy: EvictionPolicy, position: int, held: Mapping[str, Entry], texts: Collection[str]) -> None:
+    """Tell `policy` of the chunks `texts`, in the order of the index."""
+    now = policy.clock()
+    for text, entry in held.items():
+        if text in texts:
+            context = AccessContext(now, None, entry.parent, entry.position)
+            policy.on_insert(text, entry.charges[position], context)
+
+
+def align(policy: EvictionPolicy, position: int, held: Mapping[str, Entry], again: Collection[str] = ()) -> None:
+    """Let `policy` know what the tier at `position` holds, and nothing else; what is in `again` it learns anew."""
+    known = listed(policy, len(held) + len(policy) + 1)
+    for text in known - (held.keys() - again):
+        policy.on_remove(text, RemoveReason.REMOVED)
+    insert(policy, position, held, held.keys() - (known - set(again)))
+
+
+class SuspendedPolicy(EvictionPolicy):
+    """Takes every call but `victims`, whose error makes the tier fall back to a consistent state."""
+
+    def __init__(self, failed: EvictionPolicy, error: Exception) -> None:
+        super().__init__(failed.capacity, failed.clock)
+        self.name = failed.name  # type: ignore[misc]  # the culprit's
+        self._error = error
+
+    def on_insert(self, key: str, size: int, context: AccessContext) -> None:  # noqa: D102
+        pass
+
+    def on_hit(self, key: str, context: AccessContext) -> None:  # noqa: D102
+        pass
+
+    def on_shrink(self, key: str, size: int) -> None:  # noqa: D102
+        pass
+
+    def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
+        pass
+
+    def victims(self, bytes_needed: int, protected: Any) -> Iterator[str]:  # noqa: D102
+        error = self._error
+        raise PolicyError(self.name, f"raised {type(error).__name__}: {error}.") from error
+
+    def __len__(self) -> int:
+        return 0
 
 
 class _Either:
@@ -26,7 +81,10 @@ class _Either:
 
 
 class LatePolicy(EvictionPolicy):
-    """Stands before `policy` until everything is loaded.
+    """Stands before `policy` until everything is loaded, so that the order of use comes out as if it had not been.
+
+    Loaded chunks go to the policy as they come, least recently used first. What is put or used meanwhile is newer than
+    all of them, wherever the loading stands: it is kept back, may not leave, and is told when everything is loaded.
 
     Parameters
     ----------

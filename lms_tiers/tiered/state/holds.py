@@ -1,9 +1,18 @@
-"""Which chunks may not be evicted, and until when: a heap by the end of the lease, so that nobody walks them all."""
+"""Who holds a chunk: calls under way, each noted under its thread before it takes anything, and leases.
+
+What is held is not evicted. An interrupted call cannot be trusted to give back what it took; what it took is known here
+all the same (audit.py). The caller holds the store's lock, but for the methods of `Load`.
+"""
 
 from __future__ import annotations
 
 import heapq
-from typing import Final
+import threading
+from collections.abc import Iterable
+from threading import get_ident
+from typing import Any, Final, NamedTuple
+
+from lms_tiers.tiered.state.index import Entry
 
 #: Pinned chunks that may be in the way each time victims are chosen.
 IN_THE_WAY: Final = 32
@@ -21,8 +30,50 @@ _AT_ONCE: Final = 128
 _Lease = tuple[float, str | None]
 
 
+class Claim(NamedTuple):
+    """One thread is the mutator of one key in one tier.
+
+    Attributes
+    ----------
+    thread : int
+    need : int
+        Bytes reserved for what it is going to write.
+    entry : Entry or None
+        The generation that it writes; None where it deletes, or where another call writes again what it leaves.
+    """
+
+    thread: int
+    need: int = 0
+    entry: Entry | None = None
+
+
+class Busy(dict[str, Claim]):
+    """Keys with a mutator, who is the only one to write or delete their bytes in the tier's backend."""
+
+    __slots__ = ()
+
+    def add(self, text: str) -> None:
+        """This thread becomes the mutator of `text`."""
+        self[text] = Claim(get_ident())
+
+    def add_all(self, texts: Iterable[str]) -> None:
+        """This thread becomes the mutator of all `texts`."""
+        claim = Claim(get_ident())
+        for text in texts:
+            self[text] = claim
+
+    def discard(self, text: str) -> None:
+        """`text` has no mutator any more."""
+        self.pop(text, None)
+
+    def discard_all(self, texts: Iterable[str]) -> None:
+        """None of `texts` has."""
+        for text in texts:
+            self.pop(text, None)
+
+
 class Pins:
-    """Leases of keys: one of nobody, and any number of each holder. The caller holds the store's lock.
+    """Leases of keys: one of nobody, and any number of each holder. A heap by their ends: nobody walks them all.
 
     Examples
     --------
@@ -123,3 +174,63 @@ class Pins:
     def __len__(self) -> int:
         """Pinned keys, with those whose leases are not cleared away yet."""
         return len(self._leases)
+
+
+class Protected:
+    """Keys no policy may propose: those being written or deleted, and those pinned.
+
+    `passed` gets the pinned ones that the policy asks for.
+    """
+
+    __slots__ = ("_busy", "_passed", "_pins")
+
+    def __init__(self, busy: Busy, pins: Pins, passed: dict[str, None]) -> None:
+        self._busy = busy
+        self._pins = pins
+        self._passed = passed
+
+    def __contains__(self, key: object) -> bool:
+        if key in self._busy:
+            return True
+        if key not in self._pins:
+            return False
+        self._passed[key] = None  # type: ignore[index]  # a pin's key is a text
+        return True
+
+    def __len__(self) -> int:
+        return len(self._busy) + len(self._pins)
+
+
+class Load:
+    """One read of a lower tier that other readers of the same chunk share.
+
+    Most have none: what they would wait on is made by the first that comes.
+    """
+
+    __slots__ = ("_done", "_waited", "entry", "result", "thread")
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.thread = get_ident()
+        self.result: Any = None
+        self._done = False
+        self._waited: threading.Event | None = None
+
+    def finish(self) -> None:
+        """Let those go on who wait. They make the event before they look whether it is done; here it is the reverse."""
+        self._done = True
+        if self._waited is not None:
+            self._waited.set()
+
+    def wait(self, seconds: float, lock: threading.Lock) -> bool:
+        """Whether it was finished within `seconds`. `lock`, not held, is for those who come at once."""
+        if self._waited is None:
+            with lock:
+                if self._waited is None:
+                    self._waited = threading.Event()
+        return self._done or self._waited.wait(seconds)
+
+    @property
+    def done(self) -> bool:
+        """Whether it is finished."""
+        return self._done
