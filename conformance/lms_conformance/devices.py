@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from lms_conformance.harness import DEFAULT_CAPACITY, Harness, source_of
 from lms_conformance.server_harness import ServerHarness
+from lms_conformance.serving import LmServers, Serving, filled
 from lms_tiers.errors import ConfigError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.secrets import mask, mask_location
@@ -14,66 +15,9 @@ from lms_tiers.secrets import mask, mask_location
 if TYPE_CHECKING:
     from lms_tiers.device import TierSpec
 
-#: What an lm:// server behind ``{server}`` keeps its chunks in.
-SERVED: Final = "lmdb:{tmp}/served?capacity={capacity}"
-
 #: Stands for the directory while a text is only looked at.
 _EXAMPLE: Final = "tmp-of-conformance"
 _SERVER: Final = "server-of-conformance"
-
-
-class Serving(Protocol):
-    """The servers behind ``{server}``, one a place: a `ServerHarness`, or `_LmServers`."""
-
-    local: bool
-    shared: bool
-
-    def start(self, path: Path, capacity: int | None) -> str:
-        """See `Harness`; so are the rest."""
-
-    def revive(self, path: Path) -> None: ...  # noqa: D102
-    def stop(self, path: Path) -> None: ...  # noqa: D102
-    def kill(self, path: Path) -> None: ...  # noqa: D102
-    def stall(self, path: Path) -> None: ...  # noqa: D102
-    def heal(self, path: Path) -> None: ...  # noqa: D102
-    def end(self) -> None: ...  # noqa: D102
-
-
-class _LmServers:
-    """lm:// servers over `SERVED`, in a process beside this one; in one that crash properties kill, inside it."""
-
-    local = True
-    shared = False
-
-    def start(self, path: Path, capacity: int | None) -> str:
-        from lms_conformance.servers import servers
-
-        return servers().start(path, _filled(SERVED, path, capacity, ""))
-
-    def stop(self, path: Path) -> None:
-        from lms_conformance.servers import servers
-
-        servers().stop(path)
-
-    revive = stop  # the next `start` starts it
-
-    def kill(self, path: Path) -> None:
-        from lms_conformance.spawned import servers_beside
-
-        servers_beside().kill()
-
-    def stall(self, path: Path) -> None:
-        from lms_conformance.spawned import servers_beside
-
-        servers_beside().stall()
-
-    def heal(self, path: Path) -> None:
-        from lms_conformance.spawned import servers_beside
-
-        servers_beside().heal()
-
-    def end(self) -> None:
-        """They end with this process."""
 
 
 class DeviceHarness(Harness):
@@ -100,13 +44,14 @@ class DeviceHarness(Harness):
         self.device = device
         know_secrets(device)
         self.name = mask(device)
-        example = parse_device(_filled(device, Path(_EXAMPLE), DEFAULT_CAPACITY, _SERVER)).tiers
+        example = parse_device(filled(device, Path(_EXAMPLE), DEFAULT_CAPACITY, _SERVER)).tiers
         served = [tier.name for tier in example if _SERVER in tier.text]
         self.served = _serving(served[0]) if served else None
         self.has_server = self.served is not None
-        self.capacity_scale = max(1, device.count("{capacity}") + isinstance(self.served, _LmServers))
-        self.takes_capacity = isinstance(self.served, _LmServers) or "{capacity}" in device
+        self.capacity_scale = max(1, device.count("{capacity}") + isinstance(self.served, LmServers))
+        self.takes_capacity = isinstance(self.served, LmServers) or "{capacity}" in device
         self.local = self.served.local if self.served is not None else all(map(_goes_with_it, example))
+        self.known = self.served is not None or all(map(_is_its_own, example))
         for tier in example:
             self._refuse_a_real_place(tier)
 
@@ -124,7 +69,7 @@ class DeviceHarness(Harness):
             )
 
     def _text(self, path: Path, capacity: int | None) -> str:
-        return _filled(self.device, path, capacity, self.start(path, capacity))
+        return filled(self.device, path, capacity, self.start(path, capacity))
 
     def start(self, path: Path, capacity: int | None) -> str:
         """Start the server of a place."""
@@ -191,7 +136,7 @@ class DeviceHarness(Harness):
 
         text = self._text(path, capacity)
         backend = CreateStorageBackend(text)
-        if isinstance(self.served, _LmServers) and not stands(text):
+        if isinstance(self.served, LmServers) and not stands(text):
             backend.close()
             raise StorageUnavailableError(str(path), "the server's store cannot be opened there.")
         return backend
@@ -240,12 +185,6 @@ class NameHarness(DeviceHarness):
         )
 
 
-def _filled(device: str, path: Path, capacity: int | None, server: str) -> str:
-    size = f"{DEFAULT_CAPACITY if capacity is None else capacity}B"
-    text = device.replace("{capacity}B", "{capacity}").replace("{capacity}", size)
-    return text.replace("{tmp}", str(path)).replace("{server}", server)
-
-
 def _is_path(location: str) -> bool:
     return "/" in location.split("://")[-1].lstrip("/") or location[:1] in "/.~" if location else False
 
@@ -257,6 +196,11 @@ def _medium(name: str) -> str:
     return known[name].medium if name in known else ""
 
 
+def _is_its_own(tier: TierSpec) -> bool:
+    """Whether each place is another one, as far as the text and the spec tell."""
+    return _EXAMPLE in tier.text or not tier.location or _medium(tier.name) in ("memory", "disk")
+
+
 def _goes_with_it(tier: TierSpec) -> bool:
     """Whether what the tier keeps is below the directory, or ends with the backend."""
     return _medium(tier.name) != "shared"
@@ -265,7 +209,7 @@ def _goes_with_it(tier: TierSpec) -> bool:
 def _serving(name: str) -> Serving:
     harness = harness_of(name)
     if harness is None:
-        return _LmServers()
+        return LmServers()
     if not isinstance(harness, ServerHarness):
         raise ConfigError(f"the harness of backend {name!r} starts no server: write no {{server}} in its location.")
     return harness

@@ -38,6 +38,8 @@ class Harness(abc.ABC):
     local : bool
         What a place keeps is in files below its directory, which the process with the backend writes, or goes with the
         backend. Otherwise it is removed by `clean`, and properties of directories do not apply.
+    known : bool
+        Each place is one of its own. Otherwise that is tried before a run: it may be one for all, with others' chunks.
     has_server : bool
         `kill`, `stall` and `heal` reach what keeps the chunks.
     one_process : bool
@@ -49,6 +51,7 @@ class Harness(abc.ABC):
     takes_capacity: bool = False
     capacity_scale: int = 1
     local: bool = True
+    known: bool = True
     has_server: bool = False
     one_process: bool = False
     waivers: Sequence[Waiver] = ()

@@ -18,6 +18,7 @@ from lms_conformance import spawned
 from lms_conformance.engine import Engine
 from lms_conformance.harness import DEFAULT_CAPACITY, Harness
 from lms_conformance.outcome import RED, Report, Result, Status
+from lms_conformance.places import refuse_a_used_place, refuse_one_place_for_all
 from lms_conformance.profiles import profile as profile_named
 from lms_conformance.spec import (
     MARKS_SINCE,
@@ -55,7 +56,7 @@ def introduce(harness: Harness) -> Introduction:
     Raises
     ------
     ConfigError
-        There is no such backend or option, or its place is outside of the directory and not empty.
+        There is no such backend or option, or its place is not empty, or one for all.
     ConformanceError
         It is no backend, or raised.
     """
@@ -73,22 +74,15 @@ def introduce(harness: Harness) -> Introduction:
         if not isinstance(backend, LMSBackendInterface) or not isinstance(caps, Capabilities):
             raise ConformanceError(f"{type(backend).__name__} is no LMSBackendInterface with Capabilities.")
         try:
-            if not harness.local:
-                _refuse_a_used_place(harness, backend)
+            if not (harness.local and harness.known):
+                refuse_a_used_place(harness, backend)
         finally:
             backend.close()
             harness.stop(Path(tmp))
+    if not harness.known:
+        refuse_one_place_for_all(harness, capacity)
     cls = type(backend)
     return Introduction(caps, f"{cls.__module__}.{cls.__qualname__}", _distribution(cls.__module__))
-
-
-def _refuse_a_used_place(harness: Harness, backend: LMSBackendInterface) -> None:
-    keys = backend.list_keys()
-    if keys:
-        raise ConfigError(
-            f"the place of {harness.name} is not empty: it holds {len(keys)} keys, {keys[0].to_string()!r} for one. "
-            "The kit overwrites and removes what it finds: name a place that nobody uses."
-        )
 
 
 def _distribution(module: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import faulthandler
+import logging
 import os
 import shutil
 import signal
@@ -29,6 +30,8 @@ from lms_tiers.errors import ConfigError
 
 def main(descriptor: int, directory: Path) -> None:
     """Hear what to run, run it, tell each result."""
+    # What is damaged or forgotten here on purpose is told by the property, not by the log.
+    logging.getLogger().addHandler(logging.NullHandler())
     connection = socket.socket(fileno=descriptor)
     line = Line(connection)
     job = line.hear()

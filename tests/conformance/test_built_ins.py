@@ -11,6 +11,7 @@ import pytest
 from lms_conformance import run_properties
 from lms_conformance.check import explain
 from lms_conformance.devices import harness_for
+from lms_conformance.prove import prove
 
 from tests.depth import some
 
@@ -46,3 +47,11 @@ def test_it_keeps_the_contract(subject: str) -> None:
     only = OF_SYNCING if subject in SYNCING else ()
     report = run_properties(harness_for(subject), profile=PROFILE, only=only, strict=True)
     assert report.ok, explain(report)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("subject", ["cpu", "lm"])
+def test_known_bugs_are_caught_in_it(subject: str) -> None:
+    harness, told = harness_for(subject), list[str]()
+    report = run_properties(harness, profile="quick", strict=True)
+    assert prove(harness, report, told.append), "\n".join(told)

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from multiprocessing.connection import Client
 from pathlib import Path
 
 import pytest
+from lms_conformance.loopback import LoopbackServer
 
 ROOT = Path(__file__).resolve().parents[2]
 CHOSEN = [option for name in ("KEY-06", "PUT-06", "RMV-04", "BAT-06", "LIF-08") for option in ("--only", name)]
@@ -44,6 +46,26 @@ def test_it_is_tried_by_its_name_and_its_servers_are_gone_afterwards(tmp_path: P
     assert again.returncode == 0, again.stdout + again.stderr
     assert "as then: 5 outcomes" in again.stdout
     assert not servers()
+
+
+def test_a_server_that_somebody_started_is_refused_as_one_place_for_all_and_left_as_it_was(tmp_path: Path) -> None:
+    command = (sys.executable, str(Path(__file__).parent / "outsider" / "outsider" / "server.py"), "{port}")
+    with LoopbackServer(command, folder=tmp_path, log=tmp_path / "log") as server:
+        tried = ["lms_tiers", "conform", f"outsider:{server.address}", "--only", "KEY-06"]
+        done = run(*tried, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "opens the same place each time" in done.stderr
+        host, _, port = server.address.rpartition(":")
+        with Client((host, int(port))) as client:
+            client.send(("list", "", None))
+            assert client.recv() == []
+            client.send(("put", "precious", (b"", b"")))
+            client.recv()
+            done = run(*tried, cwd=tmp_path)
+            assert done.returncode == 2
+            assert "not empty: it holds 1 keys, 'precious'" in done.stderr
+            client.send(("list", "", None))
+            assert client.recv() == ["precious"]
 
 
 @pytest.mark.deep

@@ -15,10 +15,14 @@ from lms_conformance.violation import expect
 from lms_tiers.errors import InvalidChunkError
 
 
+def _items(least: int) -> st.SearchStrategy[list[tuple[str, Chunk]]]:
+    return st.lists(st.tuples(pool_keys(), chunks(4097)), min_size=least, max_size=8 if least else 6)
+
+
 @prop(
     "BAT-01",
     "put_many stores every item, in order: of a key named twice the last one counts.",
-    given=lambda: st.lists(st.tuples(pool_keys(), chunks(4097)), min_size=1, max_size=8),
+    given=lambda: _items(1) | st.builds(lambda items, chunk: [*items, (items[0][0], chunk)], _items(1), chunks(4097)),
     marks=["a key named twice"],
 )
 def _put_many(trial: Trial, items: list[tuple[str, Chunk]]) -> None:
@@ -32,9 +36,7 @@ def _put_many(trial: Trial, items: list[tuple[str, Chunk]]) -> None:
 @prop(
     "BAT-02",
     "get_many answers each key in order, absent ones as None, repeated ones repeatedly.",
-    given=lambda: st.tuples(
-        st.lists(st.tuples(pool_keys(), chunks(4097)), max_size=6), st.lists(pool_keys(), max_size=8)
-    ),
+    given=lambda: st.tuples(_items(0), st.lists(pool_keys(), max_size=8)),
     marks=["held and absent keys in one batch"],
 )
 def _get_many(trial: Trial, case: tuple[list[tuple[str, Chunk]], list[str]]) -> None:
@@ -43,6 +45,7 @@ def _get_many(trial: Trial, case: tuple[list[tuple[str, Chunk]], list[str]]) -> 
     for k, chunk in items:
         backend.put(k, chunk)
     expect_many(backend, dict(items), asked)
+    expect_many(backend, dict(items), (*POOL, "never put"))
 
 
 @prop(

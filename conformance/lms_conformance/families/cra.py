@@ -8,15 +8,12 @@ import signal
 from typing import Any
 
 from lms_conformance.chunks import KIB, MIB, Chunk, difference
+from lms_conformance.deaths import DEATHS, mark_a_kill, serve, server_dies
 from lms_conformance.spawned import zygote
 from lms_conformance.spec import prop
 from lms_conformance.subject import Subject
 from lms_conformance.trial import Trial
 from lms_conformance.violation import expect, violate
-
-#: What a property of crashes must have reached: the process was killed, and with it what keeps the chunks.
-KILLED = "killed after an answer"
-DEATHS = (KILLED, "the server died")
 
 Operation = tuple[Any, ...]
 Candidates = dict[str, list[Chunk | None]]
@@ -29,36 +26,15 @@ def _capacity(trial: Trial) -> int | None:
 def _killed_after(trial: Trial, path: Any, program: list[Operation], ack: int) -> None:
     """Run `program` in a process of its own and kill it when operation `ack` was acknowledged."""
     trial.record(f"# a process opens the place and runs {_shown(program[: ack + 1])}; then it is killed with SIGKILL")
-    _serve(trial, path)
+    serve(trial, path, _capacity(trial))
     with zygote().job("run", trial.harness, path, _capacity(trial), program=program) as job:
         for message in job.messages():
             if "raised" in message:
                 violate("the process to run its program", f"{message['raised']}: {message['message']}")
             if message.get("ack") == ack:
                 job.kill()
-                _server_dies(trial, path)
-    _mark_a_kill(trial)
-
-
-def _serve(trial: Trial, path: Any) -> None:
-    """Start the server that the process is to be a client of; an lm:// server is inside that process."""
-    if trial.harness.has_server and not trial.harness.local:
-        trial.harness.start(path, _capacity(trial))
-
-
-def _server_dies(trial: Trial, path: Any) -> None:
-    """A process that dies takes nothing from a server: it is the server that has to die."""
-    if trial.harness.has_server and not trial.harness.local:
-        trial.harness.kill(path)
-        trial.harness.heal(path)
-        trial.mark("the server died")
-
-
-def _mark_a_kill(trial: Trial) -> None:
-    if zygote().status == signal.SIGKILL:
-        trial.mark(KILLED)
-    if not trial.harness.has_server or trial.harness.local:
-        trial.mark("the server died")  # it was the process itself
+                server_dies(trial, path)
+    mark_a_kill(trial)
 
 
 def _shown(program: list[Operation]) -> str:
@@ -152,7 +128,7 @@ def _in_flight(trial: Trial) -> None:
         trial.record(
             f"# a process puts and flushes 2 MiB under 'a', overwrites it for ever, and is killed after {delay:.3f} s"
         )
-        _serve(trial, path)
+        serve(trial, path, _capacity(trial))
         with zygote().job("overwrite", trial.harness, path, _capacity(trial), versions=texts, flag=str(flag)) as job:
             for message in job.messages():
                 if "raised" in message:
@@ -160,7 +136,7 @@ def _in_flight(trial: Trial) -> None:
                 if "flushed" in message:
                     _pause(delay)
                     job.kill()
-                    _server_dies(trial, path)
+                    server_dies(trial, path)
         if zygote().status == signal.SIGKILL and flag.read_bytes()[:1] == b"p":
             trial.mark("killed inside a put")
         subject = trial.open(capacity=_capacity(trial), path=path)

@@ -76,14 +76,15 @@ def _mutation(trial: Trial) -> None:
 
     def listing() -> None:
         try:
-            with turns.of(1):
-                look()
+            with turns.of(1):  # Python frames take turns; native code wants its threads to run at the same time
+                look(12)
+            look(28)
         finally:
             stop.set()
 
-    def look() -> None:
-        for i in range(400):
-            if i >= 40 and trial.marks[OVERLAPPED]:
+    def look(times: int) -> None:
+        for i in range(10 * times):
+            if i >= times and trial.marks[OVERLAPPED]:
                 return
             try:
                 with overlap.call(1):

@@ -68,6 +68,10 @@ def _drawn(trial: Trial, program: tuple[Op, ...]) -> None:
     model: dict[str, Chunk] = {}
     run(backend, model, program)
     backend.expect_model(model, POOL)
+    for k in list(model)[:1]:  # whatever was drawn: what was read is overwritten, removed, and put again
+        for op in (Op("put", (k,), (Chunk(77, 33, 2),)), Op("remove", (k,)), Op("put", (k,), (Chunk(78, 34),))):
+            run(backend, model, [op])
+            backend.expect_model(model, POOL)
 
 
 @prop("RMV-06", "A removed chunk never comes back, whatever is put and read afterwards.", needs=["remove"])

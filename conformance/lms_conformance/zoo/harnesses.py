@@ -99,7 +99,7 @@ class ProvenHarness(Harness):
         self.name = f"{inner.name} with {name}"
         self.takes_capacity = inner.takes_capacity
         self.capacity_scale = inner.capacity_scale
-        self.local, self.has_server = inner.local, inner.has_server
+        self.local, self.known, self.has_server = inner.local, inner.known, inner.has_server
 
     def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
         """Open the user's backend and break it."""

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from lms_conformance import DeviceHarness, harness_for, run_properties
+from lms_conformance import DeviceHarness, Report, harness_for, run_properties
 from lms_conformance.check import explain
 from lms_conformance.chunks import Chunk, key
+from lms_conformance.prove import prove
 
 from lms_tiers.errors import ConfigError
 from tests.plugins.redis.engine import RedisCluster, RedisServer, needs_server
@@ -39,10 +40,11 @@ QUICK = [
 ]
 
 
-def conforms(subject: str, profile: str, only: Sequence[str] = ()) -> None:
+def conforms(subject: str, profile: str, only: Sequence[str] = ()) -> Report:
     """Nothing red, nothing vacuous, nothing that only warns."""
     report = run_properties(harness_for(subject), profile=profile, only=only, strict=True)
     assert report.ok, explain(report)
+    return report
 
 
 def test_one_server_keeps_the_contract() -> None:
@@ -50,8 +52,9 @@ def test_one_server_keeps_the_contract() -> None:
 
 
 @pytest.mark.deep
-def test_one_server_keeps_the_contract_in_depth() -> None:
-    conforms("redis", "ci")
+def test_one_server_keeps_the_contract_in_depth_and_known_bugs_are_caught_in_it() -> None:
+    report, told = conforms("redis", "ci"), list[str]()
+    assert prove(harness_for("redis"), report, told.append), "\n".join(told)
 
 
 @pytest.mark.deep
