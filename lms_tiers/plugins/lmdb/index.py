@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import lmdb
 import xxhash
 
+from lms_tiers.errors import from_anywhere
 from lms_tiers.plugins.lmdb.datafile import hold_blocks
 from lms_tiers.plugins.lmdb.directory import INDEX_FILE, NEW_INDEX, create_file, descriptor, sync_file
 from lms_tiers.plugins.lmdb.layout import PAGE, STAMP, sealed, unsealed
@@ -149,11 +150,19 @@ class Index:
 
     def _replace(self, new: Path) -> None:
         with self._lock:
-            os.replace(new, self._path)
-            if self._env is not None:
-                self._env.close()
-            self.open()
+            try:
+                os.replace(new, self._path)
+                self._reopen()
+            except BaseException as error:
+                if from_anywhere(error):
+                    self._reopen()  # which of the two files lies there is not known, and either will do
+                raise
         sync_file(self._path.parent)
+
+    def _reopen(self) -> None:
+        if self._env is not None:
+            self._env.close()
+        self.open()
 
     def find(self, names: Iterable[bytes]) -> dict[bytes, tuple[int, bytes]]:
         """Stamps and manifests by key hash, of those that are there."""

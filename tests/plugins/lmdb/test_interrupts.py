@@ -107,6 +107,7 @@ def _calls(i: Interrupts) -> dict[str, Call]:
         "flush": lambda b: b.flush(30),
         "scan": lambda b: list(b.scan()),
         "stats": lambda b: b.stats(),
+        "shrink": lambda b: b.shrink(),
     }
 
 
@@ -118,6 +119,8 @@ LEAVES: dict[str, dict[str, int | None]] = {
     "remove": {"1": None},
     "remove_many": {"1": None, "2": None, "9": None},
 }
+
+CALLS = [*LEAVES, "get", "get_many", "contains", "touch", "flush", "scan", "stats", "shrink"]
 
 OPTIONS: dict[str, dict[str, str]] = {
     "batch": {"sync": "batch"},
@@ -176,7 +179,7 @@ def _opcodes(i: Interrupts, call: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("reopened", [False, True], ids=["new", "reopened"])
 @pytest.mark.parametrize("kind", some(OPTIONS, lambda kind: kind == "batch"))
-@pytest.mark.parametrize("name", [*LEAVES, "get", "get_many", "contains", "touch", "flush", "scan", "stats"])
+@pytest.mark.parametrize("name", CALLS)
 def test_a_call_that_is_interrupted_leaves_a_whole_store(
     interrupts: Interrupts, name: str, kind: str, reopened: bool
 ) -> None:
@@ -191,7 +194,7 @@ def test_a_call_that_is_interrupted_leaves_a_whole_store(
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("name", [*LEAVES, "get", "get_many", "contains", "touch", "flush", "scan", "stats"])
+@pytest.mark.parametrize("name", CALLS)
 def test_a_call_may_be_interrupted_at_every_opcode(interrupts: Interrupts, name: str) -> None:
     at = 1
     while _interrupt(interrupts, name, OPTIONS["batch"], at % 3 == 0, at):
