@@ -10,7 +10,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable
-from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from lms_tiers.errors import DeadlineExceededError
 
@@ -46,6 +46,33 @@ class Changes:
                 if change.locked():
                     change.release()
                 self._waiting.discard(change)
+
+
+class Awaited(Changes):
+    """The same with the lock of what changes, for who waits until something is so.
+
+    Parameters
+    ----------
+    lock : threading.Lock
+        It is taken in one step, which no interrupt divides.
+    """
+
+    def __init__(self, lock: Any) -> None:
+        super().__init__()
+        self.lock: Final = lock
+
+    def wait_for(self, condition: Callable[[], object], seconds: float) -> bool:
+        """Whether `condition` holds within `seconds`. It is asked with the lock held, which the caller has not."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with self.lock:
+                if condition():
+                    return True
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                change = self.next()
+            self.wait(change, left)
 
 
 class Deadline:

@@ -203,8 +203,8 @@ class LmdbBackend(LMSBackendInterface):
         """Note uses; they reach the medium with a checkpoint."""
         self._store.check()
         if self._store.touch([key_text(key) for key in keys]) > MOST:
-            with self._store.changed:
-                self._store.changed.notify_all()
+            with self._store.lock:
+                self._store.changed.rouse()
 
     @mending
     def save_state(self, state: bytes) -> None:
@@ -244,7 +244,8 @@ class LmdbBackend(LMSBackendInterface):
         OSError, lmdb.Error
         """
         self._checkpoints.make()
-        with self._store.changed:
+        with self._store.lock:
+            self._store.mend()
             self._store.pages.reclaim()
             self._store.pages.punch(self._store.pages.room.free.pages)
         self._store.index.renew()

@@ -67,7 +67,7 @@ class Checkpoints:
     def _run(self) -> None:
         store = self._store
         while True:
-            with store.changed:
+            with store.lock:
                 store.changed.wait_for(
                     lambda: self._stopped or bool(store.dirty or store.uses or self._applied) or store.pages.pressed
                 )
@@ -82,7 +82,7 @@ class Checkpoints:
     def _failed(self, error: OSError | lmdb.Error) -> None:
         store = self._store
         _log.warning("lmdb store %s: the index could not be written: %s", store.where, error)
-        with store.changed:
+        with store.lock:
             store.stuck = error
             store.changed.notify_all()
 
@@ -183,13 +183,13 @@ class Checkpoints:
             if worn:
                 store.index.renew()
         finally:
-            with store.changed:
+            with store.lock:
                 store.pages.pressed = False
                 store.changed.notify_all()
 
     def stop(self) -> None:
         """End the thread; one that is being made is made."""
-        with self._store.changed:
+        with self._store.lock:
             self._stopped = True
             self._store.changed.notify_all()
         self._thread.join()

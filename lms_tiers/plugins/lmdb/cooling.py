@@ -17,6 +17,7 @@ from typing import Final
 import lmdb
 
 from lms_tiers.arena.recycle import Recycler
+from lms_tiers.changes import Awaited
 from lms_tiers.errors import CapacityError, LmsTiersError
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.plugins.lmdb import listing
@@ -72,7 +73,7 @@ class Cooling:
         self._copied = 0
         self._reached = 0
         self._waited = 0
-        self._progress: Final = threading.Condition()
+        self._progress: Final = Awaited(threading.Lock())
         self._thread: threading.Thread | None = None
 
     def look(self) -> None:
@@ -85,15 +86,14 @@ class Cooling:
                 return
             self._wake()
         elif self._ahead() > AHEAD:
-            with self._progress:
-                written = self._store.data.written
-                patience, self._waited = (written - self._waited) / RATE, written
-                self._progress.wait_for(self._keeps_up, min(patience, LONGEST))
+            written = self._store.data.written
+            patience, self._waited = (written - self._waited) / RATE, written
+            self._progress.wait_for(self._keeps_up, min(patience, LONGEST))
 
     def _wake(self) -> None:
         self._forgive()
         self._due.set()
-        with self._store.changed:
+        with self._store.lock:
             if self._thread is None and not self._stopped:
                 self._thread = threading.Thread(target=self._run, name="lms-tiers-lmdb-cooling", daemon=True)
                 try:
@@ -125,7 +125,7 @@ class Cooling:
 
     def stop(self) -> None:
         """End the thread after what it does now."""
-        with self._store.changed:
+        with self._store.lock:
             self._stopped = True
         self._due.set()
         if self._thread is not None:
@@ -146,8 +146,8 @@ class Cooling:
             self._tell()
 
     def _tell(self) -> None:
-        with self._progress:
-            self._progress.notify_all()
+        with self._progress.lock:
+            self._progress.wake()
 
     def _round(self) -> bool:
         """Encode the coldest chunks until the store is less full; whether there is none left."""
@@ -244,7 +244,7 @@ class Cooling:
             raise
         copy.pieces = []
         if used > raw.sequence:
-            with store.changed:
+            with store.lock:
                 store.uses.setdefault(text, used)  # the new record must not forget it
         ready.append(copy)
         return True

@@ -8,8 +8,9 @@ from __future__ import annotations
 import struct
 import threading
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from lms_tiers.changes import Awaited
 from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.plugins.lmdb.index import Index
 from lms_tiers.plugins.lmdb.layout import (
@@ -67,13 +68,34 @@ def offset_of(place: int) -> int:
     return (place >> COUNT_BITS) * PAGE
 
 
+class Changed(threading.Condition):
+    """Something of a store changed. Its own threads wait for that as for any condition.
+
+    An interrupt of such a wait may leave its caller without the lock; threads that run nothing else have none. Calls
+    of others wait by `calls` without the lock.
+    """
+
+    def __init__(self, lock: Any) -> None:
+        super().__init__(lock)
+        self.calls: Final = Awaited(lock)
+
+    def notify_all(self) -> None:
+        """Let all who wait look again."""
+        self.calls.wake()
+        super().notify_all()
+
+    def rouse(self) -> None:
+        """Let the store's own threads look, and no call."""
+        super().notify_all()
+
+
 class Entries:
-    """Chunks of one store. Whoever changes it holds `changed`, a condition and the only lock.
+    """Chunks of one store. Whoever changes it holds `lock`, the only one.
 
     Attributes
     ----------
     lock : threading.Lock
-        That of `changed`. It is taken in one step, which no interrupt divides.
+        It is taken in one step, which no interrupt divides.
     dirty, committing : dict
         What the index does not have: manifests, None for what was removed. The latter is on its way there.
     uses : dict
@@ -89,7 +111,7 @@ class Entries:
         self.seed: Final = seed
         self.index: Final = index
         self.lock: Final = threading.Lock()
-        self.changed: Final = threading.Condition(self.lock)
+        self.changed: Final = Changed(self.lock)
         self.forms = Forms()
         self.entries: dict[str, bytes] = {}
         self.dirty: dict[str, bytes | None] = {}

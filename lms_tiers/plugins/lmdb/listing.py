@@ -39,7 +39,7 @@ class _Newer(NamedTuple):
 
 
 def _newer(store: Store) -> _Newer:
-    with store.changed:
+    with store.lock:
         records, stamps, seed = {**store.committing, **store.dirty}, dict(store.uses), store.seed
     return _Newer(
         {key_hash(text, seed): record for text, record in records.items()},

@@ -149,7 +149,7 @@ def _open(
             data.sync()
             journal.sync()
             sync_file(directory)
-        with store.changed:
+        with store.lock:
             store.pages.make_room_for(0)
         undo.pop_all()
     return store, checkpoints

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import get_ident
 from types import TracebackType
 from typing import Final
 
-from lms_tiers.errors import CapacityError, StorageUnavailableError
+from lms_tiers.changes import Awaited
+from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.plugins.lmdb.datafile import DataFile
+from lms_tiers.plugins.lmdb.entries import Changed
 from lms_tiers.plugins.lmdb.extents import Room, gaps
 from lms_tiers.plugins.lmdb.index import Index
 from lms_tiers.plugins.lmdb.layout import PAGE, Extent
@@ -59,7 +61,8 @@ class Epochs:
         self.inside: Final[dict[Inside, int]] = {}
         #: Numbers calls: one has a larger number than all that had begun before it.
         self.calls: Final = count(1)
-        self._left: Final = threading.Condition()
+        #: For who waits for calls to leave.
+        self.left: Final = Awaited(threading.Lock())
         self._waiting = 0
 
     def oldest(self) -> int:
@@ -84,24 +87,25 @@ class Epochs:
         """A call is out."""
         self.inside.pop(token, None)
         if self._waiting:
-            with self._left:
-                self._left.notify_all()
+            with self.left.lock:
+                self.left.wake()
 
     def let_go(self, thread: int, since: int) -> None:
         """What `thread` began after the call `since` was interrupted, and may not have left by itself."""
         for token in list(self.inside):
             if token.thread == thread and token.number > since:
                 self.inside.pop(token, None)
-        with self._left:
-            self._left.notify_all()
+        with self.left.lock:
+            self.left.wake()
 
     def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait for a condition on who is inside; whether it came about."""
-        with self._left:
+        with self.left.lock:
             self._waiting += 1
-            try:
-                return self._left.wait_for(condition, timeout)
-            finally:
+        try:
+            return self.left.wait_for(condition, timeout)
+        finally:
+            with self.left.lock:
                 self._waiting -= 1
 
 
@@ -155,7 +159,7 @@ class Pages:
 
     def __init__(
         self, where: Path, budget: Budget, data: DataFile, index: Index, room: Room, counters: Counters,
-        changed: threading.Condition,
+        changed: Changed,
     ) -> None:  # fmt: skip
         self._where: Final = where
         self._budget: Final = budget
@@ -177,50 +181,48 @@ class Pages:
         self._limbo: Final[deque[_GivenUp]] = deque()
         self._withheld: Final[dict[str, _GivenUp]] = {}
 
-    def take(self, pages: int, cost: int, extents: list[Extent]) -> None:
-        """Add pages to those of a chunk that is charged `cost`; waits for readers of what was given up.
-
-        Raises
-        ------
-        CapacityError
-        """
-        while True:
-            self.reclaim()
+    def take(self, pages: int, extents: list[Extent]) -> bool:
+        """Add pages to those of a chunk; False where there are too few now: see `obstacle`."""
+        self.reclaim()
+        growth = self.growth()
+        if growth < 0:
+            self.punch(-growth)
             growth = self.growth()
-            if growth < 0:
-                self.punch(-growth)
-                growth = self.growth()
-            taken = self.room.take(pages, growth)
-            if taken is not None:
-                extents += taken
-                return
-            self.torn = False  # all is accounted for
-            if not (self._limbo and self._await(self._limbo[0])) and not self._await_index():
-                raise CapacityError(f"lmdb store {self._where}", cost, self.room.free.pages * PAGE)
-            while self.torn:  # another call was interrupted meanwhile, and is about to make this whole
-                self._changed.wait(0.005)
-            self.torn = True
+        taken = self.room.take(pages, growth)
+        if taken is not None:
+            extents += taken
+        return taken is not None
 
-    def _await(self, first: _GivenUp) -> bool:
-        """Wait for what holds pages back that were given up; whether it is gone."""
-        deadline = time.monotonic() + PATIENCE
-        while first.position > self.synced:  # whoever gave them up has it synced
-            if self.unsyncable or time.monotonic() > deadline:
-                return self.unsyncable
-            self._changed.wait(0.005)
-        self._changed.release()
-        try:
-            return self.epochs.wait(lambda: self.epochs.oldest() > first.number, PATIENCE)
-        finally:
-            self._changed.acquire()
+    def obstacle(self) -> Callable[[], bool] | None:
+        """What keeps pages back, if anything does: waits for its end without the lock, and tells whether that came.
 
-    def _await_index(self) -> bool:
-        """Wait for a checkpoint under way, or for a worn index to be written anew; whether there was any."""
-        if not self._promised and not self.worn:
+        Readers of what was given up, a checkpoint under way, or a worn index that is to be written anew.
+        """
+        first, index = self._limbo[0] if self._limbo else None, self._index_stands_by
+        return None if first is None and not index else partial(self._outwait, first, index)
+
+    def _outwait(self, first: _GivenUp | None, index: bool) -> bool:
+        return (first is not None and self._gone(first)) or self._less_index(index)
+
+    def _gone(self, first: _GivenUp) -> bool:
+        # Whoever gave them up has it synced.
+        if not self._changed.calls.wait_for(lambda: self.unsyncable or first.position <= self.synced, PATIENCE):
             return False
-        self.pressed = True
-        self._changed.notify_all()
-        return self._changed.wait_for(lambda: not self.pressed, PATIENCE)
+        if first.position > self.synced:
+            return True  # never: they are put aside
+        return self.epochs.wait(lambda: self.epochs.oldest() > first.number, PATIENCE)
+
+    @property
+    def _index_stands_by(self) -> bool:
+        return bool(self._promised) or self.worn
+
+    def _less_index(self, before: bool) -> bool:
+        with self._changed.calls.lock:
+            if not self._index_stands_by:
+                return before  # it did, and does no more
+            self.pressed = True
+            self._changed.rouse()
+        return self._changed.calls.wait_for(lambda: not self.pressed, PATIENCE)
 
     @property
     def settled(self) -> bool:

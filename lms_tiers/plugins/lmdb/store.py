@@ -6,8 +6,9 @@ A change is one record in the journal and then one step under the lock. Bytes ar
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from threading import get_ident
@@ -22,7 +23,7 @@ from lms_tiers.plugins.lmdb.entries import Entries
 from lms_tiers.plugins.lmdb.extents import Room
 from lms_tiers.plugins.lmdb.index import Index
 from lms_tiers.plugins.lmdb.journal import GONE, OVERHEAD, PUT, Journal, Record
-from lms_tiers.plugins.lmdb.layout import Chunk
+from lms_tiers.plugins.lmdb.layout import PAGE, Chunk
 from lms_tiers.plugins.lmdb.mending import recount
 from lms_tiers.plugins.lmdb.options import SyncMode
 from lms_tiers.plugins.lmdb.pages import Counters, Pages
@@ -108,9 +109,8 @@ class Store(Entries):
         ------
         CapacityError
         """
-        counters, usable, pages, stream, least = self.counters, self.budget.usable, 0, put.stream, put.nrecord
-        need, nrecord = pages_for(stream, least), least
-        cost = charge(need, nrecord)
+        counters, usable, least = self.counters, self.budget.usable, put.nrecord
+        cost = charge(pages_for(put.stream, least), least)
         put.thread, put.number = get_ident(), next(self.calls)
         with self.lock:
             self.mend()
@@ -121,17 +121,38 @@ class Store(Entries):
             self.pages.torn = True
             counters.charged += cost
             put.charged = cost
-            while pages < need:
-                self.pages.take(need - pages, cost, put.extents)
-                pages, nrecord = put.pages, least + 8 * (len(put.extents) - 1)
-                need = pages_for(stream, nrecord)
-            put.charged = charge(pages, nrecord)
-            counters.charged += put.charged - cost
+            wait = self._grant(put, least)
             self.pages.torn = False
-            if not put.again:
-                self.clock += 1
-                put.sequence = self.clock
+        while wait is not None:
+            if not wait():
+                raise self._no_pages(put)
+            with self.lock:
+                self.mend()
+                self.pages.torn = True
+                wait = self._grant(put, least)
+                self.pages.torn = False
         put.record = put.pack(self.seed)
+
+    def _grant(self, put: Put, least: int) -> Callable[[], bool] | None:
+        """Give a put the pages it lacks, or answer what it has to wait for. `least`: of its record, with one extent."""
+        pages, nrecord = put.pages, least + 8 * max(0, len(put.extents) - 1)
+        while (lacks := pages_for(put.stream, nrecord) - pages) > 0:
+            if not self.pages.take(lacks, put.extents):
+                wait = self.pages.obstacle()
+                self.pages.torn = False  # all is accounted for
+                if wait is None:
+                    raise self._no_pages(put)
+                return wait
+            pages, nrecord = put.pages, least + 8 * (len(put.extents) - 1)
+        before, put.charged = put.charged, charge(pages, nrecord)
+        self.counters.charged += put.charged - before
+        if not put.again:
+            self.clock += 1
+            put.sequence = self.clock
+        return None
+
+    def _no_pages(self, put: Put) -> CapacityError:
+        return CapacityError(f"lmdb store {self.where}", put.charged, self.pages.room.free.pages * PAGE)
 
     def take_back(self, put: Put) -> None:
         """A put that was granted and does not happen gives back what it has: nobody can know of it."""
@@ -187,15 +208,13 @@ class Store(Entries):
         StorageUnavailableError
             Of them, the first so many are put, and the others not.
         """
-        with self.lock:
-            self.mend()
-            nbytes = sum(len(put.record) + OVERHEAD for put in puts)
-            step = max(1, len(puts)) if nbytes < self.budget.journal // 8 else 1
-            for begin in range(0, len(puts), step):
-                some = puts[begin : begin + step]
-                self._await_journal(sum(len(put.record) + OVERHEAD for put in some))
-                self._publish(some)
-            return self.journal.position
+        nbytes = sum(len(put.record) + OVERHEAD for put in puts)
+        step = max(1, len(puts)) if nbytes < self.budget.journal // 8 else 1
+        position = self.journal.position
+        for begin in range(0, len(puts), step):
+            some = puts[begin : begin + step]
+            position = self._logged(sum(len(put.record) + OVERHEAD for put in some), partial(self._publish, some))
+        return position
 
     def _publish(self, puts: Sequence[Put]) -> None:
         sequences: dict[str, int] = {}
@@ -280,40 +299,47 @@ class Store(Entries):
         """
         for text in texts:
             self.find(text)
-        with self.lock:
-            self.mend()
-            self._await_journal(sum(len(text.encode()) + OVERHEAD for text in texts))
-            records: list[Record] = []
-            gone: list[Chunk] = []
-            for text in dict.fromkeys(texts):
-                chunk = self.chunk(text)
-                if chunk is None or (only is not None and self.entries.get(text) is not only):
-                    continue
-                self.clock += 1
-                records.append(Record(GONE, self.clock, text.encode()))
-                gone.append(chunk)
-            self._begin(records, gone)
-            for chunk in gone:
-                self.dirty[chunk.text] = None
-                del self.entries[chunk.text]
-                self._given_up(chunk)
-                self._forget(chunk.text)
-            self._end()
-            self.pages.reclaim()
-            return self.journal.position
+        return self._logged(sum(len(text.encode()) + OVERHEAD for text in texts), partial(self._remove, texts, only))
 
-    def _await_journal(self, nbytes: int) -> None:
-        """Wait until the journal has room for so many bytes. The lock is held."""
-        while self.journal.room < nbytes:
-            if self.stuck is not None:
-                stuck, self.stuck = self.stuck, None  # told once; the next call finds it tried again
-                self.changed.notify_all()
-                raise unavailable(self.where, stuck, "the index cannot be written")
-            if self.closed:
-                raise BackendClosedError("lmdb")
-            self.changed.notify_all()
-            self.changed.wait(1.0)
-            self.mend()
+    def _remove(self, texts: Sequence[str], only: bytes | None) -> None:
+        records: list[Record] = []
+        gone: list[Chunk] = []
+        for text in dict.fromkeys(texts):
+            chunk = self.chunk(text)
+            if chunk is None or (only is not None and self.entries.get(text) is not only):
+                continue
+            self.clock += 1
+            records.append(Record(GONE, self.clock, text.encode()))
+            gone.append(chunk)
+        self._begin(records, gone)
+        for chunk in gone:
+            self.dirty[chunk.text] = None
+            del self.entries[chunk.text]
+            self._given_up(chunk)
+            self._forget(chunk.text)
+        self._end()
+        self.pages.reclaim()
+
+    def _logged(self, nbytes: int, change: Callable[[], None]) -> int:
+        """Make a change, with the lock held, once the journal has room for so many bytes; its position after it."""
+
+        def room() -> bool:
+            return self.journal.room >= nbytes or self.stuck is not None or self.closed
+
+        while True:
+            with self.lock:
+                self.mend()
+                if self.journal.room >= nbytes:
+                    change()
+                    return self.journal.position
+                if self.stuck is not None:
+                    stuck, self.stuck = self.stuck, None  # told once; the next call finds it tried again
+                    self.changed.rouse()
+                    raise unavailable(self.where, stuck, "the index cannot be written")
+                if self.closed:
+                    raise BackendClosedError("lmdb")
+                self.changed.rouse()
+            self.changed.calls.wait_for(room, 1.0)
 
     def _append(self, records: list[Record]) -> None:
         if not records:
@@ -325,13 +351,13 @@ class Store(Entries):
             raise unavailable(self.where, error, "the journal cannot be written") from error
         self.counters.records += len(records)
         if not self.dirty or self.journal.pressing:
-            self.changed.notify_all()  # a checkpoint is due, in a while or now
+            self.changed.rouse()  # a checkpoint is due, in a while or now
 
     def touch(self, texts: Sequence[str]) -> int:
         """Note uses, oldest first; how many wait to be written."""
         with self.lock:
             if not self.uses:
-                self.changed.notify_all()
+                self.changed.rouse()
             for text in texts:
                 self.clock += 1
                 self.uses.pop(text, None)

@@ -65,9 +65,11 @@ class Syncing:
             store.data.sync()
             store.journal.sync()
         except OSError:
-            store.pages.unsyncable = True
+            with store.lock:
+                store.pages.unsyncable = True
+                store.changed.notify_all()
             raise
-        with store.changed:
+        with store.lock:
             store.pages.synced = max(store.pages.synced, position)
             store.changed.notify_all()
 

@@ -208,7 +208,7 @@ def test_puts_that_are_far_ahead_wait_for_the_thread(
             monkeypatch.setattr(cooling, "LONGEST", 600.0)
             putting = threading.Thread(target=backend.put, args=(message(number + 3, SIZE), soft(number + 3)))
             putting.start()
-            until(lambda: bool(backend._cooling._progress._waiters))
+            until(lambda: bool(backend._cooling._progress._waiting))
             assert putting.is_alive()
         finally:
             goes_on.set()

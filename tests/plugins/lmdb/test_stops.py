@@ -16,7 +16,7 @@ from lms_tiers.plugins.lmdb import checkpoint, cooling, syncing
 from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from tests.plugins.lmdb.waiting import until
-from tests.stepping import each_stop
+from tests.stepping import each_stop, until_it_waits
 
 Open = Callable[..., Any]
 
@@ -86,6 +86,20 @@ def test_a_close_finds_the_checkpoint_wherever_it_is(opening: Open, message: Any
         stop.beside(checkpointing(opening, name, message, content, stop).close)
     with opening(name) as again:
         assert holds(again, content, 1)
+
+
+def test_a_stop_rouses_the_checkpoints_thread_by_itself(opening: Open) -> None:
+    with opening("store") as backend:
+        checkpoints, store = backend._checkpoints, backend._store
+        until_it_waits(checkpoints._thread)
+        stopping = threading.Thread(target=checkpoints.stop)
+        stopping.start()
+        stopping.join(60)
+        left_asleep = stopping.is_alive()
+        with store.lock:
+            store.changed.notify_all()  # so that it ends, whatever came of it
+        stopping.join()
+        assert not left_asleep
 
 
 def flushing(opening: Open, stop: Any, message: Any, content: Any) -> tuple[Any, threading.Thread]:
