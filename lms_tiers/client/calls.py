@@ -85,12 +85,12 @@ class Calls:
                     return call(connection)
             except StorageUnavailableError as error:
                 self.count("failures")
-                fault = error
+                fault = error.with_traceback(None)  # which keeps this frame, and the buffers that were read into
                 break
             except (OSError, ProtocolError) as error:
                 self.count("failures")
                 self.check()
-                fault = error
+                fault = error.with_traceback(None)
                 if until is not None and until <= time.monotonic():
                     break
         if until is None or fault is None:

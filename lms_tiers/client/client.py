@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, ClassVar, Final, List, Optional
@@ -15,6 +15,7 @@ from lms_tiers.client.address import Address
 from lms_tiers.client.calls import Calls
 from lms_tiers.client.connection import Buffer
 from lms_tiers.client.dialect import Missing, Skipped
+from lms_tiers.client.into import Into
 from lms_tiers.client.link import Item, Leases, Link, ask, item_of, pipeline
 from lms_tiers.client.pool import Pool
 from lms_tiers.errors import (
@@ -210,10 +211,10 @@ class Client(LMSBackendInterface):
     def _read_chunk(self, connection: Link, key: str) -> LMSMemoryObj | None:
         buffer = bytearray()
 
-        def allocate(meta: ChunkMeta) -> memoryview:
+        def allocate(meta: ChunkMeta) -> list[memoryview]:
             nonlocal buffer
             buffer = paged_buffer(meta.length)
-            return memoryview(buffer)
+            return [memoryview(buffer)]
 
         meta = self._seen(connection.dialect.read_get(connection, key, allocate))
         return None if meta is None else meta.memory_obj(buffer)
@@ -235,10 +236,10 @@ class Client(LMSBackendInterface):
         def get(connection: Link) -> ChunkMeta | InvalidBufferError | None:
             fault: InvalidBufferError | None = None
 
-            def allocate(meta: ChunkMeta) -> memoryview | None:
+            def allocate(meta: ChunkMeta) -> list[memoryview] | None:
                 nonlocal fault
                 try:
-                    return writable_bytes(buffer, meta.length)[: meta.length]
+                    return [writable_bytes(buffer, meta.length)[: meta.length]]
                 except InvalidBufferError as error:
                     fault = error
                     return None
@@ -251,6 +252,34 @@ class Client(LMSBackendInterface):
         if isinstance(answer, InvalidBufferError):
             raise answer
         return answer
+
+    def get_many_into(
+        self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]], *,
+        expected: Sequence[ChunkMeta | None] | None = None, spoiled: set[int] | None = None,
+    ) -> list[ChunkMeta | None]:  # fmt: skip
+        """Read chunks from the socket straight into their buffers, the requests all on their way at one time."""
+        self._calls.check()
+        wanted = [
+            (key_text(key, MAX_KEY_BYTES), Into(buffers, expected[i] if expected else None))
+            for i, (key, buffers) in enumerate(requests)
+        ]
+        found: list[ChunkMeta | None] = []
+
+        def get(connection: Link) -> None:
+            # After a lost connection the next one goes on where the answers ended.
+            rest = wanted[len(found) :]
+            frames: list[list[Buffer]] = [[connection.dialect.get(text)] for text, _ in rest]
+            found.extend(pipeline(connection, frames, lambda i: self._read_into(connection, *rest[i])))
+
+        self._calls.read(get, None)
+        found += [None] * (len(wanted) - len(found))
+        if spoiled is not None:
+            spoiled.update(i for i, (_, into) in enumerate(wanted) if into.lent and found[i] is None)
+        return found
+
+    def _read_into(self, connection: Link, key: str, into: Into) -> ChunkMeta | None:
+        meta = self._seen(connection.dialect.read_get(connection, key, into))
+        return meta if into.lent else None
 
     def contains_prefix(self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None) -> int:
         """Length of the leading run the server holds; one round trip to a server of ours."""

@@ -11,8 +11,8 @@ from lms_tiers.client.connection import Buffer, Connection
 from lms_tiers.errors import LmsTiersError
 from lms_tiers.messages import ChunkMeta
 
-#: Gives the place for a chunk of this metadata, or None to have its bytes skipped.
-Allocate = Callable[[ChunkMeta], memoryview | None]
+#: Gives the places for a chunk of this metadata, one after another, or None to have its bytes skipped.
+Allocate = Callable[[ChunkMeta], Sequence[memoryview] | None]
 
 #: Key, metadata (None where the list has none) and stored bytes.
 Entry = tuple[str, ChunkMeta | None, int]

@@ -78,12 +78,13 @@ class ExtendedDialect(Dialect):
         if used != reply.meta_bytes or meta.length != reply.length:
             raise connection.broken("metadata that do not belong to their bytes.")
         connection.acknowledge()
-        place = allocate(meta)
-        if place is None:
+        places = allocate(meta)
+        if places is None:
             connection.skip(meta.length)
             return meta
-        connection.read_into(place)
-        return meta if xxhash.xxh3_64_intdigest(place) == reply.checksum else Missing.DAMAGED
+        for place in places:
+            connection.read_into(place)
+        return meta if _checksum(places) == reply.checksum else Missing.DAMAGED
 
     def exists(self, key: str) -> bytes:
         """See `Dialect`."""
@@ -139,6 +140,15 @@ class ExtendedDialect(Dialect):
         if reply.code != ServerReturnCode.SUCCESS:
             raise _read_error(connection, reply, "")
         yield from extension.decode_entries(connection.read(reply.length))
+
+
+def _checksum(places: Sequence[memoryview]) -> int:
+    if len(places) == 1:
+        return xxhash.xxh3_64_intdigest(places[0])
+    digest = xxhash.xxh3_64()
+    for place in places:
+        digest.update(place)
+    return digest.intdigest()
 
 
 def _read_header(connection: Connection) -> XReply:

@@ -44,10 +44,10 @@ class PlainDialect(Dialect):
             return Missing.MISS
         meta = plain.reply_meta(reply)
         connection.acknowledge()
-        place = allocate(meta)
-        if place is None:
+        places = allocate(meta)
+        if places is None:
             connection.skip(meta.length)
-        else:
+        for place in places or ():
             connection.read_into(place)
         return meta
 

@@ -55,7 +55,7 @@ def fetch(h: Hierarchy, source: Tier, text: str, entry: Entry) -> LMSMemoryObj |
     try:
         obj = whole(source.backend, OpaqueKey(text), entry.meta)
     except BaseException as caught:
-        error = caught
+        error = caught.with_traceback(None)  # which keeps this frame
     with h.lock:
         stands = h.stands(source, text, entry, epoch)
         if obj is not None:

@@ -45,7 +45,7 @@ class Slot:
         try:
             self._views = [writable_bytes(buffer, 0) for buffer in buffers]
         except InvalidBufferError as error:
-            self.fault = error
+            self.fault = error.with_traceback(None)  # which keeps this frame, and the buffers
 
     def takes(self, meta: ChunkMeta) -> bool:
         """Whether such a chunk may be written here; `fault` is why not, where it is the expected one."""
@@ -154,7 +154,7 @@ class SlotReader:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as caught:
-            error = caught
+            error = caught.with_traceback(None)  # which keeps this frame, and the slots
         took = time.perf_counter_ns() - started
         again: list[int] = []
         with h.lock:

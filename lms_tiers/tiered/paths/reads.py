@@ -87,7 +87,7 @@ class Reader:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as caught:
-            error = caught
+            error = caught.with_traceback(None)  # which keeps this frame
         took = _clock_ns() - started
         # As `Hierarchy.stands`, in the order that it needs without the lock.
         if (
@@ -273,7 +273,7 @@ class Reader:
         except (KeyboardInterrupt, SystemExit, InvalidBufferError):
             raise
         except BaseException as caught:
-            error = caught
+            error = caught.with_traceback(None)  # which keeps this frame, and what `ask` was given
         ended = _clock_ns()
         with h.lock:
             tier.read_latency.add(ended - started)

@@ -104,7 +104,7 @@ class RunReader:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as caught:
-            error = caught
+            error = caught.with_traceback(None)  # which keeps this frame
             rest = [i for i, _ in group if found[i] is None]
         finally:
             for text, load in mine:
