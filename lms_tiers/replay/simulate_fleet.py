@@ -8,18 +8,15 @@ tiers, and through them into the shared one, whether it has them or not, as a st
 from __future__ import annotations
 
 import enum
-from binascii import crc_hqx
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 from lms_tiers.errors import ConfigError
 from lms_tiers.hookspecs import PolicySpec
 from lms_tiers.replay.simulate import Stream
+from lms_tiers.replay.simulate_engine import Engine
 from lms_tiers.replay.simulate_tiers import Composition, SimulatedTier, Stack
-
-#: Hash slots of a Cluster, as of Redis.
-_SLOTS: Final = 16384
 
 
 class Route(enum.StrEnum):
@@ -109,14 +106,14 @@ class Router:
 
 def simulate_fleet(
     spec: PolicySpec, stream: Stream, instances: int, private: Sequence[int], shared: int, route: Route,
-    shards: int = 3, progress: Callable[[int], None] | None = None,
+    shards: int = 3, progress: Callable[[int], None] | None = None, samples: int = 5,
 ) -> FleetResult:  # fmt: skip
     """Run a fleet over a stream.
 
     Parameters
     ----------
     spec : PolicySpec
-        Of all private tiers. The shared one is LRU, as engines are.
+        Of all private tiers. The shared one is LRU, as engines are: see `samples`.
     instances : int
     private : sequence of int
         Blocks of the private tiers of each instance, fastest first.
@@ -124,6 +121,8 @@ def simulate_fleet(
         Blocks of the shared tier; 0 for none.
     shards : int
         Nodes of the shared tier, which have its hash slots in equal parts.
+    samples : int
+        How the shared tier evicts, as of `Engine`: 5 as Redis does, 0 exactly by LRU.
 
     Raises
     ------
@@ -137,7 +136,7 @@ def simulate_fleet(
         Stack([SimulatedTier(spec, blocks, lambda: now[0]) for blocks in private], Composition.CLEAN_COPY)
         for _ in range(instances)
     ]
-    router, engine = Router(route, instances), _Engine(shared, shards)
+    router, engine = Router(route, instances), Engine(shared, shards, samples)
     for number, (keys, contexts) in enumerate(zip(stream.keys, stream.contexts, strict=True)):
         if progress is not None and number % 256 == 0:
             progress(number)
@@ -165,37 +164,6 @@ def simulate_fleet(
         _peak(engine.load), _peak(router.load),
         max(sum(tier.hits + tier.writes for tier in stack.tiers[1:]) for stack in stacks),
     )  # fmt: skip
-
-
-class _Engine:
-    """The shared tier: LRU over all its nodes, as a dictionary that is in the order of use."""
-
-    def __init__(self, blocks: int, shards: int) -> None:
-        self._blocks = blocks
-        self._held: dict[Any, int] = {}
-        self.load = [0] * shards
-        self.hits = self.writes = 0
-
-    def read(self, key: Any) -> bool:
-        shard = self._held.pop(key, None)
-        if shard is None:
-            return False
-        self._held[key] = shard
-        self.load[shard] += 1
-        self.hits += 1
-        return True
-
-    def write(self, key: Any) -> None:
-        if not self._blocks:
-            return
-        shard = self._held.pop(key, None)
-        if shard is None:
-            shard = crc_hqx(str(key).encode(), 0) % _SLOTS * len(self.load) // _SLOTS
-            if len(self._held) >= self._blocks:
-                del self._held[next(iter(self._held))]
-        self._held[key] = shard
-        self.load[shard] += 1
-        self.writes += 1
 
 
 def _peak(load: Sequence[int]) -> float:

@@ -55,6 +55,7 @@ def live(stores: Sequence[TieredStore], requests: Sequence[Request]) -> list[int
             assert all(bytes(obj.data) == body(k) for k, obj in zip(keys, found, strict=False) if obj is not None)
             store.put_many([item(key) for key in keys[run:]])
         until(partial(_sent, store))
+        store.drain(PATIENCE)  # its movers have done what they do between two requests
         hits += run
     stats = [store.stats() for store in stores]
     levels = range(len(stats[0].tiers))
@@ -79,11 +80,11 @@ def item(key: OpaqueKey) -> Any:
 
 @pytest.fixture(scope="module")
 def requests() -> list[Request]:
-    return list(generate_trace(TraceShape(requests=600, seed=3)))
+    return list(generate_trace(TraceShape(requests=500, seed=3)))
 
 
 def paper(requests: Sequence[Request], private: Sequence[int], shared: int) -> list[int]:
-    found = simulate_fleet(policy_spec("lru"), prepare(requests), HOSTS, private, shared, Route.SESSION)
+    found = simulate_fleet(policy_spec("lru"), prepare(requests), HOSTS, private, shared, Route.SESSION, samples=0)
     return [found.prefix_hits, *found.private_hits, found.shared_hits]
 
 
@@ -124,4 +125,4 @@ def test_four_hosts_hit_what_they_hit_on_paper(
     found, expected = live(in_memory(*sizes), requests), paper(requests, sizes[:2], sizes[2])
     assert found[0] == pytest.approx(expected[0], rel=0.01)
     assert found[1:] == pytest.approx(expected[1:], abs=0.02 * expected[0])
-    assert min(found) > 50
+    assert min(found) > 20

@@ -13,6 +13,7 @@ from lms_tiers.cli import app
 from lms_tiers.errors import ConfigError
 from lms_tiers.replay.generate import TraceShape, generate_trace, write_trace
 from lms_tiers.replay.simulate import Stream, policy_spec, prepare, simulate
+from lms_tiers.replay.simulate_engine import Engine
 from lms_tiers.replay.simulate_fleet import Route, simulate_fleet
 
 LRU = policy_spec("lru")
@@ -65,7 +66,7 @@ def test_it_agrees_with_a_plain_model(instances: int, private: int, shared: int)
     model = Model(instances, private, shared)
     for number, keys in enumerate(stream.keys):
         model.request(number % instances, keys)
-    found = simulate_fleet(LRU, stream, instances, [private], shared, Route.ROUND_ROBIN)
+    found = simulate_fleet(LRU, stream, instances, [private], shared, Route.ROUND_ROBIN, samples=0)
     assert (found.private_hits, found.shared_hits, found.shared_writes) == ((model.hits,), model.read, model.sent)
     assert model.read > 0
     assert found.busiest_instance == pytest.approx(1.0, abs=0.05)
@@ -99,6 +100,18 @@ def test_shards_have_their_slots(stream: Stream) -> None:
     odd = simulate_fleet(LRU, stream, 2, [50], ALL, Route.SESSION, shards=8)
     assert even.busiest_shard == 1.0
     assert 1.0 < odd.busiest_shard < 8.0
+
+
+def test_an_engine_that_samples_keeps_what_was_used_lately_but_for_some() -> None:
+    engine = Engine(400, 4, samples=5)
+    for key in range(2000):
+        engine.write(key)
+        assert engine.read(0)  # used all the time
+    there = [key for key in range(2000) if engine.read(key)]
+    assert 390 <= len(there) <= 400
+    assert sum(key >= 1900 for key in there) >= 95
+    assert sum(key < 1400 for key in there) < 20
+    assert there[1:] != list(range(2000 - len(there) + 1, 2000)), "exact LRU would leave no hole"
 
 
 @pytest.fixture(scope="module")
