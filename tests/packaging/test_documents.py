@@ -11,6 +11,7 @@ import pytest
 
 from tests.docs.blocks import SHOWN, Block, blocks
 from tests.packaging.environment import ROOT, Environment
+from tests.plugins.redis.engine import needs_server
 
 pytestmark = [pytest.mark.deep, pytest.mark.leaks_allowed]
 
@@ -27,6 +28,9 @@ PAGES = [
 
 #: Those of them that install something, which gets an environment of its own; the others share one.
 INSTALLS = ["docs/tutorial.md", "docs/tutorial-remote.md"]
+
+#: Those of them that start Debian's redis-server.
+SERVED = ["docs/tutorial-remote.md"]
 
 
 def play(block: Block, page: str, where: Path, environ: dict[str, str]) -> None:
@@ -45,7 +49,7 @@ def play(block: Block, page: str, where: Path, environ: dict[str, str]) -> None:
     assert done.returncode == 0, f"{page}:{block.line}\n{block.body}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=needs_server) if page in SERVED else page for page in PAGES])
 def test_every_block_of_the_page_works(page: str, request: pytest.FixtureRequest, wheel: Path, tmp_path: Path) -> None:
     environment: Environment = request.getfixturevalue("environment" if page in INSTALLS else "installed")
     environ = {

@@ -11,6 +11,7 @@ import pytest
 from lms_tiers.cli.new_plugin import write_plugin
 from lms_tiers.errors import ConfigError
 from tests.packaging.environment import Environment, build
+from tests.plugins.redis.engine import needs_server
 
 fresh = [pytest.mark.deep, pytest.mark.leaks_allowed]
 
@@ -19,7 +20,7 @@ fresh = [pytest.mark.deep, pytest.mark.leaks_allowed]
     ("kind", "name", "licence"),
     [
         ("backend", "my-shelf", "MIT"),
-        ("remote", "far-shelf", "MIT"),
+        pytest.param("remote", "far-shelf", "MIT", marks=needs_server),
         ("policy", "mine", "Apache-2.0"),
         ("codec", "squeeze", "BSD-3-Clause"),
     ],
