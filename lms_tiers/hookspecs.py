@@ -39,8 +39,8 @@ class BackendSpec:
     summary : str
         One line for `lms-tiers plugins`.
     example : str
-        A device text to try it with; may hold ``{tmp}`` (an empty directory), ``{capacity}`` (bytes) and ``{server}``
-        (the address of an lm:// server). The conformance kit runs on it.
+        A device text to try it with; may hold ``{tmp}`` (an empty directory), ``{capacity}`` (bytes), ``{server}``
+        (the address of an lm:// server) and ``{deadline}`` (seconds a call may take). The conformance kit runs on it.
     aliases : tuple of str
         Other names for the same backend.
     medium : {"memory", "disk", "shared", ""}

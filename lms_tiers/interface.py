@@ -55,6 +55,9 @@ class Capabilities:
     batch_stops : bool
         Where an item of `put_many` fails, none after it is stored. False, for a medium that has them all on their way
         at one time: each of those after it is stored whole or not at all. Since contract 1.1.
+    power : {None, "flush", "put"}
+        What is there after a loss of power: nothing is promised, what was flushed, or what `put` returned for. Since
+        contract 1.1.
     """
 
     contract: str = CONTRACT_VERSION
@@ -69,6 +72,7 @@ class Capabilities:
     shared: bool = False
     write_behind: bool = False
     batch_stops: bool = True
+    power: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

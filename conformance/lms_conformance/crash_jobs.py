@@ -17,6 +17,7 @@ from lms_conformance.chunks import Chunk, difference, key
 from lms_conformance.damage import files_below
 from lms_conformance.line import Line
 from lms_conformance.peers import serve_peer
+from lms_conformance.power.jobs import open_images, run_recorded
 from lms_conformance.recipes import load_harness
 from lms_conformance.servers import serve_here
 from lms_tiers.errors import LmsTiersError
@@ -167,4 +168,6 @@ JOBS: Final[Mapping[str, Callable[[dict[str, Any], Line], None]]] = {
     "full disk": _full_disk,
     "read only": _read_only,
     "peer": serve_peer,
+    "recorded": run_recorded,
+    "images": open_images,
 }

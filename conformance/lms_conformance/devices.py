@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lms_conformance.harness import DEFAULT_CAPACITY, Harness, source_of
+from lms_conformance.harness import DEFAULT_CAPACITY, IMPATIENT, PATIENT, Harness, source_of
 from lms_conformance.server_harness import ServerHarness
 from lms_conformance.serving import LmServers, Serving, filled
 from lms_tiers.errors import ConfigError
@@ -27,7 +27,8 @@ class DeviceHarness(Harness):
     ----------
     device : str
         May hold ``{tmp}`` (a fresh directory), ``{capacity}``, and ``{server}`` (the address of a server that the kit
-        starts for each place: that of the `ServerHarness` which the backend's spec names, or an lm:// server). A
+        starts for each place: that of the `ServerHarness` which the backend's spec names, or an lm:// server), and
+        ``{deadline}`` (the seconds that a call may take; few where LIV stalls the server). A
         location that is a path must hold ``{tmp}``, and so must a tier that is shared with others: the kit writes,
         damages and destroys what it opens.
 
@@ -48,6 +49,7 @@ class DeviceHarness(Harness):
         served = [tier.name for tier in example if _SERVER in tier.text]
         self.served = _serving(served[0]) if served else None
         self.has_server = self.served is not None
+        self.deadline = IMPATIENT if "{deadline}" in device else None
         self.capacity_scale = max(1, device.count("{capacity}") + isinstance(self.served, LmServers))
         self.takes_capacity = isinstance(self.served, LmServers) or "{capacity}" in device
         self.local = self.served.local if self.served is not None else all(map(_goes_with_it, example))
@@ -68,8 +70,8 @@ class DeviceHarness(Harness):
                 f"write {{tmp}} into its location or an option such as a prefix, so that each place is one of its own."
             )
 
-    def _text(self, path: Path, capacity: int | None) -> str:
-        return filled(self.device, path, capacity, self.start(path, capacity))
+    def _text(self, path: Path, capacity: int | None, deadline: float = PATIENT) -> str:
+        return filled(self.device, path, capacity, self.start(path, capacity), deadline)
 
     def start(self, path: Path, capacity: int | None) -> str:
         """Start the server of a place."""
@@ -132,14 +134,27 @@ class DeviceHarness(Harness):
         """
         from lms_conformance.servers import stands
         from lms_tiers.errors import StorageUnavailableError
-        from lms_tiers.factory import CreateStorageBackend
 
         text = self._text(path, capacity)
-        backend = CreateStorageBackend(text)
+        backend = self._opened(text)
         if isinstance(self.served, LmServers) and not stands(text):
             backend.close()
             raise StorageUnavailableError(str(path), "the server's store cannot be opened there.")
         return backend
+
+    def open_impatient(self, path: Path, capacity: int | None) -> LMSBackendInterface:
+        """The same with a short ``{deadline}``."""
+        return self._opened(self._text(path, capacity, IMPATIENT))
+
+    def _opened(self, text: str) -> LMSBackendInterface:
+        from lms_tiers.factory import CreateStorageBackend
+
+        return CreateStorageBackend(text)
+
+    def told(self, path: Path, capacity: int | None) -> dict[str, Any] | None:
+        """The device text."""
+        bare = isinstance(self, NameHarness)
+        return None if self.served is not None else {"device": filled(self.device, path, capacity, ""), "bare": bare}
 
     def source(self) -> str:
         """A call of the factory, or of this harness where it starts a server."""
@@ -167,10 +182,13 @@ class NameHarness(DeviceHarness):
 
     def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
         """Open the example's one tier without the tiered store around it."""
+        return self._opened(self._text(path, capacity))
+
+    def _opened(self, text: str) -> LMSBackendInterface:
         from lms_tiers.device import parse_tier
         from lms_tiers.factory import open_backend
 
-        return open_backend(parse_tier(self._text(path, capacity)))
+        return open_backend(parse_tier(text))
 
     def source(self) -> str:
         """A call of the registry, or of this harness where it starts a server."""

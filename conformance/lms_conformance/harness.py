@@ -12,14 +12,22 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from lms_conformance.damage import flip_stored, truncate_files
 from lms_conformance.waivers import Waiver
 from lms_tiers.interface import LMSBackendInterface
 
+if TYPE_CHECKING:
+    from lms_conformance.upgrade.predecessor import Predecessor
+
 #: Capacity where a device text asks for one and a property does not care.
 DEFAULT_CAPACITY = 64 * 1024 * 1024
+
+#: Seconds that ``{deadline}`` in a device text stands for: where a medium stalls on purpose, and otherwise, because a
+#: busy machine is no hung medium.
+IMPATIENT: Final = 0.5
+PATIENT: Final = 60.0
 
 
 class Harness(abc.ABC):
@@ -42,6 +50,13 @@ class Harness(abc.ABC):
         Each place is one of its own. Otherwise that is tried before a run: it may be one for all, with others' chunks.
     has_server : bool
         `kill`, `stall` and `heal` reach what keeps the chunks.
+    deadline : float or None
+        Seconds within which every call of a backend that `open_impatient` opened ends, whatever its medium does; None
+        where it declares none.
+    recovery : float
+        Seconds after `heal` within which such a backend is as before, by itself.
+    predecessor : Predecessor or None
+        The release before, which the family UPG asks; see `lms_conformance.upgrade.environment.release`.
     one_process : bool
         Another process that opens a place is at another one: what it holds is this process's memory.
     waivers : sequence of Waiver
@@ -53,7 +68,10 @@ class Harness(abc.ABC):
     local: bool = True
     known: bool = True
     has_server: bool = False
+    predecessor: Predecessor | None = None
     one_process: bool = False
+    deadline: float | None = None
+    recovery: float = 10.0
     waivers: Sequence[Waiver] = ()
     has_peek: ClassVar[bool] = False
     damages: ClassVar[bool] = False
@@ -69,6 +87,10 @@ class Harness(abc.ABC):
 
     def reopen(self, path: Path, capacity: int | None) -> LMSBackendInterface:
         """Open again what was closed, or whose process was killed."""
+        return self.open(path, capacity)
+
+    def open_impatient(self, path: Path, capacity: int | None) -> LMSBackendInterface:
+        """Open a backend that keeps `deadline`, at a place that is open and may be stalled."""
         return self.open(path, capacity)
 
     def stop(self, path: Path) -> None:
@@ -99,6 +121,10 @@ class Harness(abc.ABC):
 
     def end(self) -> None:
         """The run is over: end what serves more than one place; by default nothing."""
+
+    def told(self, path: Path, capacity: int | None) -> dict[str, Any] | None:
+        """How another release opens a place, as an order of `upgrade.old_release`; None where that cannot be said."""
+        return None
 
     def raw_peek(self, path: Path, key: str) -> bytes | None:
         """A chunk's bytes, read past the backend; None where it is not stored."""
@@ -166,6 +192,11 @@ class FactoryHarness(Harness):
     def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
         """Call the factory with as many arguments as it takes."""
         return self.factory(*(str(path), capacity)[: self._arity])
+
+    def told(self, path: Path, capacity: int | None) -> dict[str, Any] | None:
+        """By the factory's name."""
+        module, name = getattr(self.factory, "__module__", None), getattr(self.factory, "__qualname__", "<")
+        return None if module is None or "<" in name else {"opener": f"{module}:{name}", "arity": self._arity}
 
     def source(self) -> str:
         """An import of the factory."""

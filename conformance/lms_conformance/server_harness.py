@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from lms_conformance.harness import DEFAULT_CAPACITY, Harness, source_of
+from lms_conformance.harness import DEFAULT_CAPACITY, IMPATIENT, PATIENT, Harness, source_of
 from lms_conformance.loopback import LoopbackServer
 from lms_conformance.waivers import Waiver
 from lms_tiers.errors import ConfigError
@@ -36,7 +36,8 @@ class ServerHarness(Harness):
     stop : signal.Signals
         Asks it to end in an orderly way.
     device : str
-        The device text of one tier; ``{server}`` is the server's address, ``{tmp}`` the place's directory.
+        The device text of one tier; ``{server}`` is the server's address, ``{tmp}`` the place's directory,
+        ``{deadline}`` the seconds within which it says that a call ends: the family LIV stalls the server then.
     address : str
         Where it listens: ``{port}`` and ``{folder}`` are filled in.
     shared : bool
@@ -77,6 +78,7 @@ class ServerHarness(Harness):
         self.shared = shared
         self.name = name or device.partition(":")[0]
         self.waivers = tuple(waivers)
+        self.deadline = IMPATIENT if "{deadline}" in device else None
         self.takes_capacity = "{capacity}" in " ".join((device, *command))
         self._lock = threading.Lock()
         self._servers: dict[str, LoopbackServer] = {}
@@ -165,12 +167,19 @@ class ServerHarness(Harness):
 
     def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
         """Open the one tier of the device text at the place's server."""
+        return self._opened(path, capacity, PATIENT)
+
+    def open_impatient(self, path: Path, capacity: int | None) -> LMSBackendInterface:
+        """The same with a short ``{deadline}``."""
+        return self._opened(path, capacity, IMPATIENT)
+
+    def _opened(self, path: Path, capacity: int | None, deadline: float) -> LMSBackendInterface:
         from lms_tiers.device import parse_tier
         from lms_tiers.factory import open_backend
 
-        address = self.start(path, capacity)
-        text = self.device.replace("{server}", address).replace("{tmp}", str(path))
-        return open_backend(parse_tier(text.replace("{capacity}", f"{capacity or DEFAULT_CAPACITY}B")))
+        text = self.device.replace("{server}", self.start(path, capacity)).replace("{tmp}", str(path))
+        text = text.replace("{capacity}", f"{capacity or DEFAULT_CAPACITY}B").replace("{deadline}", f"{deadline:g}")
+        return open_backend(parse_tier(text))
 
     def reopen(self, path: Path, capacity: int | None) -> LMSBackendInterface:
         """Open it again; a server that was killed is started again."""

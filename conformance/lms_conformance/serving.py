@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Protocol
 
-from lms_conformance.harness import DEFAULT_CAPACITY
+from lms_conformance.harness import DEFAULT_CAPACITY, PATIENT
 
 #: What an lm:// server behind ``{server}`` keeps its chunks in.
 SERVED: Final = "lmdb:{tmp}/served?capacity={capacity}"
 
 
-def filled(device: str, path: Path, capacity: int | None, server: str) -> str:
+def filled(device: str, path: Path, capacity: int | None, server: str, deadline: float = PATIENT) -> str:
     """A device text with its placeholders filled in."""
     size = f"{DEFAULT_CAPACITY if capacity is None else capacity}B"
     text = device.replace("{capacity}B", "{capacity}").replace("{capacity}", size)
-    return text.replace("{tmp}", str(path)).replace("{server}", server)
+    return text.replace("{tmp}", str(path)).replace("{server}", server).replace("{deadline}", f"{deadline:g}")
 
 
 class Serving(Protocol):

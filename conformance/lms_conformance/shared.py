@@ -126,13 +126,18 @@ class SharedReference(LMSBackendInterface):
         Of the engine, where this instance is the first.
     timeout : float
         Seconds after which a call that is not answered fails.
+
+    Attributes
+    ----------
+    engine : SharedEngine
+    timeout : float
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(remove=True, evicts=True, shared=True, batch_stops=False)
 
     def __init__(self, name: str = "", capacity: int | None = None, timeout: float = 5.0) -> None:
         self.engine: Final = shared_engine(name, capacity)
-        self._timeout: Final = timeout
+        self.timeout = timeout
         self._pid: Final = os.getpid()
         self._closed: Final = threading.Event()
         self._failures = 0
@@ -153,7 +158,7 @@ class SharedReference(LMSBackendInterface):
             raise StorageUnavailableError("the shared engine", "cannot be reached.")
         if self.engine.seconds:
             self._closed.wait(self.engine.seconds)
-        steps = max(1, int(self._timeout / 0.01))
+        steps = max(1, int(self.timeout / 0.01))
         for _ in range(steps):
             if self.engine.answering.wait(0.01):
                 return True

@@ -19,6 +19,7 @@ from typing import Any, Protocol, Self
 
 from lms_conformance import gauges
 from lms_conformance.line import Line
+from lms_conformance.power.build import recorder
 from lms_conformance.violation import violate
 
 #: Seconds a child may be silent.
@@ -74,6 +75,9 @@ class Job:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if error is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.kill()  # it may wait to be told something that nobody tells it any more
         self._zygote.ended()
 
 
@@ -97,8 +101,12 @@ class Companion:
         self._process = self._launch()
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **self._environment()}
         return subprocess.Popen(self._command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    def _environment(self) -> dict[str, str]:
+        """What it finds in its environment besides."""
+        return {}
 
     @property
     def line(self) -> Line:
@@ -149,6 +157,12 @@ class Zygote(Companion):
     def __init__(self) -> None:
         super().__init__("lms_conformance.zygote")
         self.status: int | None = None
+
+    def _environment(self) -> dict[str, str]:
+        """With the recorder of writes, which does nothing before a job begins to record."""
+        made = recorder(Path(self._directory))
+        before = os.environ.get("LD_PRELOAD")
+        return {} if made is None else {"LD_PRELOAD": ":".join(filter(None, (str(made), before)))}
 
     def job(self, name: str, harness: Described, path: Path, capacity: int | None, **arguments: Any) -> Job:
         """Start a job of `crash_jobs`; use it as a context manager.
@@ -204,6 +218,8 @@ class ServersBeside:
         """See `servers.Servers`."""
         question = {"start": str(place), "device": device}
         with self._lock:
+            if str(place) in self._places:
+                return self._places[str(place)]["address"]  # it may be stalled, and answer nothing now
             address = self._ask(question)
             self._places[str(place)] = {**question, "address": address}
         return address

@@ -10,8 +10,10 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from lms_conformance.power.build import compiler
 from lms_tiers.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,6 +51,9 @@ FAMILIES: Final[Mapping[str, str]] = {
     "RES": "resources",
     "TEN": "tensors",
     "SHR": "shared places",
+    "LIV": "sick media",
+    "PWR": "lost power",
+    "UPG": "upgrades",
 }
 
 #: What a property may need, and what to say where it is missing. ``!x`` needs the capability not to be declared.
@@ -68,6 +73,11 @@ NEEDS: Final[Mapping[str, str]] = {
     "damage": "the harness cannot damage what is stored: it is local, or overrides `corrupt` and `truncate`",
     "server": "the harness has no server that it can kill and stall",
     "shared": "the backend does not declare `shared`",
+    "power": "the backend declares nothing of a loss of power",
+    "power_put": "the backend does not declare that what `put` returned for outlives a loss of power",
+    "recorder": "there is no C compiler (Linux, 64 bits) to make the recorder of writes with",
+    "deadline": "the device text of the harness has no {deadline}: it declares none",
+    "predecessor": "no release before was named (`--from`), or it cannot be told how to open a place",
     "processes": "the places of this harness are of one process",
     "!remove": "the backend declares `remove`",
     "!persistent": "the backend declares `persistent`",
@@ -213,8 +223,18 @@ def features(caps: Capabilities, harness: Harness) -> frozenset[str]:
         have.add("damage")
     if harness.has_server:
         have.add("server")
+    if harness.predecessor is not None and harness.told(Path("/"), None) is not None:
+        have.add("predecessor")
+    if harness.deadline is not None:
+        have.add("deadline")
     if not harness.one_process:
         have.add("processes")
+    if caps.power is not None:
+        have.add("power")
+    if caps.power == "put":
+        have.add("power_put")
+    if compiler() is not None:
+        have.add("recorder")
     return frozenset(have)
 
 

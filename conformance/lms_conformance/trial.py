@@ -74,13 +74,14 @@ class Trial(Record):
         self._named.append(path)
         return path
 
-    def open(self, capacity: int | None = None, path: Path | None = None) -> Subject:
-        """A fresh backend, or one at `path`."""
+    def open(self, capacity: int | None = None, path: Path | None = None, *, impatient: bool = False) -> Subject:
+        """A fresh backend, or one at `path`; an impatient one keeps the harness' deadline."""
         place = self.directory() if path is None else path
         if not self.harness.takes_capacity:
             capacity = None
         var, line = self._announce(place, capacity)
-        return self._opening(lambda: self.harness.open(place, capacity), line, var, place, capacity)
+        opener = self.harness.open_impatient if impatient else self.harness.open
+        return self._opening(lambda: opener(place, capacity), line, var, place, capacity)
 
     def reopen(self, subject: Subject) -> Subject:
         """The same place again; `subject` was closed, or its process died."""

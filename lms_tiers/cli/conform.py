@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -10,6 +12,7 @@ import typer
 from lms_tiers.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lms_conformance.harness import Harness
     from lms_conformance.outcome import Report, Result
 
 
@@ -34,6 +37,13 @@ def conform(
         help="A report as JSON: its run again: device, seed, profile, spec, examples, and properties (or --only).",
     ),
     waivers: Optional[Path] = typer.Option(None, help="TOML file of \\[\\[waiver]] tables: property, reason, expires."),
+    before: Optional[str] = typer.Option(
+        None, "--from", help="The release before, as pip takes it (mine==0.3, a wheel, a path): the family UPG asks it."
+    ),
+    same: list[str] = typer.Option(
+        [],
+        help="Another device that must answer alike; may be repeated. No property is run, but drawn histories on all.",
+    ),
     prove: bool = typer.Option(
         False, "--prove", help="Also plant known bugs in the backend, and show that each is caught."
     ),
@@ -68,13 +78,16 @@ def conform(
     if subject is None:
         raise ConfigError("name a backend or a device, or a report with --reproduce.")
     harness = harness_for(subject)
+    if same:
+        raise typer.Exit(_compare([harness, *map(harness_for, same)], profile, seed))
     granted = read_waivers(waivers) if waivers else []
     quiet = any(str(path) == "-" for path in outputs)
     view = _Progress(quiet)
     try:
-        report = kit.run_supervised(
-            harness, waivers=granted, on_result=view.show, examples=Path(".lms-conformance") / "examples", **chosen
-        )
+        with _predecessor(harness, before):
+            report = kit.run_supervised(
+                harness, waivers=granted, on_result=view.show, examples=Path(".lms-conformance") / "examples", **chosen
+            )
     except kit.ConformanceError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
@@ -89,6 +102,32 @@ def conform(
 
         proven = run_prove(harness, report, on_result=None if quiet else typer.echo)
     raise typer.Exit(0 if report.ok and proven else 1)
+
+
+def _compare(harnesses: list[Harness], profile: str, seed: int | None) -> int:
+    """Drawn histories over all devices; the exit status."""
+    from lms_conformance.run import DEFAULT_SEED
+    from lms_conformance.same import compare
+
+    found = compare(harnesses, effort=profile, seed=DEFAULT_SEED if seed is None else seed)
+    if found.difference is None:
+        typer.secho(f"{len(found.devices)} devices answer alike in {found.histories} histories", fg=typer.colors.GREEN)
+        return 0
+    typer.echo(found.difference)
+    typer.secho("they do not answer alike", fg=typer.colors.RED)
+    return 1
+
+
+@contextlib.contextmanager
+def _predecessor(harness: Harness, requirement: str | None) -> Iterator[None]:
+    """The release before, installed and known to the harness for the block, where one is named."""
+    if requirement is None:
+        yield
+        return
+    from lms_conformance.upgrade.environment import release
+
+    with release(requirement) as harness.predecessor:
+        yield
 
 
 def _kit() -> Any:

@@ -92,7 +92,8 @@ def test_the_histories_of_two_processes_are_one_by_one_clock() -> None:
                     [here.backend], Mix(mix.kinds, keys, 4, 5, mix.sizes, False), 0, History(clock=time.monotonic_ns)
                 )
                 there.race(execution, program)
-                assert {call.thread for call in execution.history.calls} == {0, 1, 2, 3}
+                execution.look()
+                assert {call.thread for call in execution.history.calls} == {0, 1, 2, 3, 99}
                 found.append(execution.history.contradiction() is None)
         trial.end()
         assert all(found) is explained

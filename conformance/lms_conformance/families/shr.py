@@ -195,6 +195,7 @@ def _two_processes(trial: Trial) -> None:
     "A process that is killed takes nothing with it: what it put is there, what it was writing is whole or not stored.",
     needs=["shared", "processes"],
     since="1.1",
+    marks=["killed beside others"],
 )
 def _killed(trial: Trial) -> None:
     versions = [Chunk(11 + i, MIB, i) for i in range(3)]
@@ -207,6 +208,7 @@ def _killed(trial: Trial) -> None:
             there.overwrite("a", versions)
             threading.Event().wait(trial.rng.random() * 0.06)
             there.kill()
+            trial.mark("killed beside others")
         after = trial.open(path=here.path)
         for one in (here, after):
             one.expect_chunk("b", Chunk(14, 5000), "what the killed process had put")
@@ -232,6 +234,7 @@ _RACES = ((8, 16, 24, 64), (256 * KIB, 512 * KIB, 256 * KIB + 8))
     "Drawn programs of two processes at one time are linearizable key by key.",
     needs=["shared", "processes"],
     since="1.1",
+    marks=[OVERLAPPED],
 )
 def _across_processes(trial: Trial) -> None:
     kinds = ("put", "put", "get", "get", "contains", *(("remove",) if trial.caps.remove else ()))
@@ -244,6 +247,8 @@ def _across_processes(trial: Trial) -> None:
             with trial.quiet("# two processes of two threads each, drawn programs"):
                 there.race(execution, draw(trial.rng, mix))
                 execution.look()
+            if execution.history.overlapped():
+                trial.mark(OVERLAPPED)
             calls = execution.history.contradiction()
             if calls is not None:
                 unexplained(calls)
@@ -281,7 +286,7 @@ def _comings_and_goings(trial: Trial) -> None:
 
     def others() -> None:
         try:
-            for _ in range(trial.profile.rounds):
+            for _ in range(trial.profile.rounds // 2):
                 with trial.harness.open(here.path, here.capacity) as other:
                     for i, chunk in enumerate(chunks):
                         found = difference(chunk, other.get(key(f"kept{i}")))

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from lms_conformance.harness import Harness
-from lms_conformance.shared import SharedReference, forget_engine
+from lms_conformance.harness import IMPATIENT, Harness
+from lms_conformance.shared import SharedReference, forget_engine, shared_engine
+from lms_conformance.upgrade.predecessor import here
 from lms_conformance.zoo.files import EvictingFileReference, FileReference, decode, file_of
 from lms_conformance.zoo.memory import BareReference, EvictingReference, MemoryReference, TensorReference
+from lms_conformance.zoo.power_files import PowerFiles
 from lms_conformance.zoo.shared_files import SharedFiles
 from lms_tiers.interface import LMSBackendInterface
 
@@ -23,9 +25,19 @@ REFERENCES: Final[Mapping[str, Opener]] = {
     "tensor": TensorReference,
     "files": FileReference,
     "files-lru": EvictingFileReference,
+    "power-files": PowerFiles,
     "shared": SharedReference,
     "shared-files": SharedFiles,
 }
+
+
+def with_timeout(backend: LMSBackendInterface, seconds: float) -> LMSBackendInterface:
+    """The backend, where it is a shared reference or a mutant around one, with another time-out."""
+    inner: Any = backend
+    while not isinstance(inner, SharedReference):
+        inner = inner.inner
+    inner.timeout = seconds
+    return backend
 
 
 class ReferenceHarness(Harness):
@@ -35,11 +47,38 @@ class ReferenceHarness(Harness):
         self.reference = reference
         self.name = f"reference {reference}"
         self.takes_capacity = reference not in ("bare", "shared-files")
-        self.one_process = reference == "shared"
+        self.one_process = self.has_server = reference == "shared"
+        self.deadline = IMPATIENT if self.has_server else None
+        self.recovery = 1.0
+        self.predecessor = here("lms_conformance.zoo.files:FileReference") if reference == "files" else None
 
     def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
         """Open it."""
         return REFERENCES[self.reference](str(path), capacity)
+
+    def told(self, path: Path, capacity: int | None) -> dict[str, Any] | None:
+        """The release before says itself how it is opened."""
+        return {}
+
+    def open_impatient(self, path: Path, capacity: int | None) -> LMSBackendInterface:
+        """Open the shared one with a short time-out."""
+        opened = self.open(path, capacity)
+        return with_timeout(opened, IMPATIENT)
+
+    def kill(self, path: Path) -> None:
+        """The engine cannot be reached."""
+        shared_engine(str(path)).down = True
+
+    def stall(self, path: Path) -> None:
+        """The engine does not answer."""
+        shared_engine(str(path)).answering.clear()
+
+    def heal(self, path: Path) -> None:
+        """The engine answers, and carries out what came late."""
+        engine = shared_engine(str(path))
+        engine.down = False
+        engine.answering.set()
+        engine.deliver()
 
     def stop(self, path: Path) -> None:
         """Let the engine of this place go; other references have none."""
@@ -70,6 +109,11 @@ class MutantHarness(ReferenceHarness):
         super().__init__(mutant.base)
         self.mutant = name
         self.name = f"mutant {name}"
+        before = getattr(mutant.build, "before", None)
+        if before is not None:
+            self.predecessor = here(before)
+        elif not any(k.startswith("UPG") for k in mutant.kills):
+            self.predecessor = None  # a process of another release takes seconds: only where it is asked for
 
     def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
         """Open it."""

@@ -12,7 +12,7 @@ SPEC: Final = BackendSpec(
     factory="lms_tiers.plugins.lm.backend:open_backend",
     options="lms_tiers.plugins.lm.backend:LmOptions",
     summary="another lm:// server, over TCP, TLS or a Unix-domain socket",
-    example="lm:{server}?timeout=30",
+    example="lm:{server}?timeout={deadline}",
     medium="shared",
 )
 

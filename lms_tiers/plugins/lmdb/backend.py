@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, List, Optional
+from typing import Any, Final, List, Optional
 
 import lmdb
 
@@ -37,6 +37,9 @@ _log = logging.getLogger(__name__)
 #: Memory kept for encoding and for what goes past the page cache; half as much for batches of reads.
 _KEPT: Final = 64 << 20
 
+#: What is there after a loss of power, by the option `sync`.
+_OUTLIVES_POWER: Final = {"none": None, "batch": "flush", "commit": "put"}
+
 
 class LmdbBackend(LMSBackendInterface):
     """Chunks in `directory`, all of whose files take at most `capacity` bytes on disk, at every moment.
@@ -46,9 +49,10 @@ class LmdbBackend(LMSBackendInterface):
     ConfigError, FormatError, StorageLockedError, StorageUnavailableError
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(remove=True, persistent=True, max_key_bytes=MAX_KEY_BYTES)
-
     def __init__(self, directory: Path, capacity: int, options: LmdbOptions) -> None:
+        self._capabilities: Final = Capabilities(
+            remove=True, persistent=True, max_key_bytes=MAX_KEY_BYTES, power=_OUTLIVES_POWER[options.sync]
+        )
         self._budget: Final = Budget(capacity)
         self._path: Final = directory
         self._memory: Final = Recycler(_KEPT)
@@ -67,6 +71,11 @@ class LmdbBackend(LMSBackendInterface):
         self._writer: Final = Writer(store, self._coding, self._syncing, self._cooling.look if self._cooling else None)
         self._peak = 0
         self._nbytes()
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]  # by the option `sync`
+        """What it declares; of a loss of power what `sync` promises."""
+        return self._capabilities
 
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """Store a chunk; returns when it is in the journal."""

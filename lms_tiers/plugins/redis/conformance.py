@@ -11,5 +11,4 @@ COMMAND: Final = (
     "redis-server", "--bind", "127.0.0.1", "--port", "{port}", "--dir", "{folder}", "--save", "", "--appendonly", "no",
 )  # fmt: skip
 
-#: A busy machine is no hung node.
-harness: Final = ServerHarness(COMMAND, device="redis:{server}?prefix={tmp}/&timeout=60s", shared=True)
+harness: Final = ServerHarness(COMMAND, device="redis:{server}?prefix={tmp}/&timeout={deadline}s", shared=True)

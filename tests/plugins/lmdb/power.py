@@ -4,15 +4,13 @@ Every system call of the store that changes or syncs a file is done under one lo
 directory: what differs is what was written. LMDB's own calls are not seen from here; a transaction is what LMDB says it
 is: its pages, a sync, its meta page, a sync (the syncs only where the file was opened with them).
 
-The medium: what was synced is there; of what was written since, each sector has any of the versions it had; names
-follow when their directory is synced, and before that any of them may.
+The medium that may lose some of it is the conformance kit's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,35 +19,11 @@ from typing import Any, Final
 
 import lmdb
 import pytest
+from lms_conformance.power.medium import SECTOR, Names, Synced, Write
 
 from lms_tiers.plugins.lmdb import datafile
 
-SECTOR: Final = 512
 _META_BYTES: Final = 2 * 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """Sectors of one file that changed, and its length since."""
-
-    file: int
-    sectors: dict[int, bytes]
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Name:
-    """A name leads to a file from here on, or to none."""
-
-    name: str
-    file: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Synced:
-    """A file, or with None the names of the directory, are on the medium."""
-
-    file: int | None
 
 
 @dataclass(slots=True)
@@ -57,7 +31,7 @@ class Recorder:
     """Writes, names and syncs of one directory, in their order."""
 
     directory: Path
-    ops: list[Write | Name | Synced] = field(default_factory=list)
+    ops: list[Write | Names | Synced] = field(default_factory=list)
     lock: Any = field(default_factory=threading.RLock)
     _names: dict[str, int] = field(default_factory=dict)
     _content: dict[int, bytes] = field(default_factory=dict)
@@ -69,7 +43,7 @@ class Recorder:
         for name in self._names.keys() - names.keys():
             if of is None:
                 self._names.pop(name)
-                self.ops.append(Name(name, None))
+                self.ops.append(Names(((name, None),)))
         for name, path in sorted(names.items()):
             if of is not None and name != of:
                 continue
@@ -84,7 +58,7 @@ class Recorder:
             self._content[known] = b""
         if self._names.get(name) != known:
             self._names[name] = known
-            self.ops.append(Name(name, known))
+            self.ops.append(Names(((name, known),)))
         before, after = self._content[known], path.read_bytes()
         if most is not None:
             after = before[:least].ljust(least, b"\0") + after[least:most] + before[most:]
@@ -101,9 +75,9 @@ class Recorder:
     def synced(self, path: Path) -> None:
         """A sync of a file or of the directory has returned."""
         if path == self.directory:
-            self.ops.append(Synced(None))
+            self.ops.append(Synced(directory=""))
         elif (known := self._names.get(path.name)) is not None:
-            self.ops.append(Synced(known))
+            self.ops.append(Synced(file=known))
 
     def committed(self, path: Path, sync: bool) -> None:
         """A transaction of LMDB has ended."""
@@ -187,65 +161,3 @@ def record(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
             return _Env(env, recorder, place, bool(options.get("sync", True)))
 
     monkeypatch.setattr(lmdb, "open", opened)
-
-
-@dataclass(slots=True)
-class Medium:
-    """What is on the medium for certain after the first operations, and which came since."""
-
-    files: dict[int, bytearray] = field(default_factory=dict)
-    names: dict[str, int] = field(default_factory=dict)
-    pending: list[Write | Name] = field(default_factory=list)
-
-    def advance(self, op: Write | Name | Synced) -> None:
-        """One more operation has happened."""
-        if not isinstance(op, Synced):
-            self.pending.append(op)
-            return
-        rest: list[Write | Name] = []
-        for one in self.pending:
-            if isinstance(one, Write) and one.file == op.file:
-                _apply(self.files.setdefault(one.file, bytearray()), one, None)
-            elif isinstance(one, Name) and op.file is None:
-                _lead(self.names, one)
-            elif isinstance(one, Name) and one.file == op.file:
-                # A file that is synced is found under its name as well, as journalling file systems have it.
-                _lead(self.names, one)
-            else:
-                rest.append(one)
-        self.pending = rest
-
-    def image(self, where: Path, kept: Callable[[Write | Name], bool | random.Random]) -> None:
-        """Write what is left to the empty folder `where`; of the pending ones what `kept` says, or torn by it."""
-        files = {number: bytearray(data) for number, data in self.files.items()}
-        names = dict(self.names)
-        for op in self.pending:
-            keep = kept(op)
-            if keep is False:
-                continue
-            if isinstance(op, Name):
-                _lead(names, op)
-            else:
-                _apply(files.setdefault(op.file, bytearray()), op, None if keep is True else keep)
-        for name, number in names.items():
-            where.joinpath(name).write_bytes(files.get(number, b""))
-
-
-def _lead(names: dict[str, int], op: Name) -> None:
-    if op.file is None:
-        names.pop(op.name, None)
-    else:
-        names[op.name] = op.file
-
-
-def _apply(data: bytearray, op: Write, torn: random.Random | bool | None) -> None:
-    for at, sector in op.sectors.items():
-        if isinstance(torn, random.Random) and torn.random() < 0.5:
-            continue
-        if len(data) < at:
-            data.extend(bytes(at - len(data)))
-        data[at : at + len(sector)] = sector
-    if len(data) > op.length and not (isinstance(torn, random.Random) and torn.random() < 0.5):
-        del data[op.length :]
-    elif len(data) < op.length:
-        data.extend(bytes(op.length - len(data)))

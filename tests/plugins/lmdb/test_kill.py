@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lms_conformance.power.medium import Medium
 
 from lms_tiers.errors import CapacityError
 from lms_tiers.messages import OpaqueKey
@@ -19,7 +20,7 @@ from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from tests.depth import drawn, some
 from tests.plugins.lmdb.history import Asked, History, Walker, held, play, softer
-from tests.plugins.lmdb.power import Medium, Recorder, record
+from tests.plugins.lmdb.power import Recorder, record
 from tests.plugins.lmdb.waiting import until
 from tests.plugins.lmdb.whole import assert_whole
 

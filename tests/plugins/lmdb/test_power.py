@@ -6,44 +6,26 @@ many are. `DEPTH=20` draws more runs.
 
 from __future__ import annotations
 
-import itertools
 import random
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lms_conformance.power.medium import Medium, fates
 
 from lms_tiers.plugins.lmdb import cooling
 from lms_tiers.plugins.lmdb.backend import open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from tests.depth import drawn, some
 from tests.plugins.lmdb.history import Asked, History, Walker, held, play, softer
-from tests.plugins.lmdb.power import Medium, Name, Recorder, Write, record
+from tests.plugins.lmdb.power import Recorder, record
 from tests.plugins.lmdb.waiting import until
 
 CAPACITY = 2 << 20
 #: Drawn images of each moment.
 DRAWS = 2
-#: So many pending operations are taken in all their subsets.
-EXHAUSTIVE = 3
-
-
-def images(medium: Medium, draw: random.Random) -> Iterator[Callable[[Write | Name], bool | random.Random]]:
-    """Which of the pending operations are kept: all subsets of few, and drawn ones, torn, of many."""
-    pending = medium.pending
-    if len(pending) <= EXHAUSTIVE:
-        for chosen in itertools.product((False, True), repeat=len(pending)):
-            keep = dict(zip(map(id, pending), chosen, strict=True))
-            yield lambda op, keep=keep: keep[id(op)]  # type: ignore[misc]
-    else:
-        yield lambda op: False
-        yield lambda op: True
-    for _ in range(DRAWS if pending else 0):
-        drawn = {id(op): draw.choice([False, True, draw]) for op in pending}
-        yield lambda op, drawn=drawn: drawn[id(op)]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("sync", some(["none", "batch", "commit"], lambda sync: sync == "batch"))
@@ -108,9 +90,9 @@ def ask_all(
     for moment, op in enumerate(recorder.ops, 1):
         medium.advance(op)
         may = {key: history.may(key, moment) for key in (f"k{i}" for i in range(5))}
-        for kept in images(medium, draw):
+        for fate in fates(medium.pending, DRAWS, draw):
             where.mkdir()
-            medium.image(where, kept)
+            medium.image(where, lambda op, fate=fate: fate[id(op)])  # type: ignore[misc]
             if asked.before(where, may):
                 shutil.rmtree(where)
                 continue
