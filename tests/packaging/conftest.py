@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sysconfig
-import venv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 #: Answers a folder by its name, filled by the function where nobody has filled it yet.
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+#: Makes an environment in a folder, with a pip of its own or without.
+Beside = Callable[..., Environment]
 
 
 @pytest.fixture(scope="session")
@@ -54,25 +56,21 @@ def installed(made_once: MadeOnce, wheel: Path) -> Environment:
     """A fresh environment with the wheel and its extras, from nothing. Tests that share it install nothing into it."""
 
     def fill(home: Path) -> None:
-        venv.create(home / "venv", with_pip=True)
-        (home / "work").mkdir()
-        Environment(home / "venv", home / "work").pip(f"lms-tiers[conformance,metrics] @ {wheel.as_uri()}")
+        Environment.make(home).pip(f"lms-tiers[conformance,metrics] @ {wheel.as_uri()}")
 
     home = made_once("environment", fill)
     return Environment(home / "venv", home / "work")
 
 
 @pytest.fixture(scope="session")
-def beside(installed: Environment, wheel: Path) -> Callable[[Path], Environment]:
+def beside(installed: Environment, wheel: Path) -> Beside:
     """Makes an environment that has the dependencies from `installed`, and the wheel for itself."""
 
     def site(of: Environment) -> str:
         return sysconfig.get_path("purelib", "venv", {"base": str(of.path), "platbase": str(of.path)})
 
-    def make(home: Path) -> Environment:
-        venv.create(home / "venv", with_pip=True)
-        (home / "work").mkdir()
-        own = Environment(home / "venv", home / "work")
+    def make(home: Path, with_pip: bool = False) -> Environment:
+        own = Environment.make(home, with_pip)
         (Path(site(own)) / "dependencies.pth").write_text(site(installed) + "\n")
         own.pip("--no-deps", "--ignore-installed", wheel)
         return own
@@ -81,6 +79,12 @@ def beside(installed: Environment, wheel: Path) -> Callable[[Path], Environment]
 
 
 @pytest.fixture
-def environment(tmp_path_factory: pytest.TempPathFactory, beside: Callable[[Path], Environment]) -> Environment:
+def environment(tmp_path_factory: pytest.TempPathFactory, beside: Beside) -> Environment:
     """A test's own environment beside `installed`, to install into."""
     return beside(tmp_path_factory.mktemp("environment"))
+
+
+@pytest.fixture
+def with_pip(tmp_path_factory: pytest.TempPathFactory, beside: Beside) -> Environment:
+    """The same for a reader who types `pip install`."""
+    return beside(tmp_path_factory.mktemp("environment"), True)

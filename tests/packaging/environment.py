@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,13 @@ class Environment:
     path: Path
     work: Path
 
+    @classmethod
+    def make(cls, home: Path, with_pip: bool = False) -> Environment:
+        """An empty one under `home`. To unpack a pip for it takes longer than most of what is installed there."""
+        venv.create(home / "venv", with_pip=with_pip)
+        (home / "work").mkdir()
+        return cls(home / "venv", home / "work")
+
     @property
     def python(self) -> Path:
         return self.path / "bin" / "python"
@@ -43,7 +51,10 @@ class Environment:
         return self.path / "bin" / "lms-tiers"
 
     def pip(self, *arguments: str | Path) -> None:
-        run(self.python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", *arguments, cwd=self.work)
+        """Install. Nothing is compiled that nobody imports: of torch that takes longer than to unpack it."""
+        constraints = ROOT / "constraints.txt"
+        pip = (sys.executable, "-m", "pip", "--python", self.python, "install", "-q", "--no-compile", "-c", constraints)
+        run(*pip, *arguments, cwd=self.work)
 
     def run(
         self, *command: str | Path, check: bool = True, cwd: Path | None = None

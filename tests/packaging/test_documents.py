@@ -51,7 +51,7 @@ def play(block: Block, page: str, where: Path, environ: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("page", [pytest.param(page, marks=needs_server) if page in SERVED else page for page in PAGES])
 def test_every_block_of_the_page_works(page: str, request: pytest.FixtureRequest, wheel: Path, tmp_path: Path) -> None:
-    environment: Environment = request.getfixturevalue("environment" if page in INSTALLS else "installed")
+    environment: Environment = request.getfixturevalue("with_pip" if page in INSTALLS else "installed")
     environ = {
         k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST", "VIRTUAL_ENV", "LMS_TIERS"))
     }

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import MadeOnce
+from tests.packaging.conftest import Beside, MadeOnce
 from tests.packaging.environment import ROOT, Environment, build
 
 pytestmark = [pytest.mark.deep, pytest.mark.leaks_allowed]
@@ -35,7 +34,7 @@ with CreateStorageBackend({device!r}) as backend:
 
 
 @pytest.fixture(scope="session")
-def with_examples(made_once: MadeOnce, beside: Callable[[Path], Environment]) -> Environment:
+def with_examples(made_once: MadeOnce, beside: Beside) -> Environment:
     """An environment with every example, each from its own wheel, made once a run."""
 
     def fill(home: Path) -> None:
