@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from lms_tiers import CreateStorageBackend
+from lms_tiers import CreateStorageBackend, changes
+from lms_tiers.changes import Deadline
 from lms_tiers.errors import DeadlineExceededError
 from lms_tiers.policies.lfu import Lfu
 from lms_tiers.policies.lru import Lru
+from tests.stepping import until_it_waits
 from tests.tiered.slow import Slow, loaded
 
 pytestmark = pytest.mark.usefixtures("in_the_background")
@@ -229,6 +231,35 @@ def test_clear_reaches_what_was_not_taken_over_yet(bench: Any, slow: Slow) -> No
     assert bench.get(store, 5) == 105
     store.flush(60)
     assert slow.backend.weight == store._h.tiers[1].used == 100
+
+
+def test_who_waits_for_everything_to_be_taken_over_is_roused_by_its_end(
+    bench: Any, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "_TICK", 1e6)  # nobody looks again by himself
+    store = bench.store(10_000, backends=[slow.backend])
+    loading, ended, last, gate = store._h.loading, threading.Event(), threading.Event(), threading.Event()
+
+    def restore() -> None:
+        last.set()
+        assert gate.wait(60)
+
+    def wait() -> None:
+        loading.wait(Deadline("the test", None))
+        ended.set()
+
+    monkeypatch.setattr(loading._late, "restore_state", restore)
+    slow.allow()
+    assert last.wait(60)
+    thread = threading.Thread(target=wait)
+    thread.start()
+    until_it_waits(thread)
+    gate.set()
+    in_time = ended.wait(60)
+    with store._h.lock:
+        store._h.wake()  # so that it ends, whatever came of it
+    thread.join(60)
+    assert in_time
 
 
 def test_a_tier_is_made_smaller_while_it_is_taken_over(bench: Any, slow: Slow) -> None:
