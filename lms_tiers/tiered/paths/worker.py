@@ -16,6 +16,9 @@ _log = logging.getLogger(__name__)
 class Worker(ABC):
     """What is to be done, and when to look again, its subclass knows. Methods need the store's lock, but for `join`.
 
+    The thread is started under that lock, once: a start waits for the new thread's first steps only, which take no lock
+    but those of `threading`, so nobody can wait for the other (`tests/tiered/test_stops.py` stops it before each step).
+
     Parameters
     ----------
     name : str
