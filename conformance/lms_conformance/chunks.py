@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from lms_conformance.lookalikes import named
 from lms_tiers.messages import CacheEngineKey, ClientCommand, ClientMetaMessage, LMSMemoryObj, MemoryFormat, torch_dtype
 
 KIB: Final = 1024
@@ -72,9 +73,15 @@ def _small(seed: int, size: int) -> bytes:
     return _pattern(seed, size)
 
 
+@lru_cache(maxsize=6)  # what is put is compared soon
+def _recent(seed: int, size: int) -> bytes:
+    return _pattern(seed, size)
+
+
 def payload(seed: int, size: int) -> bytes:
     """`size` bytes that depend on `seed` alone."""
-    return _small(seed, size) if size <= 4 * KIB else _pattern(seed, size)
+    make = _small if size <= 4 * KIB else _recent if size <= MIB else _pattern
+    return make(seed, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,8 @@ class Chunk:
         The bytes themselves, instead of those of `seed` and `size`.
     meta : tuple or None
         (dtype name, format name, shape) instead of those of `kind`.
+    like : str or None
+        The bytes of that name and `size` in `lms_conformance.lookalikes`, instead of those of `seed`.
     """
 
     seed: int = 3
@@ -98,12 +107,15 @@ class Chunk:
     kind: int = 0
     literal: bytes | None = None
     meta: tuple[str | None, str, tuple[int, ...]] | None = None
+    like: str | None = None
 
     def __len__(self) -> int:
         return self.size if self.literal is None else len(self.literal)
 
     def bytes(self) -> bytes:
         """The bytes a `get` must answer."""
+        if self.like is not None:
+            return named(self.size)[self.like]
         return payload(self.seed, self.size) if self.literal is None else self.literal
 
     def data(self) -> bytearray:
@@ -128,6 +140,8 @@ class Chunk:
     def __repr__(self) -> str:
         if self.literal is not None:
             head = f"literal={self.literal!r}"
+        elif self.like is not None:
+            head = f"like={self.like!r}, size={self.size}"
         else:
             head = f"seed={self.seed}, size={self.size}"
         tail = f", meta={self.meta!r}" if self.meta is not None else f", kind={self.kind}" if self.kind else ""

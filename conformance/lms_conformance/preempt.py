@@ -148,12 +148,12 @@ class Turns:
                     continue
                 looks += 1
                 # A thread that only waits for the interpreter, which this one has now, seems asleep once, not twice.
-                asleep = asleep + 1 if _sleeps(self._natives[self._turn]) else 0
+                asleep = asleep + 1 if sleeps(self._natives[self._turn]) else 0
                 if asleep == 2 or looks == LOOKS:
                     self._next([me])
 
 
-def _sleeps(native: int) -> bool:
+def sleeps(native: int) -> bool:
     """Whether a thread waits for something else than a processor."""
     try:
         text = Path(f"/proc/self/task/{native}/stat").read_text(encoding="ascii", errors="replace")

@@ -21,11 +21,12 @@ SIZES: Final = (0, 1, 2, 7, 8, 100, 255, 256, 1000, 4095, 4096, 4097, 8192, 10_0
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One operation; `chunks` and `keys` are parallel for batches."""
+    """One operation; `chunks` and `keys` are parallel for batches, `how` chooses the forms of what is handed over."""
 
     kind: str
     keys: tuple[str, ...] = ()
     chunks: tuple[Chunk, ...] = ()
+    how: int = 0
 
 
 def chunks(max_size: int = 10_007) -> st.SearchStrategy[Chunk]:
@@ -63,6 +64,36 @@ def programs(*kinds: str, most: int = 14) -> st.SearchStrategy[tuple[Op, ...]]:
     any_length = st.lists(ops(*kinds), min_size=1, max_size=most)
     long = st.lists(ops(*kinds), min_size=most // 2 + 1, max_size=most)
     return st.one_of(any_length, long).map(tuple)
+
+
+#: Ways to read, to ask, to write and to forget; of `lms_conformance.ways.Ways`.
+READS: Final = ("get", "get_many", "get_into", "get_scattered", "get_many_into", "view", "get_tensor")
+ASKS: Final = ("contains", "contains_many", "contains_prefix", "listed", "scan", "sizes", "stats")
+WRITES: Final = ("put", "put_many", "put_tensor", "put_from")
+FORGETS: Final = ("remove", "remove_many")
+CALM: Final = ("touch", "flush", "state")
+
+
+def ways(*kinds: str, most: int = 10) -> st.SearchStrategy[tuple[Op, ...]]:
+    """Programs of `Ways` that begin with a put or two."""
+    keys, how = st.sampled_from(POOL[:3]), st.integers(0, 63)
+    several = st.lists(keys, max_size=5).map(tuple)
+    some = st.lists(keys, min_size=1, max_size=3).map(tuple)
+    items = st.lists(st.tuples(keys, chunks(4097)), max_size=4)
+
+    def made(kind: str) -> st.SearchStrategy[Op]:
+        if kind in ("put", "put_tensor"):
+            return st.builds(lambda k, c, h: Op(kind, (k,), (c,), h), keys, chunks(), how)
+        if kind in ("put_many", "put_from"):
+            return st.builds(lambda i, h: Op(kind, tuple(k for k, _ in i), tuple(c for _, c in i), h), items, how)
+        if kind in ("get", "contains", "remove"):
+            return st.builds(lambda k, h: Op(kind, (k,), (), h), keys, how)
+        named = some if kind in ("get_into", "get_scattered", "view", "get_tensor", "sizes") else several
+        return st.builds(lambda ks, h: Op(kind, ks, (), h), named, how)
+
+    first = st.lists(made("put"), min_size=1, max_size=3)
+    then = st.lists(st.sampled_from(kinds).flatmap(made), min_size=most // 2, max_size=most)
+    return st.builds(lambda a, b: (*a, *b), first, then)
 
 
 def run(subject: Subject, model: dict[str, Chunk], program: Sequence[Op]) -> None:

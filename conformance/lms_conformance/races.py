@@ -37,6 +37,7 @@ class Mix:
     preempt: bool
     evicts: bool = False
     instances: int = 1
+    execution: Any = None  # a class of `Execution` that knows other kinds of operations
 
 
 def draw(rng: random.Random, mix: Mix) -> Threads:
@@ -129,8 +130,8 @@ class Execution:
         for k in self.mix.keys:
             for _ in range(2):
                 for backend in self.backends:
-                    self._one(backend, 99, "get", k, 0)
-                    self._one(backend, 99, "contains", k, 0)
+                    self.one(backend, 99, "get", k, 0)
+                    self.one(backend, 99, "contains", k, 0)
 
     def _thread(self, first: int, t: int, steps: Sequence[Step], turns: Turns | None, start: threading.Barrier) -> None:
         start.wait(30)
@@ -142,9 +143,10 @@ class Execution:
                 elif kind == "get_many":
                     self._get_many(backend, thread, keys)
                 else:
-                    self._one(backend, thread, kind, keys[0], number)
+                    self.one(backend, thread, kind, keys[0], number)
 
-    def _one(self, backend: LMSBackendInterface, thread: int, kind: str, k: str, number: int) -> None:
+    def one(self, backend: LMSBackendInterface, thread: int, kind: str, k: str, number: int) -> None:
+        """One call on one key."""
         history = self.history
         began = history.now()
         match kind:
@@ -186,7 +188,7 @@ def _attempt(trial: Trial, mix: Mix, program: Threads, seed: int, capacity: int 
     opened = [first]
     try:
         opened += [trial.open(capacity=capacity, path=first.path) for _ in range(mix.instances - 1)]
-        execution = Execution([subject.backend for subject in opened], mix, seed)
+        execution = (mix.execution or Execution)([subject.backend for subject in opened], mix, seed)
         execution.run(trial, program)
         calls = execution.history.contradiction(evicts=mix.evicts)
         if execution.history.overlapped():

@@ -39,6 +39,7 @@ FAMILIES: Final[Mapping[str, str]] = {
     "LST": "listing",
     "CNT": "asking for presence",
     "BAT": "batches",
+    "OPT": "optional methods",
     "ALI": "no aliasing",
     "ERR": "errors",
     "LIF": "life cycle",

@@ -23,7 +23,8 @@ def as_key(k: Any) -> Any:
     return key(k) if isinstance(k, str) else k
 
 
-def _key_code(k: Any) -> str:
+def key_code(k: Any) -> str:
+    """A key's Python."""
     return f"key({k!r})" if isinstance(k, str) else repr(k)
 
 
@@ -43,7 +44,8 @@ class Subject:
         self.path = path
         self.capacity = capacity
 
-    def _do(self, code: str, call: Callable[[], Any], result: str | None = None) -> Any:
+    def do(self, code: str, call: Callable[[], Any], result: str | None = None) -> Any:
+        """What `call` answers; `code` is its Python, and an error outside the taxonomy is a violation."""
         line = self.trial.record(f"{result} = {self.var}.{code}" if result else f"{self.var}.{code}")
         try:
             answer = call()
@@ -68,27 +70,27 @@ class Subject:
         """Put `chunk`; `data` (whose Python is `code`) and `message` replace what the chunk would give."""
         data = chunk.data() if data is None else data
         message = chunk.message(as_key(k)) if message is None else message
-        text = f"put({chunk!r}.message({_key_code(k)}), {code or f'{chunk!r}.data()'})"
-        self._do(text, lambda: self.backend.put(message, data))
+        text = f"put({chunk!r}.message({key_code(k)}), {code or f'{chunk!r}.data()'})"
+        self.do(text, lambda: self.backend.put(message, data))
 
     def get(self, k: Any) -> LMSMemoryObj | None:
         """`get`."""
-        answer: LMSMemoryObj | None = self._do(f"get({_key_code(k)})", lambda: self.backend.get(as_key(k)))
+        answer: LMSMemoryObj | None = self.do(f"get({key_code(k)})", lambda: self.backend.get(as_key(k)))
         self.trial.ever_hit |= answer is not None
         return answer
 
     def contains(self, k: Any) -> bool:
         """`contains`."""
-        answer: bool = self._do(f"contains({_key_code(k)})", lambda: self.backend.contains(as_key(k)))
+        answer: bool = self.do(f"contains({key_code(k)})", lambda: self.backend.contains(as_key(k)))
         return answer
 
     def remove(self, k: Any) -> None:
         """`remove`."""
-        self._do(f"remove({_key_code(k)})", lambda: self.backend.remove(as_key(k)))
+        self.do(f"remove({key_code(k)})", lambda: self.backend.remove(as_key(k)))
 
     def list_keys(self) -> list[CacheEngineKey]:
         """`list_keys`."""
-        answer: list[CacheEngineKey] = self._do("list_keys()", self.backend.list_keys)
+        answer: list[CacheEngineKey] = self.do("list_keys()", self.backend.list_keys)
         return answer
 
     def keys(self) -> list[str]:
@@ -98,89 +100,89 @@ class Subject:
     def put_many(self, items: Sequence[tuple[Any, Chunk]]) -> None:
         """`put_many` of (key text, chunk) pairs."""
         batch: list[tuple[ClientMetaMessage, bytearray]] = [(c.message(as_key(k)), c.data()) for k, c in items]
-        code = ", ".join(f"({c!r}.message({_key_code(k)}), {c!r}.data())" for k, c in items)
-        self._do(f"put_many([{code}])", lambda: self.backend.put_many(batch))
+        code = ", ".join(f"({c!r}.message({key_code(k)}), {c!r}.data())" for k, c in items)
+        self.do(f"put_many([{code}])", lambda: self.backend.put_many(batch))
 
     def get_many(self, ks: Sequence[str]) -> list[LMSMemoryObj | None]:
         """`get_many`."""
-        code = f"get_many([{', '.join(_key_code(k) for k in ks)}])"
-        answer: list[LMSMemoryObj | None] = self._do(code, lambda: self.backend.get_many([as_key(k) for k in ks]))
+        code = f"get_many([{', '.join(key_code(k) for k in ks)}])"
+        answer: list[LMSMemoryObj | None] = self.do(code, lambda: self.backend.get_many([as_key(k) for k in ks]))
         return answer
 
     def contains_prefix(self, ks: Sequence[str]) -> int:
         """`contains_prefix`."""
-        code = f"contains_prefix([{', '.join(_key_code(k) for k in ks)}])"
-        answer: int = self._do(code, lambda: self.backend.contains_prefix([as_key(k) for k in ks]))
+        code = f"contains_prefix([{', '.join(key_code(k) for k in ks)}])"
+        answer: int = self.do(code, lambda: self.backend.contains_prefix([as_key(k) for k in ks]))
         return answer
 
     def contains_many(self, ks: Sequence[str]) -> list[bool]:
         """`contains_many`."""
-        code = f"contains_many([{', '.join(_key_code(k) for k in ks)}])"
-        answer: list[bool] = self._do(code, lambda: self.backend.contains_many([as_key(k) for k in ks]))
+        code = f"contains_many([{', '.join(key_code(k) for k in ks)}])"
+        answer: list[bool] = self.do(code, lambda: self.backend.contains_many([as_key(k) for k in ks]))
         return answer
 
     def get_into(self, k: str, buffer: Any) -> ChunkMeta | None:
         """`get_into`."""
-        code = f"get_into({_key_code(k)}, {type(buffer).__name__})"
-        answer: ChunkMeta | None = self._do(code, lambda: self.backend.get_into(as_key(k), buffer))
+        code = f"get_into({key_code(k)}, {type(buffer).__name__})"
+        answer: ChunkMeta | None = self.do(code, lambda: self.backend.get_into(as_key(k), buffer))
         return answer
 
     @contextlib.contextmanager
     def view(self, k: str) -> Iterator[ChunkView | None]:
         """`view`."""
-        self.trial.record(f"{self.var}.view({_key_code(k)}).__enter__()")
+        self.trial.record(f"{self.var}.view({key_code(k)}).__enter__()")
         with self.backend.view(as_key(k)) as view:
             yield view
 
     def put_tensor(self, k: str, chunk: Chunk, tensor: torch.Tensor, code: str = "tensor") -> None:
         """`put_tensor`."""
-        text = f"put_tensor({chunk!r}.message({_key_code(k)}), {code})"
-        self._do(text, lambda: self.backend.put_tensor(chunk.message(as_key(k)), tensor))
+        text = f"put_tensor({chunk!r}.message({key_code(k)}), {code})"
+        self.do(text, lambda: self.backend.put_tensor(chunk.message(as_key(k)), tensor))
 
     def get_tensor(self, k: str, out: torch.Tensor | None = None) -> torch.Tensor | None:
         """`get_tensor`."""
-        code = f"get_tensor({_key_code(k)}{', out=out' if out is not None else ''})"
-        answer: torch.Tensor | None = self._do(code, lambda: self.backend.get_tensor(as_key(k), out))
+        code = f"get_tensor({key_code(k)}{', out=out' if out is not None else ''})"
+        answer: torch.Tensor | None = self.do(code, lambda: self.backend.get_tensor(as_key(k), out))
         return answer
 
     def stats(self) -> BackendStats:
         """`stats`."""
-        answer: BackendStats = self._do("stats()", self.backend.stats)
+        answer: BackendStats = self.do("stats()", self.backend.stats)
         return answer
 
     def stored_bytes(self, k: str) -> int | None:
         """`stored_bytes`."""
-        answer: int | None = self._do(f"stored_bytes({_key_code(k)})", lambda: self.backend.stored_bytes(as_key(k)))
+        answer: int | None = self.do(f"stored_bytes({key_code(k)})", lambda: self.backend.stored_bytes(as_key(k)))
         return answer
 
     def scan(self) -> list[ChunkInfo]:
         """`scan`, taken to its end."""
-        answer: list[ChunkInfo] = self._do("scan()", lambda: list(self.backend.scan()))
+        answer: list[ChunkInfo] = self.do("scan()", lambda: list(self.backend.scan()))
         return answer
 
     def flush(self) -> None:
         """`flush`."""
-        self._do("flush()", self.backend.flush)
+        self.do("flush()", self.backend.flush)
 
     def save_state(self, state: bytes) -> None:
         """`save_state`."""
-        self._do(f"save_state({state!r})", lambda: self.backend.save_state(state))
+        self.do(f"save_state({state!r})", lambda: self.backend.save_state(state))
 
     def load_state(self) -> bytes | None:
         """`load_state`."""
-        answer: bytes | None = self._do("load_state()", self.backend.load_state)
+        answer: bytes | None = self.do("load_state()", self.backend.load_state)
         return answer
 
     def close(self) -> None:
         """`close`."""
-        self._do("close()", self.backend.close)
+        self.do("close()", self.backend.close)
 
     # -- what is expected --------------------------------------------------------------------------------------------
 
     def expect_chunk(self, k: Any, chunk: Chunk, why: str = "the newest put") -> LMSMemoryObj:
         """`get` answers exactly `chunk`, and `contains` says so."""
         obj = self.get(k)
-        code = f"assert same({self.var}.get({_key_code(k)}), {chunk!r})"
+        code = f"assert same({self.var}.get({key_code(k)}), {chunk!r})"
         wrong = difference(chunk, obj)
         if wrong is not None or obj is None:
             violate(f"get to answer {why}: {chunk!r}", f"{wrong}{self._lost(k, obj)}", code)
@@ -198,14 +200,14 @@ class Subject:
             obj is None,
             f"get to answer None ({why})",
             obj and show(obj.data),
-            f"assert {self.var}.get({_key_code(k)}) is None",
+            f"assert {self.var}.get({key_code(k)}) is None",
         )
         found = self.contains(k)
         expect(
             found is False,
             f"contains to answer False ({why})",
             found,
-            f"assert not {self.var}.contains({_key_code(k)})",
+            f"assert not {self.var}.contains({key_code(k)})",
         )
 
     def expect_keys(

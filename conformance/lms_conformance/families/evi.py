@@ -17,7 +17,7 @@ CAPACITY = 16 * MIB
 SIZE = MIB
 
 
-class _Order:
+class Order:
     """Keys by the declared policy, next victim first."""
 
     def __init__(self, policy: str | None) -> None:
@@ -26,6 +26,7 @@ class _Order:
         self.gone = 0
 
     def put(self, k: str) -> None:
+        """It is the newest, or as old as it was."""
         if k in self.keys:
             if not self.lru:
                 return
@@ -33,6 +34,7 @@ class _Order:
         self.keys.append(k)
 
     def hit(self, k: str) -> None:
+        """It was used."""
         if self.lru:
             self.keys.remove(k)
             self.keys.append(k)
@@ -52,17 +54,19 @@ class _Order:
         self.gone += len(gone)
 
 
-def _chunk(k: str) -> Chunk:
+def chunk_of(k: str) -> Chunk:
+    """What is put under ``k<number>``."""
     return Chunk(8 * int(k[1:]) + 3, SIZE)
 
 
-def _fits(trial: Trial) -> int:
+def fits_of(trial: Trial) -> int:
     """How many chunks certainly stay: half of what the capacity divides into."""
     return CAPACITY * trial.harness.capacity_scale // SIZE // 2
 
 
-def _put(backend: Subject, order: _Order, k: str) -> None:
-    backend.put(k, _chunk(k))
+def put_in(backend: Subject, order: Order, k: str) -> None:
+    """On both."""
+    backend.put(k, chunk_of(k))
     backend.flush()
     order.put(k)
 
@@ -71,8 +75,8 @@ def _put(backend: Subject, order: _Order, k: str) -> None:
 def _newest(trial: Trial) -> None:
     backend = trial.open(capacity=CAPACITY)
     for i in range(3 * CAPACITY * trial.harness.capacity_scale // SIZE):
-        backend.put(f"k{i}", _chunk(f"k{i}"))
-        backend.expect_chunk(f"k{i}", _chunk(f"k{i}"), "the chunk just put")
+        backend.put(f"k{i}", chunk_of(f"k{i}"))
+        backend.expect_chunk(f"k{i}", chunk_of(f"k{i}"), "the chunk just put")
     if not backend.contains("k0"):
         trial.mark("evicted")
 
@@ -91,19 +95,19 @@ def _accesses() -> st.SearchStrategy[list[int]]:
 )
 def _order(trial: Trial, accesses: list[int]) -> None:
     backend = trial.open(capacity=CAPACITY)
-    order, fits = _Order(trial.caps.policy), _fits(trial)
+    order, fits = Order(trial.caps.policy), fits_of(trial)
     fresh = 2 * fits
     for i in range(fresh):
-        _put(backend, order, f"k{i}")
+        put_in(backend, order, f"k{i}")
     order.settle(backend.keys(), fits)
     for access in accesses:
         if access % 4 == 0:
             for _ in range(2):
-                _put(backend, order, f"k{fresh}")
+                put_in(backend, order, f"k{fresh}")
                 fresh += 1
         else:
             k = order.keys[access % len(order.keys)]
-            backend.expect_chunk(k, _chunk(k))
+            backend.expect_chunk(k, chunk_of(k))
             backend.flush()
             order.hit(k)
         order.settle(backend.keys(), fits)
@@ -119,11 +123,11 @@ def _order(trial: Trial, accesses: list[int]) -> None:
 )
 def _restart(trial: Trial) -> None:
     backend = trial.open(capacity=CAPACITY)
-    order, fits = _Order(trial.caps.policy), _fits(trial)
+    order, fits = Order(trial.caps.policy), fits_of(trial)
     for i in range(fits):
-        _put(backend, order, f"k{i}")
+        put_in(backend, order, f"k{i}")
     for i in range(0, fits, 2):
-        backend.expect_chunk(f"k{i}", _chunk(f"k{i}"))
+        backend.expect_chunk(f"k{i}", chunk_of(f"k{i}"))
         order.hit(f"k{i}")
     order.settle(backend.keys(), fits)
     backend.flush()
@@ -131,7 +135,7 @@ def _restart(trial: Trial) -> None:
     again = trial.reopen(backend)
     order.settle(again.keys(), fits)
     for i in range(fits, 3 * fits):
-        _put(again, order, f"k{i}")
+        put_in(again, order, f"k{i}")
         order.settle(again.keys(), fits)
     if order.gone:
         trial.mark("evicted after reopening")
@@ -180,7 +184,7 @@ def _miss(trial: Trial) -> None:
     count = 3 * CAPACITY * trial.harness.capacity_scale // SIZE
     with trial.quiet(f"for i in range({count}):\n    backend.put(Chunk(8 * i + 3, {SIZE}).message(key(f'k{{i}}')), …)"):
         for i in range(count):
-            backend.put(f"k{i}", _chunk(f"k{i}"))
+            backend.put(f"k{i}", chunk_of(f"k{i}"))
         backend.flush()
         listed = set(backend.keys())
     gone = [f"k{i}" for i in range(count) if f"k{i}" not in listed]
