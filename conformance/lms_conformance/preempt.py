@@ -46,6 +46,11 @@ def own_files(backend: LMSBackendInterface) -> tuple[str, ...]:
     return tuple(sorted(prefixes))
 
 
+def outermost(backend: LMSBackendInterface) -> tuple[str, ...]:
+    """The file of the backend's own class alone: what it calls runs as one step."""
+    return (str(getattr(sys.modules[type(backend).__module__], "__file__", "")),)
+
+
 def _classes(backend: LMSBackendInterface) -> Iterator[type]:
     yield from (c for c in type(backend).__mro__ if c.__module__ not in ("builtins", "abc"))
     inner = getattr(backend, "inner", None)
