@@ -21,6 +21,7 @@ def test_a_device_declares_a_deadline_by_its_text() -> None:
     assert "{deadline}" in report.results[0].reason
 
 
+@pytest.mark.deep
 def test_a_backend_that_keeps_its_deadline_passes_and_its_medium_did_stall() -> None:
     report = run_properties(ReferenceHarness("shared"), profile="quick", only=["LIV"], strict=True)
     assert report.ok, explain(report)

@@ -95,6 +95,7 @@ def conform(new: Path, old: Path, tmp_path: Path) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.deep
 def test_the_release_before_writes_and_this_one_opens_and_back(tmp_path: Path) -> None:
     old = wheel(tmp_path, "0.3", reads=("0.3",))
     done = conform(wheel(tmp_path, "0.4", reads=("0.3", "0.4")), old, tmp_path)
@@ -103,6 +104,7 @@ def test_the_release_before_writes_and_this_one_opens_and_back(tmp_path: Path) -
     assert "≈" not in done.stdout
 
 
+@pytest.mark.deep
 def test_a_release_that_does_not_open_what_the_one_before_wrote_is_told(tmp_path: Path) -> None:
     old = wheel(tmp_path, "0.3", reads=("0.3",))
     done = conform(wheel(tmp_path, "0.5", reads=("0.5",)), old, tmp_path)
