@@ -59,7 +59,7 @@ def test_what_may_be_gone_is_not_what_may_be_wrong() -> None:
 
     kept, forgets = FactoryHarness(MemoryReference), FactoryHarness(Forgets)
     assert compare([kept, FactoryHarness(FileReference), forgets]).difference is None
-    Forgets.capabilities = MemoryReference.capabilities  # type: ignore[misc]
+    Forgets.capabilities = MemoryReference.capabilities
     assert compare([kept, FactoryHarness(FileReference), forgets]).difference is not None
 
 

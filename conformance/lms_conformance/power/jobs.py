@@ -62,7 +62,7 @@ def open_images(job: dict[str, Any], line: Line) -> None:
         line.say(answer)
 
 
-def _found(backend: LMSBackendInterface, k: str, told: list[list[int]]) -> list[Any]:
+def _found(backend: LMSBackendInterface, k: str, told: list[Any]) -> list[Any]:
     """Which of the chunks is there: its place in `told`, -1 for none, or what is wrong."""
     obj = backend.get(key(k))
     if obj is None:

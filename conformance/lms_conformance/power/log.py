@@ -33,12 +33,10 @@ def records(log: bytes) -> Iterator[Record]:
         held = length if kind == b"w" else 0
         if at + first + second + held > len(log):
             return
-        paths = log[at : at + first], log[at + first : at + first + second]
+        one, two = log[at : at + first], log[at + first : at + first + second]
         at += first + second
-        yield Record(
-            kind.decode(), inode, offset, length, *(path.decode(errors="surrogateescape") for path in paths),
-            log[at : at + held],
-        )  # fmt: skip
+        names = one.decode(errors="surrogateescape"), two.decode(errors="surrogateescape")
+        yield Record(kind.decode(), inode, offset, length, *names, log[at : at + held])
         at += held
 
 

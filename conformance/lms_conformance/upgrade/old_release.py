@@ -35,7 +35,7 @@ def answer(backend: Any, order: dict[str, Any]) -> dict[str, Any]:
     """What a call answers, as JSON."""
     from lms_tiers.messages import CacheEngineKey, ChunkMeta, MemoryFormat
 
-    key = CacheEngineKey.from_string(order["key"]) if "key" in order else None
+    key: Any = CacheEngineKey.from_string(order["key"]) if "key" in order else None
     match order["do"]:
         case "put":
             dtype, fmt, shape = order["meta"]
@@ -46,12 +46,12 @@ def answer(backend: Any, order: dict[str, Any]) -> dict[str, Any]:
             if obj is not None:
                 view = memoryview(obj.data)
                 dtype = None if obj.dtype is None else str(obj.dtype).removeprefix("torch.")
-                data = bytes(view.cast("B")) if view.nbytes else b""
-                return {"data": base64.b64encode(data).decode(), "meta": [dtype, obj.fmt.name, list(obj.shape)]}
+                found = bytes(view.cast("B")) if view.nbytes else b""
+                return {"data": base64.b64encode(found).decode(), "meta": [dtype, obj.fmt.name, list(obj.shape)]}
         case "remove":
             backend.remove(key)
         case "keys":
-            return {"keys": sorted(found.to_string() for found in backend.list_keys())}
+            return {"keys": sorted(k.to_string() for k in backend.list_keys())}
         case "flush":
             backend.flush()
         case "close":

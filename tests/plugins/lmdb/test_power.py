@@ -25,7 +25,7 @@ from tests.plugins.lmdb.waiting import until
 
 CAPACITY = 2 << 20
 #: Drawn images of each moment.
-DRAWS = 2
+DRAWS = 3
 
 
 @pytest.mark.parametrize("sync", some(["none", "batch", "commit"], lambda sync: sync == "batch"))
