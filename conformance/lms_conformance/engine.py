@@ -101,10 +101,12 @@ class Engine:
         else:
             result.reason = "the check ended without a single call to a backend"
 
+    def _trial(self, rng: random.Random, exact: int | None) -> Trial:
+        return Trial(self.harness, self.caps, self.have, self.profile, rng, self.journal, exact)
+
     def _attempt(self, p: Property, result: Result, drawn: tuple[Any, ...], impossible: dict[str, str]) -> None:
-        rng = random.Random(f"{self.seed}:{p.id}")
         exact = self.exact.get(p.id) if p.given is None else None
-        trial = Trial(self.harness, self.caps, self.have, self.profile, rng, self.journal, exact)
+        trial = self._trial(random.Random(f"{self.seed}:{p.id}"), exact)
         result.examples += 1
         try:
             try:

@@ -82,10 +82,11 @@ def introduce(harness: Harness) -> Introduction:
     if not harness.known:
         refuse_one_place_for_all(harness, capacity)
     cls = type(backend)
-    return Introduction(caps, f"{cls.__module__}.{cls.__qualname__}", _distribution(cls.__module__))
+    return Introduction(caps, f"{cls.__module__}.{cls.__qualname__}", distribution(cls.__module__))
 
 
-def _distribution(module: str) -> str:
+def distribution(module: str) -> str:
+    """Name and version of the distribution that a module came with."""
     top = module.partition(".")[0]
     for name in metadata.packages_distributions().get(top, []):
         return f"{name} {metadata.version(name)}"

@@ -57,6 +57,9 @@ FAMILIES: Final[Mapping[str, str]] = {
     "UPG": "upgrades",
 }
 
+#: Those of `FAMILIES`, and of adapters under engines (`lms_conformance.adapters`), which no backend is asked for.
+TITLES: Final[Mapping[str, str]] = {**FAMILIES, "DOR": "an engine's own contract"}
+
 #: What a property may need, and what to say where it is missing. ``!x`` needs the capability not to be declared.
 NEEDS: Final[Mapping[str, str]] = {
     "remove": "the backend does not declare `remove`",

@@ -51,6 +51,14 @@ def conform(
     html: Optional[Path] = typer.Option(None, help="Write the report as a page."),
     junit: Optional[Path] = typer.Option(None, help="Write the report as JUnit XML."),
     badge: Optional[Path] = typer.Option(None, help="Write the badge as JSON for shields.io."),
+    interface: Optional[str] = typer.Option(
+        None,
+        "--as",
+        help="Try SUBJECT, package.module:Class or a name that the engine knows, as an adapter of that "
+        "engine: hicache or vllm-tier. The engine has to be importable here.",
+    ),
+    options: str = typer.Option("{}", help="With --as: the adapter's options as JSON; {tmp} is a fresh directory."),
+    failing: Optional[str] = typer.Option(None, help="With --as: options under which its medium fails at random."),
 ) -> None:
     """Prove that a backend keeps the contract.
 
@@ -77,17 +85,27 @@ def conform(
             typer.echo(f"note: {note}", err=True)
     if subject is None:
         raise ConfigError("name a backend or a device, or a report with --reproduce.")
-    harness = harness_for(subject)
+    if interface is not None and (prove or same or before or reproduce is not None):
+        raise ConfigError("--prove, --same, --from and --reproduce know backends only: leave them out, or --as.")
+    harness: Any = harness_for(subject) if interface is None else _adapter(interface, subject, options, failing)
     if same:
         raise typer.Exit(_compare([harness, *map(harness_for, same)], profile, seed))
     granted = read_waivers(waivers) if waivers else []
     quiet = any(str(path) == "-" for path in outputs)
     view = _Progress(quiet)
     try:
-        with _predecessor(harness, before):
-            report = kit.run_supervised(
-                harness, waivers=granted, on_result=view.show, examples=Path(".lms-conformance") / "examples", **chosen
-            )
+        if interface is not None:
+            from lms_conformance.adapters.run import run_adapter
+
+            report = run_adapter(
+                harness, profile=profile, seed=seed, only=only, waivers=granted, on_result=view.show
+            )  # fmt: skip
+        else:
+            with _predecessor(harness, before):
+                report = kit.run_supervised(
+                    harness, waivers=granted, on_result=view.show, examples=Path(".lms-conformance") / "examples",
+                    **chosen,
+                )  # fmt: skip
     except kit.ConformanceError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
@@ -130,6 +148,34 @@ def _predecessor(harness: Harness, requirement: str | None) -> Iterator[None]:
         yield
 
 
+def _adapter(name: str, subject: str, options: str, failing: str | None) -> Any:
+    """The harness of an adapter, where its engine is."""
+    import logging
+
+    from lms_conformance.adapters.interface import interface
+
+    of = interface(name)
+    missing = of.missing()
+    if missing is not None:
+        typer.echo(f"error: {missing}.\nRun this where {of.engine} is installed: docs/conformance.md.", err=True)
+        raise typer.Exit(2)
+    logging.disable(logging.ERROR)  # an engine tells of each miss, and of each fault that the kit makes
+    sick = None if failing is None else _object(failing, "--failing")
+    return of.harness(subject, _object(options, "--options"), sick)
+
+
+def _object(text: str, option: str) -> dict[str, Any]:
+    import json
+
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{option} is no JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f'{option} must be a JSON object, as {{"place": "{{tmp}}/kv"}}.')
+    return value
+
+
 def _kit() -> Any:
     try:
         import hypothesis  # noqa: F401
@@ -155,10 +201,10 @@ class _Progress:
         if self.quiet:
             return
         if r.family != self.family:
-            from lms_conformance.spec import FAMILIES
+            from lms_conformance.spec import TITLES
 
-            width = 1 + max(map(len, FAMILIES.values()))
-            typer.echo(("" if not self.family else "\n") + f"{r.family}  {FAMILIES[r.family]:<{width}}", nl=False)
+            width = 1 + max(map(len, TITLES.values()))
+            typer.echo(("" if not self.family else "\n") + f"{r.family}  {TITLES[r.family]:<{width}}", nl=False)
             self.family = r.family
         mark, colour = "✓", typer.colors.GREEN
         if r.red:

@@ -11,7 +11,7 @@ from lms_conformance.board.badge import colour, to_svg
 from lms_conformance.board.runs import Board, Run, Subject
 from lms_conformance.outcome import Result, Status
 from lms_conformance.reports import badge_json, kind, to_html, to_json
-from lms_conformance.spec import FAMILIES
+from lms_conformance.spec import TITLES
 
 
 def write(board: Board, out: Path, title: str = "Conformance") -> int:
@@ -61,7 +61,7 @@ def _data(board: Board) -> Iterator[tuple[str, str]]:
 
 def _index(board: Board, title: str) -> str:
     good = sum(s.newest.report.ok for s in board.subjects)
-    heads = "".join(f'<th title="{escape(FAMILIES.get(f, ""))}">{escape(f)}</th>' for f in board.families)
+    heads = "".join(f'<th title="{escape(TITLES.get(f, ""))}">{escape(f)}</th>' for f in board.families)
     rows = "".join(_row(subject, board.families) for subject in board.subjects)
     body = [
         f"<p>{good} of {len(board.subjects)} conform in their newest run. A cell says how many properties of a family "
@@ -97,7 +97,7 @@ def _list(board: Board, family: str) -> str:
         for id, sentence in board.properties.items()
         if id.partition("-")[0] == family
     )
-    return f"<h3>{escape(family)} <small>{escape(FAMILIES.get(family, ''))}</small></h3><table>{''.join(rows)}</table>"
+    return f"<h3>{escape(family)} <small>{escape(TITLES.get(family, ''))}</small></h3><table>{''.join(rows)}</table>"
 
 
 # -- a subject, a property -------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def _property(board: Board, id: str, sentence: str, title: str) -> str:
     rows = "".join(_kept(s, s.newest.results[id]) for s in board.subjects if id in s.newest.results)
     family = id.partition("-")[0]
     body = [f"<p class=sentence>{escape(sentence)}</p>", f"<table>{rows}</table>"]
-    return _page(id, _up(title, f"{family}: {FAMILIES.get(family, '')}"), body)
+    return _page(id, _up(title, f"{family}: {TITLES.get(family, '')}"), body)
 
 
 def _kept(subject: Subject, result: Result) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib import resources
 
 from lms_conformance.outcome import Report, Result, Status
-from lms_conformance.spec import FAMILIES
+from lms_conformance.spec import TITLES
 
 _MARK = {
     Status.PASSED: "✓", Status.FAILED: "✗", Status.HUNG: "⧖", Status.CRASHED: "☠", Status.ERROR: "!",
@@ -60,13 +60,13 @@ def _page(report: Report) -> Iterator[str]:
         yield "</ul>"
     yield "<h2>Every property</h2>"
     for family, rows in _families(report):
-        yield _family(family, FAMILIES.get(family, ""), rows)
+        yield _family(family, TITLES.get(family, ""), rows)
     yield _facts(report)
 
 
 def _families(report: Report) -> Iterator[tuple[str, list[Result]]]:
     """Those of the kit in its order, then those that this kit does not know."""
-    for family in dict.fromkeys([*FAMILIES, *(r.family for r in report.results)]):
+    for family in dict.fromkeys([*TITLES, *(r.family for r in report.results)]):
         rows = [r for r in report.results if r.family == family]
         if rows:
             yield family, rows
@@ -75,7 +75,7 @@ def _families(report: Report) -> Iterator[tuple[str, list[Result]]]:
 def _overview(report: Report) -> str:
     out = ['<nav class="overview" aria-label="families">']
     for family, rows in _families(report):
-        what = FAMILIES.get(family, "")
+        what = TITLES.get(family, "")
         dots = "".join(
             f'<a href="#{r.id}" class="dot {kind(r)}" title="{r.id} {html.escape(r.status.value)}"></a>' for r in rows
         )

@@ -10,9 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy
 import pytest
 import torch
+from lms_conformance.adapters.driven import CANARY, content
+from lms_conformance.adapters.hicache import pools
+from lms_conformance.adapters.hicache.drive import name
 
 from lms_tiers.errors import LmsTiersError
 from tests.doors.sglang import double
@@ -22,7 +24,7 @@ REAL = os.environ.get("LMS_DOORS_ENGINE") == "sglang"
 
 LMDB = "lmdb:{path}?capacity=64MiB&codec=raw&sync=none"
 LAYOUTS = ("layer_first", "page_first", "page_first_direct", "page_head", "page_unified")
-PAGE, PAGES, CANARY = 4, 16, 0xA5
+PAGE, PAGES = 4, 16
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -40,11 +42,7 @@ def storage() -> Any:
 
 def config(extra: dict[str, Any] | None = None, **changes: Any) -> Any:
     """What SGLang tells a storage of a rank."""
-    fields = {
-        "tp_rank": 0, "tp_size": 1, "pp_rank": 0, "pp_size": 1, "attn_cp_rank": 0, "attn_cp_size": 1,
-        "is_mla_model": False, "enable_storage_metrics": True, "is_page_first_layout": False, "model_name": "llama",
-    }  # fmt: skip
-    return storage().HiCacheStorageConfig(**{**fields, **changes}, extra_config=extra)
+    return pools.config({} if extra is None else extra, **changes)
 
 
 def pool_of(
@@ -52,44 +50,27 @@ def pool_of(
     pages: int = PAGES, latent: bool = False,
 ) -> Any:  # fmt: skip
     """A host pool full of canaries."""
-    made: ModuleType = double
-    if REAL:
-        from tests.doors.sglang import engine as made
-    pool = (made.mla if latent else made.mha)(layout, dtype, layers, page_size, pages)
+    made: ModuleType = pools if REAL else double
+    pool = (made.mla if latent else made.mha)(layout, dtype, layers, page_size, pages, 8)
     pool.kv_buffer.view(torch.uint8).fill_(CANARY)
     return pool
 
 
-def name(key: int) -> str:
-    """A page's key: a hash in hexadecimal, as SGLang makes them."""
-    return f"{key:064x}"
+def transfer(pool: str, keys: list[int], slots: Any = None, trailing: bool = False) -> Any:
+    module = storage()
+    policy = module.PoolHitPolicy.TRAILING_PAGES if trailing else module.PoolHitPolicy.ALL_PAGES
+    return module.PoolTransfer(
+        name=module.PoolName(pool), keys=[name(key) for key in keys], host_indices=slots, hit_policy=policy
+    )
 
 
 def chunk(key: int, size: int) -> bytes:
-    return numpy.random.default_rng(key).bytes(size)
+    return content(key, size)
 
 
-class Pieces:
-    """A pool of states: a page is two tensors, one after another, and has no addresses."""
-
-    page_size, layout = 1, "page_first"
-
-    def __init__(self, pages: int = PAGES) -> None:
-        self.dtype = torch.float32
-        self.parts = [torch.zeros((pages, 5), dtype=torch.bfloat16), torch.zeros((pages, 3), dtype=torch.float32)]
-
-    def get_data_page(self, index: int, flat: bool = True) -> torch.Tensor:
-        return torch.cat([part[index].contiguous().view(torch.uint8) for part in self.parts])
-
-    def get_dummy_flat_data_page(self) -> torch.Tensor:
-        return torch.zeros(22, dtype=torch.uint8)
-
-    def set_from_flat_data_page(self, index: int, data_page: torch.Tensor) -> None:
-        self.parts[0][index] = data_page[:10].clone().view(torch.bfloat16)
-        self.parts[1][index] = data_page[10:].clone().view(torch.float32)
-
-    def get_page_buffer_meta(self, indices: Any) -> Any:
-        raise NotImplementedError("states have no addresses")
+def Pieces(pages: int = PAGES) -> pools.States:  # a pool
+    """A pool of states beside the model's own."""
+    return pools.States(pages)
 
 
 @dataclass
@@ -184,3 +165,24 @@ def open_door(tmp_path: Path) -> Iterator[Open]:
     for drive in drives:
         with suppress(LmsTiersError):
             drive.door.close()
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[..., Any]]:
+    """Starts servers over memory; on a port that was used before where it is given."""
+    from lms_tiers import LMSLocalBackend
+    from lms_tiers.server.server import Server
+    from lms_tiers.server.settings import make_settings
+
+    servers: list[Any] = []
+
+    def start(port: int = 0) -> Any:
+        settings = {"host": "127.0.0.1", "threads": 4, "max_chunk": "1MiB", "receive_budget": "16MiB", "port": port}
+        server = Server(LMSLocalBackend(), make_settings(None, settings))
+        server.__enter__()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.__exit__(None, None, None)

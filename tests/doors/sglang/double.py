@@ -89,9 +89,12 @@ class StorageMetrics:
 class Pool:
     """Pages of several layers, keys and values or one latent, laid out as one of SGLang's layouts has them."""
 
-    heads, width = 2, 8
+    heads = 2
 
-    def __init__(self, layout: str, dtype: torch.dtype, layers: int, page_size: int, pages: int, parts: int) -> None:
+    def __init__(
+        self, layout: str, dtype: torch.dtype, layers: int, page_size: int, pages: int, parts: int, width: int = 8
+    ) -> None:
+        self.width = width
         self.layout, self.dtype, self.layer_num, self.page_size, self.page_num = layout, dtype, layers, page_size, pages
         self.parts, self.size = parts, pages * page_size
         self.head_num, self.head_dim = self.heads, self.width
@@ -136,12 +139,12 @@ class Pool:
         return [piece.data_ptr() for piece in found], [piece.numel() * piece.element_size() for piece in found]
 
 
-def mha(layout: str, dtype: torch.dtype, layers: int, page_size: int, pages: int) -> Pool:
-    return Pool(layout, dtype, layers, page_size, pages, 2)
+def mha(layout: str, dtype: torch.dtype, layers: int, page_size: int, pages: int, width: int = 8) -> Pool:
+    return Pool(layout, dtype, layers, page_size, pages, 2, width)
 
 
-def mla(layout: str, dtype: torch.dtype, layers: int, page_size: int, pages: int) -> Pool:
-    return Pool(layout, dtype, layers, page_size, pages, 1)
+def mla(layout: str, dtype: torch.dtype, layers: int, page_size: int, pages: int, width: int = 8) -> Pool:
+    return Pool(layout, dtype, layers, page_size, pages, 1, width)
 
 
 MODULES: dict[str, dict[str, Any]] = {

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from lms_conformance.adapters.hicache.drive import name
 
 from tests.depth import drawn
-from tests.doors.sglang.conftest import LMDB, PAGE, PAGES, REAL, Drive, Open, Pieces, chunk, config, name, pool_of
+from tests.doors.sglang.conftest import LMDB, PAGE, PAGES, REAL, Drive, Open, Pieces, chunk, config, pool_of
 
 pytestmark = pytest.mark.skipif(not REAL, reason="SGLang is not installed: make doors")
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy
 import pytest
+from lms_conformance.adapters.driven import content
+from lms_conformance.adapters.vllm_tier.drive import name, spec
 
 from tests.doors.vllm import double
 
@@ -31,45 +33,12 @@ def engine() -> Iterator[None]:
         yield
 
 
-def spec(**changes: Any) -> Any:
-    """What vLLM tells a tier of its run."""
-    parallel = {
-        "rank": 0, "world_size": 1, "tp_size": 1, "pp_size": 1, "pcp_size": 1, "dcp_size": 1,
-        "data_parallel_index": 0, "data_parallel_size": 1, "data_parallel_rank_local": None,
-        "is_parallelism_agnostic": False,
-    }  # fmt: skip
-    config = {
-        "kv_cache_layout": "LBNHC", "canonical_layout": False, "replicated_layout": False, "name": "llama",
-        "dtype": "bfloat16", "tokens_per_hash": 16, "layers": ("l0", "l1"), "events": True,
-    }  # fmt: skip
-    parallel |= {name: value for name, value in changes.items() if name in parallel}
-    config |= {name: value for name, value in changes.items() if name in config}
-    return SimpleNamespace(
-        config=SimpleNamespace(
-            groups=[SimpleNamespace(tokens_per_block=16, layer_names=config["layers"])],
-            model=SimpleNamespace(name=config["name"], dtype=config["dtype"]),
-            cache=SimpleNamespace(tokens_per_hash=config["tokens_per_hash"], blocks_per_chunk=1),
-            parallel=SimpleNamespace(**parallel),
-            kv_cache_layout=config["kv_cache_layout"],
-            canonical_layout=config["canonical_layout"],
-            replicated_layout=config["replicated_layout"],
-        ),
-        kv_events_config=SimpleNamespace(enable_kv_cache_events=config["events"]),
-        blocks_per_chunk=1,
-    )
-
-
-def name(key: int) -> bytes:
-    """The key of a chunk, as vLLM makes them: a hash, and four bytes of the group."""
-    return key.to_bytes(32, "big") + (0).to_bytes(4, "big")
-
-
 def request(req_id: str = "request") -> Any:
     return SimpleNamespace(req_id=req_id)
 
 
 def chunk(key: int, row: int = ROW) -> bytes:
-    return numpy.random.default_rng(key).bytes(row)
+    return content(key, row)
 
 
 def rows_of(memory: mmap.mmap, row: int) -> memoryview:

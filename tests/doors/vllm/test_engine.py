@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy
 import pytest
+from lms_conformance.adapters.vllm_tier.drive import name
 
 from lms_tiers.errors import DeadlineExceededError
 from tests.depth import drawn
-from tests.doors.vllm.conftest import PATIENCE, REAL, metrics_of, name
-from tests.doors.vllm.test_tier import FAULTS, READS
+from tests.doors.vllm.conftest import PATIENCE, REAL, metrics_of
+from tests.doors.vllm.test_trouble import FAULTS, READS
 
 pytestmark = pytest.mark.skipif(not REAL, reason="vLLM is not installed: make doors")
 

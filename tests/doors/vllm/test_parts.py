@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+from lms_conformance.adapters.vllm_tier.drive import name
 
 from lms_tiers.doors.vllm.inventory import Inventory
 from lms_tiers.doors.vllm.lookups import Lookups
 from lms_tiers.namespace import Namespace
 from lms_tiers.tiered.watch.events import EventKind, EventReason, TierEvent
-from tests.doors.vllm.conftest import PATIENCE, name
+from tests.doors.vllm.conftest import PATIENCE
 
 OURS, THEIRS = Namespace(model="ours"), Namespace(model="theirs")
 

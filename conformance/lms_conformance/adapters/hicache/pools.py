@@ -1,0 +1,90 @@
+"""Host pools and configurations, of SGLang's own classes, over tiny tensors on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+
+#: Layouts of host memory whose pages can be read flat.
+LAYOUTS: Final = ("layer_first", "page_first", "page_first_direct", "page_head")
+HEADS: Final = 2
+
+
+def config(extra: dict[str, Any], **changes: Any) -> Any:
+    """What SGLang tells the storage of a rank; `extra` are ``--hicache-storage-backend-extra-config``."""
+    from sglang.srt.mem_cache.hicache_storage import HiCacheStorageConfig
+
+    fields = {
+        "tp_rank": 0, "tp_size": 1, "pp_rank": 0, "pp_size": 1, "attn_cp_rank": 0, "attn_cp_size": 1,
+        "is_mla_model": False, "enable_storage_metrics": True, "is_page_first_layout": False, "model_name": "llama",
+    }  # fmt: skip
+    return HiCacheStorageConfig(**{**fields, **changes}, extra_config=extra)
+
+
+def mha(layout: str, dtype: torch.dtype, layers: int, page_size: int, pages: int, width: int) -> Any:
+    """A pool of keys and values."""
+    from sglang.srt.mem_cache.device_pool_info import KVBufferLayout, KVBuffers, MHABufferInfo
+    from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
+    from sglang.srt.mem_cache.pool_host.mha import MHATokenToKVPoolHost
+
+    k, v = (tuple(torch.zeros((page_size, HEADS, width), dtype=dtype) for _ in range(layers)) for _ in "kv")
+    pointers = [torch.tensor([t.data_ptr() for t in tensors], dtype=torch.uint64) for tensors in (k, v)]
+    info = MHABufferInfo(
+        buffers=KVBuffers(
+            k=k, v=v, k_data_ptrs=pointers[0], v_data_ptrs=pointers[1], layout=next(iter(KVBufferLayout))
+        ),
+        page_size=page_size, head_num=HEADS, head_dim=width, v_head_dim=width, dtype=dtype, device=torch.device("cpu"),
+    )  # fmt: skip
+    with host_memory_budget_scope(1 << 32):
+        return MHATokenToKVPoolHost(
+            info, 2.0, 0, page_size, layout, pin_memory=False, device_capacity_tokens=page_size, start_layer=0,
+            end_layer=layers, host_token_capacity=pages * page_size,
+        )  # fmt: skip
+
+
+def mla(layout: str, dtype: torch.dtype, layers: int, page_size: int, pages: int, width: int) -> Any:
+    """A pool of latents."""
+    from sglang.srt.mem_cache.device_pool_info import MLABufferInfo
+    from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
+    from sglang.srt.mem_cache.pool_host.mla import MLATokenToKVPoolHost
+
+    rank, rope = width + width // 2, width // 2
+    buffers = tuple(torch.zeros((page_size, 1, rank + rope), dtype=dtype) for _ in range(layers))
+    info = MLABufferInfo(
+        buffers=buffers, data_ptrs=torch.tensor([t.data_ptr() for t in buffers], dtype=torch.uint64),
+        layer_indices=tuple(range(layers)), device_layer_num=layers, page_size=page_size, kv_lora_rank=rank,
+        qk_rope_head_dim=rope, kv_cache_dim=rank + rope, dtype=dtype, device=torch.device("cpu"),
+    )  # fmt: skip
+    with host_memory_budget_scope(1 << 32):
+        return MLATokenToKVPoolHost(
+            info, 2.0, 0, page_size, layout, pin_memory=False, device_capacity_tokens=page_size, start_layer=0,
+            end_layer=layers, target_layer_num=layers, host_token_capacity=pages * page_size,
+        )  # fmt: skip
+
+
+class States:
+    """A pool of states beside the model's own: a page is two tensors, one after another, without addresses."""
+
+    page_size, layout = 1, "page_first"
+
+    def __init__(self, pages: int) -> None:
+        self.dtype = torch.float32
+        self.parts = [torch.zeros((pages, 5), dtype=torch.bfloat16), torch.zeros((pages, 3), dtype=torch.float32)]
+
+    def get_data_page(self, index: int, flat: bool = True) -> torch.Tensor:
+        """The bytes of a page."""
+        return torch.cat([part[index].contiguous().view(torch.uint8) for part in self.parts])
+
+    def get_dummy_flat_data_page(self) -> torch.Tensor:
+        """Room for one."""
+        return torch.zeros(22, dtype=torch.uint8)
+
+    def set_from_flat_data_page(self, index: int, data_page: torch.Tensor) -> None:
+        """Write one."""
+        self.parts[0][index] = data_page[:10].clone().view(torch.bfloat16)
+        self.parts[1][index] = data_page[10:].clone().view(torch.float32)
+
+    def get_page_buffer_meta(self, indices: Any) -> Any:
+        """States have no addresses."""
+        raise NotImplementedError("states have no addresses")
