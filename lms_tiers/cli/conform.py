@@ -55,7 +55,7 @@ def conform(
         None,
         "--as",
         help="Try SUBJECT, package.module:Class or a name that the engine knows, as an adapter of that "
-        "engine: hicache or vllm-tier. The engine has to be importable here.",
+        "engine: hicache, lmcache-l2 or vllm-tier. The engine has to be importable here.",
     ),
     options: str = typer.Option("{}", help="With --as: the adapter's options as JSON; {tmp} is a fresh directory."),
     failing: Optional[str] = typer.Option(None, help="With --as: options under which its medium fails at random."),

@@ -71,6 +71,10 @@ INTERFACES: Final[Mapping[str, Interface]] = {
             adapter="a storage backend of HiCache", modules=("sglang.srt.mem_cache.hicache_storage",),
         ),
         Interface(
+            name="lmcache-l2", letter="L", engine="LMCache", package="lmcache",
+            adapter="an L2 adapter of the multi-process mode", modules=("lmcache.v1.distributed.l2_adapters.base",),
+        ),
+        Interface(
             name="vllm-tier", letter="V", engine="vLLM", package="vllm",
             adapter="a secondary tier of KV offloading",
             modules=("vllm.v1.kv_offload.tiering.base", "vllm.v1.kv_offload.tiering.factory"),

@@ -5,24 +5,16 @@ from __future__ import annotations
 import importlib
 import select
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 import torch
-
-GUARD: Final = 64
-CANARY: Final = 0xA5
-EMPTY: Final = 0x5A
+from lms_conformance.adapters.driven import CANARY
+from lms_conformance.adapters.lmcache_l2.drive import EMPTY, GUARD, Listener, key
 
 
 def of(module: str, name: str) -> Any:
     """Something of LMCache's (or of its double's)."""
     return getattr(importlib.import_module(f"lmcache.{module}"), name)
-
-
-def key(i: int, *, model: str = "llama/8b", rank: int = 0x01000100, group: int = 0, salt: str = "") -> Any:
-    return of("v1.distributed.api", "ObjectKey")(
-        chunk_hash=i.to_bytes(16, "big"), model_name=model, kv_rank=rank, object_group_id=group, cache_salt=salt
-    )
 
 
 def layout(shapes: Sequence[Sequence[int]], dtypes: Sequence[torch.dtype]) -> Any:
@@ -66,29 +58,6 @@ class Slot:
     @property
     def untouched(self) -> bool:
         return bool((self.data == EMPTY).all()) and self.guarded
-
-
-class Listener:
-    """Keeps what it was told: what is stored by that, and how often a key was used."""
-
-    def __init__(self) -> None:
-        self.sizes: dict[Any, int] = {}
-        self.accessed: list[Any] = []
-        self.wrong: list[str] = []
-
-    def on_l2_keys_stored(self, keys: Sequence[Any], sizes: Sequence[int]) -> None:
-        for one, size in zip(keys, sizes, strict=True):
-            if one in self.sizes:
-                self.wrong.append(f"{one} was stored twice")
-            self.sizes[one] = size
-
-    def on_l2_keys_accessed(self, keys: Sequence[Any]) -> None:
-        self.accessed += keys
-
-    def on_l2_keys_deleted(self, keys: Sequence[Any]) -> None:
-        for one in keys:
-            if self.sizes.pop(one, None) is None:
-                self.wrong.append(f"{one} was deleted and had not been stored")
 
 
 class Loops:
@@ -154,3 +123,6 @@ class Loops:
             token = page.next_page_token
             if token is None:
                 return
+
+
+__all__ = ["Listener", "Loops", "Slot", "key", "layout", "of", "pattern"]

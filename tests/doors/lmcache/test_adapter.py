@@ -149,6 +149,14 @@ def test_locked_chunks_stay_until_they_are_unlocked_as_often_as_they_were_locked
     assert loops.lookup([key(i) for i in range(4)]) == [False] * 4
 
 
+def test_a_look_up_for_another_layout_leaves_no_lock_behind(adapter: Open) -> None:
+    loops = Loops(adapter(f"cpu?capacity={8 * Slot().nbytes}B"))
+    loops.put(range(4))
+    assert loops.lookup([key(0)], {0: layout([(2, 2, 16, 16)], [DTYPE])}) == [False]
+    loops.put(range(10, 30))
+    assert loops.lookup([key(0)]) == [False]
+
+
 def test_unlocking_never_fails(faulty: Faulty) -> None:
     adapter, backend = faulty()
     loops = Loops(adapter)
