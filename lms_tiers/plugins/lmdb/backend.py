@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, List, Optional
+from typing import Any, ClassVar, Final, List, Optional
 
 import lmdb
 
@@ -49,10 +50,12 @@ class LmdbBackend(LMSBackendInterface):
     ConfigError, FormatError, StorageLockedError, StorageUnavailableError
     """
 
+    #: Of one that is open, `power` is what its option `sync` promises.
+    capabilities: ClassVar[Capabilities] = Capabilities(remove=True, persistent=True, max_key_bytes=MAX_KEY_BYTES)
+
     def __init__(self, directory: Path, capacity: int, options: LmdbOptions) -> None:
-        self._capabilities: Final = Capabilities(
-            remove=True, persistent=True, max_key_bytes=MAX_KEY_BYTES, power=_OUTLIVES_POWER[options.sync]
-        )
+        power = _OUTLIVES_POWER[options.sync]
+        self.capabilities = dataclasses.replace(type(self).capabilities, power=power)  # type: ignore[misc]  # by option
         self._budget: Final = Budget(capacity)
         self._path: Final = directory
         self._memory: Final = Recycler(_KEPT)
@@ -71,11 +74,6 @@ class LmdbBackend(LMSBackendInterface):
         self._writer: Final = Writer(store, self._coding, self._syncing, self._cooling.look if self._cooling else None)
         self._peak = 0
         self._nbytes()
-
-    @property
-    def capabilities(self) -> Capabilities:  # type: ignore[override]  # by the option `sync`
-        """What it declares; of a loss of power what `sync` promises."""
-        return self._capabilities
 
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """Store a chunk; returns when it is in the journal."""
