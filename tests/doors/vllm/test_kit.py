@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -31,12 +32,16 @@ IN_MEMORY: Final = [f"DOR-V{n}" for n in (11, 12, 13, 15, 16, 18, 19, 20, 21)]
 needs_vllm = pytest.mark.skipif(not REAL, reason="vLLM is not installed: make doors")
 
 
+#: What the double put in place stays while this is there.
+IN_THE_PROCESS: Final = contextlib.ExitStack()
+
+
 class Doubled(TierHarness):
     """Over the double in every process."""
 
     def drive(self, path: Path, *given: Any, **how: Any) -> Any:
         if "vllm" not in sys.modules:  # in the process that is killed
-            double.installed().__enter__()
+            IN_THE_PROCESS.enter_context(double.installed())
         return super().drive(path, *given, **how)
 
 
