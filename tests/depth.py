@@ -13,6 +13,9 @@ T = TypeVar("T")
 #: Times as many drawn programs in a deep run, for a night.
 DEPTH = int(os.environ.get("DEPTH", "1"))
 
+#: What takes too long for every check: it runs with ``DEPTH=2`` and more.
+nightly = pytest.mark.skipif(DEPTH == 1, reason="for a night: DEPTH=2 make test-all")
+
 
 def some(values: Iterable[T], quick: Callable[[T], bool]) -> list[Any]:
     """Parameters of which those that are `quick` are for every run, the others for a deep one."""

@@ -1,4 +1,6 @@
-"""Every built-in backend, and the tiered store over them, keeps the contract: the kit's own spec, no waivers, nothing vacuous.
+"""Every built-in backend, and the tiered store over them, keeps the contract: the kit's own spec, no waivers.
+
+What is newer than the spec that gates warns, as it does for everybody: `LMS_CONFORMANCE_STRICT=1` makes it red.
 
 `gpu`, `pinned` and the arena have files of their own in tests/plugins. The kit starts a server for `lm`.
 """
@@ -6,19 +8,23 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import pytest
 from lms_conformance import run_properties
 from lms_conformance.check import explain
 from lms_conformance.devices import harness_for
+from lms_conformance.outcome import Status
 from lms_conformance.prove import prove
 
-from tests.depth import some
+from tests.depth import nightly, some
 
 pytestmark = pytest.mark.leaks_allowed
 
 #: More examples of the same properties: LMS_CONFORMANCE_PROFILE=ci or nightly.
 PROFILE = os.environ.get("LMS_CONFORMANCE_PROFILE", "quick")
+
+STRICT = os.environ.get("LMS_CONFORMANCE_STRICT") == "1"
 
 #: How a store syncs decides what of it is there after a crash and a reopening; all else was asked of it above.
 SYNCING = ("lmdb:{tmp}/kv?capacity={capacity}&sync=none", "lmdb:{tmp}/kv?capacity={capacity}&sync=commit")
@@ -45,13 +51,17 @@ ALWAYS = ("cpu", "cpu?capacity={capacity}")
 @pytest.mark.parametrize("subject", some(SUBJECTS, ALWAYS.__contains__))
 def test_it_keeps_the_contract(subject: str) -> None:
     only = OF_SYNCING if subject in SYNCING else ()
-    report = run_properties(harness_for(subject), profile=PROFILE, only=only, strict=True)
+    report = run_properties(harness_for(subject), profile=PROFILE, only=only, strict=STRICT)
     assert report.ok, explain(report)
+    for r in report.results:
+        if r.status in (Status.WARNED, Status.WARNED_VACUOUS):
+            warnings.warn(f"{r.id} of {subject} {r.status.value}: {r.reason or r.got}", stacklevel=1)
 
 
 @pytest.mark.deep
+@nightly
 @pytest.mark.parametrize("subject", ["cpu", "lm"])
 def test_known_bugs_are_caught_in_it(subject: str) -> None:
     harness, told = harness_for(subject), list[str]()
-    report = run_properties(harness, profile="quick", strict=True)
+    report = run_properties(harness, profile="quick")
     assert prove(harness, report, told.append), "\n".join(told)

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.depth import nightly
 from tests.docs.blocks import SHOWN, blocks
 from tests.plugins.redis.engine import needs_server, until
 
-pytestmark = [needs_server, pytest.mark.deep, pytest.mark.leaks_allowed]
+pytestmark = [needs_server, nightly, pytest.mark.deep, pytest.mark.leaks_allowed]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "fleet.md"
 #: Ports of the page are 7001 to 7007.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.depth import nightly
 from tests.docs.blocks import SHOWN, Block, blocks
 from tests.packaging.environment import ROOT, Environment
 from tests.plugins.redis.engine import needs_server
@@ -49,7 +50,9 @@ def play(block: Block, page: str, where: Path, environ: dict[str, str]) -> None:
     assert done.returncode == 0, f"{page}:{block.line}\n{block.body}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, marks=needs_server) if page in SERVED else page for page in PAGES])
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[needs_server, nightly]) if page in SERVED else page for page in PAGES]
+)
 def test_every_block_of_the_page_works(page: str, request: pytest.FixtureRequest, wheel: Path, tmp_path: Path) -> None:
     environment: Environment = request.getfixturevalue("with_pip" if page in INSTALLS else "installed")
     environ = {

@@ -10,6 +10,7 @@ import pytest
 
 from lms_tiers.cli.new_plugin import write_plugin
 from lms_tiers.errors import ConfigError
+from tests.depth import nightly
 from tests.packaging.environment import Environment, build
 from tests.plugins.redis.engine import needs_server
 
@@ -20,7 +21,7 @@ fresh = [pytest.mark.deep, pytest.mark.leaks_allowed]
     ("kind", "name", "licence"),
     [
         ("backend", "my-shelf", "MIT"),
-        pytest.param("remote", "far-shelf", "MIT", marks=needs_server),
+        pytest.param("remote", "far-shelf", "MIT", marks=[needs_server, nightly]),
         ("policy", "mine", "Apache-2.0"),
         ("codec", "squeeze", "BSD-3-Clause"),
     ],
