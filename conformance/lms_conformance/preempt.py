@@ -47,8 +47,9 @@ def own_files(backend: LMSBackendInterface) -> tuple[str, ...]:
 
 
 def outermost(backend: LMSBackendInterface) -> tuple[str, ...]:
-    """The file of the backend's own class alone: what it calls runs as one step."""
-    return (str(getattr(sys.modules[type(backend).__module__], "__file__", "")),)
+    """The file of the backend's own class alone: what it calls runs as one step. Nothing where it came from no file."""
+    file = getattr(sys.modules.get(type(backend).__module__), "__file__", None)
+    return () if file is None else (str(file),)
 
 
 def _classes(backend: LMSBackendInterface) -> Iterator[type]:
