@@ -115,7 +115,7 @@ class LoopbackServer:
         if self._shepherd is not None and self._state() not in "Z":
             self._signal(signal.SIGCONT)
             self._signal(self._stop)
-            self._await("Z")
+            self._await(lambda: self._state() in "Z")
         self.kill()
 
     def kill(self) -> None:
@@ -130,7 +130,7 @@ class LoopbackServer:
     def stall(self) -> None:
         """SIGSTOP: it takes connections, and answers nothing, until `heal`."""
         self._signal(signal.SIGSTOP)
-        self._await("T")
+        self._await(self._stopped)
 
     def heal(self) -> None:
         """Let one that stalls go on; start one that was killed again, at its old address."""
@@ -157,17 +157,25 @@ class LoopbackServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
-    def _state(self) -> str:
-        """The kernel's letter for what it does; Z where it has ended."""
+    def _state(self, task: int | None = None) -> str:
+        """The kernel's letter for what it, or one of its threads, does; Z where it has ended."""
         try:
-            text = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii", errors="replace")
+            text = Path(f"/proc/{self.pid}/task/{task or self.pid}/stat").read_text("ascii", "replace")
         except OSError:
             return "Z"
         return text.rpartition(")")[2].split()[0]
 
-    def _await(self, state: str) -> None:
+    def _stopped(self) -> bool:
+        """Whether every thread has stopped: until the last has, it goes on to answer."""
+        try:
+            tasks = [int(name) for name in os.listdir(f"/proc/{self.pid}/task")]
+        except OSError:
+            return True
+        return all(self._state(task) in "TZ" for task in tasks)
+
+    def _await(self, condition: Callable[[], bool]) -> None:
         deadline, gate = time.monotonic() + PATIENCE * gauges.busy(), threading.Event()
-        while self._state() not in (state, "Z") and time.monotonic() < deadline:
+        while not condition() and time.monotonic() < deadline:
             gate.wait(0.002)
 
     def _said(self) -> str:

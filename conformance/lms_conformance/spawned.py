@@ -139,6 +139,16 @@ class Companion:
         """Send it a signal."""
         self._process.send_signal(number)
 
+    def stall(self) -> None:
+        """SIGSTOP, and return when the last of its threads has stopped: until then the others go on."""
+        self.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     @property
     def runs(self) -> bool:
         """Whether it has not ended."""
@@ -207,6 +217,11 @@ class ServersBeside:
         self._lock = threading.Lock()
         self._places: dict[str, dict[str, str]] = {}
 
+    @property
+    def pid(self) -> int:
+        """Of their process."""
+        return self._beside.pid
+
     def _ask(self, question: dict[str, str]) -> str:
         self._beside.line.say(question)
         answer = self._beside.line.hear()
@@ -232,7 +247,7 @@ class ServersBeside:
 
     def stall(self) -> None:
         """They answer nothing until `heal`."""
-        self._beside.signal(signal.SIGSTOP)
+        self._beside.stall()
 
     def kill(self) -> None:
         """SIGKILL to the process; `heal` starts another, with the same servers at the same addresses."""

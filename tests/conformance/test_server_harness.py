@@ -88,6 +88,20 @@ def test_a_server_that_stalls_takes_connections_and_answers_when_it_is_healed(se
     assert ended(server.pid)
 
 
+@pytest.mark.leaks_allowed
+def test_when_stall_returns_the_last_thread_of_the_servers_has_stopped(tmp_path: Path) -> None:
+    harness = harness_for("lm:{server}?timeout=1")
+    harness.open(tmp_path, 1 << 24).close()
+    pid = spawned.servers_beside().pid
+    for _ in range(5):
+        harness.stall(tmp_path)
+        states = [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+        harness.heal(tmp_path)
+        assert set(states) == {"T"}
+        assert len(states) > 4
+    harness.stop(tmp_path)
+
+
 def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
     silent = LoopbackServer(
         (sys.executable, "-c", "raise SystemExit('no licence')"), folder=tmp_path, log=tmp_path / "log"
