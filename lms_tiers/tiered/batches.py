@@ -7,11 +7,12 @@ told by `request`, or by what the thread called before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from lms_tiers.changes import mending
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
+from lms_tiers.policies.base import AccessContext
 from lms_tiers.request import RequestContext
 from lms_tiers.tiered.known import Known
 from lms_tiers.tiered.paths.into import Slot, SlotReader
@@ -19,6 +20,9 @@ from lms_tiers.tiered.paths.runs import RunReader
 from lms_tiers.tiered.paths.writes import Writer
 from lms_tiers.tiered.state.chain import Chains
 from lms_tiers.tiered.state.index import known_texts
+
+#: Keys noted as used in one go: it takes the lock.
+_STEP: Final = 256
 
 
 class Batches(Known):
@@ -112,6 +116,20 @@ class Batches(Known):
         if spoiled is not None:
             spoiled.update(i for i, slot in enumerate(slots) if slot.spoiled)
         return found
+
+    @mending
+    def touch(self, keys: Sequence[CacheEngineKey]) -> None:
+        """Note that `keys` were used, oldest first: in each private tier that holds them, as if they had been read."""
+        self._check_open()
+        texts = [key_text(key) for key in keys]
+        self._settle_all(texts)
+        h = self._h
+        for at in range(0, len(texts), _STEP):
+            with h.lock:
+                h.recency.tell()  # what was used before
+                context = AccessContext(self._clock())
+                for text in texts[at : at + _STEP]:
+                    h.recency.use(text, context)
 
     @mending
     def get_scattered(

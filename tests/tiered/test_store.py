@@ -111,6 +111,25 @@ def test_a_hit_above_refreshes_the_copy_below(bench: Any) -> None:
     assert below.touches[-1] == bench.key(0).to_string()
 
 
+def test_a_touch_is_a_use_in_each_tier_that_holds_the_chunk_and_no_hit(bench: Any) -> None:
+    store = bench.store(500, 1000, write="through")
+    bench.fill(store, 5)
+    assert all(store.tiers_of(bench.key(i)) == ("t0", "t1") for i in range(5))
+    store.touch([bench.key("absent"), bench.key(0), bench.key(1)])
+    assert store.stats().hits == 0
+    for i in range(5, 8):
+        bench.put(store, i, i)
+        store.drain(60)
+    top, below = bench.weights()
+    assert [top.contains(bench.key(i)) for i in range(5)] == [True, True, False, False, False]
+    for i in range(8, 13):
+        bench.put(store, i, i)
+        store.drain(60)
+    assert [below.contains(bench.key(i)) for i in range(5)] == [True, True, False, False, False]
+    store.flush(60)
+    assert below.touches[:2] == [bench.key(0).to_string(), bench.key(1).to_string()]
+
+
 def test_a_chunk_too_large_for_the_top_goes_to_the_first_tier_that_fits(bench: Any) -> None:
     store = bench.store(1000, 5000, 50_000)
     bench.put(store, 1, 1, 4000)

@@ -82,17 +82,22 @@ def shut_down(
     hierarchy: Hierarchy, room: Room, flusher: Flusher, movers: Sequence[Mover], log: EventLog, timeout: float,
     beyond: Beyond | None = None,
 ) -> None:  # fmt: skip
-    """Flush, save, end the movers, close the backends; `timeout` seconds for the flush, and as many for the rest."""
+    """Flush, save, end the movers, close the backends.
+
+    `timeout` seconds for the calls that are running and the flush, and as many for the rest.
+    """
     clean: list[bool] = []
+    mine = threading.get_ident()  # a signal may have come in the middle of a call: it does not end before this one
+    left = _let_end(hierarchy, timeout, mine)
 
     def flush() -> None:
-        deadline = Deadline("flush", timeout)
+        deadline = Deadline("flush", left)
         flusher.flush_private(deadline)
         clean.append(True)  # whatever becomes of what is shared
         if beyond is not None:
             beyond.flush(deadline)
 
-    _in_time("flush", flush, timeout + 0.1)
+    _in_time("flush", flush, left + 0.1)
     until = time.monotonic() + timeout
     loading = hierarchy.loading
     loaded = loading is None or loading.stop(timeout)
@@ -105,22 +110,49 @@ def shut_down(
     ]
     ended[-1] &= loaded
     if clean:
-        _in_time("save", lambda: _tidy(hierarchy, room, until), max(0.1, until - time.monotonic()))
+        _in_time("save", lambda: _tidy(hierarchy, room, until, mine), max(0.1, until - time.monotonic()))
     closing = [(tier.name, tier.backend, free) for tier, free in zip(hierarchy.tiers, ended, strict=True)]
     if beyond is not None:
         closing.append((beyond.edge.name, beyond.backend, beyond.close(until)))
     for name, backend, free in closing:
-        left = max(0.1, until - time.monotonic()) if free else 0.1
-        if not _in_time(f"close of tier {name!r}", backend.close, left):
+        wait = max(0.1, until - time.monotonic()) if free else 0.1
+        if not _in_time(f"close of tier {name!r}", backend.close, wait):
             _log.error("tier %r did not close in time and was left behind", name)
     log.close(max(0.1, until - time.monotonic()))
 
 
-def _tidy(hierarchy: Hierarchy, room: Room, until: float) -> None:
+def _let_end(hierarchy: Hierarchy, timeout: float, thread: int) -> float:
+    """Wait for what others than `thread` write and delete, but not in tiers that are switched off.
+
+    Answers the seconds left.
+    """
+    h = hierarchy
+    until = time.monotonic() + timeout
+    with h.lock:
+        running = [
+            (tier, text, claim) for tier in h.tiers for text, claim in tier.busy.items() if claim.thread != thread
+        ]
+    while True:
+        with h.lock:
+            for tier in h.tiers:
+                tier.look()
+            running = [
+                (tier, text, claim) for tier, text, claim in running if h.up & tier.bit and tier.busy.get(text) is claim
+            ]
+            left = until - time.monotonic()
+            if not running or left <= 0:
+                h.over = True
+                return max(0.0, left)
+            change = h.change()
+        h.wait(change, min(left, 0.05))
+
+
+def _tidy(hierarchy: Hierarchy, room: Room, until: float, thread: int) -> None:
     """Delete what calls that were still running left behind, then save what the tiers remember."""
     while True:
         with hierarchy.lock:
-            if not any(tier.busy for tier in hierarchy.tiers) or time.monotonic() >= until:
+            others = any(claim.thread != thread for tier in hierarchy.tiers for claim in tier.busy.values())
+            if not others or time.monotonic() >= until:
                 break
             change = hierarchy.change()
         hierarchy.wait(change, 0.01)

@@ -182,7 +182,7 @@ class BatchWriter:
             error = caught
         took = time.perf_counter_ns() - started
         with h.lock:
-            if error is None and not h.closing:
+            if error is None and not h.over:
                 tier.write_latency.add(took)
                 if tier.breaker.failures:
                     h.worked(tier)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from threading import get_ident
 from typing import Final
 
-from lms_tiers.errors import StorageFullError
+from lms_tiers.errors import BackendClosedError, StorageFullError
 from lms_tiers.policies.base import RemoveReason
 from lms_tiers.tiered.state.edge import Edge, Unsent
 from lms_tiers.tiered.state.hierarchy import Hierarchy
@@ -153,10 +153,18 @@ class Room:
         self._h.wake()
 
     def remove(self, text: str) -> Unsent | None:
-        """Forget a key, and delete the bytes that the top tier has of it; the change to be sent on. Takes the lock."""
+        """Forget a key, and delete the bytes that the top tier has of it; the change to be sent on. Takes the lock.
+
+        Raises
+        ------
+        BackendClosedError
+            Nobody would delete the bytes that lower tiers have of it.
+        """
         h = self._h
         top = h.tiers[0]
         with h.lock:
+            if h.closing:
+                raise BackendClosedError("the store")
             change = h.edge.changed(text, None) if h.edge is not None else None
             h.forget(text, EventReason.REQUEST)
             mine = text in top.garbage and text not in top.busy

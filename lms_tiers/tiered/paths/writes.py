@@ -257,12 +257,12 @@ class Writer:
     def _publish(
         self, tier: Tier, text: str, entry: Entry, need: int, charge: int, took: int, context: AccessContext
     ) -> None:
-        """A write of `took` nanoseconds worked: make it known, unless the store has closed meanwhile."""
+        """A write of `took` nanoseconds worked: make it known, unless the store is closed and did not wait for it."""
         h = self._h
         with h.lock:
             if tier.breaker.failures:
                 h.worked(tier)
-            if h.closing:
+            if h.over:
                 h.doubt(tier, text, need)
                 h.release(tier, text)
                 raise BackendClosedError("the store")
@@ -315,11 +315,11 @@ class Writer:
     def _undo(self, tier: Tier, text: str, need: int, error: BaseException) -> None:
         """A write failed: is what the tier held before still there?"""
         h = self._h
-        if nothing_done(error) and not h.closing:
+        if nothing_done(error) and not h.over:
             self._room.give_back(tier, need)
         else:
             h.doubt(tier, text, need)
-        if not isinstance(error, _NOT_SICK) and not h.closing:
+        if not isinstance(error, _NOT_SICK) and not h.over:
             h.failed(tier, text, error)
 
 

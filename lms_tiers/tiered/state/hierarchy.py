@@ -77,7 +77,10 @@ class Hierarchy:
         #: The tier below them that is shared with others; set by the store.
         self.edge: Edge | None = None
         self.pins: Final = Pins()
+        #: No call is begun any more.
         self.closing = False
+        #: Nothing is made known any more of what was begun before: the closing did not wait for it longer.
+        self.over = False
         #: Threads that resize a tier, and its capacity before.
         self.resizing: Final[dict[int, tuple[Tier, int | None]]] = {}
         self._fits: dict[int, Fit] = {}

@@ -85,6 +85,17 @@ class Recency:
         if tier.rises and context.promote:  # type: ignore[union-attr]  # as above
             self.promote(text, entry, tier, obj)
 
+    def use(self, text: str, context: AccessContext) -> None:
+        """`text` was used, and nothing was read: no hit, and nothing rises. The tiers that hold it are told later."""
+        entry = self._entry_of(text)
+        if entry is None:
+            return
+        for tier in self._tiers:
+            if entry.tiers & tier.bit:
+                tier.recent.append((text, context))
+                if len(tier.recent) >= RECENT_BATCH:
+                    self.catch_up(tier)
+
     def catch_up(self, tier: Tier) -> None:
         """Tell the policy of `tier` what was hit above."""
         recent, tier.recent = tier.recent, []
