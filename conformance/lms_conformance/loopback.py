@@ -29,7 +29,7 @@ _HIGHEST_PORT: Final = 55_000
 
 #: In a session of its own, so that a signal for the server's group reaches all of it and nothing else.
 _SHEPHERD: Final = (
-    'setsid "$@" </dev/null >>"$0" 2>&1 & echo $!; read -r _; kill -KILL -- -$! 2>/dev/null || kill -KILL $!; wait'
+    'setsid "$@" </dev/null >>"$0" 2>&1 & echo $!; read -r _; kill -KILL -$! 2>/dev/null || kill -KILL $!; wait'
 )
 
 

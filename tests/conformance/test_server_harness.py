@@ -128,6 +128,16 @@ def test_a_server_dies_with_a_process_that_is_killed(tmp_path: Path) -> None:
     until(lambda: ended(pid))
 
 
+def test_what_a_server_started_dies_with_it(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    both = f'"$@" & sleep 3600 & echo $! > {started}; wait'
+    with LoopbackServer(("sh", "-c", both, "sh", *COMMAND), folder=tmp_path / "own", log=tmp_path / "log"):
+        until(lambda: started.exists() and started.read_text().endswith("\n"))
+        child = int(started.read_text())
+        assert not ended(child)
+    until(lambda: ended(child))
+
+
 def test_places_have_a_server_each_and_another_process_is_a_client_of_the_same(tmp_path: Path) -> None:
     harness = ServerHarness(COMMAND, device="mine:{server}")
     one, two = tmp_path / "one", tmp_path / "two"
