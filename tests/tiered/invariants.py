@@ -78,7 +78,7 @@ def contradictions(store: Any) -> list[str]:
         must(min(account.values()) >= 0, tier.name, account)
         must(tier.writing <= tier.busy.keys(), tier.name, "overwrites what nobody is at", tier.writing)
         must(tier.queue_bytes == sum(q[3] for q in tier.queue), tier.name, "queues", tier.queue_bytes, "bytes")
-        must(tier.dirty_bytes == sum(n for _, n in tier.dirty), tier.name, "counts", tier.dirty_bytes, "dirty bytes")
+        must(tier.dirty_bytes == sum(tier.dirty.values()), tier.name, "counts", tier.dirty_bytes, "dirty bytes")
         must(tier.wanted >= 0, tier.name, "wants", tier.wanted)
         if not isinstance(tier.policy, (LatePolicy, SuspendedPolicy)):
             # One key more than there are would be a ring without an end.

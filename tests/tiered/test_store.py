@@ -111,6 +111,18 @@ def test_a_hit_above_refreshes_the_copy_below(bench: Any) -> None:
     assert below.touches[-1] == bench.key(0).to_string()
 
 
+def test_a_chunk_that_is_overwritten_or_removed_again_and_again_is_not_written_down(bench: Any) -> None:
+    store = bench.store(1000, 100_000)
+    for i in range(30):
+        bench.put(store, 0, i)
+        bench.put(store, i + 1, i)
+        store.remove(bench.key(i + 1))
+        store.drain(60)
+    assert store.stats().tiers[1].bytes_written == 0, "a tenth of the tier is dirty, and was taken for more"
+    top = store._h.tiers[0]
+    assert (dict(top.dirty), top.dirty_bytes) == ({bench.key(0).to_string(): 100}, 100)
+
+
 def test_a_touch_is_a_use_in_each_tier_that_holds_the_chunk_and_no_hit(bench: Any) -> None:
     store = bench.store(500, 1000, write="through")
     bench.fill(store, 5)

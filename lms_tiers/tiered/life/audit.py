@@ -174,7 +174,7 @@ class Auditor:
         if resized is tier and tier.used > tier.budget:
             tier.set_capacity(before)  # what has to leave has not left
         tier.peak = max(tier.peak, tier.used)
-        tier.dirty_bytes = sum(nbytes for _, nbytes in tier.dirty)
+        tier.dirty_bytes = sum(tier.dirty.values())
         tier.ahead = 0
 
     def _reconcile(

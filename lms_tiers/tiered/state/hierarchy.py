@@ -196,8 +196,10 @@ class Hierarchy:
         self.grant(tier, text, entry, charge, context)
 
     def left(self, tier: Tier, text: str, reason: RemoveReason) -> None:
-        """Tell the policy that `text` is no longer held."""
+        """Tell the policy that `text` is no longer held; it is not on record as dirty any more."""
         tier.keys -= 1
+        if tier.dirty:
+            tier.dirty_bytes -= tier.dirty.pop(text, 0)
         self.catch_up(tier)
         try:
             tier.policy.on_remove(text, reason)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -165,8 +165,8 @@ class Tier(Health):
         self.refused: Final[set[str]] = set()
         #: Those of them that could not be written: they may leave above, and are not where a flush wants them.
         self.unwritten: Final[set[str]] = set()
-        #: Chunks that came without a copy below, oldest first, as a hint: some have one by now, or are gone.
-        self.dirty: Final[deque[tuple[str, int]]] = deque()
+        #: Chunks that came without a copy below, and their bytes, oldest first, as a hint: some have one by now.
+        self.dirty: Final[OrderedDict[str, int]] = OrderedDict()
         self.dirty_bytes = 0
         #: Bytes at the cold end known to be clean (an estimate: hits take from it unseen).
         self.ahead = 0
@@ -259,14 +259,14 @@ class Tier(Health):
 
     def note_dirty(self, text: str, nbytes: int) -> None:
         """A chunk of `nbytes` came that no tier below holds."""
-        self.dirty.append((text, nbytes))
-        self.dirty_bytes += nbytes
+        self.dirty_bytes += nbytes - self.dirty.pop(text, 0)  # on record only where an interrupt kept it there
+        self.dirty[text] = nbytes
         if len(self.dirty) > _MAX_DIRTY:
-            self.dirty_bytes -= self.dirty.popleft()[1]
+            self.oldest_dirty()
 
     def oldest_dirty(self) -> str:
         """Take one off the record."""
-        text, nbytes = self.dirty.popleft()
+        text, nbytes = self.dirty.popitem(last=False)
         self.dirty_bytes -= nbytes
         return text
 
