@@ -48,6 +48,17 @@ def shared_memory() -> set[str]:
         return set()
 
 
+def goes_on(pid: int) -> bool:
+    """Whether a thread of a process has neither been stopped nor ended."""
+    try:
+        tasks = [
+            path.read_text(encoding="ascii", errors="replace") for path in Path(f"/proc/{pid}/task").glob("*/stat")
+        ]
+    except OSError:  # one has ended just now
+        return Path(f"/proc/{pid}").exists()
+    return any(text.rpartition(")")[2].split()[0] not in "TtZX" for text in tasks)
+
+
 def busy() -> float:
     """How many threads want each processor that this process may use, at least 1: how much longer work takes here."""
     return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))

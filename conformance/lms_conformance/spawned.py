@@ -69,6 +69,16 @@ class Job:
         """SIGKILL, now."""
         os.kill(self.pid, signal.SIGKILL)
 
+    def stall(self) -> None:
+        """SIGSTOP, and return when none of its threads goes on any more."""
+        os.kill(self.pid, signal.SIGSTOP)
+        while gauges.goes_on(self.pid):
+            pass
+
+    def heal(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def __enter__(self) -> Self:
         return self
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -72,3 +75,21 @@ def test_a_name_more_each_time_is(monkeypatch: pytest.MonkeyPatch) -> None:
     (leaks,) = (p for p in properties() if p.id == "RES-06")
     monkeypatch.setattr(gauges, "shared_memory", names(lambda look: {str(i) for i in range(look)}))
     assert engine().run(leaks).status is Status.FAILED
+
+
+def test_a_process_goes_on_until_the_last_of_its_threads_has_stopped_or_ended() -> None:
+    code = "import threading\nthreading.Thread(target=input).start()\nprint('there', flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert gauges.goes_on(process.pid)
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+            assert not gauges.goes_on(process.pid)
+            process.send_signal(signal.SIGCONT)
+            os.waitid(os.P_PID, process.pid, os.WCONTINUED)
+            assert gauges.goes_on(process.pid)
+        finally:
+            process.kill()
+    assert not gauges.goes_on(process.pid)
