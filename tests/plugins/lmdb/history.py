@@ -115,6 +115,10 @@ class History:
         self.changes: list[tuple[int, int, str, State]] = []
         self.flushes: list[tuple[int, int]] = []
 
+    def states(self) -> set[tuple[str, State]]:
+        """Every state that a key was in: a moment of the run at which it returned shows it where nothing is lost."""
+        return {(key, state) for _, _, key, state in self.changes}
+
     def may(self, key: str, moment: int) -> set[State]:
         """The states that `key` may be in if the power went after `moment` operations."""
         begun = [change for change in self.changes if change[0] <= moment and change[2] == key]
@@ -184,8 +188,14 @@ def play(
             backend._checkpoints.make()
 
 
-def held(backend: LmdbBackend, key: str, may: set[State], content: Any) -> bool:
+def matching(backend: LmdbBackend, key: str, may: set[State], content: Any) -> set[State]:
+    """Those of the states that `key` may be in; states of no bytes are like each other."""
     obj = backend.get(OpaqueKey(key))
     if obj is None:
-        return None in may
-    return any(state is not None and bytes(obj.data) == bytes(content(*state)) for state in may)
+        return may & {None}
+    return {state for state in may if state is not None and bytes(obj.data) == bytes(content(*state))}
+
+
+def held(backend: LmdbBackend, key: str, may: set[State], content: Any) -> bool:
+    """Whether `key` is in one of the states."""
+    return bool(matching(backend, key, may, content))
