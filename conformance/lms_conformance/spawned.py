@@ -243,8 +243,9 @@ class ServersBeside:
         """See `servers.Servers`."""
         question = {"start": str(place), "device": device}
         with self._lock:
-            if str(place) in self._places:
-                return self._places[str(place)]["address"]  # it may be stalled, and answer nothing now
+            known = self._places.get(str(place), {}).get("address", "")
+            if os.path.exists(known.removeprefix("unix:")):
+                return known  # it may be stalled, and answer nothing now
             address = self._ask(question)
             self._places[str(place)] = {**question, "address": address}
         return address

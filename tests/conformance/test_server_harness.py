@@ -170,6 +170,18 @@ def test_a_device_with_a_place_that_others_use_is_refused(device: str) -> None:
 
 
 @pytest.mark.leaks_allowed
+def test_a_place_that_had_no_server_gets_one_once_it_is_sound(tmp_path: Path) -> None:
+    harness, place = harness_for("lm:{server}?timeout=1"), tmp_path / "place"
+    place.write_bytes(b"in the way")
+    with pytest.raises(StorageUnavailableError):
+        harness.open(place, 1 << 24)
+    place.unlink()
+    with harness.open(place, 1 << 24) as backend:
+        assert backend.get(key("a")) is None
+    harness.stop(place)
+
+
+@pytest.mark.leaks_allowed
 def test_the_servers_of_lm_are_stalled_killed_and_healed(tmp_path: Path) -> None:
     harness = harness_for("lm:{server}?timeout=1")
     assert harness.has_server

@@ -19,7 +19,7 @@ pytestmark = [needs_server, pytest.mark.leaks_allowed]
 
 #: Each place of the kit is a prefix of its own; a busy machine is no hung node.
 AT = "redis:{at}?prefix={{tmp}}/&timeout=60s"
-TIERS = ["cpu?capacity=64MiB > ", "cpu?capacity=64MiB > lmdb:{tmp}/kv?capacity=256MiB > "]
+TIERS = ["cpu?capacity=64MiB", "cpu?capacity=64MiB > lmdb:{tmp}/kv?capacity=256MiB"]
 
 
 #: What needs many keys, drawn programs or processes of its own waits for the deep run.
@@ -68,7 +68,7 @@ def test_a_cluster_keeps_the_contract_and_is_empty_afterwards(cluster: RedisClus
 @pytest.mark.deep
 @pytest.mark.parametrize("above", TIERS)
 def test_tiers_above_one_server_keep_the_contract(above: str) -> None:
-    conforms(f"{above}redis:{{server}}?prefix={{tmp}}/&timeout=60s&deadline=60s", "quick")
+    conforms(f"store?stall=60s > {above} > redis:{{server}}?prefix={{tmp}}/&timeout=60s&deadline=60s", "quick")
 
 
 def test_a_place_with_chunks_in_it_is_refused_and_what_a_run_leaves_is_removed(engine: RedisServer) -> None:
