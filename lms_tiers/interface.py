@@ -92,6 +92,27 @@ class ChunkView:
     buffers: Sequence[memoryview]
 
 
+@dataclass(frozen=True, slots=True)
+class ChunkInFile:
+    """Where the bytes of one chunk lie in a file, whole and as they were put; valid inside the `in_file` block only.
+
+    Attributes
+    ----------
+    meta : ChunkMeta
+    fd : int
+        A descriptor of the file, which its owner closes.
+    offset : int
+        Where the ``meta.length`` bytes begin.
+    checksum : int
+        xxh3_64 of the bytes as they were put. Nobody has compared it with what is there now: whoever reads does.
+    """
+
+    meta: ChunkMeta
+    fd: int
+    offset: int
+    checksum: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendStats:
     """Counters of one backend since it was opened; None where it does not know.
@@ -229,6 +250,19 @@ class LMSBackendInterface(abc.ABC):
         else:
             meta = ChunkMeta.of_obj(key, obj)
             yield ChunkView(meta, (memoryview(obj.data).cast("B"),) if obj.length else ())
+
+    @property
+    def files(self) -> bool:
+        """Whether `in_file` answers for some chunks."""
+        return type(self).in_file is not LMSBackendInterface.in_file
+
+    @contextmanager
+    def in_file(self, key: CacheEngineKey) -> Iterator[ChunkInFile | None]:
+        """Where a chunk's bytes lie, for a server whose client checks them; None where `get` has to be asked.
+
+        Within the block the bytes are not used for another chunk.
+        """
+        yield None
 
     def get_scattered(
         self, key: CacheEngineKey, buffers: Sequence[Any], *, expected: ChunkMeta | None = None

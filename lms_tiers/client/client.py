@@ -14,12 +14,11 @@ from lms_tiers.buffers import writable_bytes
 from lms_tiers.client.address import Address
 from lms_tiers.client.calls import Calls
 from lms_tiers.client.connection import Buffer
-from lms_tiers.client.dialect import Missing, Skipped
-from lms_tiers.client.into import Into
+from lms_tiers.client.dialect import Allocate, Missing, Skipped
+from lms_tiers.client.into import Fresh, Into
 from lms_tiers.client.link import Item, Leases, Link, ask, item_of, pipeline
 from lms_tiers.client.pool import Pool
 from lms_tiers.errors import (
-    InvalidBufferError,
     LmsTiersError,
     StorageUnavailableError,
     ValueTooLargeError,
@@ -27,7 +26,6 @@ from lms_tiers.errors import (
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.request import RequestContext
-from lms_tiers.wire.buffers import paged_buffer
 from lms_tiers.wire.extension import MAX_KEY_BYTES
 from lms_tiers.wire.plain import KEY_BYTES, MAX_LENGTH
 
@@ -195,63 +193,22 @@ class Client(LMSBackendInterface):
     ) -> list[LMSMemoryObj | None]:
         """The chunks in order, the requests all on their way at one time."""
         self._calls.check()
-        texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
-        found: list[LMSMemoryObj | None] = []
-
-        def get(connection: Link) -> None:
-            # After a lost connection the next one goes on where the answers ended.
-            dialect = connection.dialect
-            rest = texts[len(found) :]
-            frames: list[list[Buffer]] = [[dialect.get(text)] for text in rest]
-            found.extend(pipeline(connection, frames, lambda i: self._read_chunk(connection, rest[i])))
-
-        self._calls.read(get, None)
-        return found + [None] * (len(texts) - len(found))
-
-    def _read_chunk(self, connection: Link, key: str) -> LMSMemoryObj | None:
-        buffer = bytearray()
-
-        def allocate(meta: ChunkMeta) -> list[memoryview]:
-            nonlocal buffer
-            buffer = paged_buffer(meta.length)
-            return [memoryview(buffer)]
-
-        meta = self._seen(connection.dialect.read_get(connection, key, allocate))
-        return None if meta is None else meta.memory_obj(buffer)
-
-    def _seen(self, answer: ChunkMeta | Missing) -> ChunkMeta | None:
-        if isinstance(answer, ChunkMeta):
-            self._calls.count("bytes_read", answer.length)
-            return answer
-        if answer is not Missing.MISS:
-            self._calls.count("corrupt" if answer is Missing.DAMAGED else "failures")
-        return None
+        wanted = [(key_text(key, MAX_KEY_BYTES), Fresh()) for key in keys]
+        found = self._chunks(wanted)
+        return [
+            None if meta is None else meta.memory_obj(fresh.data)
+            for meta, (_, fresh) in zip(found, wanted, strict=True)
+        ]  # fmt: skip
 
     def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
         """Read a chunk from the socket straight into the caller's buffer. See `LMSBackendInterface.get_into`."""
         self._calls.check()
-        text = key_text(key, MAX_KEY_BYTES)
+        into = Into((buffer,))
         writable_bytes(buffer, 0)
-
-        def get(connection: Link) -> ChunkMeta | InvalidBufferError | None:
-            fault: InvalidBufferError | None = None
-
-            def allocate(meta: ChunkMeta) -> list[memoryview] | None:
-                nonlocal fault
-                try:
-                    return [writable_bytes(buffer, meta.length)[: meta.length]]
-                except InvalidBufferError as error:
-                    fault = error
-                    return None
-
-            connection.send([connection.dialect.get(text)])
-            meta = self._seen(connection.dialect.read_get(connection, text, allocate))
-            return fault or meta
-
-        answer = self._calls.read(get, None)
-        if isinstance(answer, InvalidBufferError):
-            raise answer
-        return answer
+        found = self._chunks([(key_text(key, MAX_KEY_BYTES), into)])[0]
+        if into.fault is not None:
+            raise into.fault
+        return found
 
     def get_many_into(
         self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]], *,
@@ -263,23 +220,42 @@ class Client(LMSBackendInterface):
             (key_text(key, MAX_KEY_BYTES), Into(buffers, expected[i] if expected else None))
             for i, (key, buffers) in enumerate(requests)
         ]
-        found: list[ChunkMeta | None] = []
+        found = self._chunks(wanted)
+        if spoiled is not None:
+            spoiled.update(i for i, (_, into) in enumerate(wanted) if into.lent and found[i] is None)
+        return [meta if into.lent else None for meta, (_, into) in zip(found, wanted, strict=True)]
+
+    def _chunks(self, wanted: Sequence[tuple[str, Allocate]]) -> list[ChunkMeta | None]:
+        """Chunks in the places that are allocated for each, the requests all on their way at one time.
+
+        What a server sends out of a file may be overwritten on its way: it is asked for once more, to be checked there.
+        """
+        answers: list[ChunkMeta | Missing] = []
+        tries = itertools.count()
+        checked: set[int] = set()
 
         def get(connection: Link) -> None:
             # After a lost connection the next one goes on where the answers ended.
-            rest = wanted[len(found) :]
-            frames: list[list[Buffer]] = [[connection.dialect.get(text)] for text, _ in rest]
-            found.extend(pipeline(connection, frames, lambda i: self._read_into(connection, *rest[i])))
+            dialect, begin, careful = connection.dialect, len(answers), next(tries) > 0
+            frames: list[list[Buffer]] = [[dialect.get(text, checked=careful)] for text, _ in wanted[begin:]]
+            answers.extend(pipeline(connection, frames, lambda i: dialect.read_get(connection, *wanted[begin + i])))
+            for i, answer in enumerate(answers):
+                if answer is Missing.DAMAGED and i not in checked:
+                    checked.add(i)
+                    connection.send([dialect.get(wanted[i][0], checked=True)])
+                    answers[i] = dialect.read_get(connection, *wanted[i])
 
         self._calls.read(get, None)
-        found += [None] * (len(wanted) - len(found))
-        if spoiled is not None:
-            spoiled.update(i for i, (_, into) in enumerate(wanted) if into.lent and found[i] is None)
-        return found
+        answers += [Missing.MISS] * (len(wanted) - len(answers))
+        return list(map(self._seen, answers))
 
-    def _read_into(self, connection: Link, key: str, into: Into) -> ChunkMeta | None:
-        meta = self._seen(connection.dialect.read_get(connection, key, into))
-        return meta if into.lent else None
+    def _seen(self, answer: ChunkMeta | Missing) -> ChunkMeta | None:
+        if isinstance(answer, ChunkMeta):
+            self._calls.count("bytes_read", answer.length)
+            return answer
+        if answer is not Missing.MISS:
+            self._calls.count("corrupt" if answer is Missing.DAMAGED else "failures")
+        return None
 
     def contains_prefix(self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None) -> int:
         """Length of the leading run the server holds; one round trip to a server of ours."""

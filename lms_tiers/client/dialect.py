@@ -63,8 +63,8 @@ class Dialect(abc.ABC):
         """Why the chunk was not stored, or None."""
 
     @abc.abstractmethod
-    def get(self, key: str) -> bytes:
-        """A request for a chunk."""
+    def get(self, key: str, *, checked: bool = False) -> bytes:
+        """A request for a chunk; `checked`: whose bytes the server has compared with their checksum before it sends."""
 
     @abc.abstractmethod
     def read_get(self, connection: Connection, key: str, allocate: Allocate) -> ChunkMeta | Missing:

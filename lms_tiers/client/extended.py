@@ -24,7 +24,7 @@ from lms_tiers.errors import (
 )
 from lms_tiers.messages import ChunkMeta, ServerReturnCode
 from lms_tiers.wire import extension
-from lms_tiers.wire.extension import MAX_ASK_BYTES, XCommand, XError, XReply
+from lms_tiers.wire.extension import MAX_ASK_BYTES, UNCHECKED, XCommand, XError, XReply
 from lms_tiers.wire.held import decode_bits, encode_held, encode_pin
 from lms_tiers.wire.plain import SERVER_HEADER
 
@@ -57,9 +57,9 @@ class ExtendedDialect(Dialect):
         reply = _read_header(connection)
         return None if reply.code == ServerReturnCode.SUCCESS else _read_error(connection, reply, key)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, checked: bool = False) -> bytes:
         """See `Dialect`."""
-        return extension.encode_xrequest(XCommand.GET, key)
+        return extension.encode_xrequest(XCommand.GET, key, argument=0 if checked else UNCHECKED)
 
     def read_get(self, connection: Connection, key: str, allocate: Allocate) -> ChunkMeta | Missing:
         """See `Dialect`; bytes whose checksum is wrong are `DAMAGED`."""

@@ -33,8 +33,8 @@ class PlainDialect(Dialect):
             str(connection.address), f"the server did not keep {key!r}; its log may say why."
         )
 
-    def get(self, key: str) -> bytes:
-        """See `Dialect`."""
+    def get(self, key: str, *, checked: bool = False) -> bytes:
+        """See `Dialect`; this protocol checks nothing."""
         return plain.encode_request(ClientCommand.GET, key)
 
     def read_get(self, connection: Connection, key: str, allocate: Allocate) -> ChunkMeta | Missing:

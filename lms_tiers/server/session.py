@@ -7,8 +7,10 @@ or silent peer costs a socket and at most its share of the receive budget, never
 from __future__ import annotations
 
 import enum
+import errno
 import logging
 import math
+import os
 import ssl
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -77,6 +79,7 @@ class Session:
         self.stream: Final = stream
         self.backend: Final = backend
         self.lends: Final = backend.lends
+        self.files: Final = backend.files and stream.sends_files
         self.settings: Final = settings
         self.budget: Final = budget
         self.counters: Final = counters
@@ -295,6 +298,38 @@ class Session:
         finally:
             # An error's traceback would keep these alive while the backend takes its buffers back.
             pending.clear()
+
+    def send_file(self, head: bytes, fd: int, offset: int, nbytes: int) -> list[memoryview] | None:
+        """As `send_borrowed`, for a head and a chunk that lies in a file: what the peer leaves is read from there.
+
+        Raises
+        ------
+        PeerGone
+            The budget has no room for the rest.
+        OSError
+            The file ends before the chunk does.
+        """
+        sent = body = 0
+        while sent < len(head) + nbytes:
+            try:
+                now = self.stream.send_file(head[sent:], fd, offset + body, nbytes - body)
+            except BlockingIOError:
+                now = 0
+            sent += now
+            body = max(0, sent - len(head))
+            if now < _FAST_READER:
+                break
+        left = len(head) + nbytes - sent
+        if not left:
+            return None
+        if not self.budget.try_acquire(left):
+            self.counters.add("slow_readers_cut")
+            raise PeerGone
+        self._unsent = left
+        rest = bytearray(nbytes - body)
+        if os.preadv(fd, [rest], offset + body) != len(rest):
+            raise OSError(errno.EIO, "a file ends before the chunk that lies there")
+        return [memoryview(part) for part in (head[sent:], rest) if part]
 
     def send_rest(self, rest: list[memoryview]) -> Steps:
         """Send what `send_borrowed` left, at the peer's pace."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import select
 import socket
 import ssl
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 Buffer = bytes | bytearray | memoryview
 
@@ -25,7 +27,15 @@ _RECORD: Final = 12000
 
 
 class Stream(Protocol):
-    """What a session needs of its connection."""
+    """What a session needs of its connection.
+
+    Attributes
+    ----------
+    sends_files : bool
+        Whether the kernel can send from a file: what is encrypted here passes through this process.
+    """
+
+    sends_files: ClassVar[bool]
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
@@ -39,6 +49,15 @@ class Stream(Protocol):
     def send(self, buffers: Sequence[Buffer], patient: bool) -> int:
         """Bytes sent, all of them if the peer takes them within the linger time."""
 
+    def send_file(self, head: Buffer, fd: int, offset: int, nbytes: int) -> int:
+        """As a patient `send`, of `head` and then `nbytes` bytes of a file. Where `sends_files` only.
+
+        Raises
+        ------
+        OSError
+            The file ends before them.
+        """
+
     def acknowledge(self) -> None:
         """Let the kernel acknowledge now: the peer may hold back its next bytes until then."""
 
@@ -51,6 +70,8 @@ class Stream(Protocol):
 
 class PlainStream:
     """A blocking socket whose waits the kernel limits (``SO_RCVTIMEO``): one call, one system call, a whole chunk."""
+
+    sends_files: ClassVar[bool] = True
 
     def __init__(self, sock: socket.socket, linger: float) -> None:
         sock.settimeout(None)
@@ -79,6 +100,19 @@ class PlainStream:
         """See `Stream`."""
         return self._sock.sendmsg(buffers[:MAX_BUFFERS], (), 0 if patient else socket.MSG_DONTWAIT)
 
+    def send_file(self, head: Buffer, fd: int, offset: int, nbytes: int) -> int:
+        """See `Stream`."""
+        sent = self._sock.sendmsg((head,), (), socket.MSG_MORE) if head else 0
+        if sent < len(head) or not nbytes:
+            return sent
+        try:
+            now = os.sendfile(self._sock.fileno(), fd, offset, nbytes)
+        except BlockingIOError:
+            return sent
+        if not now:
+            raise OSError(errno.EIO, "a file ends before the chunk that lies there")
+        return sent + now
+
     def acknowledge(self) -> None:
         """See `Stream`; Linux forgets the option after a while, so it is set again each time."""
         if self._tcp:
@@ -98,6 +132,8 @@ class PlainStream:
 
 class TlsStream:
     """A TLS connection over a non-blocking socket; `poll` limits the waits."""
+
+    sends_files: ClassVar[bool] = False
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, linger: float) -> None:
         if sock.family != socket.AF_UNIX:
@@ -154,6 +190,10 @@ class TlsStream:
             # An error's traceback would keep the bytes borrowed while the backend takes its buffers back.
             view.release()
         return sent
+
+    def send_file(self, head: Buffer, fd: int, offset: int, nbytes: int) -> int:
+        """Not by the kernel: see `sends_files`."""
+        raise NotImplementedError
 
     def _ready(self, event: int, seconds: float) -> bool:
         self._poll.register(self._sock.fileno(), event)

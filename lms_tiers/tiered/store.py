@@ -15,7 +15,7 @@ from os import getpid
 from typing import TYPE_CHECKING, Any, Final, Optional
 
 from lms_tiers.changes import mending
-from lms_tiers.interface import Capabilities, ChunkView
+from lms_tiers.interface import Capabilities, ChunkInFile, ChunkView
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.tiered.batches import Batches
 from lms_tiers.tiered.life import warm
@@ -215,6 +215,27 @@ class TieredStore(Batches):
                         return
             with super().view(key) as view:
                 yield view
+        except BaseException as error:
+            self._h.mend(error)
+            raise
+
+    @property
+    def files(self) -> bool:
+        """Whether its only tier does: chunks that may rise are read."""
+        return not self._reader.shares and self._h.tiers[0].backend.files
+
+    @contextmanager
+    def in_file(self, key: CacheEngineKey) -> Iterator[ChunkInFile | None]:
+        """See `LMSBackendInterface`."""
+        self._check_open()
+        if not self.files:
+            yield None
+            return
+        text = key_text(key)
+        try:
+            self._settle(text)
+            with self._reader.in_file(key, text, self._chains.single(self._clock(), text)) as found:
+                yield found
         except BaseException as error:
             self._h.mend(error)
             raise

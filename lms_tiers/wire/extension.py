@@ -23,6 +23,9 @@ MAX_ASK_BYTES: Final = 2**20
 MAX_PIN_MILLISECONDS: Final = 3_600_000
 MAX_HOLDER_BYTES: Final = 1024
 
+#: Argument of a GET.
+UNCHECKED: Final = 1
+
 #: Versions of the extension that HELD and PIN came with.
 ASKS_MANY: Final = 2
 PINS: Final = 3
@@ -73,8 +76,9 @@ class XRequest(NamedTuple):
     key_bytes, meta_bytes : int
         In a PIN the key is the holder's name.
     argument : int
-        PUT: number of the batch it belongs to, 0 for none. FLUSH: milliseconds, negative for no limit. HELD: 1 where
-        only the leading run is wanted. PIN: milliseconds of a lease, 0 to give one back.
+        PUT: number of the batch it belongs to, 0 for none. GET: `UNCHECKED` where the bytes may come from a file as
+        they lie there, because the client checks them and asks once more. FLUSH: milliseconds, negative for no limit.
+        HELD: 1 where only the leading run is wanted. PIN: milliseconds of a lease, 0 to give one back.
     checksum : int
         xxh3_64 of the chunk, or of the keys.
     inline : bytes

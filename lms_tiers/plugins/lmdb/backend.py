@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Final, List, Optional
 import lmdb
 
 from lms_tiers.arena.recycle import Recycler
-from lms_tiers.errors import ConfigError, StorageUnavailableError
-from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
+from lms_tiers.errors import ConfigError, StorageUnavailableError, from_anywhere
+from lms_tiers.interface import BackendStats, Capabilities, ChunkInFile, ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.plugins.lmdb import listing
 from lms_tiers.plugins.lmdb.checkpoint import MOST
@@ -23,7 +23,7 @@ from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.cooling import Cooling
 from lms_tiers.plugins.lmdb.directory import Place, unavailable
 from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, Damaged
-from lms_tiers.plugins.lmdb.mending import mending
+from lms_tiers.plugins.lmdb.mending import mend, mending
 from lms_tiers.plugins.lmdb.opening import close_clean, open_directory
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from lms_tiers.plugins.lmdb.pages import Inside
@@ -133,6 +133,18 @@ class LmdbBackend(LMSBackendInterface):
     ) -> ChunkMeta | None:
         """Read into the caller's buffers, one after another."""
         return self._reader.into(key_text(key, MAX_KEY_BYTES), Into(buffers, strict=True, expected=expected))
+
+    @contextlib.contextmanager
+    def in_file(self, key: CacheEngineKey) -> Iterator[ChunkInFile | None]:
+        """Where the chunk lies in `data`, whose pages are not used again within the block."""
+        since = next(self._store.calls)
+        try:
+            with self._reader.in_file(key_text(key, MAX_KEY_BYTES)) as found:
+                yield found
+        except BaseException as error:
+            if from_anywhere(error):
+                mend(self._store, since)
+            raise
 
     @mending
     def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:

@@ -111,6 +111,11 @@ class DataFile(Syncable):
         return allocate(self.fd, _KEEP_SIZE | _PUNCH_HOLE, page * PAGE, count * PAGE)
 
     @property
+    def cached(self) -> bool:
+        """Whether it is read by way of the page cache."""
+        return self._aligned is None
+
+    @property
     def pages(self) -> int:
         """Pages up to the end of the file."""
         return -(-os.fstat(self.fd).st_size // PAGE)

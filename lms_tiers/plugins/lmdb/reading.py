@@ -7,8 +7,8 @@ their checksum are looked up again before they are called damaged: their pages m
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -16,6 +16,7 @@ import xxhash
 
 from lms_tiers.buffers import room_for, writable_bytes
 from lms_tiers.errors import InvalidBufferError, LmsTiersError
+from lms_tiers.interface import ChunkInFile
 from lms_tiers.messages import ChunkMeta
 from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.entries import ENTRY, offset_of
@@ -93,6 +94,22 @@ class Reader:
                         store.counters.read += meta.length
                         return meta
         return self.many(((text, target),))[0]
+
+    @contextmanager
+    def in_file(self, text: str) -> Iterator[ChunkInFile | None]:
+        """Where the usual chunk lies, unread; None of one that is encoded, in several runs, or past the page cache."""
+        store = self._store
+        with store.epochs.reading():
+            store.check()
+            entry = store.find(text)
+            found: ChunkInFile | None = None
+            if entry is not None and len(entry) == ENTRY.size and store.data.cached:
+                _, checksum, place, number, _, _ = ENTRY.unpack(entry)
+                form: Form = store.forms.by_number[number]
+                if not form.layout:
+                    found = ChunkInFile(form.meta, store.data.fd, offset_of(place), checksum)
+                    store.counters.read += form.meta.length
+            yield found
 
     def many(self, wanted: Sequence[tuple[str, Target]]) -> list[ChunkMeta | None]:
         """Chunks in the buffers that their targets answer, neighbours by one read each."""

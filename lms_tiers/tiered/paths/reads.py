@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from lms_tiers.buffers import copy_bytes, writable_bytes
 from lms_tiers.errors import BackendClosedError, InvalidBufferError
-from lms_tiers.interface import ChunkView, LMSBackendInterface
+from lms_tiers.interface import ChunkInFile, ChunkView, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, key_text, over
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.paths.asking import Ask, DamagedChunkError, T, in_time, nbytes_of, noted, whole
@@ -349,6 +349,31 @@ class Reader:
         finally:
             while opened:
                 opened.pop().__exit__(None, None, None)
+
+    @contextmanager
+    def in_file(self, key: CacheEngineKey, text: str, context: AccessContext) -> Iterator[ChunkInFile | None]:
+        """Where the top tier has a chunk in a file. None, of which nothing is counted, where `get` knows better."""
+        h, tier = self.h, self._top
+        entry, epoch = h.index.get(text), tier.epoch
+        if entry is None or not entry.tiers & h.well & tier.bit:
+            yield None
+            return
+        with ExitStack() as stack:
+            started = _clock_ns()
+            try:
+                found = stack.enter_context(tier.backend.in_file(key))
+            except Exception:
+                found = None  # `get` meets the same, and makes of it what it is
+            took = _clock_ns() - started
+            with h.lock:
+                stands = h.stands(tier, text, entry, epoch)
+            if found is None or not stands or found.meta.length != entry.meta.length:
+                yield None
+                return
+            h.noted.append((tier, text, entry, context, took, None))
+            if len(h.noted) >= MOST_NOTED:
+                h.tell()
+            yield found
 
     def shared(self, obj: LMSMemoryObj) -> LMSMemoryObj:
         """`obj` as a caller gets it."""
