@@ -43,6 +43,7 @@ BUILTINS: Final[Mapping[str, str]] = {
     "lm": "lms_tiers.plugins.lm",
     "redis": "lms_tiers.plugins.redis",
     "s3": "lms_tiers.plugins.s3",
+    "mooncake": "lms_tiers.plugins.mooncake",
     "faulty": "lms_tiers.plugins.faulty",
     "policies": "lms_tiers.policies",
     "codecs": "lms_tiers.codecs",

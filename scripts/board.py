@@ -21,7 +21,7 @@ from lms_conformance.board.runs import slug
 
 #: Plugins by name, and devices as people compose them.
 SUBJECTS: Final = (
-    "cpu", "lmdb", "pinned", "faulty", "lm", "redis", "s3",
+    "cpu", "lmdb", "pinned", "faulty", "lm", "redis", "s3", "mooncake",
     "cpu?capacity=64MiB > lmdb:{tmp}/kv?capacity={capacity}",
     "cpu?capacity=64MiB > lmdb:{tmp}/kv?capacity={capacity}&codec=raw&sync=commit",
     "cpu?capacity={capacity} > lm:{server}",

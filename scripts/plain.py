@@ -68,6 +68,8 @@ def check() -> None:
                 command(*given)
         with refused(LmsTiersError, "lms-tiers[s3]"):
             CreateStorageBackend("s3:bucket")
+        with refused(LmsTiersError, "lms-tiers[mooncake]"):
+            CreateStorageBackend("mooncake:127.0.0.1:50051")
 
 
 def command(*arguments: str) -> int:

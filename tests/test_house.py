@@ -25,7 +25,7 @@ ROOMS = [
     ["plugin_checks"],
     ["tiered"],
     ["plugins"],
-    ["resp"],
+    ["resp", "apart"],
     ["client"],
     ["wire", "arena"],
     ["policies", "codecs"],

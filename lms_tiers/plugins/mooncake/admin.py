@@ -1,0 +1,36 @@
+"""The HTTP of Mooncake's master, which names what is stored: the engine's client cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import time
+
+from lms_tiers.client.address import Address
+from lms_tiers.errors import StorageUnavailableError
+
+
+def ask(admin: Address, path: str, timeout: float) -> list[str]:
+    """The lines of an answer.
+
+    Raises
+    ------
+    StorageUnavailableError
+        None came within `timeout` seconds.
+    """
+    until, data = time.monotonic() + timeout, bytearray()
+    connection = http.client.HTTPConnection(admin.host.strip("[]"), admin.port, timeout=timeout / 2)
+    try:
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            response = connection.getresponse()
+            while part := response.read1(1 << 20):
+                data += part
+                if time.monotonic() > until:
+                    raise TimeoutError("it did not answer in time")
+            if response.status != 200:
+                raise OSError(f"status {response.status}")
+            return data.decode().split("\n")
+    except (OSError, http.client.HTTPException, UnicodeDecodeError) as error:
+        where = f"http://{admin.host}:{admin.port}{path}"
+        raise StorageUnavailableError(where, f"{error or type(error).__name__}; see option admin.") from None

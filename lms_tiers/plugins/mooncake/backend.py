@@ -1,0 +1,415 @@
+"""`MooncakeBackend`: chunks as objects of a Mooncake Store, everything checked. Reads of a sick store are misses."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Final, List, Optional
+from urllib.parse import quote
+
+from lms_tiers.apart import START, Apart, FailedError, Lane
+from lms_tiers.buffers import copy_bytes, writable_bytes
+from lms_tiers.errors import (
+    BackendClosedError,
+    ForkedProcessError,
+    LmsTiersError,
+    OutcomeUnknownError,
+    StorageFullError,
+    StorageUnavailableError,
+    ValueTooLargeError,
+)
+from lms_tiers.interface import BackendStats, Capabilities, LMSBackendInterface
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
+from lms_tiers.plugins.mooncake.admin import ask
+from lms_tiers.plugins.mooncake.chunk import HEAD, MAX_KEY, NUMBER, listed, names_of, pack_into, read_object
+from lms_tiers.plugins.mooncake.options import MooncakeOptions, addresses_of
+from lms_tiers.wire.buffers import receive_buffer
+
+#: Objects of one request, keys of one question.
+_WINDOW: Final = 32
+_PAGE: Final = 500
+#: How often a chunk is read, or written, that changes beneath the call.
+_TURNS: Final = 4
+
+#: Numbers of the engine (its `ErrorCode`): no room; too small a buffer, or a length of none; not there, or not yet;
+#: somebody else has overtaken this write.
+_FULL: Final = {-200, -1700, -1602}
+_INVALID: Final = -600
+_ABSENT: Final = {-703, -704, -710, -712}
+_OVERTAKEN: Final = {-601, -700, -703, -704, -705, -713, -714}
+
+_Ready = tuple[str, ChunkMeta, memoryview]
+_Allocate = Callable[[int, ChunkMeta], memoryview]
+
+
+class MooncakeBackend(LMSBackendInterface):
+    """Chunks as objects of a Mooncake Store, usable from many threads.
+
+    Parameters
+    ----------
+    location : str
+        ``host:port`` of the master.
+    options : MooncakeOptions
+
+    Raises
+    ------
+    ConfigError
+        An address is none.
+    StorageUnavailableError
+        The master cannot be reached, or the engine's client cannot run here.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        remove=True, evicts=True, shared=True, batch_stops=False, max_key_bytes=MAX_KEY
+    )
+
+    def __init__(self, location: str, options: MooncakeOptions) -> None:
+        master, self.admin, host = addresses_of(location, options)
+        self._where: Final = f"mooncake://{master.host}:{master.port}"
+        self._prefix: Final = quote(options.prefix)
+        self._timeout: Final = options.timeout
+        self._most: Final = options.max_chunk
+        self.capabilities = replace(type(self).capabilities, max_value_bytes=options.max_chunk)  # type: ignore[misc]
+        self._half: Final = options.max_chunk + HEAD
+        self._expected = min(1 << 20, self._half)
+        self._pid: Final = os.getpid()
+        self._counts: Final[Counter[str]] = Counter()
+        self._counting: Final = threading.Lock()
+        self._writers: Final = [threading.Lock() for _ in range(64)]
+        told = {
+            "master": f"{master.host}:{master.port}", "metadata": options.metadata, "host": host,
+            "protocol": options.protocol, "device": options.device,
+        }  # fmt: skip
+        half, seconds = f"{max(round(options.timeout * 500), 50)}", f"{max(int(options.timeout / 2), 1)}"
+        environment = {  # the engine mostly gives up, and says so, before its process is ended
+            "MC_RPC_TIMEOUT_MS": half, "MC_RPC_CONNECT_TIMEOUT_MS": half, "MC_STORE_CLIENT_SETUP_RETRIES": "1",
+            "MC_TCP_PROGRESS_TIMEOUT_SEC": seconds, "MC_TCP_STATUS_TIMEOUT_SEC": seconds,
+        }  # fmt: skip
+        program = Path(__file__).with_name("engine.py")
+        self._client: Final = Apart(program, told, environment, 2 * self._half, options.connections)
+        try:
+            with self._client.lane(time.monotonic() + START):
+                pass
+        except FailedError as error:
+            self._client.close()
+            raise StorageUnavailableError(self._where, f"cannot be reached: {error}.") from None
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
+        """Store a chunk, for everybody. See `LMSBackendInterface.put`."""
+        self.put_many([(client_meta, kv_chunk_bytes)])
+
+    def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
+        """Store chunks, many in one request; one that fails stops none of the others."""
+        self._check()
+        ready: dict[str, _Ready] = {}  # of a key named twice the last one counts
+        late: LmsTiersError | None = None
+        for client_meta, data in items:
+            try:
+                text = key_text(client_meta.key, MAX_KEY)
+                body = memoryview(data if isinstance(data, bytes | bytearray) else own_bytes(data))
+                meta = ChunkMeta.of(client_meta, len(body))
+                if len(body) > self._most:
+                    raise ValueTooLargeError(text, len(body), self._most, "option max_chunk of the mooncake backend")
+                ready[text] = text, meta, body
+            except LmsTiersError as error:
+                late = error
+                break
+        failures: list[LmsTiersError] = []
+        window: list[_Ready] = []
+        room = 0
+        for one in ready.values():
+            size = len(one[2]) + HEAD
+            if window and (len(window) == _WINDOW or room + size > 2 * self._half):
+                failures += self._put(window)
+                window, room = [], 0
+            window.append(one)
+            room += size
+        if window:
+            failures += self._put(window)
+        if failures:  # one in doubt says less than any other
+            self._count("failures", len(failures))
+            self._check()
+            raise next((error for error in failures if isinstance(error, OutcomeUnknownError)), failures[0])
+        if late is not None:
+            raise late
+
+    def _put(self, window: Sequence[_Ready]) -> list[LmsTiersError]:
+        until = time.monotonic() + self._timeout
+        sent = False
+        failures: list[LmsTiersError] = []
+        try:
+            with self._alone([text for text, _, _ in window], until), self._client.lane(until) as lane:
+                for _ in range(_TURNS):
+                    before = self._numbers(lane, until, [text for text, _, _ in window])
+                    names, places, sizes = self._packed(lane, window, before)
+                    sent = True
+                    codes = lane.ask(until, "write", names, places, sizes)
+                    stored = [one for one, code in zip(window, codes, strict=True) if code == 0]
+                    self._settle(lane, until, [text for text, _, _ in stored])
+                    self._count("bytes_written", sum(meta.length for _, meta, _ in stored))
+                    refused = [code for code in codes if code and code not in _OVERTAKEN]
+                    failures += map(self._refusal, refused)
+                    window = [one for one, code in zip(window, codes, strict=True) if code in _OVERTAKEN]
+                    if not window:
+                        return failures
+            return [*failures, OutcomeUnknownError(self._where, "put", "others write the same key all the time.")]
+        except FailedError as error:
+            return [*failures, self._failed(error, "put" if sent else "")]
+
+    def _packed(
+        self, lane: Lane, window: Sequence[_Ready], before: Sequence[list[int]]
+    ) -> tuple[list[str], list[int], list[int]]:
+        """Lay chunks into the lane's memory, each for the name that is free, or that counts for less."""
+        names, places, sizes, at = [], [], [], 0
+        for (text, meta, body), there in zip(window, before, strict=True):
+            names.append(self._names(text)[there.index(min(there))])
+            places.append(at)
+            sizes.append(pack_into(lane.memory[at:], text, meta, body, max(there)))
+            at += len(body) + HEAD
+        return names, places, sizes
+
+    def _numbers(self, lane: Lane, until: float, texts: Sequence[str]) -> list[list[int]]:
+        """The numbers of what lies under both names of each key; 0 where nothing does."""
+        names = [name for text in texts for name in self._names(text)]
+        numbers = dict.fromkeys(names, 0)
+        there = [name for name, code in zip(names, self._exist(lane, until, names), strict=True) if code]
+        if there:
+            places = [i * NUMBER.size for i in range(len(there))]
+            codes = lane.ask(until, "leads", there, places, [NUMBER.size] * len(there))
+            for name, place, code in zip(there, places, codes, strict=True):
+                if code == NUMBER.size:
+                    numbers[name] = NUMBER.unpack_from(lane.memory, place)[0]
+                elif code == _INVALID:
+                    numbers[name] = 1  # too short to be a chunk: it counts for less than any
+                elif code not in _ABSENT:
+                    raise FailedError(f"it answers {code}")
+        return [[numbers[name] for name in self._names(text)] for text in texts]
+
+    def _settle(self, lane: Lane, until: float, texts: Sequence[str]) -> None:
+        """Remove what a put has overtaken: of two objects of a key the one with the lower number."""
+        after = self._numbers(lane, until, texts) if texts else []
+        left = [
+            self._names(text)[there.index(min(there))] for text, there in zip(texts, after, strict=True) if all(there)
+        ]
+        self._remove(lane, until, left)
+
+    def _remove(self, lane: Lane, until: float, names: Sequence[str]) -> None:
+        for code in lane.ask(until, "remove", names) if names else []:
+            if code and code not in _ABSENT:  # what somebody is writing now he will settle himself
+                raise FailedError(f"it answers {code} to a removal", True)
+
+    def remove(self, key: CacheEngineKey) -> None:
+        """Forget a chunk, for everybody."""
+        self.remove_many([key])
+
+    def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
+        """Forget chunks, many in one request."""
+        self._check()
+        texts = list(dict.fromkeys(key_text(key, MAX_KEY) for key in keys))
+        for i in range(0, len(texts), _PAGE):
+            until, page, sent = time.monotonic() + self._timeout, texts[i : i + _PAGE], False
+            try:
+                with self._alone(page, until), self._client.lane(until) as lane:
+                    self._settle(lane, until, page)  # else a chunk that was overwritten could be seen again
+                    sent = True
+                    self._remove(lane, until, [name for text in page for name in self._names(text)])
+            except FailedError as error:
+                self._count("failures")
+                self._check()
+                raise self._failed(error, "remove" if sent else "") from None
+
+    def _alone(self, texts: Sequence[str], until: float) -> ExitStack:
+        """No two writers of this process at one key: the engine takes them for one."""
+        stack = ExitStack()
+        try:
+            for number in sorted({hash(text) % len(self._writers) for text in texts}):
+                if not self._writers[number].acquire(timeout=max(until - time.monotonic(), 0)):
+                    raise FailedError("another call writes the same key")
+                stack.callback(self._writers[number].release)
+        except BaseException:
+            stack.close()
+            raise
+        return stack
+
+    def _refusal(self, code: int) -> StorageUnavailableError:
+        if code in _FULL:
+            return StorageFullError(self._where, f"is full ({code}): give it more nodes, or let leases end sooner.")
+        if code == _INVALID:
+            return StorageUnavailableError(self._where, f"refuses ({code}).")
+        return OutcomeUnknownError(self._where, "put", f"it answers {code}.")
+
+    def _failed(self, error: FailedError, operation: str) -> StorageUnavailableError:
+        if operation:
+            return OutcomeUnknownError(self._where, operation, f"{error}.")
+        return StorageUnavailableError(self._where, f"cannot be asked: {error}.")
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
+        """The chunk, whoever put it; None where there is none, the store cannot be asked, or it is damaged."""
+        return self.get_many([key])[0]
+
+    def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
+        """The chunks in order, many in one request."""
+        buffers: dict[int, bytearray] = {}
+
+        def allocate(i: int, meta: ChunkMeta) -> memoryview:
+            buffers[i] = receive_buffer(meta.length)
+            return memoryview(buffers[i])
+
+        found = self._fetch(keys, allocate)
+        return [None if meta is None else meta.memory_obj(buffers[i]) for i, meta in enumerate(found)]
+
+    def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
+        """Read a chunk into the caller's buffer. See `LMSBackendInterface.get_into`."""
+        writable_bytes(buffer, 0)
+        return self._fetch([key], lambda i, meta: writable_bytes(buffer, meta.length)[: meta.length])[0]
+
+    def _fetch(self, keys: Sequence[CacheEngineKey], allocate: _Allocate) -> list[ChunkMeta | None]:
+        self._check()
+        texts = [key_text(key, MAX_KEY) for key in keys]
+        found: list[ChunkMeta | None] = [None] * len(texts)
+        todo, room = list(range(len(texts))), self._half if len(texts) == 1 else self._expected
+        try:
+            for _ in range(_TURNS):
+                each = min(max(self._half // room, 1), _WINDOW)
+                windows = [todo[i : i + each] for i in range(0, len(todo), each)]
+                todo = [i for window in windows for i in self._read(texts, window, room, found, allocate)]
+                if not todo:
+                    return found
+                room = self._half
+            self._count("corrupt", len(todo))
+        except FailedError:
+            self._count("failures")
+            self._check()
+        return found
+
+    def _read(
+        self, texts: Sequence[str], window: Sequence[int], room: int, found: list[ChunkMeta | None], allocate: _Allocate
+    ) -> list[int]:
+        """Read some keys, each into `room` bytes a name; answers those to be read again."""
+        again, missing = [], []
+        until = time.monotonic() + self._timeout
+        names = [name for i in window for name in self._names(texts[i])]
+        places = [i * room for i in range(len(names))]
+        with self._client.lane(until) as lane:
+            codes = lane.ask(until, "read", names, places, [room] * len(names))
+            for turn, i in enumerate(window):
+                pair = [(places[at], codes[at]) for at in (2 * turn, 2 * turn + 1)]
+                strange = [code for _, code in pair if code <= 0 and code not in _ABSENT]
+                there = [lane.memory[place : place + code] for place, code in pair if code > 0]
+                if strange == [_INVALID] and room < self._half:
+                    self._expected = min(2 * self._expected, self._half)
+                    again.append(i)
+                elif strange:
+                    self._count("failures")
+                elif not there:
+                    missing.append(i)
+                elif None in (whole := [read_object(texts[i], data) for data in there]):
+                    again.append(i)
+                else:
+                    newest = max((one for one in whole if one is not None), key=lambda one: one.number)
+                    copy_bytes(allocate(i, newest.meta), newest.body)
+                    found[i] = newest.meta
+                    self._count("bytes_read", newest.meta.length)
+            # Between the two looks of one request a put may have taken the chunk from one name to the other.
+            look = self._exist(lane, until, [name for i in missing for name in self._names(texts[i])])
+        return again + [i for turn, i in enumerate(missing) if any(look[2 * turn : 2 * turn + 2])]
+
+    def _exist(self, lane: Lane, until: float, names: Sequence[str]) -> list[int]:
+        codes = lane.ask(until, "exist", names) if names else []
+        if any(code < 0 for code in codes):
+            raise FailedError(f"it answers {min(codes)}")
+        return list(codes)
+
+    def contains(self, key: CacheEngineKey) -> bool:
+        """Whether the store has the key now; False where it cannot be asked. Its bytes are checked when read."""
+        return self.contains_many([key])[0]
+
+    def contains_many(self, keys: Sequence[CacheEngineKey]) -> list[bool]:
+        """Which keys the store has now, hundreds in one request."""
+        self._check()
+        texts = [key_text(key, MAX_KEY) for key in keys]
+        there: set[str] = set()
+        try:
+            for i in range(0, len(texts), _PAGE):
+                left, until = texts[i : i + _PAGE], time.monotonic() + self._timeout
+                with self._client.lane(until) as lane:
+                    for _ in range(2):  # see `_read`
+                        look = self._exist(lane, until, [name for text in left for name in self._names(text)])
+                        there.update(text for turn, text in enumerate(left) if any(look[2 * turn : 2 * turn + 2]))
+                        left = [text for text in left if text not in there]
+        except FailedError:
+            self._count("failures")
+            self._check()
+        return [text in there for text in texts]
+
+    def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
+        """Length of the leading run that is there, asked for at once."""
+        return (*self.contains_many(keys), False).index(False)
+
+    # -- listing -----------------------------------------------------------------------------------------------------
+
+    def list_keys(self) -> List[CacheEngineKey]:
+        """Everybody's keys below the prefix: the master's HTTP names all objects, of which these are taken.
+
+        Raises
+        ------
+        StorageUnavailableError
+            It does not answer; see option ``admin``.
+        """
+        self._check()
+        try:
+            names = ask(self.admin, "/get_all_keys", self._timeout)
+        except StorageUnavailableError:
+            self._count("failures")
+            raise
+        return [CacheEngineKey.from_string(text) for text in listed(self._prefix, names)]
+
+    # -- the rest ----------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = None) -> None:
+        """What was put is in the memory of a node when `put` returned; a node that dies takes it along."""
+        self._check()
+
+    def stats(self) -> BackendStats:
+        """Counters of this client; it asks the store nothing."""
+        with self._counting:
+            counts = dict(self._counts)
+        return BackendStats(
+            bytes_written=counts.get("bytes_written", 0), bytes_read=counts.get("bytes_read", 0),
+            failures=counts.get("failures", 0), corrupt=counts.get("corrupt", 0),
+            detail={"client_starts": float(self._client.starts)},
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """End the engine's client; the store and its chunks stay."""
+        if os.getpid() == self._pid:
+            self._client.close()
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedProcessError("the mooncake backend")
+        if self._client.closed:
+            raise BackendClosedError("the mooncake backend")
+
+    def _names(self, text: str) -> tuple[str, str]:
+        return names_of(self._prefix, text)
+
+    def _count(self, what: str, by: int = 1) -> None:
+        if by:
+            with self._counting:
+                self._counts[what] += by
+
+
+def open_backend(location: str, capacity: int | None, options: MooncakeOptions) -> MooncakeBackend:
+    """A client of the master at `location`; what it may hold is the nodes' business, so `capacity` is the tier's."""
+    return MooncakeBackend(location, options)

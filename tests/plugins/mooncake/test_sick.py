@@ -1,0 +1,235 @@
+"""A store's bad days: hung, killed, restarted, full. Reads are misses in time, writes typed errors, bytes are right."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lms_tiers import OpaqueKey
+from lms_tiers.errors import BackendClosedError, OutcomeUnknownError, StorageFullError, StorageUnavailableError
+from tests.plugins.mooncake.engine import MooncakeServer, needs_server
+from tests.plugins.redis.engine import until
+from tests.plugins.redis.test_redis import body_of, item, keys
+from tests.plugins.redis.test_sick import bounded, puts
+
+pytestmark = needs_server
+
+MIB = 1 << 20
+
+
+def child(backend: Any) -> int:
+    pid: int = backend._client._process._child.pid
+    return pid
+
+
+def test_a_hung_store_is_misses_and_errors_and_comes_back(doomed: MooncakeServer) -> None:
+    with doomed.open(timeout="1s") as backend:
+        until(lambda: puts(backend, "k", b"old"))
+        with doomed.stalled(), bounded():
+            assert body_of(backend, "k") is None
+            assert backend.contains_many(keys("k", "l")) == [False, False]
+            with pytest.raises(StorageUnavailableError):
+                backend.put(*item("k", b"new"))
+            with pytest.raises(StorageUnavailableError):
+                backend.list_keys()
+        assert until(lambda: body_of(backend, "k")) in (b"old", b"new")
+        until(lambda: puts(backend, "k", b"newest"))
+        assert until(lambda: body_of(backend, "k")) == b"newest"
+        assert backend.stats().failures >= 4
+        assert backend.stats().corrupt == 0
+
+
+def test_a_node_that_hangs_in_the_middle_of_an_overwrite_leaves_the_old_chunk(doomed: MooncakeServer) -> None:
+    with doomed.open(timeout="2s") as backend:
+        until(lambda: puts(backend, "k", b"o" * MIB))
+        with doomed.one_stalled("node"), bounded():
+            for key in ("k", "fresh"):  # of the one it holds not even the number can be read, so nothing is sent
+                with pytest.raises(StorageUnavailableError) as caught:
+                    backend.put(*item(key, b"n" * MIB))
+                assert isinstance(caught.value, OutcomeUnknownError) == (key == "fresh")
+            assert body_of(backend, "k") is None
+            assert until(lambda: backend.contains(OpaqueKey("k"))), "the master knows where it is"
+        assert until(lambda: body_of(backend, "k")) == b"o" * MIB
+        assert backend.stats().corrupt == 0
+
+
+def test_a_killed_store_is_misses_and_errors_and_what_it_lost_is_absent(doomed: MooncakeServer) -> None:
+    with doomed.open(timeout="5s") as backend:
+        backend.put(*item("k", b"old"))
+        doomed.kill()
+        calls: list[Callable[[], object]] = [
+            lambda: backend.put(*item("k", b"new")), lambda: backend.remove(OpaqueKey("k")), backend.list_keys,
+        ]  # fmt: skip
+        with bounded():
+            assert body_of(backend, "k") is None
+            for call in calls:
+                with pytest.raises(StorageUnavailableError):
+                    call()
+        doomed.heal()
+        until(lambda: puts(backend, "other", b"x"))
+        assert until(lambda: body_of(backend, "other")) == b"x"
+        assert body_of(backend, "k") is None
+
+
+@pytest.mark.deep
+def test_a_store_killed_under_load_gives_no_wrong_byte(doomed: MooncakeServer) -> None:
+    bodies = {f"k{i}": bytes([i + 1]) * (200_000 + i) for i in range(6)}
+    done, wrong = threading.Event(), list[str]()
+    with doomed.open(timeout="2s") as backend:
+
+        def work() -> None:
+            while not done.is_set():
+                for key, body in bodies.items():
+                    puts(backend, key, body)
+                for key, found in zip(bodies, backend.get_many(keys(*bodies)), strict=True):
+                    if found is not None and bytes(found.data) != bodies[key]:
+                        wrong.append(key)
+
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(2):
+                until(lambda: body_of(backend, "k0") is not None)
+                doomed.kill()
+                until(lambda: body_of(backend, "k0") is None)
+                doomed.heal()
+            until(lambda: body_of(backend, "k0") is not None)
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+        assert not wrong
+
+
+@pytest.mark.parametrize("death", [signal.SIGSEGV, signal.SIGKILL])
+def test_the_engines_client_may_die_and_takes_nothing_along(store: MooncakeServer, death: signal.Signals) -> None:
+    with store.open(prefix="crash/") as backend:
+        backend.put(*item("k", b"kept"))
+        first = child(backend)
+        os.kill(first, death)
+        assert until(lambda: body_of(backend, "k")) == b"kept"
+        until(lambda: body_of(backend, "k") and child(backend) != first)
+        assert backend.stats().corrupt == 0
+
+
+def test_a_client_that_hangs_is_ended_in_time_and_another_takes_its_place(store: MooncakeServer) -> None:
+    with store.open(prefix="hang/", timeout="1s") as backend:
+        until(lambda: puts(backend, "k", b"kept"))
+        first = child(backend)
+        os.kill(first, signal.SIGSTOP)
+        with bounded():
+            assert body_of(backend, "k") is None
+        assert not Path(f"/proc/{first}").exists()
+        assert until(lambda: body_of(backend, "k")) == b"kept"
+        assert backend.stats().detail["client_starts"] >= 2
+
+
+def test_a_write_by_a_client_that_hangs_is_not_done_later(store: MooncakeServer) -> None:
+    with store.open(prefix="doubt/", timeout="1s") as backend, store.open(prefix="doubt/") as other:
+        until(lambda: puts(backend, "k", b"old"))
+        os.kill(child(backend), signal.SIGSTOP)
+        with pytest.raises(StorageUnavailableError):
+            backend.put(*item("k", b"late"))
+        other.put(*item("k", b"new"))
+        assert until(lambda: body_of(backend, "k")) == b"new"
+
+
+def test_close_ends_a_call_that_hangs(doomed: MooncakeServer) -> None:
+    backend = doomed.open(timeout="1h")
+    raised: list[BaseException] = []
+    with doomed.stalled():
+
+        def read() -> None:
+            try:
+                backend.get(OpaqueKey("k"))
+            except BackendClosedError as error:
+                raised.append(error)
+
+        threads = [threading.Thread(target=read) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        until(lambda: not backend._client._process.free)  # four are on their way, the others wait for a lane
+        pid = child(backend)
+        backend.close()
+        for thread in threads:
+            thread.join(60)
+        assert not Path(f"/proc/{pid}").exists()
+    assert len(raised) == 6
+
+
+def test_a_full_store_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
+    """Nothing can be evicted while every chunk is leased, as one that was just read is."""
+    size = 64 * MIB
+    with MooncakeServer(tmp_path / "full", size, default_kv_lease_ttl="1h") as server, server.open() as backend:
+        stored: dict[str, bytes] = {}
+
+        def fill() -> None:
+            for i in range(200):
+                body = os.urandom(MIB)
+                backend.put(*item(f"k{i}", body))
+                assert body_of(backend, f"k{i}") == body
+                stored[f"k{i}"] = body
+
+        with pytest.raises(StorageFullError):
+            fill()
+        assert len(stored) > 10
+        with pytest.raises(StorageFullError):
+            backend.put(*item("k0", os.urandom(30 * MIB)))
+        for key, body in stored.items():
+            assert body_of(backend, key) == body
+        backend.remove_many(keys(*stored))
+        assert until(lambda: puts(backend, "k", b"fits again"))
+
+
+@pytest.mark.deep
+def test_a_store_that_evicts_takes_every_put_and_what_left_is_a_miss(tmp_path: Path) -> None:
+    size = 64 * MIB
+    with MooncakeServer(tmp_path / "evicts", size, default_kv_lease_ttl="300") as server, server.open() as backend:
+        bodies = {f"k{i}": os.urandom(MIB) for i in range(150)}
+        for key, body in bodies.items():
+            until(lambda key=key, body=body: puts(backend, key, body))  # type: ignore[misc]
+        found = {key: there for key in bodies if (there := body_of(backend, key)) is not None}
+        assert 5 < len(found) < 64
+        assert all(body == bodies[key] for key, body in found.items())
+        assert backend.stats().corrupt == 0
+
+
+WRITER = """
+import sys
+from lms_tiers import CreateStorageBackend
+from tests.plugins.redis.test_redis import item
+backend = CreateStorageBackend(sys.argv[1])
+for turn in range(1, 10_000):
+    backend.put(*item("k", bytes([turn % 250 + 1]) * (2_000_000 + turn % 2)))
+    print(turn, flush=True)
+"""
+
+
+@pytest.mark.deep
+def test_a_writer_killed_in_the_middle_leaves_a_whole_chunk(store: MooncakeServer) -> None:
+    root = Path(__file__).resolve().parents[3]
+    with store.open(prefix="killed/") as backend:
+        for turns in (1, 3):
+            with subprocess.Popen(
+                [sys.executable, "-c", WRITER, store.device(prefix="killed/")], cwd=root, stdout=subprocess.PIPE,
+                text=True, env={**os.environ, "PYTHONPATH": str(root)},
+            ) as writer:  # fmt: skip
+                assert writer.stdout is not None
+                said = [writer.stdout.readline() for _ in range(turns)]
+                writer.kill()
+            assert said[-1] == f"{turns}\n"
+            found = body_of(backend, "k")
+            assert found is not None
+            assert len(set(found)) == 1
+            assert found[0] >= turns + 1
+            backend.put(*item("k", b"mine"))
+            assert body_of(backend, "k") == b"mine"
