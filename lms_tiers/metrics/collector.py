@@ -92,8 +92,9 @@ class StoreCollector:
         return families
 
     def _store(self, stats: BackendStats) -> Iterator[Metric]:
+        own = {"keys": stats.private_keys} if isinstance(stats, StoreStats) else {}
         for name, text, field in STORE_GAUGES:
-            yield self._family("gauge", f"store_{name}", text, [({}, getattr(stats, field))])
+            yield self._family("gauge", f"store_{name}", text, [({}, own.get(field, getattr(stats, field)))])
         for name, text, field in STORE_COUNTERS:
             yield self._family("counter", f"store_{name}", text, [({}, getattr(stats, field, None))])
         yield from self._detail("store_backend", [({}, stats)])

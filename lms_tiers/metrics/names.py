@@ -54,7 +54,7 @@ ENGINE_GAUGES: Final[Table] = (
     ("engine_bytes", "Physical bytes it holds, as it says.", "bytes_used"),
 )
 STORE_GAUGES: Final[Table] = (
-    ("keys", "Chunks held, each counted once.", "keys"),
+    ("keys", "Chunks held in private tiers, each counted once.", "keys"),
     ("bytes", "Physical bytes held now, all tiers together.", "bytes_used"),
     ("peak_bytes", "Most physical bytes ever held.", "bytes_peak"),
 )

@@ -32,6 +32,16 @@ def test_what_one_store_put_the_other_gets_though_it_was_opened_before(bench: An
     assert bench.get(b, 2) == 2
 
 
+def test_a_store_does_not_count_what_an_engine_holds(bench: Any, host: Any) -> None:
+    a, b = host(), host()
+    for i in range(5):
+        bench.put(a, i, i)
+    a.flush(60)
+    assert len(b.list_keys()) == 5
+    assert b.stats().keys is None, "five are listed"
+    assert (a.stats().keys, a.stats().private_keys, b.stats().private_keys) == (None, 5, 0)
+
+
 def test_what_was_put_after_a_store_was_opened_is_seen_as_what_was_there_before(bench: Any, host: Any) -> None:
     a = host()
     bench.put(a, 1, 1)

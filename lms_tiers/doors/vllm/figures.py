@@ -63,8 +63,9 @@ class Figures:
         self.stands("events_lost", getattr(stats, "events_lost", 0))
         if stats.bytes_used is not None:
             self.state("used_bytes", stats.bytes_used)
-        if stats.keys is not None:
-            self.state("chunks", stats.keys)
+        chunks = getattr(stats, "private_keys", stats.keys)
+        if chunks is not None:
+            self.state("chunks", chunks)
 
     def take(self, record: Any) -> Any | None:
         """Write what is new into `record`; None where nothing is."""

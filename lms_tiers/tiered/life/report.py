@@ -30,7 +30,8 @@ def store_stats(
         hits, misses, puts = hierarchy.recency.hits, reader.misses, writer.puts
         edge = None if beyond is None else dataclasses.replace(beyond.edge.snapshot(), backend=engine)
     return StoreStats(
-        keys=keys,
+        keys=keys if edge is None else None,
+        private_keys=keys,
         bytes_used=sum(t.bytes_used for t in tiers),
         bytes_peak=sum(t.peak_bytes for t in tiers),
         bytes_written=sum(t.bytes_written for t in tiers),

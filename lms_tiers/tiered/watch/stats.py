@@ -202,8 +202,12 @@ class EdgeStats:
 class StoreStats(BackendStats):
     """A whole store since it was opened: the sums, and each tier.
 
+    `keys` is None where a tier is shared with others: what that holds is not known.
+
     Attributes
     ----------
+    private_keys : int
+        Chunks in the tiers that are the store's own, each counted once.
     hits, misses : int
         Gets answered with a chunk, and with None.
     events_lost : int
@@ -213,6 +217,7 @@ class StoreStats(BackendStats):
     """
 
     tiers: Sequence[TierStats] = ()
+    private_keys: int = 0
     hits: int = 0
     misses: int = 0
     puts: int = 0
