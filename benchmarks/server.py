@@ -1,9 +1,9 @@
-"""LMCache's real client against this server, LMCache's own, and bare loops: one run, the same clients, interleaved.
+"""LMCache's real client, and this project's, against this server, LMCache's own and bare loops, interleaved in one run.
 
     python benchmarks/server.py [--lmcache-python PATH/bin/python] [--rounds 7] [--json FILE]
         [--markdown docs/bench/server.md]
 
-`make peers` or `make interop` makes the environment with LMCache in it. Medians over the rounds; about four minutes.
+`make peers` or `make interop` makes the environment with LMCache in it. Medians over the rounds; about eight minutes.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from benchmarks import server_page
 HERE: Final = Path(__file__).resolve().parent
 SIZES: Final = {"256 KiB": (2**18, 256), "2 MiB": (2**21, 48), "16 MiB": (2**24, 8)}
 SMALL: Final = 8192
+THEIR_CLIENT, OUR_CLIENT = "LMCache's client", "lms-tiers' client"
 OURS, PEER, BARE, SELECTOR, DISK = "lms-tiers", "LMCache", "bare loop", "bare selector", "lms-tiers, lmdb"
 
 
@@ -186,15 +187,15 @@ def measure(clients: Clients, names: list[str], rounds: int) -> dict[str, Any]:
     return {"small_us": medians, "mb_per_s": cells, "cpu_us": spent}
 
 
-def show(result: dict[str, Any], console: Console) -> None:
+def show(result: dict[str, Any], console: Console, client: str) -> None:
     names = list(result["small_us"])
-    table = Table("8 KiB, median µs", *names, f"{PEER} / {OURS}", title="LMCache's client, one connection")
+    table = Table("8 KiB, median µs", *names, f"{PEER} / {OURS}", title=f"{client}, one connection")
     for op in ("put_exists", "get"):
         row = [result["small_us"][n][op] for n in names]
         ratio = result["small_us"][PEER][op] / result["small_us"][OURS][op]
         table.add_row(op.replace("_", " + "), *(f"{v:,.0f}" for v in row), f"{ratio:.0f}×")
     console.print(table)
-    table = Table("MB/s, median", *names, f"{OURS} / {PEER}", f"{OURS} / {BARE}", title="throughput")
+    table = Table("MB/s, median", *names, f"{OURS} / {PEER}", f"{OURS} / {BARE}", title=f"{client}, throughput")
     for cell, rates in result["mb_per_s"].items():
         ratios = f"{rates[OURS] / rates[PEER]:.2f}", f"{rates[OURS] / rates[BARE]:.2f}"
         table.add_row(cell, *(f"{rates[n]:,.0f}" for n in names), *ratios)
@@ -220,12 +221,21 @@ def main() -> None:
         ]
         for port in ports:
             wait_for(port)
-        client = [lmcache, str(HERE / "server_lmcache_client.py"), *map(str, ports)]
+        own = [f"{port}x" if name in (OURS, DISK) else str(port) for name, port in zip(commands, ports, strict=True)]
+        clients = {
+            THEIR_CLIENT: [lmcache, str(HERE / "server_lmcache_client.py"), *map(str, ports)],
+            OUR_CLIENT: [sys.executable, str(HERE / "server_own_client.py"), *own],
+        }
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        workers = [stack.enter_context(process(client, **pipes)) for _ in range(4)]
-        result = measure(Clients(workers, [child.pid for child in running]), list(commands), options.rounds)
-    result["machine"] = about
-    show(result, Console())
+        results = {}
+        for name, client in clients.items():
+            with contextlib.ExitStack() as these:
+                workers = [these.enter_context(process(client, **pipes)) for _ in range(4)]
+                pids = [child.pid for child in running]
+                results[name] = measure(Clients(workers, pids), list(commands), options.rounds)
+    for name, one in results.items():
+        show(one, Console(), name)
+    result = {"machine": about, **results}
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     if options.markdown:

@@ -16,9 +16,14 @@ def write(page: Path, result: dict[str, Any], ours: str, peer: str, bare: str, d
     _, _, after = rest.partition(END)
     if not rest or not after:
         raise SystemExit(f"{page} has no part between {BEGIN} and {END}")
-    lines = [*_machine(result["machine"]), "", *_small(result["small_us"], ours, peer), ""]
-    lines += [*_rates(result["mb_per_s"], ours, peer, bare, disk), "", *_summary(result["mb_per_s"], ours, peer, bare)]
-    lines += ["", *_disk(result["mb_per_s"], ours, disk), "", *_spent(result["cpu_us"], ours, peer, bare)]
+    lines = list(_machine(result["machine"]))
+    for client, one in result.items():
+        if client == "machine":
+            continue
+        rates = one["mb_per_s"]
+        lines += ["", f"### {client}", "", *_small(one["small_us"], ours, peer), ""]
+        lines += [*_rates(rates, ours, peer, bare, disk), "", *_summary(rates, ours, peer, bare)]
+        lines += ["", *_disk(rates, ours, disk), "", *_spent(one["cpu_us"], ours, peer, bare)]
     page.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}")
 
 
