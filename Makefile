@@ -15,7 +15,7 @@ PROFILE ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all downstream lint format docs board devices-page api-page zoo findings serve fuzz interop doors doors-quick soak soak-server soak-shared \
-  soak-fleet bench-fleet bench-lmdb bench-codecs bench-store bench-getter bench-server bench-shared bench-redis bench-s3 bench-door-vllm bench-peers gpu-check gpu-wheels policy-tables peers
+  soak-fleet bench-fleet bench-lmdb bench-codecs bench-store bench-getter bench-server bench-shared bench-redis bench-s3 bench-mooncake bench-door-vllm bench-peers gpu-check gpu-wheels policy-tables peers
 
 help: ## show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -128,6 +128,9 @@ bench-redis: peers ## the backend redis beside redis-py and a bare recv_into loo
 
 bench-fleet: install ## four hosts over a Redis Cluster beside four that share nothing and on paper, then through faults; needs root
 	$(BIN)/python -m benchmarks.fleet $(or $(TRACE),$(wildcard $(REAL_TRACE))) --markdown docs/bench/fleet.md
+
+bench-mooncake: peers ## the backend mooncake beside bare get_into and LMCache's connector
+	$(PEERS)/python -m benchmarks.mooncake --markdown docs/bench/mooncake.md
 
 bench-s3: install ## the backend s3 beside bare obstore
 	$(BIN)/python -m benchmarks.s3 --markdown docs/bench/s3.md
