@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import pytest
+from lms_conformance.spec import FAMILIES
 
 T = TypeVar("T")
 
@@ -33,9 +34,10 @@ def drawn(quick: int, count: int) -> list[Any]:
     ]
 
 
-def asked(quick: Iterable[str], deep: Iterable[str] = ()) -> list[Any]:
-    """Parameters that are families of the kit: those of every run, and those of a deep one, all where none is named."""
+def asked(quick: Iterable[str], deep: Iterable[str] = FAMILIES) -> list[Any]:
+    """Parameters that are families or properties of the kit: those of every run, and what a deep one asks besides."""
+    quick = list(quick)
     return [
-        pytest.param(list(quick), id="some"),
-        pytest.param(list(deep), id="all", marks=pytest.mark.deep),
+        pytest.param(quick, id="some"),
+        pytest.param([name for name in deep if name not in quick], id="rest", marks=pytest.mark.deep),
     ]

@@ -17,7 +17,7 @@ from lms_conformance.devices import harness_for
 from lms_conformance.outcome import Status
 from lms_conformance.prove import prove
 
-from tests.depth import nightly, some
+from tests.depth import DEPTH, nightly, some
 
 pytestmark = pytest.mark.leaks_allowed
 
@@ -26,25 +26,28 @@ PROFILE = os.environ.get("LMS_CONFORMANCE_PROFILE", "quick")
 
 STRICT = os.environ.get("LMS_CONFORMANCE_STRICT") == "1"
 
-#: How a store syncs decides what of it is there after a crash and a reopening; all else was asked of it above.
-SYNCING = ("lmdb:{tmp}/kv?capacity={capacity}&sync=none", "lmdb:{tmp}/kv?capacity={capacity}&sync=commit")
-OF_SYNCING = ("CRA", "PER", "OVR")
 
 #: A busy machine is no hung tier: by default one that is in a call for 2 s is left alone for a while, and flush says so.
 PATIENT = "store?stall=60s > "
 
-SUBJECTS = [
-    "cpu",
-    "lmdb",
-    PATIENT + "cpu?capacity={capacity} > lmdb:{tmp}/kv?capacity={capacity}",
-    "cpu?capacity={capacity}",
-    "lmdb:{tmp}/kv?capacity={capacity}",
-    *SYNCING,
-    PATIENT + "pinned?capacity={capacity} > lmdb:{tmp}/kv?capacity={capacity}",
-    "faulty",
-    "lm",
-    PATIENT + "cpu?capacity={capacity} > lm:{server}?timeout=30&deadline=60s",
-]
+#: Families that ask how tiers work together, and what a caller sees of it: not what one tier below them was asked alone.
+OF_TIERS = ("PUT", "GET", "OVR", "RMV", "BAT", "OPT", "LIF", "CAP", "EVI", "CON", "SHR", "LIV")
+
+#: Of each subject the families that nothing else here was asked for; none named: all. `DEPTH=2` asks all of all.
+SUBJECTS: dict[str, tuple[str, ...]] = {
+    "cpu": (),
+    "lmdb": (),
+    PATIENT + "cpu?capacity={capacity} > lmdb:{tmp}/kv?capacity={capacity}": (),
+    "cpu?capacity={capacity}": (),
+    "lmdb:{tmp}/kv?capacity={capacity}": ("OVR", "BAT", "OPT", "LIF", "CAP", "EVI", "PER", "CON"),
+    # How a store syncs decides what of it is there after a crash and a reopening.
+    "lmdb:{tmp}/kv?capacity={capacity}&sync=none": ("CRA", "PER", "OVR"),
+    "lmdb:{tmp}/kv?capacity={capacity}&sync=commit": ("CRA", "PER", "OVR"),
+    PATIENT + "pinned?capacity={capacity} > lmdb:{tmp}/kv?capacity={capacity}": (*OF_TIERS, "ALI", "TEN", "RES", "FRK"),
+    "faulty": (),
+    "lm": (),
+    PATIENT + "cpu?capacity={capacity} > lm:{server}?timeout=30&deadline=60s": (*OF_TIERS, "CNT", "PER", "CRA"),
+}
 
 
 #: Those that every run tries: they kill no process and write no file, which is what takes long.
@@ -53,7 +56,7 @@ ALWAYS = ("cpu", "cpu?capacity={capacity}")
 
 @pytest.mark.parametrize("subject", some(SUBJECTS, ALWAYS.__contains__))
 def test_it_keeps_the_contract(subject: str) -> None:
-    only = OF_SYNCING if subject in SYNCING else ()
+    only = SUBJECTS[subject] if DEPTH == 1 else ()
     report = run_properties(harness_for(subject), profile=PROFILE, only=only, strict=STRICT)
     assert report.ok, explain(report)
     for r in report.results:

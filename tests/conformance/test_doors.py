@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from lms_tiers.cli import app, main
 from lms_tiers.errors import ConfigError
 from lms_tiers.plugins.cpu import LMSLocalBackend
+from tests.depth import nightly
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ["-p", "lms_conformance.pytest_door"]
@@ -64,7 +65,9 @@ def test_what_cannot_be_tried_is_status_2(
     assert "error:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("chosen", [["-k", "test_key or test_rmv"], pytest.param([], marks=pytest.mark.deep)])
+@pytest.mark.parametrize(
+    "chosen", [["-k", "test_key or test_rmv"], pytest.param([], marks=[pytest.mark.deep, nightly])]
+)
 def test_pytest_runs_the_kit_on_a_device(tmp_path: Path, chosen: list[str]) -> None:
     asked = ["--lms-device", "cpu", "--lms-profile", "quick"]
     done = run_pytest(*PLUGIN, "--pyargs", "lms_conformance", *asked, *chosen, cwd=tmp_path)
@@ -91,27 +94,37 @@ def test_a_users_file_runs_the_suite_and_fails_where_it_must(tmp_path: Path) -> 
     assert "1 passed" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "tampering",
-    [
-        "class TestMine(conformance_suite(MemoryReference)):\n    def test_key_02(self): pass\n",
-        "class TestMine(conformance_suite(MemoryReference)):\n    test_key_02 = None\n",
-        "TestMine = conformance_suite(MemoryReference)\ndel TestMine.test_key_02\n",
-        "TestMine = conformance_suite(MemoryReference)\nTestMine.test_key_02 = lambda self: None\n",
-        "class TestMine(conformance_suite(MemoryReference)):\n    test_zz_every_required_property_ran = test_key_02 = None\n",
-    ],
-)
-def test_a_property_that_was_deleted_or_overridden_fails_the_suite(tmp_path: Path, tampering: str) -> None:
+#: Ways to be rid of a property, that is KEY-02; each is one file of a suite.
+TAMPERINGS = [
+    "class TestMine(conformance_suite(MemoryReference)):\n    def test_key_02(self): pass\n",
+    "class TestMine(conformance_suite(MemoryReference)):\n    test_key_02 = None\n",
+    "TestMine = conformance_suite(MemoryReference)\ndel TestMine.test_key_02\n",
+    "TestMine = conformance_suite(MemoryReference)\nTestMine.test_key_02 = lambda self: None\n",
+]
+WITH_THE_CHECK = "class TestMine(conformance_suite(MemoryReference)):\n    test_zz_every_required_property_ran = test_key_02 = None\n"
+
+
+def tampered(folder: Path, *ways: str) -> list[str]:
     head = "from lms_conformance import conformance_suite\nfrom lms_conformance.zoo.memory import MemoryReference\n"
-    (tmp_path / "test_mine.py").write_text(head + tampering)
-    done = run_pytest(*PLUGIN, "test_mine.py", "-k", "key_06 or every_required", cwd=tmp_path)
+    for i, way in enumerate(ways):
+        (folder / f"test_mine{i}.py").write_text(head + way)
+    return ["-k", "key_06 or every_required", "-rfE"]
+
+
+def test_a_property_that_was_deleted_or_overridden_fails_the_suite(tmp_path: Path) -> None:
+    alone = run_pytest(*tampered(tmp_path, *TAMPERINGS), cwd=tmp_path)
+    assert alone.returncode == 1, alone.stdout
+    for i in range(len(TAMPERINGS)):
+        assert f"FAILED test_mine{i}.py::TestMine::test_zz_every_required_property_ran" in alone.stdout, alone.stdout
+    assert alone.stdout.count("deleted or overridden: test_key_02") >= len(TAMPERINGS)
+
+
+@pytest.mark.parametrize("ways", [TAMPERINGS[:1], [WITH_THE_CHECK]], ids=["the-property", "the-check-as-well"])
+def test_the_plugin_says_what_was_deleted_or_overridden(tmp_path: Path, ways: list[str]) -> None:
+    done = run_pytest(*PLUGIN, *tampered(tmp_path, *ways), cwd=tmp_path)
     assert done.returncode not in (0, 5), done.stdout
     assert "test_key_02" in done.stdout
     assert "waived" in done.stdout
-    if "test_zz" not in tampering:
-        alone = run_pytest("test_mine.py", "-k", "key_06 or every_required", cwd=tmp_path)  # without the plugin
-        assert alone.returncode == 1, alone.stdout
-        assert "deleted or overridden: test_key_02" in alone.stdout
 
 
 def test_a_run_is_repeated_from_its_report(tmp_path: Path) -> None:

@@ -19,18 +19,24 @@ CHOSEN = [option for name in ("KEY-06", "PUT-06", "RMV-04", "BAT-06", "LIF-08") 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     outside = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
     path = os.pathsep.join(map(str, (Path(__file__).parent / "outsider", ROOT, ROOT / "conformance")))
-    environment = {**outside, "PYTHONPATH": path, "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment = {
+        **outside,
+        "OUTSIDER_OF": str(cwd),
+        "PYTHONPATH": path,
+        "PYTEST_ADDOPTS": "",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
     command = [sys.executable, "-m", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-def servers() -> set[str]:
-    """Those of the outsider that run."""
-    found = set()
+def servers(of: Path) -> set[str]:
+    """Those of the outsider that were started from there and run: other tests have theirs."""
+    found, ours = set(), f"OUTSIDER_OF={of}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if b"outsider.server" in (process / "cmdline").read_bytes():
-                found.add(process.name)
+                found |= {process.name} if ours in (process / "environ").read_bytes().split(b"\0") else set()
         except OSError:
             continue
     return found
@@ -45,7 +51,7 @@ def test_it_is_tried_by_its_name_and_its_servers_are_gone_afterwards(tmp_path: P
     again = run("lms_tiers", "conform", "--reproduce", "r.json", cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "as then: 5 outcomes" in again.stdout
-    assert not servers()
+    assert not servers(tmp_path)
 
 
 def test_a_server_that_somebody_started_is_refused_as_one_place_for_all_and_left_as_it_was(tmp_path: Path) -> None:
@@ -80,4 +86,4 @@ def test_known_bugs_are_caught_in_it_and_pytest_and_tiers_find_its_harness(tmp_p
     door = ["-p", "lms_conformance.pytest_door", "-p", "no:cacheprovider", "--pyargs", "lms_conformance"]
     tested = run("pytest", "-q", *door, *options, cwd=tmp_path)
     assert "2 passed" in tested.stdout, tested.stdout + tested.stderr
-    assert not servers()
+    assert not servers(tmp_path)

@@ -28,7 +28,7 @@ OURS = [
     "lmdb:{tmp}/one?capacity=16MiB > lmdb:{tmp}/two?capacity=64MiB",
     "cpu?capacity=64KiB > lm:{server}?timeout=60&deadline=60s",
 ]
-SETS = {"memory": OURS[:2], "disk": OURS[2:5], "every": OURS}
+SETS = {"memory": OURS[:2], "every": OURS}
 
 
 @pytest.mark.parametrize("devices", some(SETS, lambda name: name == "memory"))
