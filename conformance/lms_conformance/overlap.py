@@ -31,12 +31,15 @@ class Stopped:
     ----------
     opcodes : int
         How many there were.
+    entries : list of int
+        Before which of them a frame was entered.
     error : BaseException or None
         What `other` raised.
     """
 
     def __init__(self, files: tuple[str, ...], at: int, other: Callable[[], Any]) -> None:
         self.opcodes = 0
+        self.entries: list[int] = []
         self.error: BaseException | None = None
         self._files = files
         self._at = at
@@ -63,6 +66,7 @@ class Stopped:
         def enter(frame: FrameType, event: str, arg: Any) -> Any:
             if not frame.f_code.co_filename.startswith(self._files):
                 return None
+            self.entries.append(self.opcodes)
             frame.f_trace_opcodes = True
             frame.f_trace_lines = False
             return inside

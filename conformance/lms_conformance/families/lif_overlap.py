@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from lms_conformance.chunks import Chunk, difference
@@ -39,43 +39,54 @@ LEAST = 5
 def _open(trial: Trial) -> Ways:
     trial.anew()
     ways = Ways(trial.open())
-    _as_it_was(trial, ways)
-    return ways
-
-
-def _as_it_was(trial: Trial, ways: Ways) -> None:
     for k in ("a", "b"):
         ways.put(Op("put", (k,), (OLD,)))
-    if "new" in ways.model and trial.caps.remove:
-        ways.remove(Op("remove", ("new",)))
+    return ways
 
 
 def _fits(trial: Trial, op: Op) -> bool:
     return trial.caps.remove or not op.kind.startswith("remove")
 
 
-def _rounds(trial: Trial, ops: tuple[Op, ...], check: Callable[[Trial, Op, float], None]) -> None:
+class Place(NamedTuple):
+    """Where in a call it is stopped: a part of its opcodes, or of those before which it enters a frame."""
+
+    part: float
+    entering: bool
+
+    def at(self, stopped: Stopped) -> int:
+        """The opcode, by a call that nobody stopped."""
+        entries = stopped.entries
+        return entries[int(self.part * len(entries))] if self.entering and entries else int(self.part * stopped.opcodes)
+
+
+def _rounds(trial: Trial, ops: tuple[Op, ...], check: Callable[[Trial, Op, Place], None]) -> None:
     """Each operation stopped at another place each round, as often as there is time for."""
     began, done = time.monotonic(), 0
-    for i in range(max(3, trial.profile.rounds // 5)):
+    for i in range(max(6, trial.profile.rounds // 5)):
         for j, op in enumerate(trial.rng.sample(ops, len(ops))):
-            if done >= LEAST and time.monotonic() - began > 2 * trial.profile.example_seconds:
+            if done >= LEAST and time.monotonic() - began > 3 * trial.profile.example_seconds:
                 return
             if _fits(trial, op):
-                place = (i * 0.618034 + j * 0.38 + trial.rng.random() / 8) % 1
-                check(trial, op, place * place if i % 2 == 0 else place)  # what is checked first is checked early
+                part = (i * 0.618034 + j * 0.38 + trial.rng.random() / 8) % 1
+                # What is checked first is checked early; what is checked and what is done are often calls.
+                check(trial, op, Place(part if i % 4 == 3 else part * part, entering=i % 2 == 0))
                 done += 1
 
 
-def _length(ways: Ways, call: Callable[[], Any]) -> int:
-    """Opcodes of a call that nobody stops."""
-    stopped = Stopped(own_files(ways.backend), -1, lambda: None)
-    stopped.run(call)
-    return stopped.opcodes
+#: Calls that nobody stopped, each made once in a trial.
+_lengths: WeakKeyDictionary[Trial, dict[Op | None, Stopped]] = WeakKeyDictionary()
 
 
-#: Of `close`, counted once in a trial.
-_lengths: WeakKeyDictionary[Trial, int] = WeakKeyDictionary()
+def _unstopped(trial: Trial, op: Op | None) -> Stopped:
+    """What there is to an operation, or to `close`."""
+    known = _lengths.setdefault(trial, {})
+    if op not in known:
+        ways = _open(trial)
+        stopped = known[op] = Stopped(own_files(ways.backend), -1, lambda: None)
+        stopped.run(ways.backend.close if op is None else lambda: ways.step(op))
+        trial.release(ways.subject)
+    return known[op]
 
 
 def _outcome(ways: Ways, op: Op) -> bool:
@@ -117,11 +128,9 @@ def _kept(trial: Trial, ways: Ways, op: Op, done: bool) -> None:
     trial.release(ways.subject)
 
 
-def _method_stopped(trial: Trial, op: Op, place: float) -> None:
+def _method_stopped(trial: Trial, op: Op, place: Place) -> None:
+    length, at = _unstopped(trial, op).opcodes, place.at(_unstopped(trial, op))
     ways = _open(trial)
-    length = _length(ways, lambda: ways.step(op))
-    _as_it_was(trial, ways)
-    at = int(place * length)
     trial.record(f"# {op.kind} of {op.keys!r} is stopped before opcode {at} of {length}, and close() runs")
     stopped = Stopped(own_files(ways.backend), at, ways.backend.close)
     done = stopped.run(lambda: _outcome(ways, op))
@@ -130,14 +139,9 @@ def _method_stopped(trial: Trial, op: Op, place: float) -> None:
     _kept(trial, ways, op, done)
 
 
-def _close_stopped(trial: Trial, op: Op, place: float) -> None:
-    length = _lengths.get(trial)
-    if length is None:
-        measured = _open(trial)
-        length = _lengths[trial] = _length(measured, measured.backend.close)
-        trial.release(measured.subject)
+def _close_stopped(trial: Trial, op: Op, place: Place) -> None:
+    length, at = _unstopped(trial, None).opcodes, place.at(_unstopped(trial, None))
     ways = _open(trial)
-    at = int(place * length)
     trial.record(f"# close() is stopped before opcode {at} of {length}, and {op.kind} of {op.keys!r} runs")
     outcome: list[bool] = []
     stopped = Stopped(own_files(ways.backend), at, lambda: outcome.append(_outcome(ways, op)))
