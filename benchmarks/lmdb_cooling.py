@@ -3,7 +3,7 @@
     python -m benchmarks.lmdb_cooling TRACE [--requests 2000] [--blocks 8192] [--rounds 3] [--plot FILE] [--json FILE]
 
 Each point is a process of its own: `raw`, and `auto` with one value of `cooling.FULL` (the share of the tier from
-which on cold chunks are encoded), letting puts wait for that (`cooling.AHEAD`) or not. Points take turns; medians.
+which on cold chunks are encoded). Points take turns; medians.
 """
 
 from __future__ import annotations
@@ -27,15 +27,10 @@ from lms_tiers.replay.blocks import BlockBytes
 from lms_tiers.replay.trace import iter_trace
 from lms_tiers.sizes import parse_size
 
-#: Bytes ahead that no replay reaches.
-_NEVER = 1 << 60
 
-
-def child(options: argparse.Namespace, folder: str, codec: str, full: float, waits: bool) -> dict[str, Any]:
+def child(options: argparse.Namespace, folder: str, codec: str, full: float) -> dict[str, Any]:
     """One replay; figures of its calls and of what the disk tier held at its end."""
     cooling.FULL = full
-    if not waits:
-        cooling.AHEAD = _NEVER
     size = options.block
     disk = options.blocks * size
     device = f"cpu?capacity={disk // 8}B > lmdb:{folder}?capacity={disk}B&sync={options.sync}&codec={codec}"
@@ -76,11 +71,10 @@ def child(options: argparse.Namespace, folder: str, codec: str, full: float, wai
     }  # fmt: skip
 
 
-def points() -> Iterator[tuple[str, str, float, bool]]:
-    yield "raw", "raw", 0.0, False
+def points() -> Iterator[tuple[str, str, float]]:
+    yield "raw", "raw", 0.0
     for full in (0.5, 0.75, 0.875, 0.95):
-        yield f"auto from {full:.1%}", "auto", full, True
-    yield "auto from 87.5%, no put waits", "auto", 0.875, False
+        yield f"auto from {full:.1%}", "auto", full
 
 
 def plot(path: Path, medians: dict[str, dict[str, float]]) -> None:
@@ -125,22 +119,22 @@ def main() -> None:
     parser.add_argument("--path", type=Path, help="folder on the disk to measure")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--child", nargs=4)
+    parser.add_argument("--child", nargs=3)
     options = parser.parse_args()
     if options.child:
-        folder, codec, full, waits = options.child
-        print(json.dumps(child(options, folder, codec, float(full), waits == "True")))
+        folder, codec, full = options.child
+        print(json.dumps(child(options, folder, codec, float(full))))
         return
     found: dict[str, list[dict[str, float]]] = {}
     for _ in range(options.rounds):
-        for name, codec, full, waits in points():
+        for name, codec, full in points():
             folder = tempfile.mkdtemp(prefix="lmdb-cooling-", dir=options.path)
             command = [sys.executable, "-m", "benchmarks.lmdb_cooling", options.trace]
             command += ["--requests", str(options.requests), "--sync", options.sync]
             command += ["--block", f"{options.block}B", "--blocks", str(options.blocks)]
             try:
                 done = subprocess.run(
-                    [*command, "--child", folder, codec, str(full), str(waits)],
+                    [*command, "--child", folder, codec, str(full)],
                     stdout=subprocess.PIPE, text=True, check=True,
                 )  # fmt: skip
             finally:

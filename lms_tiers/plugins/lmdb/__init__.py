@@ -1,9 +1,9 @@
 """Chunks on a local disk, indexed by LMDB: persistent, bounded by the blocks on disk, verified on every read.
 
-From below: `layout` is the form of records, `space` the accounting; `directory`, `datafile`, `journal` and `index` are
-the files; `extents` and `pages` say which pages are whose, `entries` what is known of chunks, `store` how that changes;
-`checkpoint` and `syncing` bring it to the medium; `recovery` and `opening` say what was there; `reading`, `writing` and
-`cooling` move bytes. Importing this imports no lmdb.
+From below: `layout` is the form of records, `space` the accounting, `calls` who is inside; `directory`, `datafile`,
+`journal` and `index` are the files; `extents` and `pages` say which pages are whose, `entries` what is known of chunks,
+`store` how that changes; `checkpoint` brings it to the medium; `recovery` and `opening` say what was there; `reading`,
+`writing` and `cooling` move bytes. Importing this imports no lmdb.
 """
 
 from __future__ import annotations

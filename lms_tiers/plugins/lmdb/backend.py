@@ -14,23 +14,21 @@ from typing import Any, ClassVar, Final, List, Optional
 import lmdb
 
 from lms_tiers.arena.recycle import Recycler
-from lms_tiers.errors import ConfigError, StorageUnavailableError, from_anywhere
+from lms_tiers.errors import ConfigError, StorageUnavailableError
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInFile, ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.plugins.lmdb import listing
-from lms_tiers.plugins.lmdb.checkpoint import MOST
+from lms_tiers.plugins.lmdb.calls import calling, reading, staying
+from lms_tiers.plugins.lmdb.checkpoint import MOST, Syncing
 from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.cooling import Cooling
 from lms_tiers.plugins.lmdb.directory import Place, unavailable
-from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, Damaged
-from lms_tiers.plugins.lmdb.mending import mend, mending
+from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, PAGE, Damaged
 from lms_tiers.plugins.lmdb.opening import close_clean, open_directory
 from lms_tiers.plugins.lmdb.options import LmdbOptions
-from lms_tiers.plugins.lmdb.pages import Inside
-from lms_tiers.plugins.lmdb.reading import Fresh, Into, Reader
+from lms_tiers.plugins.lmdb.reading import Into, Reader, fresh
 from lms_tiers.plugins.lmdb.ring import Ring
 from lms_tiers.plugins.lmdb.space import Budget, charge, reserve
-from lms_tiers.plugins.lmdb.syncing import Syncing
 from lms_tiers.plugins.lmdb.writing import Writer
 
 _log = logging.getLogger(__name__)
@@ -79,84 +77,66 @@ class LmdbBackend(LMSBackendInterface):
         """Store a chunk; returns when it is in the journal."""
         self.put_many(((client_meta, kv_chunk_bytes),))
 
-    @mending
+    @calling
     def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
         """Store chunks in order, neighbours by one write."""
-        with self._changing():
-            self._writer.put_many((client_meta, [data]) for client_meta, data in items)
+        self._place.look(now=False)
+        self._writer.put_many((client_meta, [data]) for client_meta, data in items)
 
-    @mending
+    @calling
     def put_from(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
         """Store chunks straight from another backend's memory."""
-        with self._changing():
-            return self._writer.put_from(client_metas, source)
+        self._place.look(now=False)
+        return self._writer.put_from(client_metas, source)
 
     def remove(self, key: CacheEngineKey) -> None:
         """Delete a chunk; returns when that is in the journal."""
         self.remove_many((key,))
 
-    @mending
+    @calling
     def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
         """Delete chunks, some hundreds by one write."""
+        self._place.look(now=False)
         texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
-        with self._changing():
-            for begin in range(0, len(texts), 16):
-                self._syncing.committed(self._store.remove(texts[begin : begin + 16]))
+        for begin in range(0, len(texts), 16):
+            self._syncing.committed(self._store.remove(texts[begin : begin + 16]))
 
-    def _changing(self) -> Inside:
-        store = self._store
-        store.check()
-        if self._place.due:
-            with store.epochs.calling():
-                self._place.look()
-        return store.epochs.calling()
-
-    @mending
+    @calling
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether the chunk is there, by its manifest."""
         return self._reader.readable(key_text(key, MAX_KEY_BYTES)) is not None
 
-    @mending
+    @reading
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
         """The chunk in a bytearray of its own."""
-        found = self._reader.get(key_text(key, MAX_KEY_BYTES))
-        return None if found is None else found[0].memory_obj(found[1])
+        found = self._reader.one(key_text(key, MAX_KEY_BYTES), fresh)
+        return None if found is None else found[0].memory_obj(found[1][0].obj)
 
-    @mending
+    @reading
     def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
         """Read into the caller's buffer."""
-        return self._reader.into(key_text(key, MAX_KEY_BYTES), Into((buffer,), strict=True))
+        found = self._reader.one(key_text(key, MAX_KEY_BYTES), Into((buffer,), strict=True))
+        return None if found is None else found[0]
 
-    @mending
+    @reading
     def get_scattered(
         self, key: CacheEngineKey, buffers: Sequence[Any], *, expected: ChunkMeta | None = None
     ) -> ChunkMeta | None:
         """Read into the caller's buffers, one after another."""
-        return self._reader.into(key_text(key, MAX_KEY_BYTES), Into(buffers, strict=True, expected=expected))
+        found = self._reader.one(key_text(key, MAX_KEY_BYTES), Into(buffers, strict=True, expected=expected))
+        return None if found is None else found[0]
 
     @contextlib.contextmanager
     def in_file(self, key: CacheEngineKey) -> Iterator[ChunkInFile | None]:
         """Where the chunk lies in `data`, whose pages are not used again within the block."""
-        since = next(self._store.calls)
-        try:
-            with self._reader.in_file(key_text(key, MAX_KEY_BYTES)) as found:
-                yield found
-        except BaseException as error:
-            if from_anywhere(error):
-                mend(self._store, since)
-            raise
+        with staying(self._store):
+            yield self._reader.in_file(key_text(key, MAX_KEY_BYTES))
 
-    @mending
     def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
         """Chunks in order, neighbours by one read; each in memory that is used again when it is let go."""
-        wanted = [(key_text(key, MAX_KEY_BYTES), Fresh(self._ring.take)) for key in keys]
-        found = self._reader.many(wanted)
-        return [
-            None if meta is None else meta.memory_obj(fresh.data)
-            for meta, (_, fresh) in zip(found, wanted, strict=True)
-        ]  # fmt: skip
+        found = self._reader.many([(key_text(key, MAX_KEY_BYTES), self._ring.lend) for key in keys])
+        return [None if one is None else one[0].memory_obj(one[1][0].obj) for one in found]
 
-    @mending
     def get_many_into(
         self, requests: Iterable[tuple[CacheEngineKey, Sequence[Any]]], *,
         expected: Sequence[ChunkMeta | None] | None = None, spoiled: set[int] | None = None,
@@ -169,7 +149,7 @@ class LmdbBackend(LMSBackendInterface):
         found = self._reader.many(wanted)
         if spoiled is not None:
             spoiled.update(i for i, (_, into) in enumerate(wanted) if into.lent and found[i] is None)
-        return found
+        return [None if one is None else one[0] for one in found]
 
     def list_keys(self) -> List[CacheEngineKey]:
         """Every key."""
@@ -191,7 +171,7 @@ class LmdbBackend(LMSBackendInterface):
         """The charge of a chunk stored raw, in single pages, under the longest key."""
         return reserve(length)
 
-    @mending
+    @calling
     def stored_bytes(self, key: CacheEngineKey) -> int | None:
         """The chunk's charge."""
         found = self._reader.located(key_text(key, MAX_KEY_BYTES))
@@ -206,55 +186,49 @@ class LmdbBackend(LMSBackendInterface):
         counters = self._store.counters
         return counters.chunks, counters.charged
 
-    @mending
+    @calling
     def locate(self, key: CacheEngineKey) -> ChunkInfo | None:
         """What `scan` lists of `key`."""
         found = self._reader.readable(key_text(key, MAX_KEY_BYTES))
-        return None if found is None else ChunkInfo(key, found.form.meta, charge(found.pages, found.nrecord))
+        return None if found is None else ChunkInfo(key, found.meta, charge(found.pages, found.nrecord))
 
     def scan(self) -> Iterator[ChunkInfo]:
         """Every chunk, least recently put or used first."""
         self._store.check()
         return listing.streamed(self._store, listing.chunks_by_use(self._store, self._coding.reads))
 
-    @mending
+    @calling
     def touch(self, keys: Sequence[CacheEngineKey]) -> None:
         """Note uses; they reach the medium with a checkpoint."""
-        self._store.check()
         if self._store.touch([key_text(key) for key in keys]) > MOST:
             with self._store.lock:
-                self._store.changed.rouse()
+                self._store.changed.wake()
 
-    @mending
+    @calling
     def save_state(self, state: bytes) -> None:
         """Keep a tier's state; one that is too large is dropped, with a warning."""
-        with self._changing():
-            try:
-                self._place.keep_state(state, self._budget.state_limit)
-            except OSError as error:
-                raise unavailable(self._path, error, "cannot keep a tier's state") from error
+        self._place.look(now=False)
+        try:
+            self._place.keep_state(state, self._budget.state_limit)
+        except OSError as error:
+            raise unavailable(self._path, error, "cannot keep a tier's state") from error
 
-    @mending
+    @calling
     def load_state(self) -> bytes | None:
         """The state kept last; None without one, or where it is damaged."""
-        store = self._store
-        with store.epochs.calling():
-            store.check()
-            try:
-                return self._place.kept_state()
-            except Damaged:
-                store.counters.corrupt += 1
-                return None
+        try:
+            return self._place.kept_state()
+        except Damaged:
+            self._store.counters.corrupt += 1
+            return None
 
-    @mending
+    @calling
     def flush(self, timeout: float | None = None) -> None:
         """Return when everything put before is, as the option `sync` promises, on the medium."""
-        with self._store.epochs.calling():
-            self._store.check()
-            self._place.look()
-            self._syncing.reach(self._store.journal.position, timeout)
+        self._place.look()
+        self._syncing.reach(self._store.journal.position, timeout)
 
-    @mending
+    @calling
     def shrink(self) -> None:
         """Give the file system back what no chunk needs.
 
@@ -269,26 +243,23 @@ class LmdbBackend(LMSBackendInterface):
             self._store.pages.punch(self._store.pages.room.free.pages)
         self._store.index.renew()
 
-    @mending
+    @calling
     def stats(self) -> BackendStats:
         """Counters since open; bytes used are those of all files on disk."""
-        store = self._store
-        with store.epochs.calling():
-            store.check()
-            counters, used = store.counters, self._nbytes()
-            return BackendStats(
-                keys=counters.chunks, bytes_used=used, bytes_peak=self._peak, bytes_written=store.data.written,
-                bytes_read=counters.read, failures=store.epochs.failures, corrupt=counters.corrupt,
-                detail={
-                    "stored_bytes": counters.charged, "commits": counters.records,
-                    "checkpoints": self._checkpoints.made, "free_bytes": store.pages.room.free.pages * 4096,
-                    "unreadable": counters.unreadable,
-                },
-            )  # fmt: skip
+        store, counters, used = self._store, self._store.counters, self._nbytes()
+        return BackendStats(
+            keys=counters.chunks, bytes_used=used, bytes_peak=self._peak, bytes_written=store.data.written,
+            bytes_read=counters.read, failures=store.calls.failures, corrupt=counters.corrupt,
+            detail={
+                "stored_bytes": counters.charged, "commits": counters.records,
+                "checkpoints": self._checkpoints.made, "free_bytes": store.pages.room.free.pages * PAGE,
+                "unreadable": counters.unreadable,
+            },
+        )  # fmt: skip
 
     def _nbytes(self) -> int:
         store = self._store
-        used = store.data.nbytes + store.index.nbytes + self._budget.spare * 4096 + self._budget.journal
+        used = store.data.nbytes + store.index.nbytes + self._budget.spare * PAGE + self._budget.journal
         self._peak = max(self._peak, used)
         return used
 

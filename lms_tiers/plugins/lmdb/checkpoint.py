@@ -1,8 +1,11 @@
-"""Checkpoints: what the journal holds goes into the index, and its room is free again.
+"""What brings a store to the medium: checkpoints put into the index what the journal holds, and free its room.
 
 A thread of its own makes them, a while after a change or when the journal is half full. One that fails is tried
 again; until it succeeds the journal keeps everything, and puts go on as long as that has room. The first one after a
 crash builds the index, of all that was found; the journal takes nothing before.
+
+For `flush`, and in the mode `commit` for every group of puts, another thread syncs journal and `data` for all who
+wait; whoever comes while it works is served by the next round together.
 """
 
 from __future__ import annotations
@@ -10,11 +13,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final
 
 import lmdb
 
-from lms_tiers.plugins.lmdb.directory import is_full
+from lms_tiers.errors import DeadlineExceededError
+from lms_tiers.plugins.lmdb.directory import is_full, unavailable
 from lms_tiers.plugins.lmdb.index import Applied
 from lms_tiers.plugins.lmdb.layout import key_hash
 from lms_tiers.plugins.lmdb.store import Store
@@ -23,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds from a change to the checkpoint that takes it in.
 SECONDS: float = 5.0
+#: Seconds after which a checkpoint is tried that nothing asks for.
+_IDLE: Final = 1e6
 #: Changes, or uses, that are not left for later.
 MOST: int = 32768
 
@@ -42,8 +49,7 @@ class Checkpoints:
         self._position: Final = position
         self._stopped = False
         self._making: Final = threading.Lock()
-        self._applied: Applied | None = None  # what the index says once it has all of `Store.committing`
-        self._uses: dict[str, int] = {}
+        self._uses: dict[str, int] = {}  # with `Store.committing`, what is frozen
         self.made = 0
         self._thread: Final = threading.Thread(target=self._run, name="lms-tiers-lmdb-checkpoint", daemon=True)
 
@@ -67,13 +73,10 @@ class Checkpoints:
     def _run(self) -> None:
         store = self._store
         while True:
-            with store.lock:
-                store.changed.wait_for(
-                    lambda: self._stopped or bool(store.dirty or store.uses or self._applied) or store.pages.pressed
-                )
-                store.changed.wait_for(lambda: self._stopped or self._pressing(), SECONDS)
-                if self._stopped:
-                    return
+            store.changed.wait_for(lambda: self._stopped or self._wanted or store.pages.pressed, _IDLE)
+            store.changed.wait_for(lambda: self._stopped or self._pressing(), SECONDS)
+            if self._stopped:
+                return
             try:
                 self.make()
             except (OSError, lmdb.Error) as error:
@@ -84,7 +87,13 @@ class Checkpoints:
         _log.warning("lmdb store %s: the index could not be written: %s", store.where, error)
         with store.lock:
             store.stuck = error
-            store.changed.notify_all()
+            store.changed.wake()
+
+    @property
+    def _wanted(self) -> bool:
+        """Whether the index lacks anything."""
+        store = self._store
+        return bool(store.dirty or store.committing or store.uses or self._uses)
 
     def _pressing(self) -> bool:
         store = self._store
@@ -101,36 +110,25 @@ class Checkpoints:
         OSError, lmdb.Error
         """
         with self._making:
-            if self._applied is not None:
-                with self._store.lock:
-                    self._part()
-                self._commit(self._applied)  # what a failed one left
             applied = self._frozen()
             if applied is not None:
                 self._commit(applied)
             self._renew()
 
     def _frozen(self) -> Applied | None:
-        """Freeze what changed, for the index."""
+        """Freeze what changed, for the index, with what a failed one has left; from here on changes are apart."""
         store = self._store
         with store.lock:
             store.mend()
-            if not store.dirty and not store.uses and store.journal.begun:
+            if not self._wanted and store.journal.begun:
                 return None
             # This order: see `Store.find`; and whatever an interrupt leaves, the next checkpoint finds all of it.
-            store.committing, self._uses = store.dirty, store.uses
-            position = store.journal.position if store.journal.begun else self._position
-            applied = self._applied = Applied(store.seed, position, store.clock, store.counters.chunks)
-            self._part()
-            return applied
-
-    def _part(self) -> None:
-        """From here on changes are apart from those that are frozen. The lock is held."""
-        store = self._store
-        if store.dirty is store.committing:
+            store.committing = {**store.committing, **store.dirty} if store.committing else store.dirty
             store.dirty = {}
-        if store.uses is self._uses:
+            self._uses = {**self._uses, **store.uses} if self._uses else store.uses
             store.uses = {}
+            position = store.journal.position if store.journal.begun else self._position
+            return Applied(store.seed, position, store.clock, store.counters.chunks)
 
     def _commit(self, applied: Applied) -> None:
         store, seed = self._store, self._store.seed
@@ -157,12 +155,12 @@ class Checkpoints:
                 store.journal.release(applied.position)
             else:
                 store.journal.begin(applied.position)
-            self._applied, self._uses, store.committing = None, {}, {}
+            self._uses, store.committing = {}, {}
             store.commits += 1
             store.stuck = None
             store.pages.reclaim()
             store.pages.punch_excess()
-            store.changed.notify_all()
+            store.changed.wake()
         self.made += 1
 
     def _apply(self, records: dict[bytes, bytes | None], stamps: dict[bytes, int], applied: Applied) -> None:
@@ -185,13 +183,13 @@ class Checkpoints:
         finally:
             with store.lock:
                 store.pages.pressed = False
-                store.changed.notify_all()
+                store.changed.wake()
 
     def stop(self) -> None:
         """End the thread; one that is being made is made."""
         with self._store.lock:
             self._stopped = True
-            self._store.changed.notify_all()
+            self._store.changed.wake()
         self._thread.join()
 
     def finish(self) -> None:
@@ -202,7 +200,7 @@ class Checkpoints:
         OSError, lmdb.Error
         """
         store, deadline = self._store, time.monotonic() + 60
-        while store.dirty or store.uses or self._applied is not None:
+        while self._wanted:
             self.make()
             if time.monotonic() > deadline:
                 raise TimeoutError("the index is not written")
@@ -210,3 +208,62 @@ class Checkpoints:
             store.mend()
             store.pages.reclaim()
         store.data.sync()
+
+
+class Syncing:
+    """Syncs of one store; the thread starts with the first of them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store: Final = store
+        self._thread: Final = ThreadPoolExecutor(1, "lms-tiers-lmdb-sync")
+
+    def committed(self, position: int) -> None:
+        """A change was appended up to `position`: return when it is as firm as puts are promised to be."""
+        if self._store.firm:
+            self.reach(position, None)
+
+    def reach(self, position: int, timeout: float | None) -> None:
+        """Return when all that the journal had at `position` is on the medium, or at once where nothing is synced.
+
+        Raises
+        ------
+        DeadlineExceededError, StorageUnavailableError
+        """
+        if not self._store.syncs or self._store.pages.synced >= position:
+            return
+        try:
+            asked = self._thread.submit(self._round, position)
+        except RuntimeError:  # no thread is to be had
+            asked = Future()
+            try:
+                self._round(position)
+                asked.set_result(None)
+            except OSError as caught:
+                asked.set_exception(caught)
+        if wait((asked,), timeout).not_done:
+            raise DeadlineExceededError("flush of an lmdb store", timeout or 0.0)
+        error = asked.exception()
+        if isinstance(error, OSError):
+            raise unavailable(self._store.where, error, "cannot be synced") from error
+        asked.result()
+
+    def _round(self, wanted: int) -> None:
+        store = self._store
+        if store.pages.synced >= wanted:
+            return  # the round before was for this one too
+        position = store.journal.position
+        try:
+            store.data.sync()
+            store.journal.sync()
+        except OSError:
+            with store.lock:
+                store.pages.unsyncable = True
+                store.changed.wake()
+            raise
+        with store.lock:
+            store.pages.synced = max(store.pages.synced, position)
+            store.changed.wake()
+
+    def stop(self) -> None:
+        """End the thread, after what was asked for."""
+        self._thread.shutdown()

@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from lms_tiers.arena.recycle import Recycler
-from lms_tiers.codecs.base import Codec, decode_into, encode_bound
+from lms_tiers.codecs.base import Codec, EncodedChunk, decode_into, encode_bound
 from lms_tiers.codecs.catalog import Catalog, current
 from lms_tiers.codecs.workers import Crew
 from lms_tiers.errors import CodecError
-from lms_tiers.plugins.lmdb.layout import Damaged, Form
+from lms_tiers.plugins.lmdb.layout import Chunk, Damaged
 
 _log = logging.getLogger(__name__)
 
@@ -22,15 +20,6 @@ _log = logging.getLogger(__name__)
 _PARALLEL_BYTES: Final = 1 << 20
 #: Below this a chunk is stored as it is: it would not save a page.
 _SMALLEST: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A chunk as it will be stored, block after block; the blocks lie in memory that is lent while they are held."""
-
-    layout: str
-    block_bytes: int
-    blocks: list[memoryview]
 
 
 class Coding:
@@ -49,8 +38,11 @@ class Coding:
         self._lock = threading.Lock()
         self._crew: Crew | None = None
 
-    def encode(self, data: memoryview, dtype: str | None, alone: bool = False) -> Encoded | None:
-        """The chunk encoded; None where it is stored raw. `alone`: by this thread only."""
+    def encode(self, data: memoryview, dtype: str | None, alone: bool = False) -> EncodedChunk | None:
+        """The chunk encoded, in memory that is lent while its blocks are held; None where it is stored raw.
+
+        `alone`: by this thread only.
+        """
         if len(data) < _SMALLEST:
             return None
         form = self._codec.plan(data, dtype)
@@ -59,9 +51,7 @@ class Coding:
         crew = None if alone else self._helpers(len(data))
         out = self._memory.take(encode_bound(len(data)))
         encoded = self._codec.encode(data, dtype, out=out, crew=crew, form=form)
-        if encoded.layout.startswith("raw/") or encoded.nbytes >= len(data):
-            return None
-        return Encoded(encoded.layout, encoded.block_bytes, [memoryview(block) for block in encoded.blocks])
+        return None if encoded.layout.startswith("raw/") or encoded.nbytes >= len(data) else encoded
 
     def reads(self, layout: str) -> bool:
         """Whether a codec that is installed reads this layout; raw is no layout."""
@@ -84,7 +74,7 @@ class Coding:
         self._readers[layout] = codec
         return codec is not None
 
-    def decode(self, form: Form, lengths: Sequence[int], stream: memoryview, out: memoryview) -> None:
+    def decode(self, chunk: Chunk, stream: memoryview, out: memoryview) -> None:
         """Decode the blocks that lie one after another in `stream`, of a layout that `reads` answers for.
 
         Raises
@@ -93,13 +83,13 @@ class Coding:
         """
         blocks: list[memoryview] = []
         at = 0
-        for size in lengths:
+        for size in chunk.blocks:
             blocks.append(stream[at : at + size])
             at += size
         try:
-            codec = self._readers.get(form.layout) or self._catalog.reader(form.layout)
+            codec = self._readers.get(chunk.layout) or self._catalog.reader(chunk.layout)
             crew = self._helpers(len(out))
-            decode_into(form.layout, form.block_bytes, blocks, out, codec=codec, crew=crew)
+            decode_into(chunk.layout, chunk.block_bytes, blocks, out, codec=codec, crew=crew)
         except CodecError as error:
             raise Damaged(str(error)) from error
 

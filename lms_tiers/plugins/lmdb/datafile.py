@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from lms_tiers.arena.recycle import SMALLEST, Recycler
-from lms_tiers.buffers import copy_bytes
+from lms_tiers.buffers import scatter_bytes
 from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.plugins.lmdb.directory import Syncable, create_file
 from lms_tiers.plugins.lmdb.layout import PAGE
@@ -59,8 +59,7 @@ class DataFile(Syncable):
             memory = self._lent(nbytes)
             if not self._filled(offset, [memory], nbytes):
                 return False
-            for buffer, part in _parts(buffers, memory):
-                copy_bytes(buffer, part)
+            scatter_bytes([memory[:nbytes]], buffers)
             return True
         got = os.preadv(self.fd, buffers, offset) if nbytes else 0
         return got == nbytes or (got > 0 and self._filled(offset + got, _after(buffers, got), nbytes - got))
@@ -84,8 +83,7 @@ class DataFile(Syncable):
         for offset, buffers in runs:
             if self._aligned is not None:
                 memory = self._lent(sum(map(len, buffers)))
-                for buffer, part in _parts(buffers, memory):
-                    copy_bytes(part, buffer)
+                scatter_bytes(buffers, [memory])
                 buffers = [memory]
             for begin in range(0, len(buffers), _IOV_MOST):
                 some = buffers[begin : begin + _IOV_MOST]
@@ -141,15 +139,6 @@ def allocate(fd: int, mode: int, offset: int, nbytes: int) -> bool:
 def hold_blocks(fd: int, nbytes: int) -> None:
     """Blocks for `nbytes` more than the file has, which keeps its size: it grows on a full disk as well."""
     allocate(fd, _KEEP_SIZE, os.fstat(fd).st_size, nbytes)
-
-
-def _parts(buffers: list[Any], memory: memoryview) -> list[tuple[memoryview, memoryview]]:
-    """Each of `buffers` with the part of `memory` that stands for it."""
-    pairs, at = [], 0
-    for buffer in buffers:
-        pairs.append((memoryview(buffer).cast("B"), memory[at : at + len(buffer)]))
-        at += len(buffer)
-    return pairs
 
 
 def _after(buffers: list[Any], done: int) -> list[Any]:

@@ -129,18 +129,17 @@ class Place:
         self._identity: Final = found.st_ino, found.st_dev
         self._looked = 0
 
-    @property
-    def due(self) -> bool:
-        """Whether nobody has just looked."""
-        return time.monotonic_ns() - self._looked > LOOK
-
-    def look(self) -> None:
+    def look(self, now: bool = True) -> None:
         """Raise where the files have lost their names: what is written would be gone with the last descriptor.
+
+        `now`: also where somebody has just looked.
 
         Raises
         ------
         StorageUnavailableError
         """
+        if not now and time.monotonic_ns() - self._looked <= LOOK:
+            return
         with contextlib.suppress(OSError):
             found = (self._path / DATA_FILE).stat()
             if (found.st_ino, found.st_dev) == self._identity:

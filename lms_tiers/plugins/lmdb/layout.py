@@ -1,6 +1,6 @@
-"""Records as they lie on disk, packed and unpacked: a chunk's manifest, and the head of a file. See docs/format.md.
+"""Records as they lie on disk and in memory: a chunk's manifest, and the head of a file. See docs/format.md.
 
-Also the short form of a manifest that a running store keeps in memory. Nothing here opens a file.
+Nothing here opens a file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 import xxhash
 
@@ -143,21 +143,9 @@ def _packed_meta(meta: ChunkMeta) -> bytes:
     return meta.pack()
 
 
-class Form(NamedTuple):
-    """What many chunks have in common: metadata, and of those that are encoded, how.
-
-    Attributes
-    ----------
-    meta : ChunkMeta
-    layout : str
-        Of the codec; empty where the bytes are stored as they are.
-    block_bytes : int
-        Bytes of the chunk that each block encodes; 0 where raw.
-    """
-
-    meta: ChunkMeta
-    layout: str
-    block_bytes: int
+@lru_cache(maxsize=4096)
+def _unpacked_meta(data: bytes) -> ChunkMeta:
+    return ChunkMeta.unpack(data)[0]
 
 
 @dataclass(slots=True)
@@ -166,6 +154,10 @@ class Chunk:
 
     Attributes
     ----------
+    layout : str
+        Of the codec; empty where the bytes are stored as they are.
+    block_bytes : int
+        Bytes of the chunk that each block encodes; 0 where raw.
     sequence : int
         Of the put; no two share one, and later puts have larger ones.
     checksum : int
@@ -175,11 +167,13 @@ class Chunk:
     extents : list of Extent
         Where the stored bytes lie, in order; the record ends with the last of them.
     created : int
-        Milliseconds since the epoch; 0 where it was read from an entry.
+        Milliseconds since the epoch.
     """
 
     text: str
-    form: Form
+    meta: ChunkMeta
+    layout: str = ""
+    block_bytes: int = 0
     sequence: int = 0
     checksum: int = 0
     blocks: tuple[int, ...] = ()
@@ -189,7 +183,7 @@ class Chunk:
     @property
     def stream(self) -> int:
         """Stored bytes."""
-        return sum(self.blocks) if self.form.layout else self.form.meta.length
+        return sum(self.blocks) if self.layout else self.meta.length
 
     @property
     def pages(self) -> int:
@@ -204,37 +198,37 @@ class Chunk:
     @property
     def nrecord(self) -> int:
         """Bytes of the record; with one extent, where it has none yet."""
-        text, (meta, layout, _) = self.text, self.form
-        nkey = len(text) if text.isascii() else len(text.encode())
-        return record_bytes(nkey, meta, layout, len(self.blocks), len(self.extents) or 1)
+        nkey = len(self.text) if self.text.isascii() else len(self.text.encode())
+        return record_bytes(nkey, self.meta, self.layout, len(self.blocks), len(self.extents) or 1)
 
     def pack(self, seed: int) -> bytes:
         """The record."""
-        (meta, layout, block_bytes), blocks, extents, key = self.form, self.blocks, self.extents, self.text.encode()
+        blocks, extents, key = self.blocks, self.extents, self.text.encode()
         body = b"".join((
-            _MANIFEST.pack(self.sequence, self.created, self.checksum, block_bytes, len(blocks), len(extents),
-                           len(key), len(layout)),
-            _packed_meta(meta),
+            _MANIFEST.pack(self.sequence, self.created, self.checksum, self.block_bytes, len(blocks), len(extents),
+                           len(key), len(self.layout)),
+            _packed_meta(self.meta),
             key,
-            layout.encode(),
+            self.layout.encode(),
             words(len(blocks)).pack(*blocks) if blocks else b"",
             pack_extents(extents),
         ))  # fmt: skip
         return sealed(body + TAIL.pack(len(body) + TAIL.size, _MARK, 0)[:8], seed)
 
     @staticmethod
-    def unpack(record: bytes, seed: int) -> Chunk:
-        """Read a whole record.
+    def unpack(record: bytes, seed: int | None) -> Chunk:
+        """Read a whole record; without a `seed` it is one that was verified before.
 
         Raises
         ------
         Damaged
         """
         try:
-            nbytes, mark, _ = TAIL.unpack_from(record, len(record) - TAIL.size)
-            if nbytes != len(record) or mark != _MARK:
-                raise Damaged("no manifest ends here")
-            unsealed(record, seed)
+            if seed is not None:
+                nbytes, mark, _ = TAIL.unpack_from(record, len(record) - TAIL.size)
+                if nbytes != len(record) or mark != _MARK:
+                    raise Damaged("no manifest ends here")
+                unsealed(record, seed)
             sequence, created, data, block_bytes, nblocks, nextents, nkey, nlayout = _MANIFEST.unpack_from(record)
             meta, used = ChunkMeta.unpack(memoryview(record)[_MANIFEST.size :])
             at = _MANIFEST.size + used
@@ -246,10 +240,30 @@ class Chunk:
             extents = unpack_extents(record, at + 4 * nblocks, nextents)
         except (struct.error, IndexError, UnicodeDecodeError, FormatError) as error:
             raise Damaged(f"a manifest that is none ({error})") from None
-        chunk = Chunk(text, Form(meta, layout, block_bytes), sequence, data, blocks, extents, created)
-        if not extents or chunk.stream + len(record) > chunk.pages * PAGE or max(chunk.stream, meta.length) > LONGEST:
-            raise Damaged("a manifest whose lengths disagree")
+        chunk = Chunk(text, meta, layout, block_bytes, sequence, data, blocks, extents, created)
+        if seed is not None:
+            stream = chunk.stream
+            if not extents or stream + len(record) > chunk.pages * PAGE or max(stream, meta.length) > LONGEST:
+                raise Damaged("a manifest whose lengths disagree")
         return chunk
+
+
+def plain(record: bytes) -> tuple[ChunkMeta, int, int] | None:
+    """What a read needs of a record that was verified before: metadata, checksum, and where in `data` its bytes begin.
+
+    None where the chunk is not the usual one, stored as it is and in one extent.
+    """
+    _, _, checksum, _, _, nextents, nkey, nlayout = _MANIFEST.unpack_from(record)
+    if nlayout or nextents != 1:
+        return None
+    end = len(record) - TAIL.size - 8
+    place = int.from_bytes(record[end : end + 8], "little")
+    return _unpacked_meta(record[_MANIFEST.size : end - nkey]), checksum, (place >> COUNT_BITS) * PAGE
+
+
+def sequence_of(record: bytes) -> int:
+    """The sequence number of a record."""
+    return int.from_bytes(record[:8], "little")
 
 
 def at_page_end(data: memoryview, end: int) -> int:

@@ -7,18 +7,17 @@ or may not be listed; no key is listed twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, TypeAlias, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 import lmdb
 import numpy as np
 import numpy.typing as npt
 
-from lms_tiers.errors import from_anywhere
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey, OpaqueKey
+from lms_tiers.plugins.lmdb.calls import calling
 from lms_tiers.plugins.lmdb.directory import unavailable
-from lms_tiers.plugins.lmdb.layout import HASH_BYTES, Chunk, Damaged, key_hash
-from lms_tiers.plugins.lmdb.mending import mend
+from lms_tiers.plugins.lmdb.layout import HASH_BYTES, Chunk, sequence_of
 from lms_tiers.plugins.lmdb.space import charge
 from lms_tiers.plugins.lmdb.store import Store
 
@@ -28,44 +27,19 @@ Reads: TypeAlias = Callable[[str], bool]
 
 #: Chunks listed between two looks at the index.
 BATCH: int = 256
-_SEQUENCE: Final = slice(0, 8)
 
 
-class _Newer(NamedTuple):
-    """What stands before the index: manifests by key hash, None for what is gone; and later uses."""
-
-    records: dict[bytes, bytes | None]
-    stamps: dict[bytes, int]
-
-
-def _newer(store: Store) -> _Newer:
-    with store.lock:
-        records, stamps, seed = {**store.committing, **store.dirty}, dict(store.uses), store.seed
-    return _Newer(
-        {key_hash(text, seed): record for text, record in records.items()},
-        {key_hash(text, seed): stamp for text, stamp in stamps.items()},
-    )
-
-
-def _records(store: Store, ahead: _Newer) -> Iterator[list[tuple[bytes, int, bytes]]]:
-    """Key hash, stamp and manifest of every chunk, a batch at a time."""
-    yield [(name, 0, record) for name, record in ahead.records.items() if record is not None]
-    for found in store.index.items(BATCH) if store.index.opened else ():
-        yield [item for item in found if item[0] not in ahead.records]
-
-
-def _trusted(store: Store, record: bytes, reads: Reads) -> Chunk | None:
-    try:
-        chunk = Chunk.unpack(record, store.seed)
-    except Damaged:
-        return None
-    return chunk if reads(chunk.form.layout) else None
+def _readable(store: Store, record: bytes, reads: Reads) -> Chunk | None:
+    chunk = store.trusted(record)
+    return chunk if chunk is not None and reads(chunk.layout) else None
 
 
 def keys(store: Store, reads: Reads) -> Iterator[list[CacheEngineKey]]:
     """Every key whose manifest can be trusted and whose layout can be read, a batch at a time."""
-    for found in _records(store, _newer(store)):
-        chunks = [chunk for _, _, record in found if (chunk := _trusted(store, record, reads)) is not None]
+    with store.lock:
+        ahead = store.newer()
+    for found in store.walk(ahead, BATCH):
+        chunks = [chunk for _, _, record in found if (chunk := _readable(store, record, reads)) is not None]
         yield [CacheEngineKey.from_string(chunk.text) for chunk in chunks]
 
 
@@ -74,13 +48,13 @@ def chunks_by_use(store: Store, reads: Reads) -> Iterator[list[ChunkInfo]]:
 
     24 bytes of each are held for that.
     """
-    ahead = _newer(store)
+    with store.lock:
+        ahead = store.newer()
     names, stamps = bytearray(), bytearray()
-    for found in _records(store, ahead):
+    for found in store.walk(ahead, BATCH):
         names += b"".join([name for name, _, _ in found])
         for name, stamp, record in found:
-            sequence = int.from_bytes(record[_SEQUENCE], "little")
-            stamps += max(stamp, sequence, ahead.stamps.get(name, 0)).to_bytes(8, "little")
+            stamps += max(stamp, sequence_of(record), ahead.stamps.get(name, 0)).to_bytes(8, "little")
         yield []
     order = np.argsort(np.frombuffer(stamps, "<u8"), kind="stable")
     listed: npt.NDArray[np.uint8] = np.frombuffer(names, np.uint8).reshape(-1, HASH_BYTES)
@@ -91,35 +65,39 @@ def chunks_by_use(store: Store, reads: Reads) -> Iterator[list[ChunkInfo]]:
         infos: list[ChunkInfo] = []
         for name in some:
             newest = ahead.records[name] if name in ahead.records else there.get(name, (0, None))[1]
-            chunk = None if newest is None else _trusted(store, newest, reads)
+            chunk = None if newest is None else _readable(store, newest, reads)
             if newest is None or chunk is None:
                 continue  # removed meanwhile, or not to be read
             if store.dirty.get(chunk.text, b"") is None or store.committing.get(chunk.text, b"") is None:
                 continue
             # Opaque: parsing the texts of a million keys takes seconds, and whoever scans compares texts.
-            infos.append(ChunkInfo(OpaqueKey(chunk.text), chunk.form.meta, charge(chunk.pages, len(newest))))
+            infos.append(ChunkInfo(OpaqueKey(chunk.text), chunk.meta, charge(chunk.pages, len(newest))))
         yield infos
 
 
 def streamed(store: Store, batches: Iterator[list[_T]]) -> Iterator[_T]:
-    """Batches of a listing, each a call of its own: `close` waits for one, not for whoever holds the listing."""
-    while True:
-        since = next(store.calls)
-        try:
-            batch = _next(store, batches)
-        except BaseException as error:
-            if from_anywhere(error):
-                mend(store, since)
-            raise
-        if batch is None:
-            return
+    """What a listing has, one after another."""
+    each = Batches(store, batches)
+    while (batch := each.next()) is not None:
         yield from batch
 
 
-def _next(store: Store, batches: Iterator[list[_T]]) -> list[_T] | None:
-    with store.epochs.calling():
-        store.check()
+class Batches(Generic[_T]):
+    """Batches of a listing, each a call of its own: `close` waits for one, not for whoever holds the listing."""
+
+    def __init__(self, store: Store, batches: Iterator[list[_T]]) -> None:
+        self._store: Final = store
+        self._batches: Final = batches
+
+    @calling
+    def next(self) -> list[_T] | None:
+        """One more, None at the end.
+
+        Raises
+        ------
+        StorageUnavailableError
+        """
         try:
-            return next(batches, None)
+            return next(self._batches, None)
         except lmdb.Error as error:
-            raise unavailable(store.where, error, "read failed") from error
+            raise unavailable(self._store.where, error, "read failed") from error

@@ -16,6 +16,7 @@ from typing import Final
 import lmdb
 import xxhash
 
+from lms_tiers.codecs.base import codec_of
 from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.lmdb.backend import LmdbBackend
@@ -32,33 +33,25 @@ Progress = Callable[[int], None]
 _OPTIONS: Final = LmdbOptions.model_validate({"codec": "raw"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """A store as it lies there."""
-
-    contents: Contents
-    seed: int
-    capacity: int
-
-    def chunks(self, step: Progress) -> Iterator[Chunk]:
-        """Each chunk; `step` is told how many there were."""
-        for number, record in enumerate(self.contents.records.values(), 1):
-            step(number)
-            yield Chunk.unpack(record, self.seed)
-
-
 @contextmanager
-def _looking(directory: Path) -> Iterator[_Look]:
-    """A store that nobody has open and nobody opens meanwhile; nothing is written."""
+def _looking(directory: Path) -> Iterator[tuple[Contents, int, int]]:
+    """What a store holds that nobody opens meanwhile, its seed, and its capacity; nothing is written."""
     ownership = Ownership(directory, create=False)
     try:
         seed, capacity = identify(directory)
         if seed is None:
             raise StorageUnavailableError(str(directory), "no lmdb store is there: give the directory of `data`.")
         contents = recover(directory, seed)
-        yield _Look(contents, seed, capacity or max(2 * contents.counters.charged, 64 << 20))
+        yield contents, seed, capacity or max(2 * contents.counters.charged, 64 << 20)
     finally:
         ownership.release()
+
+
+def _chunks(contents: Contents, seed: int, progress: Callable[[int], Progress]) -> Iterator[Chunk]:
+    step = progress(contents.counters.chunks)
+    for number, record in enumerate(contents.records.values(), 1):
+        step(number)
+        yield Chunk.unpack(record, seed)
 
 
 @dataclass(slots=True)
@@ -100,20 +93,18 @@ def check(directory: Path, repair: bool, progress: Callable[[int], Progress]) ->
     progress : callable
         Given the number of chunks, answers what to call with how many are done.
     """
-    with _looking(directory) as look:
-        contents = look.contents
+    with _looking(directory) as (contents, seed, capacity):
         sound = contents.source == "index" and not contents.lost
         reason = "" if sound else f"records of the index are damaged; what is left was found in the {contents.source}"
-        count = contents.counters.chunks
-        report = Report("sound" if sound else "sick", reason, count, lost=contents.lost)
+        report = Report("sound" if sound else "sick", reason, contents.counters.chunks, lost=contents.lost)
         data = DataFile(directory / DATA_FILE, writable=False)
         try:
-            report.damaged_keys = [chunk.text for chunk in look.chunks(progress(count)) if not _whole(data, chunk)]
+            report.damaged_keys = [one.text for one in _chunks(contents, seed, progress) if not _whole(data, one)]
         finally:
             data.close()
         report.damaged = len(report.damaged_keys)
     if repair and not report.ok:
-        with LmdbBackend(directory, look.capacity, _OPTIONS) as backend:
+        with LmdbBackend(directory, capacity, _OPTIONS) as backend:
             backend.remove_many([OpaqueKey(key) for key in report.damaged_keys])
         report.repaired = True
     return report
@@ -160,12 +151,11 @@ def inspect(directory: Path, progress: Callable[[int], Progress]) -> Contained:
     groups: dict[tuple[str, str], Group] = defaultdict(Group)
     created: list[int] = []
     live = 1
-    with _looking(directory) as look:
-        for chunk in look.chunks(progress(look.contents.counters.chunks)):
-            meta, layout, _ = chunk.form
-            group = groups[meta.dtype or "none", layout.partition("/")[0] or "raw"]
+    with _looking(directory) as (contents, seed, _):
+        for chunk in _chunks(contents, seed, progress):
+            group = groups[chunk.meta.dtype or "none", codec_of(chunk.layout) or "raw"]
             group.chunks += 1
-            group.length += meta.length
+            group.length += chunk.meta.length
             group.encoded += chunk.stream
             group.stored += charge(chunk.pages, chunk.nrecord)
             live += chunk.pages
@@ -176,7 +166,7 @@ def inspect(directory: Path, progress: Callable[[int], Progress]) -> Contained:
     created.sort()
     ages = [max(0.0, now - ms / 1000) for ms in created] or [0.0]
     return Contained(
-        len(created), sum(group.length for group in groups.values()), look.contents.counters.charged,
+        len(created), sum(group.length for group in groups.values()), contents.counters.charged,
         size, max(0, blocks - live * PAGE), ages[-1], ages[len(ages) // 2], ages[0], dict(groups),
     )  # fmt: skip
 
@@ -211,9 +201,9 @@ def compact(directory: Path, capacity: int | None, progress: Callable[[int], Pro
         No store can have that capacity.
     """
     budget = None if capacity is None else Budget(capacity)
-    with _looking(directory) as look:
-        before, opened_with = _on_disk(directory), max(look.capacity, capacity or 0)
-        lost = look.contents.lost
+    with _looking(directory) as (contents, _, opened_with):
+        before, opened_with = _on_disk(directory), max(opened_with, capacity or 0)
+        lost = contents.lost
     with LmdbBackend(directory, max(opened_with, MIN_CAPACITY), _OPTIONS) as backend:
         damaged, dropped = _thin(backend, budget, progress)
         tier = directory / TIER_FILE

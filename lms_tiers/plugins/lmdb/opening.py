@@ -6,10 +6,8 @@ builds an index of it: so does that of a new store, of nothing.
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
-import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -41,8 +39,6 @@ from lms_tiers.plugins.lmdb.recovery import Contents, as_closed, closed, recover
 from lms_tiers.plugins.lmdb.space import Budget
 from lms_tiers.plugins.lmdb.store import Store
 from lms_tiers.sizes import format_size
-
-_log = logging.getLogger(__name__)
 
 
 def identify(directory: Path) -> tuple[int | None, int]:
@@ -140,9 +136,7 @@ def _open(
             index.open()
             journal.begin(after(contents.position, budget.journal))
         else:
-            store.recovered(contents.forms, contents.entries, contents.records, contents.uses)
-            if contents.source == "data" and not contents.records and index.nbytes:
-                _move_aside(directory / INDEX_FILE)
+            store.recovered(contents.records, contents.uses)
         checkpoints.start()
         undo.callback(checkpoints.stop)
         if store.syncs:
@@ -171,18 +165,6 @@ def _room(data: DataFile, contents: Contents) -> Room:
     elif data.nbytes > (end - sum(count for _, count in hollow)) * PAGE:
         free, hollow = [*free, *hollow], []  # a copy that was made without its holes
     return Room(free, hollow, end)
-
-
-def _move_aside(path: Path) -> None:
-    """Rename a sick index, never delete it, and say so in the log."""
-    stamp, number = time.strftime("%Y%m%dT%H%M%S"), 0
-    while (aside := path.with_name(f"{path.name}.sick-{stamp}{f'-{number}' if number else ''}")).exists():
-        number += 1
-    os.rename(path, aside)
-    _log.error(
-        "lmdb store %s is damaged and nothing could be saved: its index was moved to %s and the store starts empty. "
-        "Delete it to get its space back.", path.parent, aside,
-    )  # fmt: skip
 
 
 def close_clean(store: Store) -> None:

@@ -1,29 +1,21 @@
 """Which pages of `data` a chunk gets, when pages given up are used again, and when their blocks are given back.
 
-A reader notes the number of changes it came in at: one entry in a dictionary, and no lock. It does so before it looks a
-chunk up, so whoever enters after a change cannot find what the change gave up. Everything else here is called with the
-store's lock held.
+Everything here is called with the store's lock held.
 """
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
-from threading import get_ident
-from types import TracebackType
 from typing import Final
 
 from lms_tiers.changes import Awaited
-from lms_tiers.errors import StorageUnavailableError
+from lms_tiers.plugins.lmdb.calls import Calls
 from lms_tiers.plugins.lmdb.datafile import DataFile
-from lms_tiers.plugins.lmdb.entries import Changed
 from lms_tiers.plugins.lmdb.extents import Room, gaps
 from lms_tiers.plugins.lmdb.index import Index
 from lms_tiers.plugins.lmdb.layout import PAGE, Extent
@@ -51,86 +43,6 @@ class Counters:
     records: int = 0
 
 
-class Epochs:
-    """The running number of changes, and the number at which each call came in."""
-
-    def __init__(self) -> None:
-        self.now = 0
-        #: Calls that ended because of the medium.
-        self.failures = 0
-        self.inside: Final[dict[Inside, int]] = {}
-        #: Numbers calls: one has a larger number than all that had begun before it.
-        self.calls: Final = count(1)
-        #: For who waits for calls to leave.
-        self.left: Final = Awaited(threading.Lock())
-        self._waiting = 0
-
-    def oldest(self) -> int:
-        """What was given up before this number, nobody reads any more."""
-        # A copy of the values is one step of the interpreter: readers come and go meanwhile.
-        return min(list(self.inside.values()), default=self.now + 1)
-
-    def advance(self) -> int:
-        """Count a change, which the index shows already; the number that what it gave up must wait for."""
-        self.now += 1
-        return self.now - 1
-
-    def reading(self) -> Inside:
-        """Around a look-up and what is read by it."""
-        return Inside(self, False)
-
-    def calling(self) -> Inside:
-        """Around a call that reads nothing: it holds nothing back, and closing waits for it as well."""
-        return Inside(self, True)
-
-    def leave(self, token: Inside) -> None:
-        """A call is out."""
-        self.inside.pop(token, None)
-        if self._waiting:
-            with self.left.lock:
-                self.left.wake()
-
-    def let_go(self, thread: int, since: int) -> None:
-        """What `thread` began after the call `since` was interrupted, and may not have left by itself."""
-        for token in list(self.inside):
-            if token.thread == thread and token.number > since:
-                self.inside.pop(token, None)
-        with self.left.lock:
-            self.left.wake()
-
-    def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Wait for a condition on who is inside; whether it came about."""
-        with self.left.lock:
-            self._waiting += 1
-        try:
-            return self.left.wait_for(condition, timeout)
-        finally:
-            with self.left.lock:
-                self._waiting -= 1
-
-
-class Inside:
-    """A call."""
-
-    __slots__ = ("_epochs", "_harmless", "number", "thread")
-
-    def __init__(self, epochs: Epochs, harmless: bool) -> None:
-        self._epochs = epochs
-        self._harmless = harmless
-        self.thread = get_ident()
-        self.number = next(epochs.calls)
-
-    def __enter__(self) -> None:
-        self._epochs.inside[self] = sys.maxsize if self._harmless else self._epochs.now
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._epochs.leave(self)
-        if kind is not None and issubclass(kind, StorageUnavailableError):
-            self._epochs.failures += 1
-
-
 @dataclass(frozen=True, slots=True)
 class _GivenUp:
     """Pages that a chunk has no more.
@@ -154,12 +66,12 @@ class Pages:
     ----------
     torn : bool
         Set while pages, counts and chunks do not agree. Who takes the lock and finds it set comes after an interrupt:
-        see `mending`.
+        see `Store.mend`.
     """
 
     def __init__(
         self, where: Path, budget: Budget, data: DataFile, index: Index, room: Room, counters: Counters,
-        changed: Changed,
+        changed: Awaited,
     ) -> None:  # fmt: skip
         self._where: Final = where
         self._budget: Final = budget
@@ -168,7 +80,7 @@ class Pages:
         self.room: Final = room
         self._counters: Final = counters
         self._changed: Final = changed
-        self.epochs: Final = Epochs()
+        self.calls: Final = Calls()
         #: How far the journal is on the medium.
         self.synced = 0
         #: Bytes of the index, less its spare, that a checkpoint under way was promised.
@@ -179,6 +91,7 @@ class Pages:
         self.unsyncable = False
         self.torn = False
         self._limbo: Final[deque[_GivenUp]] = deque()
+        #: Given up, and never to be firm, by key: after a power loss the chunks are what they were before.
         self._withheld: Final[dict[str, _GivenUp]] = {}
 
     def take(self, pages: int, extents: list[Extent]) -> bool:
@@ -202,27 +115,26 @@ class Pages:
         return None if first is None and not index else partial(self._outwait, first, index)
 
     def _outwait(self, first: _GivenUp | None, index: bool) -> bool:
-        return (first is not None and self._gone(first)) or self._less_index(index)
+        if first is not None and self._gone(first):
+            return True
+        with self._changed.lock:
+            if not self._index_stands_by:
+                return index  # it did, and does no more
+            self.pressed = True
+            self._changed.wake()
+        return self._changed.wait_for(lambda: not self.pressed, PATIENCE)
 
     def _gone(self, first: _GivenUp) -> bool:
         # Whoever gave them up has it synced.
-        if not self._changed.calls.wait_for(lambda: self.unsyncable or first.position <= self.synced, PATIENCE):
+        if not self._changed.wait_for(lambda: self.unsyncable or first.position <= self.synced, PATIENCE):
             return False
         if first.position > self.synced:
             return True  # never: they are put aside
-        return self.epochs.wait(lambda: self.epochs.oldest() > first.number, PATIENCE)
+        return self.calls.wait(lambda: self.calls.oldest() > first.number, PATIENCE)
 
     @property
     def _index_stands_by(self) -> bool:
         return bool(self._promised) or self.worn
-
-    def _less_index(self, before: bool) -> bool:
-        with self._changed.calls.lock:
-            if not self._index_stands_by:
-                return before  # it did, and does no more
-            self.pressed = True
-            self._changed.rouse()
-        return self._changed.calls.wait_for(lambda: not self.pressed, PATIENCE)
 
     @property
     def settled(self) -> bool:
@@ -281,7 +193,7 @@ class Pages:
     def give_up(self, text: str, extents: Sequence[Extent], position: int = 0, charged: int = 0) -> None:
         """The chunk of a key has these no more; they are used again, and charged no more, once that is firm."""
         self._let_go(text)
-        self._limbo.append(_GivenUp(text, extents, self.epochs.advance(), position, charged))
+        self._limbo.append(_GivenUp(text, extents, self.calls.advance(), position, charged))
 
     def _let_go(self, text: str) -> None:
         """The chunk is gone that pages were withheld for."""
@@ -303,12 +215,11 @@ class Pages:
         limbo = self._limbo
         if not limbo:
             return
-        oldest = self.epochs.oldest()
+        oldest = self.calls.oldest()
         within, self.torn = self.torn, True
         while limbo and limbo[0].number < oldest and (self.unsyncable or limbo[0].position <= self.synced):
             given_up = limbo.popleft()
             if given_up.position > self.synced:
-                # Never firm, so after a power loss the chunk is what it was before: its pages are not used again.
                 self._let_go(given_up.text)
                 self._withheld[given_up.text] = given_up
                 continue
@@ -336,5 +247,5 @@ class Pages:
         waiting = [run for kept in (*self._limbo, *self._withheld.values()) for run in kept.extents]
         lost = gaps([*owned, *waiting, *self.room.free, *self.room.hollow], self.room.end)
         if lost:
-            number = self.epochs.advance()
+            number = self.calls.advance()
             self._limbo.append(_GivenUp(f"lost {number}", lost, number, position, 0, lost=True))

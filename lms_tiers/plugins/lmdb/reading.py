@@ -7,20 +7,21 @@ their checksum are looked up again before they are called damaged: their pages m
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 import xxhash
 
-from lms_tiers.buffers import room_for, writable_bytes
+from lms_tiers.buffers import room_for, scatter_bytes, writable_bytes
 from lms_tiers.errors import InvalidBufferError, LmsTiersError
 from lms_tiers.interface import ChunkInFile
 from lms_tiers.messages import ChunkMeta
+from lms_tiers.plugins.lmdb.calls import reading
 from lms_tiers.plugins.lmdb.coding import Coding
-from lms_tiers.plugins.lmdb.entries import ENTRY, offset_of
-from lms_tiers.plugins.lmdb.layout import PAGE, Chunk, Damaged, Form
+from lms_tiers.plugins.lmdb.layout import PAGE, Chunk, Damaged, plain
 from lms_tiers.plugins.lmdb.store import Store
 from lms_tiers.wire.buffers import receive_buffer
 
@@ -35,16 +36,26 @@ _GAP: Final = 2 * PAGE
 
 #: Where the bytes of a chunk go: buffers that have room for it together, by its metadata; None: not wanted.
 Target: TypeAlias = Callable[[ChunkMeta], list[memoryview] | None]
+#: A chunk that was read, and the buffers that its target answered.
+Found: TypeAlias = tuple[ChunkMeta, list[memoryview]]
+
+
+#: Where in the file, into which buffers, and how many bytes.
+_Run: TypeAlias = tuple[int, list[memoryview], int]
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """One chunk of a batch: where its stored bytes go, and its bytes."""
+    """One chunk of a batch: where its stored bytes go, and its bytes; `encoded` where those are not the same."""
 
+    text: str
     entry: bytes
-    chunk: Chunk
-    into: list[memoryview]
+    meta: ChunkMeta
+    checksum: int
     out: list[memoryview]
+    into: list[memoryview]
+    runs: list[_Run]
+    encoded: Chunk | None = None
     arrived: bool = True
 
 
@@ -58,62 +69,48 @@ class Reader:
 
     def located(self, text: str) -> Chunk | None:
         """What is known of a chunk, whether or not it can be read."""
-        store = self._store
-        with store.epochs.calling():
-            store.check()
-            entry = store.find(text, keep=False)
-            return None if entry is None else store.forms.chunk(text, entry)
+        entry = self._store.find(text, keep=False)
+        return None if entry is None else Chunk.unpack(entry, None)
 
     def readable(self, text: str) -> Chunk | None:
         """What is known of a chunk that can be read."""
         found = self.located(text)
-        return found if found is not None and self._coding.reads(found.form.layout) else None
+        return found if found is not None and self._coding.reads(found.layout) else None
 
-    def get(self, text: str) -> tuple[ChunkMeta, bytearray] | None:
-        """A chunk in memory of its own, which is not zeroed first: its checksum says that all of it was read."""
-        fresh = Fresh(receive_buffer)
-        meta = self.into(text, fresh)
-        return None if meta is None else (meta, fresh.data)
-
-    def into(self, text: str, target: Target) -> ChunkMeta | None:
-        """A chunk in the buffers that `target` answers."""
+    def one(self, text: str, target: Target) -> Found | None:
+        """A chunk in the buffers that `target` answers. The caller is inside, as `calls.reading` says."""
         store = self._store
-        with store.epochs.reading():
-            store.check()
-            entry = store.entries.get(text)
-            if entry is not None and len(entry) == ENTRY.size:
-                # The usual chunk, in one run: one look-up, one read, one checksum.
-                _, checksum, place, number, _, _ = ENTRY.unpack(entry)
-                form: Form = store.forms.by_number[number]
-                if not form.layout:
-                    meta = form.meta
-                    buffers = target(meta)
-                    if buffers is None:
-                        return None
-                    if store.data.readv(offset_of(place), buffers, meta.length) and checksum_of(buffers) == checksum:
-                        store.counters.read += meta.length
-                        return meta
+        entry = store.entries.get(text)
+        usual = None if entry is None else plain(entry)
+        if usual is not None:
+            # One look-up, one read, one checksum.
+            meta, checksum, offset = usual
+            buffers = target(meta)
+            if buffers is None:
+                return None
+            if store.data.readv(offset, buffers, meta.length) and checksum_of(buffers) == checksum:
+                store.counters.read += meta.length
+                return meta, buffers
         return self.many(((text, target),))[0]
 
-    @contextmanager
-    def in_file(self, text: str) -> Iterator[ChunkInFile | None]:
-        """Where the usual chunk lies, unread; None of one that is encoded, in several runs, or past the page cache."""
-        store = self._store
-        with store.epochs.reading():
-            store.check()
-            entry = store.find(text)
-            found: ChunkInFile | None = None
-            if entry is not None and len(entry) == ENTRY.size and store.data.cached:
-                _, checksum, place, number, _, _ = ENTRY.unpack(entry)
-                form: Form = store.forms.by_number[number]
-                if not form.layout:
-                    found = ChunkInFile(form.meta, store.data.fd, offset_of(place), checksum)
-                    store.counters.read += form.meta.length
-            yield found
+    def in_file(self, text: str) -> ChunkInFile | None:
+        """Where the usual chunk lies, unread; None of one that is encoded, in several runs, or past the page cache.
 
-    def many(self, wanted: Sequence[tuple[str, Target]]) -> list[ChunkMeta | None]:
+        The caller is inside, as for `one`.
+        """
+        store = self._store
+        entry = store.find(text) if store.data.cached else None
+        usual = None if entry is None else plain(entry)
+        if usual is None:
+            return None
+        meta, checksum, offset = usual
+        store.counters.read += meta.length
+        return ChunkInFile(meta, store.data.fd, offset, checksum)
+
+    @reading
+    def many(self, wanted: Sequence[tuple[str, Target]]) -> list[Found | None]:
         """Chunks in the buffers that their targets answer, neighbours by one read each."""
-        answers: list[ChunkMeta | None] = [None] * len(wanted)
+        answers: list[Found | None] = [None] * len(wanted)
         for begin in range(0, len(wanted), _READ_TOGETHER):
             again = self._try(wanted, range(begin, min(begin + _READ_TOGETHER, len(wanted))), answers)
             while again:
@@ -121,48 +118,50 @@ class Reader:
         return answers
 
     def _try(
-        self, wanted: Sequence[tuple[str, Target]], numbers: Sequence[int], answers: list[ChunkMeta | None]
+        self, wanted: Sequence[tuple[str, Target]], numbers: Sequence[int], answers: list[Found | None]
     ) -> list[int]:
         """Answer some of those wanted; the numbers of those to look up again.
 
         Of several they may have changed, or a neighbour have ended the read: one alone that has not changed is damaged.
         """
         store, again = self._store, []
-        damaged: list[_Job] = []
-        with store.epochs.reading():
-            store.check()
-            jobs = [(number, job) for number in numbers if (job := self._job(*wanted[number])) is not None]
-            self._read([job for _, job in jobs])
-            for number, job in jobs:
-                if job.arrived and self._whole(job):
-                    store.counters.read += job.chunk.stream
-                    answers[number] = job.chunk.form.meta
-                elif len(numbers) > 1 or store.entries.get(job.chunk.text) is not job.entry:
-                    again.append(number)
-                else:
-                    damaged.append(job)
-        for job in damaged:
-            self._drop(job)
+        jobs = [(number, job) for number in numbers if (job := self._job(*wanted[number])) is not None]
+        self._read([job for _, job in jobs])
+        for number, job in jobs:
+            if job.arrived and self._whole(job):
+                store.counters.read += sum(map(len, job.into))
+                answers[number] = job.meta, job.out
+            elif len(numbers) > 1 or store.entries.get(job.text) is not job.entry:
+                again.append(number)
+            else:
+                self._drop(job)
         return again
 
     def _job(self, text: str, target: Target) -> _Job | None:
         store = self._store
-        entry = store.find(text)
+        entry = store.entries.get(text) or store.find(text)
         if entry is None:
             return None
-        chunk = store.forms.chunk(text, entry)
-        if not self._coding.reads(chunk.form.layout):
+        usual = plain(entry)
+        if usual is not None:
+            meta, checksum, offset = usual
+            out = target(meta)
+            return None if out is None else _Job(text, entry, meta, checksum, out, out, [(offset, out, meta.length)])
+        chunk = Chunk.unpack(entry, None)
+        if not self._coding.reads(chunk.layout):
             store.counters.unreadable += 1  # kept for when its codec is back
             return None
-        out = target(chunk.form.meta)
+        out = target(chunk.meta)
         if out is None:
             return None
-        return _Job(entry, chunk, [memoryview(bytearray(chunk.stream))] if chunk.form.layout else out, out)
+        into = [memoryview(bytearray(chunk.stream))] if chunk.layout else out
+        encoded = chunk if chunk.layout else None
+        return _Job(text, entry, chunk.meta, chunk.checksum, out, into, _runs(chunk, into), encoded)
 
     def _read(self, jobs: list[_Job]) -> None:
         """Read what is stored of each, neighbours by one read."""
-        pieces = [(offset, buffers, nbytes, job) for job in jobs for offset, buffers, nbytes in _runs(job)]
-        pieces.sort(key=lambda piece: piece[0])
+        pieces = [(offset, buffers, nbytes, job) for job in jobs for offset, buffers, nbytes in job.runs]
+        pieces.sort(key=itemgetter(0))
         at = 0
         while at < len(pieces):
             begin, buffers, length, job = pieces[at]
@@ -183,21 +182,18 @@ class Reader:
 
     def _whole(self, job: _Job) -> bool:
         """Whether a job's bytes are what they should be; decodes them where they are encoded."""
-        chunk = job.chunk
-        if checksum_of(job.into) != chunk.checksum:
+        if checksum_of(job.into) != job.checksum:
             return False
-        if not chunk.form.layout:
+        if job.encoded is None:
             return True
         one = len(job.out) == 1
-        decoded = job.out[0] if one else memoryview(bytearray(chunk.form.meta.length))
+        decoded = job.out[0] if one else memoryview(bytearray(job.meta.length))
         try:
-            self._coding.decode(chunk.form, chunk.blocks, job.into[0], decoded)
+            self._coding.decode(job.encoded, job.into[0], decoded)
         except Damaged:
             return False
         if not one:
-            pending = [decoded]
-            for piece in job.out:
-                piece[:] = b"".join(front(pending, len(piece)))
+            scatter_bytes([decoded], job.out)
         return True
 
     def _drop(self, job: _Job) -> None:
@@ -206,7 +202,7 @@ class Reader:
         store.counters.corrupt += 1
         _log.warning("lmdb store %s: a chunk is damaged and was dropped", store.where)
         with suppress(LmsTiersError):
-            store.remove((job.chunk.text,), only=job.entry)
+            store.remove((job.text,), only=job.entry)
 
 
 def checksum_of(pieces: Sequence[memoryview]) -> int:
@@ -219,14 +215,11 @@ def checksum_of(pieces: Sequence[memoryview]) -> int:
     return digest.intdigest()
 
 
-def _runs(job: _Job) -> list[tuple[int, list[memoryview], int]]:
-    """Where in the file, into which buffers, and how many bytes, for each extent of a chunk's stored bytes."""
-    left, extents = job.chunk.stream, job.chunk.extents
-    if len(extents) == 1 and left:
-        return [(extents[0][0] * PAGE, job.into, left)]
-    runs: list[tuple[int, list[memoryview], int]] = []
-    pending = list(job.into)
-    for page, count in extents:
+def _runs(chunk: Chunk, into: list[memoryview]) -> list[_Run]:
+    """What to read for each extent of a chunk's stored bytes."""
+    left, pending = chunk.stream, list(into)
+    runs: list[_Run] = []
+    for page, count in chunk.extents:
         size = min(left, count * PAGE)
         if size:
             runs.append((page * PAGE, front(pending, size), size))
@@ -249,19 +242,9 @@ def front(pending: list[memoryview], size: int) -> list[memoryview]:
     return taken
 
 
-class Fresh:
-    """A target of memory that `make` makes: `data`, once it was asked."""
-
-    __slots__ = ("_make", "data")
-
-    def __init__(self, make: Callable[[int], Any]) -> None:
-        self._make = make
-        self.data: Any = None
-
-    def __call__(self, meta: ChunkMeta) -> list[memoryview]:
-        """Memory for a chunk of this metadata."""
-        self.data = self._make(meta.length)
-        return [memoryview(self.data)]
+def fresh(meta: ChunkMeta) -> list[memoryview]:
+    """A target of memory of its own, which is not zeroed first: the checksum says that all of it was read."""
+    return [memoryview(receive_buffer(meta.length))]
 
 
 class Into:

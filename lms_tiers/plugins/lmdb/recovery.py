@@ -19,8 +19,7 @@ from typing import IO, Final, TypeAlias
 
 from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.plugins.lmdb import salvage
-from lms_tiers.plugins.lmdb.directory import DATA_FILE, INDEX_FILE
-from lms_tiers.plugins.lmdb.entries import Forms
+from lms_tiers.plugins.lmdb.directory import DATA_FILE, INDEX_FILE, descriptor
 from lms_tiers.plugins.lmdb.index import APPLIED, Applied, checksum
 from lms_tiers.plugins.lmdb.journal import CLOSED, GONE, PUT, Record, replay
 from lms_tiers.plugins.lmdb.layout import (
@@ -62,8 +61,8 @@ class Contents:
     source : str
         Where from: "closed" is the index as a clean close left it, which can be opened; else "index", "data" or "new",
         and all there is follows.
-    records, entries : dict
-        Manifests by key, and likewise what is kept of them in memory, with `forms`.
+    records, places : dict
+        Manifests by key; and sequence number and extents of each.
     uses : dict
         Stamps of last uses by key.
     position, clock : int
@@ -83,18 +82,17 @@ class Contents:
     hollow: list[Extent] = field(default_factory=list)
     lost: int = 0
     counters: Counters = field(default_factory=Counters)
-    entries: dict[str, bytes] = field(default_factory=dict)
-    forms: Forms = field(default_factory=Forms)
+    places: dict[str, tuple[int, list[Extent]]] = field(default_factory=dict)
 
     def take(self, chunk: Chunk, record: bytes) -> None:
         """A chunk is there, whatever was under its key before."""
         self.records[chunk.text] = record
-        self.entries[chunk.text] = self.forms.entry(chunk)
+        self.places[chunk.text] = chunk.sequence, chunk.extents
 
     def drop(self, text: str) -> None:
         """None is under this key."""
         self.records.pop(text, None)
-        self.entries.pop(text, None)
+        self.places.pop(text, None)
 
 
 def closed(directory: Path, clock: int, counters: Counters, free: Sequence[Extent], hollow: Sequence[Extent]) -> Record:
@@ -198,36 +196,25 @@ def _environment() -> dict[str, str]:
 
 def _add_data(contents: Contents, path: Path, seed: int) -> None:
     """What the records at the ends of pages tell, the latest of each key."""
-    latest: dict[str, int] = {}
     if not path.exists():
         return
-    with path.open("rb", buffering=0) as file:
-        keep, base = b"", 0  # a record may begin in the page before
-        while block := file.read(_BLOCK):
-            window = memoryview(keep + block)
-            for end in range(len(keep) + PAGE, len(window) + 1, PAGE):
-                nbytes = at_page_end(window, end)
-                if nbytes < TAIL.size:
+    with descriptor(path) as fd:
+        base = 0
+        while block := os.pread(fd, _BLOCK, base):
+            view = memoryview(block)
+            for end in range(PAGE, len(block) + 1, PAGE):
+                nbytes, at = at_page_end(view, end), base + end
+                if not TAIL.size <= nbytes <= at:
                     continue
-                at = base - len(keep) + end
-                whole = bytes(window[end - nbytes : end]) if nbytes <= end else _read_before(path, at, nbytes)
+                record = os.pread(fd, nbytes, at - nbytes)
                 try:
-                    chunk = Chunk.unpack(whole, seed)
+                    chunk = Chunk.unpack(record, seed)
                 except Damaged:
                     continue
-                if (chunk.last_page + 1) * PAGE == at and chunk.sequence >= latest.get(chunk.text, 0):
-                    latest[chunk.text] = chunk.sequence
-                    contents.take(chunk, whole)
+                known = contents.places.get(chunk.text)
+                if (chunk.last_page + 1) * PAGE == at and (known is None or chunk.sequence >= known[0]):
+                    contents.take(chunk, record)
             base += len(block)
-            keep = bytes(window[-PAGE:]) if len(window) % PAGE == 0 else b""
-
-
-def _read_before(path: Path, end: int, nbytes: int) -> bytes:
-    if nbytes > end:
-        return b""
-    with path.open("rb", buffering=0) as file:
-        file.seek(end - nbytes)
-        return file.read(nbytes)
 
 
 def _add_journal(contents: Contents, journal: list[Record], seed: int) -> None:
@@ -251,20 +238,16 @@ def _settle(contents: Contents, pages: int) -> None:
     """Of chunks that claim the same pages the latest has them; count, and find what is free."""
     records, counters = contents.records, contents.counters
     claims: list[_Claim] = []
-    for text, entry in contents.entries.items():
-        chunk = contents.forms.chunk(text, entry)
-        contents.clock = max(contents.clock, chunk.sequence)
-        claims += [(page, count, chunk.sequence, text) for page, count in chunk.extents]
+    for text, (sequence, extents) in contents.places.items():
+        contents.clock = max(contents.clock, sequence)
+        claims += [(page, count, sequence, text) for page, count in extents]
     claims.sort()
     while losers := _overlapping(claims):
         for text in losers:
             contents.drop(text)
         claims = [claim for claim in claims if claim[3] not in losers]
-    pages_of: dict[str, int] = {}
-    for _, count, _, text in claims:
-        pages_of[text] = pages_of.get(text, 0) + count
     for text, record in records.items():
-        counters.charged += charge(pages_of[text], len(record))
+        counters.charged += charge(sum(count for _, count in contents.places[text][1]), len(record))
         counters.share += index_share(len(record))
     counters.chunks = len(records)
     at = 1  # after the head

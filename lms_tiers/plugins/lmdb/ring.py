@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from typing import Final
 
+from lms_tiers.messages import ChunkMeta
 from lms_tiers.wire.buffers import receive_buffer
 
 #: Shorter ones come from the allocator, which keeps them warm by itself.
@@ -26,15 +27,16 @@ class Ring:
         self._handed: Final[dict[int, deque[bytearray]]] = {}
         self._nbytes = 0
 
-    def take(self, nbytes: int) -> bytearray:
-        """One of just so many bytes of any content; never hand it on before every byte is overwritten."""
+    def lend(self, meta: ChunkMeta) -> list[memoryview]:
+        """Memory for a chunk of this metadata, of any content: a target of reads, which fill it or throw it away."""
+        nbytes = meta.length
         if nbytes < _SMALLEST:
-            return receive_buffer(nbytes)
+            return [memoryview(receive_buffer(nbytes))]
         with self._lock:
             handed = self._handed.setdefault(nbytes, deque())
             if handed and sys.getrefcount(handed[0]) == _ALONE:
                 handed.rotate(-1)
-                return handed[-1]
+                return [memoryview(handed[-1])]
             fresh = receive_buffer(nbytes)
             handed.append(fresh)
             self._nbytes += nbytes
@@ -44,4 +46,4 @@ class Ring:
                 self._handed[oldest].popleft()
                 if not self._handed[oldest]:
                     del self._handed[oldest]
-            return fresh
+            return [memoryview(fresh)]

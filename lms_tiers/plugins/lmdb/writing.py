@@ -10,19 +10,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Final
 
 from lms_tiers.errors import InvalidChunkError, StorageUnavailableError, ValueTooLargeError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage, key_text
+from lms_tiers.plugins.lmdb.checkpoint import Syncing
 from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.datafile import Run
 from lms_tiers.plugins.lmdb.directory import unavailable
-from lms_tiers.plugins.lmdb.layout import LONGEST, MAX_DIMENSIONS, MAX_KEY_BYTES, PAGE, Form
+from lms_tiers.plugins.lmdb.layout import LONGEST, MAX_DIMENSIONS, MAX_KEY_BYTES, PAGE, Chunk
 from lms_tiers.plugins.lmdb.reading import checksum_of, front
-from lms_tiers.plugins.lmdb.space import charge, pages_for
+from lms_tiers.plugins.lmdb.space import pages_for
 from lms_tiers.plugins.lmdb.store import Put, Store
-from lms_tiers.plugins.lmdb.syncing import Syncing
 
 #: Chunks and bytes written together.
 _TOGETHER: Final = 64
@@ -74,30 +75,14 @@ class Writer:
         meta = ChunkMeta.of(client_meta, length)
         if len(meta.shape) > MAX_DIMENSIONS:
             raise InvalidChunkError(text, f"has {len(meta.shape)} dimensions; at most {MAX_DIMENSIONS} are stored.")
-        usable = self._store.budget.usable
         if length > LONGEST:
-            raise ValueTooLargeError(text, length, usable, f"lmdb store {self._store.where}")
-        put = self._encoded(Put(text, Form(meta, "", 0), created=time.time_ns() // 1_000_000, pieces=pieces))
-        nrecord = put.nrecord
-        cost = charge(pages_for(put.stream, nrecord), nrecord)
-        if cost > usable:
-            raise ValueTooLargeError(text, cost, usable, f"lmdb store {self._store.where}")
+            raise ValueTooLargeError(text, length, LONGEST, f"lmdb store {self._store.where}")
+        put = Put(text, meta, created=time.time_ns() // 1_000_000, pieces=pieces)
+        if pieces and not self._coding.plain:
+            whole = pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+            put = smaller(self._coding, put, whole) or put
         put.checksum = checksum_of(put.pieces)
         return put
-
-    def _encoded(self, raw: Put) -> Put:
-        if not raw.pieces or self._coding.plain:
-            return raw
-        whole = raw.pieces[0] if len(raw.pieces) == 1 else memoryview(b"".join(raw.pieces))
-        encoded = self._coding.encode(whole, raw.form.meta.dtype)
-        if encoded is None:
-            return raw
-        form = Form(raw.form.meta, encoded.layout, encoded.block_bytes)
-        smaller = Put(
-            raw.text, form, blocks=tuple(map(len, encoded.blocks)), created=raw.created, pieces=encoded.blocks
-        )
-        # Raw unless it saves a page: raw is read with one copy.
-        return smaller if pages_for(smaller.stream, smaller.nrecord) < pages_for(raw.stream, raw.nrecord) else raw
 
     def _store_group(self, group: list[Put]) -> None:
         """Put chunks; where that fails for want of room, one by one, so that what fits is stored."""
@@ -142,6 +127,19 @@ class Writer:
             raise error
 
 
+def smaller(coding: Coding, raw: Chunk, data: memoryview, again: bool = False) -> Put | None:
+    """The put of a chunk encoded, whose bytes are `data`; None unless that saves a page: raw is read with one copy."""
+    encoded = coding.encode(data, raw.meta.dtype, alone=again)
+    if encoded is None:
+        return None
+    pieces = [memoryview(block) for block in encoded.blocks]
+    put = Put(
+        raw.text, raw.meta, encoded.layout, encoded.block_bytes, raw.sequence, blocks=tuple(map(len, pieces)),
+        created=raw.created, pieces=pieces, again=again,
+    )  # fmt: skip
+    return put if pages_for(put.stream, put.nrecord) < pages_for(raw.stream, raw.nrecord) else None
+
+
 def runs(puts: list[Put]) -> list[Run]:
     """What is written where; neighbours are one."""
     pieces: list[Run] = []
@@ -155,7 +153,7 @@ def runs(puts: list[Put]) -> list[Run]:
             pieces.append((page * PAGE, front(buffers, count * PAGE)))
     if len(pieces) == 1:
         return pieces
-    pieces.sort(key=lambda piece: piece[0])
+    pieces.sort(key=itemgetter(0))
     joined: list[Run] = []
     end_of_last = -1
     for offset, buffers in pieces:

@@ -30,7 +30,7 @@ def test_closing_waits_for_a_chunk_that_is_being_decoded(
     def decode_late(*args: Any, **named: Any) -> None:
         closing.start()
         # Either it waits for us, or it has ended the threads that are to help.
-        until(lambda: backend._store.epochs._waiting or not closing.is_alive())
+        until(lambda: backend._store.calls._waiting or not closing.is_alive())
         decode_into(*args, **named)
 
     monkeypatch.setattr(coding, "decode_into", decode_late)
@@ -68,7 +68,7 @@ def test_closing_waits_for_a_read_and_for_a_put_and_what_comes_later_is_refused(
         assert inside.acquire(timeout=30)
     closing = threading.Thread(target=backend.close)
     closing.start()
-    until(lambda: backend._store.epochs._waiting)
+    until(lambda: backend._store.calls._waiting)
     for call in calls:
         with pytest.raises(BackendClosedError):
             call()

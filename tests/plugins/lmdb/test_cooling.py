@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from lms_tiers import CreateStorageBackend
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import ChunkMeta, MemoryFormat, OpaqueKey
 from lms_tiers.plugins.lmdb import cooling, listing, pages, store
+from lms_tiers.plugins.lmdb.calls import Calls
 from tests.plugins.lmdb.tier import Tier, on_disk
 from tests.plugins.lmdb.waiting import until
 
@@ -186,11 +186,9 @@ def test_what_was_used_since_it_was_listed_stays_as_it_is(opening: Callable[...,
         assert charge(backend, used) > SIZE > charge(backend, used + 1)
 
 
-def test_puts_that_are_far_ahead_wait_for_the_thread(
+def test_no_put_waits_for_the_thread(
     opening: Callable[..., Any], message: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cooling, "AHEAD", SIZE)
-    monkeypatch.setattr(cooling, "RATE", 1.0)  # a second for each byte
     goes_on = threading.Event()
     encode = cooling.Cooling._encode
 
@@ -201,23 +199,16 @@ def test_puts_that_are_far_ahead_wait_for_the_thread(
     monkeypatch.setattr(cooling.Cooling, "_encode", held)
     with opening(codec="auto", sync="none") as backend:
         try:
-            monkeypatch.setattr(cooling, "LONGEST", 0.0)
-            number = fill(backend, message)  # none of these waits: no longer than LONGEST
+            number = fill(backend, message)
             for n in range(number, number + 3):
                 backend.put(message(n, SIZE), soft(n))
-            monkeypatch.setattr(cooling, "LONGEST", 600.0)
-            putting = threading.Thread(target=backend.put, args=(message(number + 3, SIZE), soft(number + 3)))
-            putting.start()
-            until(lambda: bool(backend._cooling._progress._waiting))
-            assert putting.is_alive()
+            assert backend._cooling._due.is_set()
         finally:
             goes_on.set()
-        putting.join(60)
-        assert not putting.is_alive()
 
 
 @pytest.mark.parametrize("left", [0, 1])
-def test_a_thread_that_evictions_overtake_passes_chunks_over(left: int) -> None:
+def test_a_thread_that_evictions_overtake_passes_chunks_over(left: int, monkeypatch: pytest.MonkeyPatch) -> None:
     meta = ChunkMeta(1, MemoryFormat.BINARY, None, (1,))
 
     def batch(number: int, count: int) -> list[ChunkInfo]:
@@ -231,13 +222,10 @@ def test_a_thread_that_evictions_overtake_passes_chunks_over(left: int) -> None:
             yield batch(number, listing.BATCH)
 
     cold: Any = cooling.Cooling.__new__(cooling.Cooling)
-    cold._copied, cold._ordered = 0, False
-    cold._store = SimpleNamespace(
-        data=SimpleNamespace(written=0),
-        counters=SimpleNamespace(chunks=8 * listing.BATCH),
-        epochs=SimpleNamespace(calling=threading.Lock),
-    )
-    cold._listed, cold._listing = deque(), listed()
+    counters = SimpleNamespace(chunks=8 * listing.BATCH)
+    cold._store = SimpleNamespace(counters=counters, calls=Calls(), check=lambda: None, clock=1)
+    cold._cold, cold._coding = None, SimpleNamespace(reads=None)
+    monkeypatch.setattr(listing, "chunks_by_use", lambda store, reads: listed())
     seen = [cold._coldest() for _ in range(4 * listing.BATCH)]
     numbers = [int(text.split(".")[0]) for text in seen]
     assert sorted(set(numbers)) == [0, 3, 4, 5]

@@ -136,7 +136,7 @@ def _whole(i: Interrupts, backend: LmdbBackend, name: str) -> dict[str, int | No
     versions = i.versions(backend)
     for key, version in versions.items():
         assert version in (before[key], LEAVES.get(name, {}).get(key, before[key])), (key, version)
-    assert not backend._store.epochs.inside
+    assert not backend._store.calls.inside
     assert not backend._store._puts
     assert_whole(backend)
     return versions
@@ -158,7 +158,7 @@ def _interrupt(i: Interrupts, name: str, options: dict[str, str], reopened: bool
             assert backend.held() == (0, 0), where
             versions = dict.fromkeys(versions)
             assert_whole(backend)
-        assert backend._store.epochs.wait(lambda: not backend._store.epochs.inside, 0), where
+        assert backend._store.calls.wait(lambda: not backend._store.calls.inside, 0), where
         backend.close()
         with i.opened(path, options) as again:
             assert i.versions(again) == versions, where
@@ -302,7 +302,7 @@ def test_others_go_on_while_calls_are_interrupted(interrupts: Interrupts) -> Non
     stop.set()
     thread.join()
     assert not wrong
-    assert not backend._store.epochs.inside
+    assert not backend._store.calls.inside
     assert_whole(backend)
     backend.close()
 

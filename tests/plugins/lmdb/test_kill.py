@@ -17,6 +17,7 @@ from lms_tiers.errors import CapacityError
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.lmdb import checkpoint, cooling, pages
 from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
+from lms_tiers.plugins.lmdb.calls import staying
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from tests.depth import drawn, some
 from tests.plugins.lmdb.history import Asked, History, State, Walker, matching, play, softer
@@ -127,7 +128,7 @@ class Model:
             for key in gone:
                 del self.holds[key]
         elif kind < 0.88 and len(self.readers) < 2:
-            self.readers.append(self.backend._store.epochs.reading())
+            self.readers.append(staying(self.backend._store))
             self.readers[-1].__enter__()
         elif kind < 0.94:
             self.leave()

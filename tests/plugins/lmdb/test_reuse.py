@@ -84,7 +84,7 @@ def test_a_reader_that_lost_the_race_looks_again_before_it_calls_anything_damage
         stopped = Stopped(backend)
         thread, answers = read_apart(backend)
         assert stopped.there.wait(30)
-        backend._store.epochs.inside.clear()  # as if nobody were inside
+        backend._store.calls.inside.clear()  # as if nobody were inside
         if change == "removed":
             backend.remove(KEY)
         else:

@@ -14,6 +14,7 @@ import pytest
 
 from lms_tiers.errors import CapacityError
 from lms_tiers.plugins.lmdb.backend import LmdbBackend
+from lms_tiers.plugins.lmdb.calls import staying
 from tests.plugins.lmdb.waiting import until
 from tests.plugins.lmdb.whole import assert_whole
 from tests.stepping import until_it_waits
@@ -87,7 +88,7 @@ def test_a_put_that_waits_for_the_journal(opening: Open, put: Any) -> None:
             for number in range(1 << 20):
                 put(backend, number % 40, 1)
 
-        with interrupted_while_it_waits(store.lock, store.changed.notify_all):
+        with interrupted_while_it_waits(store.lock, store.changed.wake):
             fill()
         assert store.journal.room < 4 * KIB
     backend._checkpoints.make()
@@ -97,9 +98,9 @@ def test_a_put_that_waits_for_the_journal(opening: Open, put: Any) -> None:
 
 def test_a_put_that_waits_for_a_reader(opening: Open, put: Any) -> None:
     backend = opening(capacity=4 << 20, sync="none")
-    store, left = backend._store, backend._store.epochs.left
+    store, left = backend._store, backend._store.calls.left
     assert filled(backend, put) > 5
-    with store.epochs.reading():
+    with staying(backend._store):
         backend.remove_many(backend.list_keys())
         with interrupted_while_it_waits(left.lock, left.wake):
             put(backend, 99, 256 * KIB)
@@ -112,8 +113,8 @@ def test_a_put_that_waits_for_a_reader(opening: Open, put: Any) -> None:
 def test_a_close_that_waits_for_a_reader_is_finished_by_the_next(opening: Open, put: Any) -> None:
     backend = opening(capacity=4 << 20)
     put(backend, 1, 5000)
-    epochs = backend._store.epochs
-    with epochs.reading(), interrupted_while_it_waits(epochs.left.lock, epochs.left.wake):
+    left = backend._store.calls.left
+    with staying(backend._store), interrupted_while_it_waits(left.lock, left.wake):
         backend.close()
     backend.close()
     with opening(capacity=4 << 20) as again:

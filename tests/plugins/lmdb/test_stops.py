@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lms_tiers.messages import OpaqueKey
-from lms_tiers.plugins.lmdb import checkpoint, cooling, syncing
+from lms_tiers.plugins.lmdb import checkpoint, cooling
 from lms_tiers.plugins.lmdb.backend import LmdbBackend, open_backend
 from lms_tiers.plugins.lmdb.options import LmdbOptions
 from tests.plugins.lmdb.waiting import until
@@ -97,7 +97,7 @@ def test_a_stop_rouses_the_checkpoints_thread_by_itself(opening: Open) -> None:
         stopping.join(60)
         left_asleep = stopping.is_alive()
         with store.lock:
-            store.changed.notify_all()  # so that it ends, whatever came of it
+            store.changed.wake()  # so that it ends, whatever came of it
         stopping.join()
         assert not left_asleep
 
@@ -111,7 +111,7 @@ def flushing(opening: Open, stop: Any, message: Any, content: Any) -> tuple[Any,
     return backend, thread
 
 
-SYNCING = (syncing.__file__, ("_round",))
+SYNCING = (checkpoint.__file__, ("_round",))
 
 
 @strides(7, 2)
