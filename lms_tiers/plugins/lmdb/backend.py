@@ -178,8 +178,12 @@ class LmdbBackend(LMSBackendInterface):
         return None if found is None else charge(found.pages, found.nrecord)
 
     def shrunk(self) -> dict[str, int]:
-        """What was encoded since the last call, and its charge."""
-        return {} if self._cooling is None else self._cooling.shrunk()
+        """What was encoded since the last call, and its charge. Takes no lock."""
+        taken, shrunk = {}, self._store.shrunk
+        with contextlib.suppress(KeyError):
+            while True:
+                text, taken[text] = shrunk.popitem()
+        return taken
 
     def held(self) -> tuple[int, int]:
         """Chunks held, and the sum of their charges; see `lms_tiers.tiered.life.loading.Locating`."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Final
 
 import lmdb
@@ -79,15 +78,6 @@ class Cooling:
                     self._thread = None
                     self._due.clear()
                     _log.warning("lmdb store %s: cold chunks stay as they are for now: %s", store.where, error)
-
-    def shrunk(self) -> dict[str, int]:
-        """What was encoded since the last call, and its charge. Takes no lock."""
-        taken: dict[str, int] = {}
-        with suppress(KeyError):
-            while True:
-                text, charged = self._store.shrunk.popitem()
-                taken[text] = charged
-        return taken
 
     def stop(self) -> None:
         """End the thread after what it does now."""

@@ -29,9 +29,6 @@ class Extents:
     def __iter__(self) -> Iterator[Extent]:
         return iter(sorted(self._counts.items()))
 
-    def __len__(self) -> int:
-        return len(self._counts)
-
     def add(self, start: int, count: int) -> None:
         """Put a run in; none of its pages is in."""
         self.pages += count

@@ -151,9 +151,7 @@ def _open(
 
 def _room(data: DataFile, contents: Contents) -> Room:
     """The pages of `data`."""
-    free, hollow = contents.free, contents.hollow
-    # Pages of a put that was never written lie beyond the end of the file.
-    end = max(data.pages, 1, *(page + count for page, count in (*free, *hollow)))
+    free, hollow, end = contents.free, contents.hollow, max(data.pages, contents.end)
     if contents.source != "closed":
         # No record must be left where nobody has a chunk; and the index needs room.
         punched = [data.punch(*run) for run in free]

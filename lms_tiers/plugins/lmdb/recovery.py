@@ -20,6 +20,7 @@ from typing import IO, Final, TypeAlias
 from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.plugins.lmdb import salvage
 from lms_tiers.plugins.lmdb.directory import DATA_FILE, INDEX_FILE, descriptor
+from lms_tiers.plugins.lmdb.extents import gaps
 from lms_tiers.plugins.lmdb.index import APPLIED, Applied, checksum
 from lms_tiers.plugins.lmdb.journal import CLOSED, GONE, PUT, Record, replay
 from lms_tiers.plugins.lmdb.layout import (
@@ -35,7 +36,7 @@ from lms_tiers.plugins.lmdb.layout import (
     unpack_extents,
 )
 from lms_tiers.plugins.lmdb.pages import Counters
-from lms_tiers.plugins.lmdb.space import charge, index_share
+from lms_tiers.plugins.lmdb.space import charge, index_share, pages_of
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +69,9 @@ class Contents:
     position, clock : int
         The journal's end, and the last number given out.
     free, hollow : list of Extent
-        What no chunk has, up to the end of the file: pages with blocks, or perhaps, and pages without.
+        What no chunk has before `end`: pages with blocks, or perhaps, and pages without.
+    end : int
+        Pages of the file, or more where chunks claim pages beyond its end, which is cut short then.
     lost : int
         Chunks that the index counted and did not have.
     """
@@ -80,6 +83,7 @@ class Contents:
     clock: int = 0
     free: list[Extent] = field(default_factory=list)
     hollow: list[Extent] = field(default_factory=list)
+    end: int = 1
     lost: int = 0
     counters: Counters = field(default_factory=Counters)
     places: dict[str, tuple[int, list[Extent]]] = field(default_factory=dict)
@@ -111,8 +115,9 @@ def as_closed(directory: Path, seed: int) -> Contents | None:
     with suppress(OSError):
         if checksum(directory) == index:
             runs = unpack_extents(body, _CLOSED.size, (len(body) - _CLOSED.size) // 8)
+            end = 1 + pages_of(charged, share) + sum(count for _, count in runs)
             counters = Counters(chunks, charged, share)
-            return Contents("closed", {}, {}, position, clock, runs[:free], runs[free:], counters=counters)
+            return Contents("closed", {}, {}, position, clock, runs[:free], runs[free:], end, counters=counters)
     return None
 
 
@@ -250,11 +255,9 @@ def _settle(contents: Contents, pages: int) -> None:
         counters.charged += charge(sum(count for _, count in contents.places[text][1]), len(record))
         counters.share += index_share(len(record))
     counters.chunks = len(records)
-    at = 1  # after the head
-    for page, count, _, _ in [*claims, (pages, 0, 0, "")]:
-        if page > at:
-            contents.free.append((at, page - at))
-        at = page + count
+    runs = [(0, 1), *[(page, count) for page, count, _, _ in claims]]
+    contents.end = max(pages, *map(sum, runs))
+    contents.free = gaps(runs, contents.end)
     contents.uses = {text: used for text, used in contents.uses.items() if used and text in records}
     contents.clock = max([contents.clock, *contents.uses.values()])
 

@@ -36,6 +36,11 @@ def charge(pages: int, nrecord: int) -> int:
     return pages * PAGE + _WORN * index_share(nrecord)
 
 
+def pages_of(charged: int, share: int) -> int:
+    """Pages of the chunks that are charged so much, with such a share of the index."""
+    return (charged - _WORN * share) // PAGE
+
+
 def pages_for(stream: int, nrecord: int) -> int:
     """Pages of stored bytes with their record."""
     return -(-(stream + nrecord) // PAGE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 from lms_tiers.errors import FormatError, StorageUnavailableError
 from lms_tiers.messages import OpaqueKey
 from tests.depth import some
+from tests.plugins.lmdb.whole import assert_whole
 
 MIB = 1 << 20
 JOB = Path(__file__).with_name("damage_job.py")
@@ -193,3 +195,26 @@ def test_a_store_of_another_version_is_refused_and_untouched(
         # Also by `data` alone.
         (folder / "journal").unlink(missing_ok=True)
         before.pop("journal", None)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_chunks_beyond_the_end_of_a_file_that_was_cut_short_share_no_page_with_those_put_since(
+    opening: Callable[..., Any], message: Any, content: Any, tmp_path: Path, killed: bool
+) -> None:
+    with opening(sync="none") as backend:
+        backend.put_many([(message(n, 100_000), content(n, 100_000)) for n in range(6)])
+        if killed:
+            backend.flush()
+            shutil.copytree(tmp_path / "store", tmp_path / "cut")
+    if not killed:
+        shutil.copytree(tmp_path / "store", tmp_path / "cut")
+    os.truncate(tmp_path / "cut" / "data", 4096 + 2 * 102_400 + 8192)
+    with opening("cut", sync="none") as backend:
+        for n in range(6, 10):
+            backend.put(message(n, 100_000), content(n, 100_000))
+        assert_whole(backend)
+        assert [backend.get(OpaqueKey(str(n))) is None for n in range(6)] == [False, False, *[True] * 4]
+        backend.put_many([(message(n, 100_000), content(n, 100_000)) for n in range(10, 14)])
+        for n in range(6, 14):
+            assert backend.get(OpaqueKey(str(n))).data == content(n, 100_000)
+        assert_whole(backend)
