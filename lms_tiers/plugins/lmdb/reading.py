@@ -107,7 +107,6 @@ class Reader:
         store.counters.read += meta.length
         return ChunkInFile(meta, store.data.fd, offset, checksum)
 
-    @reading
     def many(self, wanted: Sequence[tuple[str, Target]]) -> list[Found | None]:
         """Chunks in the buffers that their targets answer, neighbours by one read each."""
         answers: list[Found | None] = [None] * len(wanted)
@@ -117,6 +116,7 @@ class Reader:
                 again += self._try(wanted, (again.pop(),), answers)
         return answers
 
+    @reading  # no longer: what long batches kept back, puts would wait for
     def _try(
         self, wanted: Sequence[tuple[str, Target]], numbers: Sequence[int], answers: list[Found | None]
     ) -> list[int]:

@@ -11,7 +11,7 @@ import pytest
 
 from lms_tiers.errors import CapacityError, InvalidBufferError
 from lms_tiers.messages import ChunkMeta, MemoryFormat, OpaqueKey
-from lms_tiers.plugins.lmdb import ring
+from lms_tiers.plugins.lmdb import reading, ring
 
 KIB = 1 << 10
 KEY = OpaqueKey("k")
@@ -166,3 +166,24 @@ def test_a_ring_remembers_no_more_than_its_limit_of_any_lengths() -> None:
         for nbytes in (40_000, 300_000, 500_000 + turn, 2 << 20):
             assert len(kept.lend(ChunkMeta(nbytes, MemoryFormat.BINARY, None, (nbytes,)))[0]) == nbytes
             assert kept._nbytes == sum(n * len(of) for n, of in kept._handed.items()) <= 1 << 20
+
+
+def test_a_long_batch_holds_given_up_pages_back_a_part_at_a_time(
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_READ_TOGETHER", 2)
+    inside: list[frozenset[int]] = []
+    with opening() as backend:
+        for n in range(6):
+            backend.put(message(n, 5000), content(n, 5000))
+        readv = backend._store.data.readv
+
+        def noting(*args: Any) -> Any:
+            inside.append(frozenset(backend._store.calls.inside))
+            return readv(*args)
+
+        monkeypatch.setattr(backend._store.data, "readv", noting)
+        assert [one.data for one in backend.get_many([OpaqueKey(str(n)) for n in range(6)])] == [
+            content(n, 5000) for n in range(6)
+        ]
+        assert len(set(inside)) == 3
