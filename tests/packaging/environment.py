@@ -10,7 +10,16 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.depth import DEPTH
+
 ROOT = Path(__file__).resolve().parents[2]
+
+#: For a generated `ci.sh`, which asks the kit twice, through pytest and in its profile `ci`: of the first a few families
+#: here, and of the second as much as of any other backend. `DEPTH=2` lets it be.
+ONCE = ["PYTEST_ADDOPTS=-k 'not conformance or test_key or test_put'", "PROFILE=quick"] if DEPTH == 1 else []
+
+#: What the kit is asked of a page where it is run once more, and for a whole run nearby: "lms-tiers conform files".
+SOME = " ".join(f"--only {family}" for family in ("KEY", "PUT", "GET", "OVR", "LIF", "PER"))
 
 
 def run(*command: str | Path, cwd: Path, check: bool = True, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.depth import nightly
+from tests.depth import DEPTH, nightly
 from tests.docs.blocks import SHOWN, Block, blocks
-from tests.packaging.environment import ROOT, Environment
+from tests.packaging.environment import ONCE, ROOT, SOME, Environment
 from tests.plugins.redis.engine import needs_server
 
 pytestmark = [pytest.mark.deep, pytest.mark.leaks_allowed]
@@ -41,7 +41,8 @@ def play(block: Block, page: str, where: Path, environ: dict[str, str]) -> None:
         target.write_text(block.body)
         return
     if block.language == "console":
-        command = ["bash", "-euo", "pipefail", "-c", block.body]
+        body = block.body if DEPTH > 1 else block.body.replace("--profile quick", f"--profile quick {SOME}")
+        command = ["bash", "-euo", "pipefail", "-c", body]
     elif block.language == "python":
         command = ["python", "-W", "error", "-c", block.body]
     else:
@@ -65,6 +66,7 @@ def test_every_block_of_the_page_works(page: str, request: pytest.FixtureRequest
         "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
         "PIP_QUIET": "1",
     }
+    environ |= dict(assignment.split("=", 1) for assignment in ONCE)
     ran = 0
     for block in blocks(ROOT / page):
         if block.skipped or (block.language in SHOWN and not block.title):

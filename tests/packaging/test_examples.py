@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.depth import nightly
 from tests.packaging.conftest import Beside, MadeOnce
 from tests.packaging.environment import ROOT, Environment, build
 
@@ -71,7 +72,14 @@ def test_create_storage_backend_reaches_them_alone_and_as_tiers(
     with_examples.run(with_examples.python, "-c", code)
 
 
-@pytest.mark.parametrize("source", EXAMPLES, ids=lambda p: p.name)
+#: The tutorial ends with this very code, and runs the kit on it.
+IN_THE_TUTORIAL = "lms-tiers-files"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [pytest.param(p, id=p.name, marks=[nightly] if p.name == IN_THE_TUTORIAL else []) for p in EXAMPLES],
+)
 def test_each_passes_the_conformance_kit_in_its_own_directory(
     with_examples: Environment, tmp_path: Path, source: Path
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from lms_tiers.cli.new_plugin import write_plugin
 from lms_tiers.errors import ConfigError
 from tests.depth import nightly
-from tests.packaging.environment import Environment, build
+from tests.packaging.environment import ONCE, Environment, build
 from tests.plugins.redis.engine import needs_server
 
 fresh = [pytest.mark.deep, pytest.mark.leaks_allowed]
@@ -37,7 +37,7 @@ class TestGenerated:
         (wheel,) = build(project, tmp_path / "build", "--wheel")
         environment.pip(wheel)
         shutil.rmtree(project / "src")  # what runs below is what was installed
-        done = environment.run("bash", "ci.sh", cwd=project, check=False)
+        done = environment.run("env", *ONCE, "bash", "ci.sh", cwd=project, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         listing = json.loads(environment.run(environment.lms_tiers, "plugins", "--json", check=False).stdout)
         (plugin,) = [p for p in listing["plugins"] if p["name"] == name]

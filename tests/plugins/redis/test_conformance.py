@@ -12,14 +12,20 @@ from lms_conformance.chunks import Chunk, key
 from lms_conformance.prove import prove
 
 from lms_tiers.errors import ConfigError
-from tests.depth import nightly
+from tests.depth import DEPTH, nightly
 from tests.plugins.redis.engine import RedisCluster, RedisServer, needs_server
 
 pytestmark = [needs_server, pytest.mark.leaks_allowed]
 
 #: Each place of the kit is a prefix of its own; a busy machine is no hung node.
 AT = "redis:{at}?prefix={{tmp}}/&timeout=60s"
-TIERS = ["cpu?capacity=64MiB", "cpu?capacity=64MiB > lmdb:{tmp}/kv?capacity=256MiB"]
+TIERS = [
+    pytest.param("cpu?capacity=64MiB", marks=nightly),
+    "cpu?capacity=64MiB > lmdb:{tmp}/kv?capacity=256MiB",
+]
+
+#: What tiers and the shared one below them answer together; what a shared tier is under one in memory, `lm` is asked.
+OF_TIERS = ["PUT", "GET", "OVR", "RMV", "CNT", "BAT", "OPT", "LIF", "CON", "SHR"]
 
 
 #: What needs many keys, drawn programs or processes of its own waits for the deep run.
@@ -59,16 +65,27 @@ def test_one_server_keeps_the_contract_in_depth_and_known_bugs_are_caught_in_it(
     assert prove(harness_for("redis"), report, told.append), "\n".join(told)
 
 
+#: What depends on where a key's slot is, or on how many keys a call has.
+OF_SLOTS = ["KEY", "OVR", "RMV", "LST", "CNT", "BAT", "OPT", "CON", "SHR", "LIF-05", "LIF-09"]
+
+
 @pytest.mark.deep
-def test_a_cluster_keeps_the_contract_and_is_empty_afterwards(cluster: RedisCluster) -> None:
-    conforms(AT.format(at=cluster.location), "ci")
+@pytest.mark.parametrize("effort", [("quick", OF_SLOTS), pytest.param(("ci", ()), marks=nightly)], ids=["slots", "all"])
+def test_a_cluster_keeps_the_contract_and_is_empty_afterwards(
+    cluster: RedisCluster, effort: tuple[str, Sequence[str]]
+) -> None:
+    conforms(AT.format(at=cluster.location), *effort)
     assert [node.ask("DBSIZE") for node in cluster.primaries()] == [0, 0, 0]
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("above", TIERS)
 def test_tiers_above_one_server_keep_the_contract(above: str) -> None:
-    conforms(f"store?stall=60s > {above} > redis:{{server}}?prefix={{tmp}}/&timeout=60s&deadline=60s", "quick")
+    conforms(
+        f"store?stall=60s > {above} > redis:{{server}}?prefix={{tmp}}/&timeout=60s&deadline=60s",
+        "quick",
+        OF_TIERS if DEPTH == 1 else (),
+    )
 
 
 def test_a_place_with_chunks_in_it_is_refused_and_what_a_run_leaves_is_removed(engine: RedisServer) -> None:
