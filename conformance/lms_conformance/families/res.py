@@ -130,7 +130,7 @@ def _memory_of_reads(trial: Trial) -> None:
 def _shared_memory(trial: Trial) -> None:
     ours: set[str] = set()
     with trial.quiet("# open, put, get, close: 5 times, and again while there are new names"):
-        for _ in range(3):  # others have names there too, and make one now and then
+        for _ in range(6):  # others have names there too, and make one now and then
             before = gauges.shared_memory()
             _cycle(trial, 5)
             ours = {name for name in gauges.shared_memory() - before if _stays(name)}

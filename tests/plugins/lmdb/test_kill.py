@@ -38,7 +38,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, walker: Walker) -> None:
 
 @pytest.mark.parametrize("sync", ["none", "batch", "commit"])
 @pytest.mark.parametrize("codec", some(["raw", "auto"], lambda codec: codec == "raw"))
-@pytest.mark.parametrize("seeds", drawn(2, 24))
+@pytest.mark.parametrize("seeds", drawn(2, 14))
 def test_a_kill_after_any_system_call_leaves_all_that_was_acknowledged(
     shelf: Path, monkeypatch: pytest.MonkeyPatch, message: Any, content: Any, sync: str, codec: str, seeds: range
 ) -> None:
@@ -147,7 +147,7 @@ class Model:
 
 
 @pytest.mark.parametrize("sync", ["none", "batch", "commit"])
-@pytest.mark.parametrize("seeds", drawn(3, 60))
+@pytest.mark.parametrize("seeds", drawn(3, 40))
 def test_no_page_is_owned_twice_and_none_is_lost_in_a_full_store_that_is_killed_now_and_then(
     shelf: Path, message: Any, content: Any, sync: str, seeds: range, stack: ExitStack
 ) -> None:
