@@ -38,6 +38,11 @@ class Peer:
         self._job = job
         self._hear("to open the place")
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._job.pid
+
     def _hear(self, what: str) -> dict[str, Any]:
         message = self._job.hear()
         if message is None:

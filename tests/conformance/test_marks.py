@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -20,6 +21,7 @@ from lms_conformance.spec import Property
 from lms_conformance.trial import Trial
 from lms_conformance.zoo.harnesses import ReferenceHarness
 
+from lms_tiers.interface import LMSBackendInterface
 from tests.conformance.test_run import TODAY, engine
 
 STATE = "evicted while read"
@@ -201,6 +203,30 @@ def test_a_backend_without_a_bound_is_not_judged_when_it_is_full() -> None:
     assert result.status is Status.NOT_APPLICABLE
     assert "without a capacity" in result.reason
     assert not report.ok, "nothing was required"
+
+
+class OneForAll(ReferenceHarness):
+    """Hands one instance of a place out to everybody."""
+
+    def __init__(self) -> None:
+        super().__init__("shared")
+        self.opened: dict[Path, LMSBackendInterface] = {}
+
+    def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
+        return self.opened.setdefault(path, super().open(path, capacity))
+
+
+def test_one_instance_under_two_names_proves_nothing_of_a_shared_place() -> None:
+    only = ["SHR-01", "SHR-02", "SHR-03", "SHR-04", "SHR-05"]
+    report = run_properties(OneForAll(), profile="quick", only=only, strict=True)
+    assert [r.status for r in report.results] == [Status.VACUOUS] * 5, [r.message() for r in report.results]
+    report = run_properties(ReferenceHarness("shared"), profile="quick", only=[*only, "SHR-06", "SHR-10"], strict=True)
+    assert report.ok, [r.message() for r in report.results if r.red]
+
+
+def test_releases_that_open_each_others_places_were_seen_to_do_so() -> None:
+    report = run_properties(ReferenceHarness("files"), profile="quick", only=["UPG"], strict=True)
+    assert report.ok, [r.message() for r in report.results if r.red]
 
 
 def test_puts_of_threads_meet_where_nothing_but_the_kit_makes_them() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 from hypothesis import strategies as st
 
@@ -19,10 +21,20 @@ from lms_conformance.subject import Subject
 from lms_conformance.trial import Trial
 from lms_conformance.violation import expect, violate
 
+#: A harness may hand one object out twice, and then nothing is shared.
+TWO: Final = "two instances at one place"
+
+#: What SHR-10 and SHR-07 must have met.
+OPENED_BESIDE: Final = "opened beside running calls"
+IN_ANOTHER: Final = "seen by another process"
+
 
 def _two(trial: Trial) -> tuple[Subject, Subject]:
     first = trial.open()
-    return first, trial.open(path=first.path)
+    second = trial.open(path=first.path)
+    if first.backend is not second.backend:
+        trial.mark(TWO)
+    return first, second
 
 
 @prop(
@@ -30,6 +42,7 @@ def _two(trial: Trial) -> tuple[Subject, Subject]:
     "What put returned for, another instance gets, also where it had found the key absent before.",
     needs=["shared"],
     since="1.1",
+    marks=[TWO],
 )
 def _seen(trial: Trial) -> None:
     first, second = _two(trial)
@@ -50,6 +63,7 @@ def _seen(trial: Trial) -> None:
     "An overwrite by another instance is seen whole: its bytes, its length, its metadata, none of the old one's.",
     needs=["shared"],
     since="1.1",
+    marks=[TWO],
 )
 def _overwritten(trial: Trial) -> None:
     first, second = _two(trial)
@@ -70,6 +84,7 @@ def _overwritten(trial: Trial) -> None:
     "A key that another instance removed is gone for all, whoever put it, and comes back with the next put only.",
     needs=["shared", "remove"],
     since="1.1",
+    marks=[TWO],
 )
 def _removed(trial: Trial) -> None:
     first, second = _two(trial)
@@ -89,6 +104,7 @@ def _removed(trial: Trial) -> None:
     "list_keys and scan of every instance answer everybody's chunks once.",
     needs=["shared"],
     since="1.1",
+    marks=[TWO],
 )
 def _listed(trial: Trial) -> None:
     first, second = _two(trial)
@@ -121,6 +137,7 @@ def _over_two() -> st.SearchStrategy[tuple[tuple[Op, bool], ...]]:
     needs=["shared"],
     since="1.1",
     given=_over_two,
+    marks=[TWO, "read what the other put"],
 )
 def _one_dictionary(trial: Trial, program: tuple[tuple[Op, bool], ...]) -> None:
     both = _two(trial)
@@ -131,6 +148,8 @@ def _one_dictionary(trial: Trial, program: tuple[tuple[Op, bool], ...]) -> None:
             step(both[which], model, op)
             for look in looks:
                 step(both[not which], model, look)
+            if model:
+                trial.mark("read what the other put")
             expect_told(both[not which], model)
     for one in both:
         one.expect_model(model, POOL)
@@ -147,6 +166,7 @@ def expect_told(subject: Subject, model: dict[str, Chunk]) -> None:
     "An instance that closes takes nothing with it: its chunks stay, and the other instances go on.",
     needs=["shared"],
     since="1.1",
+    marks=[TWO],
 )
 def _closes(trial: Trial) -> None:
     first, second = _two(trial)
@@ -167,6 +187,7 @@ def _closes(trial: Trial) -> None:
     "What a process puts, overwrites, removes and lists, another process sees, in both directions.",
     needs=["shared", "processes"],
     since="1.1",
+    marks=[IN_ANOTHER],
 )
 def _two_processes(trial: Trial) -> None:
     here = trial.open()
@@ -181,6 +202,8 @@ def _two_processes(trial: Trial) -> None:
             there.put("a", model["a"])
             there.put("b", model["b"])
             here.expect_model(model)
+            if there.pid != os.getpid():
+                trial.mark(IN_ANOTHER)
             if trial.caps.remove:
                 (here if i % 2 else there).remove("b")
                 del model["b"]
@@ -262,6 +285,7 @@ def _across_processes(trial: Trial) -> None:
     "Instances that open and close beside running calls of others disturb none of them.",
     needs=["shared"],
     since="1.1",
+    marks=[OPENED_BESIDE],
 )
 def _comings_and_goings(trial: Trial) -> None:
     here = trial.open()
@@ -270,17 +294,20 @@ def _comings_and_goings(trial: Trial) -> None:
         here.put(f"kept{i}", chunk)
     wrong: list[str] = []
     done = threading.Event()
+    running: set[str] = set()
 
     def work(k: str, chunk: Chunk) -> Callable[[], None]:
         def calls() -> None:
             message, data = chunk.message(key(k)), chunk.bytes()
             try:
                 while not done.is_set() and not wrong:
+                    running.add(k)
                     here.backend.put(message, bytearray(data))
                     for name in (k, "kept" + k[1:]):
                         found = difference(chunk, here.backend.get(key(name)))
                         if found is not None:
                             wrong.append(f"get({name!r}) answered {found}")
+                    running.discard(k)
                     trial.ran(3)
             except Exception as error:
                 wrong.append(f"{type(error).__name__}: {error}")
@@ -289,8 +316,13 @@ def _comings_and_goings(trial: Trial) -> None:
 
     def others() -> None:
         try:
-            for _ in range(trial.profile.rounds // 2):
+            least = trial.profile.rounds // 2
+            for turn in range(10 * least):  # beyond `least` only until it met calls
+                if turn >= least and trial.marks[OPENED_BESIDE]:
+                    break
                 with trial.harness.open(here.path, here.capacity) as other:
+                    if running and other is not here.backend:
+                        trial.mark(OPENED_BESIDE)
                     for i, chunk in enumerate(chunks):
                         found = difference(chunk, other.get(key(f"kept{i}")))
                         if found is not None:

@@ -49,6 +49,7 @@ def _contents(path: Path) -> dict[str, str]:
     "What the release before wrote and flushed, when it is killed, is there: keys, bytes, metadata, removals.",
     needs=_NEEDS,
     since="1.1",
+    marks=["read what the release before wrote"],
 )
 def _upgrade(trial: Trial) -> None:
     assert trial.harness.predecessor is not None
@@ -68,6 +69,7 @@ def _upgrade(trial: Trial) -> None:
         old.kill()
     subject = trial.allows(lambda: trial.open(_capacity(trial), path), "opening what the release before left")
     subject.expect_model(model, ["gone"])
+    trial.mark("read what the release before wrote")
     subject.put("new", Chunk(43, 5000, 2))
     subject.put("a", Chunk(44, 70, 3))
     subject.flush()
@@ -80,6 +82,7 @@ def _upgrade(trial: Trial) -> None:
     "What this release wrote, the one before answers exactly, or it refuses the place with FormatError.",
     needs=_NEEDS,
     since="1.1",
+    marks=["answered or refused"],
 )
 def _downgrade(trial: Trial) -> None:
     assert trial.harness.predecessor is not None
@@ -95,6 +98,7 @@ def _downgrade(trial: Trial) -> None:
         else:
             refused = answer["raised"] == "FormatError"
             expect(refused, "FormatError, or what this release wrote", f"{answer['raised']}: {answer['message']}")
+        trial.mark("answered or refused")
     trial.reopen(subject).expect_model(dict(CHUNKS))
 
 
@@ -141,6 +145,7 @@ def _untouched(trial: Trial) -> None:
     "Where both releases open a place each sees what the other did: overwritten, removed, put anew.",
     needs=_NEEDS,
     since="1.1",
+    marks=["opened by both in turn"],
 )
 def _back_and_forth(trial: Trial) -> None:
     assert trial.harness.predecessor is not None
@@ -156,7 +161,8 @@ def _back_and_forth(trial: Trial) -> None:
                 del model["c"]
             subject.close()
             if _opened(trial, old, subject.path):
-                return  # refused, which is UPG-03's business
+                trial.cannot("opened by both in turn", "the release before refuses what this one wrote, as UPG-03 sees")
+                return
             old.expect(model, ("absent",) if "c" in model else ("c",))
             for i, k in enumerate("ab"):
                 model[k] = Chunk(51 + 10 * turn + i, 900 + turn, turn)
@@ -164,3 +170,4 @@ def _back_and_forth(trial: Trial) -> None:
             old.do(do="close")
             subject = trial.reopen(subject)
             subject.expect_model(model)
+            trial.mark("opened by both in turn")
