@@ -89,6 +89,10 @@ class Trial(Record):
         var, line = self._announce(path, capacity)
         return self._opening(lambda: self.harness.reopen(path, capacity), line, var, path, capacity)
 
+    def leaves(self, path: Path, capacity: int | None) -> None:
+        """What a backend that was not opened here puts at `path` is removed at the end, as that of the others is."""
+        self._places[path] = capacity
+
     def _announce(self, path: Path, capacity: int | None) -> tuple[str, Line]:
         self._number += 1
         var = "backend" if self._number == 1 else f"backend{self._number}"

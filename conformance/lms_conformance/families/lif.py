@@ -126,6 +126,7 @@ def _forgotten(trial: Trial) -> None:
     try:
         for i in range(3):
             path, capacity = trial.directory(), 64 * KIB * KIB if trial.harness.takes_capacity else None
+            trial.leaves(path, capacity)
             backend = trial.harness.open(path, capacity)
             backend.put(Chunk(i, 100).message(key("a")), Chunk(i, 100).data())
             trial.record("backend = open_backend(path); backend.put(…); del backend; gc.collect()")
