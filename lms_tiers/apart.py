@@ -49,6 +49,7 @@ class Lane:
         self.socket: Final = sock
         self.ready = False
         self.whole = True  # no answer is on its way
+        weakref.finalize(self, sock.close)  # also of one that an interrupt lost
 
     def ask(self, until: float, *message: Any) -> Any:
         """What the library answers.
@@ -112,7 +113,7 @@ class _Process:
             for _, theirs in pairs:
                 theirs.close()
         self.free: Final = [Lane(ours, memory[i * room : (i + 1) * room]) for i, (ours, _) in enumerate(pairs)]
-        self.kill: Final = weakref.finalize(self, _end, os.getpid(), self._child, self.free)
+        self.kill: Final = weakref.finalize(self, _end, os.getpid(), self._child)
 
     @property
     def runs(self) -> bool:
@@ -120,14 +121,13 @@ class _Process:
         return self._child.poll() is None
 
 
-def _end(parent: int, child: subprocess.Popen[bytes], free: list[Lane]) -> None:
+def _end(parent: int, child: subprocess.Popen[bytes]) -> None:
     if os.getpid() == parent:  # a forked child has copies
-        child.kill()  # whoever uses a lane reads its end, and closes it
-        child.wait()
+        child.kill()  # whoever uses a lane reads its end
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_REST)
     if child.stdin is not None:
         child.stdin.close()
-    for lane in free:
-        lane.socket.close()
 
 
 class Apart:
@@ -185,7 +185,6 @@ class Apart:
                     self._returns += 1
                     self._change.notify()
             if not kept:
-                lane.socket.close()
                 self._drop(process)
 
     def _take(self, until: float) -> tuple[_Process, Lane]:

@@ -2,8 +2,9 @@
 
     python -m lms_tiers.plugins.mooncake.alone PORT FOLDER [BYTES] [OPTION OF THE MASTER...]
 
-The master listens at PORT, its HTTP at PORT + 1, the node at PORT + 2; their process ids are written into FOLDER.
-The node's data ports are the engine's to choose, and open to every address of the machine.
+The master listens at 127.0.0.1:PORT, its HTTP at 127.0.0.2:PORT, the node at 127.0.0.3:PORT, so that one free port is
+enough; their process ids are written into FOLDER. The node's data ports are the engine's to choose, and open to every
+address of the machine.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ def program(name: str) -> str:
 def main(port: int, folder: Path, size: str = "1073741824", *options: str) -> None:
     """Start both and wait for the master's end."""
     master = subprocess.Popen([
-        program("mooncake_master"), "--rpc_address=127.0.0.1", f"--rpc_port={port}", "--metrics_host=127.0.0.1",
-        f"--metrics_port={port + 1}", "--client_ttl=3", *options,
+        program("mooncake_master"), "--rpc_address=127.0.0.1", f"--rpc_port={port}", "--metrics_host=127.0.0.2",
+        f"--metrics_port={port}", "--client_ttl=3", *options,
     ])  # fmt: skip
     while master.poll() is None:
         try:
@@ -36,7 +37,7 @@ def main(port: int, folder: Path, size: str = "1073741824", *options: str) -> No
         except OSError:
             time.sleep(0.01)
     node = subprocess.Popen([
-        program("mooncake_client"), "--host=127.0.0.1", f"--port={port + 2}", "--metadata_server=P2PHANDSHAKE",
+        program("mooncake_client"), "--host=127.0.0.3", f"--port={port}", "--metadata_server=P2PHANDSHAKE",
         f"--master_server_address=127.0.0.1:{port}", f"--global_segment_size={size}", "--protocol=tcp",
     ])  # fmt: skip
     for name, child in (("master", master), ("node", node)):

@@ -7,44 +7,36 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, List, Optional
 from urllib.parse import quote
 
-from lms_tiers.apart import START, Apart, FailedError, Lane
+from lms_tiers.apart import START, Apart, FailedError
 from lms_tiers.buffers import copy_bytes, writable_bytes
 from lms_tiers.errors import (
     BackendClosedError,
     ForkedProcessError,
     LmsTiersError,
     OutcomeUnknownError,
-    StorageFullError,
     StorageUnavailableError,
     ValueTooLargeError,
 )
 from lms_tiers.interface import BackendStats, Capabilities, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
 from lms_tiers.plugins.mooncake.admin import ask
-from lms_tiers.plugins.mooncake.chunk import HEAD, MAX_KEY, NUMBER, listed, names_of, pack_into, read_object
+from lms_tiers.plugins.mooncake.chunk import HEAD, MAX_KEY, listed, names_of, read_object
 from lms_tiers.plugins.mooncake.options import MooncakeOptions, addresses_of
+from lms_tiers.plugins.mooncake.writing import ABSENT, INVALID, Ready, Writer, exist
 from lms_tiers.wire.buffers import receive_buffer
 
 #: Objects of one request, keys of one question.
 _WINDOW: Final = 32
 _PAGE: Final = 500
-#: How often a chunk is read, or written, that changes beneath the call.
+#: How often a chunk is read that changes beneath the call.
 _TURNS: Final = 4
 
-#: Numbers of the engine (its `ErrorCode`): no room; too small a buffer, or a length of none; not there, or not yet;
-#: somebody else has overtaken this write.
-_FULL: Final = {-200, -1700, -1602}
-_INVALID: Final = -600
-_ABSENT: Final = {-703, -704, -710, -712}
-_OVERTAKEN: Final = {-601, -700, -703, -704, -705, -713, -714}
 
-_Ready = tuple[str, ChunkMeta, memoryview]
 _Allocate = Callable[[int, ChunkMeta], memoryview]
 
 
@@ -81,7 +73,6 @@ class MooncakeBackend(LMSBackendInterface):
         self._pid: Final = os.getpid()
         self._counts: Final[Counter[str]] = Counter()
         self._counting: Final = threading.Lock()
-        self._writers: Final = [threading.Lock() for _ in range(64)]
         told = {
             "master": f"{master.host}:{master.port}", "metadata": options.metadata, "host": host,
             "protocol": options.protocol, "device": options.device,
@@ -93,6 +84,7 @@ class MooncakeBackend(LMSBackendInterface):
         }  # fmt: skip
         program = Path(__file__).with_name("engine.py")
         self._client: Final = Apart(program, told, environment, 2 * self._half, options.connections)
+        self._writer: Final = Writer(self._client, self._where, self._prefix, options.timeout)
         try:
             with self._client.lane(time.monotonic() + START):
                 pass
@@ -109,7 +101,7 @@ class MooncakeBackend(LMSBackendInterface):
     def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
         """Store chunks, many in one request; one that fails stops none of the others."""
         self._check()
-        ready: dict[str, _Ready] = {}  # of a key named twice the last one counts
+        ready: dict[str, Ready] = {}  # of a key named twice the last one counts
         late: LmsTiersError | None = None
         for client_meta, data in items:
             try:
@@ -122,89 +114,26 @@ class MooncakeBackend(LMSBackendInterface):
             except LmsTiersError as error:
                 late = error
                 break
-        failures: list[LmsTiersError] = []
-        window: list[_Ready] = []
+        failures: list[StorageUnavailableError] = []
+        window: list[Ready] = []
         room = 0
         for one in ready.values():
             size = len(one[2]) + HEAD
             if window and (len(window) == _WINDOW or room + size > 2 * self._half):
-                failures += self._put(window)
+                failures += self._writer.put(window)
                 window, room = [], 0
             window.append(one)
             room += size
         if window:
-            failures += self._put(window)
-        if failures:  # one in doubt says less than any other
+            failures += self._writer.put(window)
+        if not failures:
+            self._count("bytes_written", sum(meta.length for _, meta, _ in ready.values()))
+        else:  # one in doubt says less than any other
             self._count("failures", len(failures))
             self._check()
             raise next((error for error in failures if isinstance(error, OutcomeUnknownError)), failures[0])
         if late is not None:
             raise late
-
-    def _put(self, window: Sequence[_Ready]) -> list[LmsTiersError]:
-        until = time.monotonic() + self._timeout
-        sent = False
-        failures: list[LmsTiersError] = []
-        try:
-            with self._alone([text for text, _, _ in window], until), self._client.lane(until) as lane:
-                for _ in range(_TURNS):
-                    before = self._numbers(lane, until, [text for text, _, _ in window])
-                    names, places, sizes = self._packed(lane, window, before)
-                    sent = True
-                    codes = lane.ask(until, "write", names, places, sizes)
-                    stored = [one for one, code in zip(window, codes, strict=True) if code == 0]
-                    self._settle(lane, until, [text for text, _, _ in stored])
-                    self._count("bytes_written", sum(meta.length for _, meta, _ in stored))
-                    refused = [code for code in codes if code and code not in _OVERTAKEN]
-                    failures += map(self._refusal, refused)
-                    window = [one for one, code in zip(window, codes, strict=True) if code in _OVERTAKEN]
-                    if not window:
-                        return failures
-            return [*failures, OutcomeUnknownError(self._where, "put", "others write the same key all the time.")]
-        except FailedError as error:
-            return [*failures, self._failed(error, "put" if sent else "")]
-
-    def _packed(
-        self, lane: Lane, window: Sequence[_Ready], before: Sequence[list[int]]
-    ) -> tuple[list[str], list[int], list[int]]:
-        """Lay chunks into the lane's memory, each for the name that is free, or that counts for less."""
-        names, places, sizes, at = [], [], [], 0
-        for (text, meta, body), there in zip(window, before, strict=True):
-            names.append(self._names(text)[there.index(min(there))])
-            places.append(at)
-            sizes.append(pack_into(lane.memory[at:], text, meta, body, max(there)))
-            at += len(body) + HEAD
-        return names, places, sizes
-
-    def _numbers(self, lane: Lane, until: float, texts: Sequence[str]) -> list[list[int]]:
-        """The numbers of what lies under both names of each key; 0 where nothing does."""
-        names = [name for text in texts for name in self._names(text)]
-        numbers = dict.fromkeys(names, 0)
-        there = [name for name, code in zip(names, self._exist(lane, until, names), strict=True) if code]
-        if there:
-            places = [i * NUMBER.size for i in range(len(there))]
-            codes = lane.ask(until, "leads", there, places, [NUMBER.size] * len(there))
-            for name, place, code in zip(there, places, codes, strict=True):
-                if code == NUMBER.size:
-                    numbers[name] = NUMBER.unpack_from(lane.memory, place)[0]
-                elif code == _INVALID:
-                    numbers[name] = 1  # too short to be a chunk: it counts for less than any
-                elif code not in _ABSENT:
-                    raise FailedError(f"it answers {code}")
-        return [[numbers[name] for name in self._names(text)] for text in texts]
-
-    def _settle(self, lane: Lane, until: float, texts: Sequence[str]) -> None:
-        """Remove what a put has overtaken: of two objects of a key the one with the lower number."""
-        after = self._numbers(lane, until, texts) if texts else []
-        left = [
-            self._names(text)[there.index(min(there))] for text, there in zip(texts, after, strict=True) if all(there)
-        ]
-        self._remove(lane, until, left)
-
-    def _remove(self, lane: Lane, until: float, names: Sequence[str]) -> None:
-        for code in lane.ask(until, "remove", names) if names else []:
-            if code and code not in _ABSENT:  # what somebody is writing now he will settle himself
-                raise FailedError(f"it answers {code} to a removal", True)
 
     def remove(self, key: CacheEngineKey) -> None:
         """Forget a chunk, for everybody."""
@@ -214,42 +143,13 @@ class MooncakeBackend(LMSBackendInterface):
         """Forget chunks, many in one request."""
         self._check()
         texts = list(dict.fromkeys(key_text(key, MAX_KEY) for key in keys))
-        for i in range(0, len(texts), _PAGE):
-            until, page, sent = time.monotonic() + self._timeout, texts[i : i + _PAGE], False
-            try:
-                with self._alone(page, until), self._client.lane(until) as lane:
-                    self._settle(lane, until, page)  # else a chunk that was overwritten could be seen again
-                    sent = True
-                    self._remove(lane, until, [name for text in page for name in self._names(text)])
-            except FailedError as error:
-                self._count("failures")
-                self._check()
-                raise self._failed(error, "remove" if sent else "") from None
-
-    def _alone(self, texts: Sequence[str], until: float) -> ExitStack:
-        """No two writers of this process at one key: the engine takes them for one."""
-        stack = ExitStack()
         try:
-            for number in sorted({hash(text) % len(self._writers) for text in texts}):
-                if not self._writers[number].acquire(timeout=max(until - time.monotonic(), 0)):
-                    raise FailedError("another call writes the same key")
-                stack.callback(self._writers[number].release)
-        except BaseException:
-            stack.close()
+            for i in range(0, len(texts), _PAGE):
+                self._writer.remove(texts[i : i + _PAGE])
+        except StorageUnavailableError:
+            self._count("failures")
+            self._check()
             raise
-        return stack
-
-    def _refusal(self, code: int) -> StorageUnavailableError:
-        if code in _FULL:
-            return StorageFullError(self._where, f"is full ({code}): give it more nodes, or let leases end sooner.")
-        if code == _INVALID:
-            return StorageUnavailableError(self._where, f"refuses ({code}).")
-        return OutcomeUnknownError(self._where, "put", f"it answers {code}.")
-
-    def _failed(self, error: FailedError, operation: str) -> StorageUnavailableError:
-        if operation:
-            return OutcomeUnknownError(self._where, operation, f"{error}.")
-        return StorageUnavailableError(self._where, f"cannot be asked: {error}.")
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -304,9 +204,9 @@ class MooncakeBackend(LMSBackendInterface):
             codes = lane.ask(until, "read", names, places, [room] * len(names))
             for turn, i in enumerate(window):
                 pair = [(places[at], codes[at]) for at in (2 * turn, 2 * turn + 1)]
-                strange = [code for _, code in pair if code <= 0 and code not in _ABSENT]
+                strange = [code for _, code in pair if code <= 0 and code not in ABSENT]
                 there = [lane.memory[place : place + code] for place, code in pair if code > 0]
-                if strange == [_INVALID] and room < self._half:
+                if strange == [INVALID] and room < self._half:
                     self._expected = min(2 * self._expected, self._half)
                     again.append(i)
                 elif strange:
@@ -321,14 +221,8 @@ class MooncakeBackend(LMSBackendInterface):
                     found[i] = newest.meta
                     self._count("bytes_read", newest.meta.length)
             # Between the two looks of one request a put may have taken the chunk from one name to the other.
-            look = self._exist(lane, until, [name for i in missing for name in self._names(texts[i])])
+            look = exist(lane, until, [name for i in missing for name in self._names(texts[i])])
         return again + [i for turn, i in enumerate(missing) if any(look[2 * turn : 2 * turn + 2])]
-
-    def _exist(self, lane: Lane, until: float, names: Sequence[str]) -> list[int]:
-        codes = lane.ask(until, "exist", names) if names else []
-        if any(code < 0 for code in codes):
-            raise FailedError(f"it answers {min(codes)}")
-        return list(codes)
 
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether the store has the key now; False where it cannot be asked. Its bytes are checked when read."""
@@ -344,7 +238,7 @@ class MooncakeBackend(LMSBackendInterface):
                 left, until = texts[i : i + _PAGE], time.monotonic() + self._timeout
                 with self._client.lane(until) as lane:
                     for _ in range(2):  # see `_read`
-                        look = self._exist(lane, until, [name for text in left for name in self._names(text)])
+                        look = exist(lane, until, [name for text in left for name in self._names(text)])
                         there.update(text for turn, text in enumerate(left) if any(look[2 * turn : 2 * turn + 2]))
                         left = [text for text in left if text not in there]
         except FailedError:

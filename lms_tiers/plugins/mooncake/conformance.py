@@ -15,17 +15,21 @@ from lms_tiers.plugins.mooncake.admin import ask
 COMMAND: Final = (sys.executable, "-m", "lms_tiers.plugins.mooncake.alone", "{port}", "{folder}")
 
 
+def admin_of(address: str) -> Address:
+    """The HTTP of a store that `alone` started."""
+    return Address("127.0.0.2", int(address.rpartition(":")[2]))
+
+
 def located(address: str) -> str:
-    """The location of a store that `alone` started, whose HTTP is beside its port."""
-    host, _, port = address.rpartition(":")
-    return f"{address}?admin={host}:{int(port) + 1}"
+    """The location of a store that `alone` started, and where its HTTP is."""
+    admin = admin_of(address)
+    return f"{address}?admin={admin.host}:{admin.port}"
 
 
 def ready(address: str) -> bool:
     """Whether the node has given its memory."""
-    host, _, port = address.rpartition(":")
     try:
-        return any(ask(Address(host, int(port) + 1), "/get_all_segments", 2))
+        return any(ask(admin_of(address), "/get_all_segments", 2))
     except StorageUnavailableError:
         return False
 

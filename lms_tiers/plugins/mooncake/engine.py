@@ -55,8 +55,31 @@ class Engine:
         return [found[0] for found in got[0]]
 
     def write(self, at: int, names: list[str], places: list[int], sizes: list[int]) -> Any:
-        """Write whole objects: 0, or the error of each."""
-        return self._store.batch_upsert_from(names, [at + place for place in places], sizes)
+        """Write whole objects under names that are free: for each its number, 0 where it is stored, and if it may be.
+
+        The engine's `put` cannot be used: of a name that is taken it answers 0, and writes nothing.
+        """
+        answers = [(code, False) for code in self._store.batch_put_session_start(names, sizes)]
+        begun = [i for i, (code, _) in enumerate(answers) if code == 0]
+        if not begun:
+            return answers
+        given = [[at + places[i]] for i in begun], [[sizes[i]] for i in begun], [[0]] * len(begun)
+        moved = self._store.batch_put_from_multi_buffer_ranges([names[i] for i in begun], *given)
+        failed = [(i, code) for i, code in zip(begun, moved, strict=True) if code < 0]
+        if failed:
+            revoked = self._store.batch_put_session_revoke([names[i] for i, _ in failed])
+            for (i, code), undone in zip(failed, revoked, strict=True):
+                answers[i] = code, undone != 0
+        whole = [i for i, code in zip(begun, moved, strict=True) if code >= 0]
+        ended = self._store.batch_put_session_end([names[i] for i in whole]) if whole else []
+        for i, code in zip(whole, ended, strict=True):
+            answers[i] = code, code != 0
+        return answers
+
+    def seize(self, at: int, names: list[str], places: list[int], sizes: list[int]) -> Any:
+        """The same under names that somebody began to write and, as it seems, will not end."""
+        codes = self._store.batch_upsert_from(names, [at + place for place in places], sizes)
+        return [(code, code != 0) for code in codes]
 
     def exist(self, at: int, names: list[str]) -> Any:
         """1 where there is such an object, and it is complete."""

@@ -10,7 +10,20 @@ from tests.plugins.redis.test_conformance import conforms
 
 pytestmark = [needs_server, pytest.mark.leaks_allowed, pytest.mark.deep]
 
-FAMILIES = ["KEY-01", "PUT-01", "GET-01", "OVR-01", "RMV-01", "BAT-01", "BAT-07", "CON", "SHR", "LIV"]
+FAMILIES = [
+    "KEY-01",
+    "PUT-01",
+    "OVR-01",
+    "RMV-01",
+    "BAT-07",
+    "CON-01",
+    "SHR-01",
+    "SHR-02",
+    "SHR-03",
+    "LIV-01",
+    "LIV-02",
+    "LIV-03",
+]
 
 
 def test_it_keeps_what_overwrites_removals_threads_others_and_sick_days_promise() -> None:

@@ -59,7 +59,7 @@ def write_raw(backend: Any, name: str, data: bytes) -> None:
     """An object of these bytes, past the backend."""
     with backend._client.lane(LONG) as lane:
         lane.memory[: len(data)] = data
-        assert lane.ask(LONG, "write", [name], [0], [len(data)]) == [0]
+        assert lane.ask(LONG, "seize", [name], [0], [len(data)]) == [[0, False]]
 
 
 def names(backend: Any, prefix: str) -> list[str]:
@@ -223,7 +223,7 @@ def test_threads_that_overwrite_read_and_ask_never_see_less_than_a_whole_chunk(o
             if not who.contains(OpaqueKey("k")):
                 seen.append("absent")
 
-    calls = [(write, backend, 1), (write, backend, 2), (read, backend, 0), (read, other, 0)]
+    calls = [(write, backend, 1), (write, backend, 2), (write, other, 3), (read, backend, 0), (read, other, 0)]
     threads = [threading.Thread(target=call, args=(who, byte)) for call, who, byte in calls]
     for thread in threads:
         thread.start()

@@ -1,0 +1,182 @@
+"""A library in a process of its own: what is late, crashes or never starts ends there, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lms_tiers.apart import Apart, FailedError
+
+#: Answers a message by what it says: to come back, to hang, to die, to write into the memory.
+PROGRAM = """
+import json, mmap, os, socket, struct, sys, threading, time
+told = json.loads(sys.argv[1])
+memory = mmap.mmap(told["memory"], told["room"] * len(told["lanes"]))
+def send(lane, message):
+    data = json.dumps(message).encode()
+    lane.sendall(struct.pack("<I", len(data)) + data)
+def serve(lane, at):
+    send(lane, told["fault"] or 0)
+    while head := lane.recv(4, socket.MSG_WAITALL):
+        word, *rest = json.loads(lane.recv(struct.unpack("<I", head)[0], socket.MSG_WAITALL))
+        if word == "hang":
+            threading.Event().wait()
+        elif word == "die":
+            os._exit(3)
+        elif word == "write":
+            memory[at : at + 4] = b"done"
+        send(lane, [word, *rest, os.getpid()])
+if told["hangs"]:
+    threading.Event().wait()
+for i, fd in enumerate(told["lanes"]):
+    threading.Thread(target=serve, args=(socket.socket(fileno=fd), i * told["room"]), daemon=True).start()
+sys.stdin.read()
+os._exit(0)
+"""
+Open = Callable[..., Apart]
+
+
+def soon(seconds: float = 60) -> float:
+    return time.monotonic() + seconds
+
+
+def asked(client: Apart, *message: Any, seconds: float = 60) -> Any:
+    with client.lane(soon(seconds)) as lane:
+        return lane.ask(soon(seconds), *message)
+
+
+def ended(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Iterator[Open]:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    clients: list[Apart] = []
+
+    def made(lanes: int = 2, fault: str = "", hangs: str = "") -> Apart:
+        clients.append(Apart(program, {"fault": fault, "hangs": hangs}, {}, 4096, lanes))
+        return clients[-1]
+
+    yield made
+    for client in clients:
+        client.close()
+
+
+def test_what_is_asked_is_answered_and_memory_is_shared(apart: Open) -> None:
+    client = apart()
+    with client.lane(soon()) as lane:
+        assert lane.ask(soon(), "write", [1, "ü"])[:2] == ["write", [1, "ü"]]
+        assert bytes(lane.memory[:4]) == b"done"
+    assert client.starts == 1
+
+
+def test_what_is_late_ends_the_process_and_the_next_call_has_another(apart: Open) -> None:
+    client = apart()
+    first = asked(client, "hello")[-1]
+    with pytest.raises(FailedError, match="in time") as caught:
+        asked(client, "hang", seconds=0.2)
+    assert caught.value.sent
+    assert ended(first)
+    assert asked(client, "hello")[-1] != first
+    assert client.starts == 2
+
+
+def test_a_crash_fails_what_is_on_its_way_and_nothing_after(apart: Open) -> None:
+    client = apart()
+    asked(client, "hello")
+    with client.lane(soon()) as other:
+        with pytest.raises(FailedError) as caught:
+            asked(client, "die")
+        assert caught.value.sent
+        with pytest.raises(FailedError):
+            other.ask(soon(), "hello")
+    assert asked(client, "hello")[0] == "hello"
+
+
+def test_one_that_cannot_serve_says_why_and_rests(apart: Open) -> None:
+    client = apart(fault="no such library")
+    for _ in range(3):
+        with pytest.raises(FailedError, match="no such library") as caught:
+            asked(client, "hello")
+        assert not caught.value.sent
+    assert client.starts == 1
+
+
+def test_one_that_starts_slowly_is_waited_for_by_each_call_within_its_time(apart: Open) -> None:
+    client = apart(hangs="yes")
+    for _ in range(3):
+        with pytest.raises(FailedError, match="being started"):
+            asked(client, "hello", seconds=0.05)
+    assert client.starts == 1, "a call that gave up did not end it"
+
+
+def test_a_lane_that_an_interrupt_lost_does_not_stop_the_others_for_ever(apart: Open) -> None:
+    client = apart(lanes=1)
+    asked(client, "hello")
+    client._take(soon())  # as an interrupt between two steps of a call leaves it
+    with pytest.raises(FailedError, match="busy"):
+        asked(client, "hello", seconds=0.1)
+    assert asked(client, "hello")[0] == "hello"
+
+
+def test_an_interrupted_call_leaves_no_answer_for_the_next_one(apart: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = apart(lanes=1)
+    asked(client, "hello")
+    with monkeypatch.context() as patch:
+        patch.setattr("lms_tiers.apart.Lane.answer", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            asked(client, "first")
+    assert asked(client, "second")[0] == "second"
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_close_ends_the_process_and_calls_that_wait(apart: Open) -> None:
+    client = apart(lanes=1)
+    pid, raised = asked(client, "hello")[-1], list[FailedError]()
+
+    def call() -> None:
+        try:
+            asked(client, "hang")
+        except FailedError as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    client.close()
+    for thread in threads:
+        thread.join()
+    assert ended(pid)
+    assert len(raised) == 3
+    client.close()
+    with pytest.raises(FailedError, match="closed"):
+        asked(client, "hello")
+
+
+def test_one_that_is_forgotten_ends_its_process(apart: Open, tmp_path: Path) -> None:
+    client = Apart(tmp_path / "program.py", {"fault": "", "hangs": ""}, {}, 4096, 2)
+    pid = asked(client, "hello")[-1]
+    del client
+    assert ended(pid)
+
+
+def test_a_forked_child_that_ends_leaves_its_parents_process_alone(apart: Open) -> None:
+    client = apart()
+    pid = asked(client, "hello")[-1]
+    child = os.fork()
+    if child == 0:
+        client.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert asked(client, "hello")[-1] == pid
