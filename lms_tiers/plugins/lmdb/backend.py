@@ -104,7 +104,7 @@ class LmdbBackend(LMSBackendInterface):
     @calling
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether the chunk is there, by its manifest."""
-        return self._reader.readable(key_text(key, MAX_KEY_BYTES)) is not None
+        return self._reader.contains(key_text(key, MAX_KEY_BYTES))
 
     @reading
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:

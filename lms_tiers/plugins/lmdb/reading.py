@@ -77,6 +77,11 @@ class Reader:
         found = self.located(text)
         return found if found is not None and self._coding.reads(found.layout) else None
 
+    def contains(self, text: str) -> bool:
+        """Whether a chunk is there that can be read."""
+        entry = self._store.find(text, keep=False)
+        return entry is not None and (plain(entry) is not None or self.readable(text) is not None)
+
     def one(self, text: str, target: Target) -> Found | None:
         """A chunk in the buffers that `target` answers. The caller is inside, as `calls.reading` says."""
         store = self._store

@@ -108,8 +108,8 @@ class Store(Entries):
         ------
         ValueTooLargeError, CapacityError
         """
-        counters, usable, least = self.counters, self.budget.usable, put.nrecord
-        cost = charge(pages_for(put.stream, least), least)
+        counters, usable, stream, least = self.counters, self.budget.usable, put.stream, put.nrecord
+        cost = charge(pages_for(stream, least), least)
         if cost > usable:
             raise ValueTooLargeError(put.text, cost, usable, f"lmdb store {self.where}")
         put.thread, put.number = get_ident(), next(self.calls.numbers)
@@ -123,18 +123,21 @@ class Store(Entries):
             counters.charged += cost
             put.charged = cost
             self.pages.torn = False
-        while (wait := self._grant(put, least)) is not None:
+        while (wait := self._grant(put, stream, least)) is not None:
             if not wait():
                 raise self._no_pages(put)
         put.record = put.pack(self.seed)
 
-    def _grant(self, put: Put, least: int) -> Callable[[], bool] | None:
-        """Give a put the pages it lacks, or answer what it has to wait for. `least`: of its record, with one extent."""
+    def _grant(self, put: Put, stream: int, least: int) -> Callable[[], bool] | None:
+        """Give a put the pages it lacks, or answer what it has to wait for.
+
+        `stream`: its stored bytes. `least`: bytes of its record, with one extent.
+        """
         with self.lock:
             self.mend()
             self.pages.torn = True
             pages, nrecord = put.pages, least + 8 * max(0, len(put.extents) - 1)
-            while (lacks := pages_for(put.stream, nrecord) - pages) > 0:
+            while (lacks := pages_for(stream, nrecord) - pages) > 0:
                 if not self.pages.take(lacks, put.extents):
                     wait = self.pages.obstacle()
                     self.pages.torn = False  # all is accounted for
