@@ -51,6 +51,12 @@ class Lane:
         self.whole = True  # no answer is on its way
         weakref.finalize(self, sock.close)  # also of one that an interrupt lost
 
+    def close(self) -> None:
+        """Give back what it has, whoever still knows it: errors keep what their calls had at hand."""
+        self.socket.close()
+        with contextlib.suppress(BufferError):
+            self.memory.release()
+
     def ask(self, until: float, *message: Any) -> Any:
         """What the library answers.
 
@@ -97,7 +103,7 @@ class _Process:
         pairs = [socket.socketpair() for _ in range(lanes)]
         try:
             os.ftruncate(fd, room * lanes)
-            memory = memoryview(mmap.mmap(fd, room * lanes))
+            self._map: Final = mmap.mmap(fd, room * lanes)
             fds = [theirs.fileno() for _, theirs in pairs]
             self._child: Final = subprocess.Popen(
                 [sys.executable, "-P", str(program), json.dumps({**told, "memory": fd, "room": room, "lanes": fds})],
@@ -112,8 +118,19 @@ class _Process:
             os.close(fd)
             for _, theirs in pairs:
                 theirs.close()
-        self.free: Final = [Lane(ours, memory[i * room : (i + 1) * room]) for i, (ours, _) in enumerate(pairs)]
+        with memoryview(self._map) as memory:
+            self.free: Final = [Lane(ours, memory[i * room : (i + 1) * room]) for i, (ours, _) in enumerate(pairs)]
         self.kill: Final = weakref.finalize(self, _end, os.getpid(), self._child)
+
+    def end(self, used: Lane | None = None) -> None:
+        """Kill it; its free lanes are closed, and the one that the caller has."""
+        self.kill()
+        while self.free:
+            self.free.pop().close()
+        if used is not None:
+            used.close()
+        with contextlib.suppress(BufferError):  # others have lanes still
+            self._map.close()
 
     @property
     def runs(self) -> bool:
@@ -185,7 +202,7 @@ class Apart:
                     self._returns += 1
                     self._change.notify()
             if not kept:
-                self._drop(process)
+                self._drop(process, lane)
 
     def _take(self, until: float) -> tuple[_Process, Lane]:
         with self._change:
@@ -205,7 +222,7 @@ class Apart:
         if self.closed:
             raise FailedError("it is closed")
         if self._process is not None and not self._process.runs:
-            self._process.kill()
+            self._process.end()
             self._process = None
         if self._process is None:
             if time.monotonic() < self._rests_until:
@@ -233,12 +250,12 @@ class Apart:
             raise FailedError(fault)
         lane.ready = True
 
-    def _drop(self, process: _Process) -> None:
+    def _drop(self, process: _Process, used: Lane | None = None) -> None:
         with self._change:
             if self._process is process:
                 self._process = None
             self._change.notify_all()
-        process.kill()
+            process.end(used)
 
     def close(self) -> None:
         """End the process; calls that are running and later ones raise `FailedError`."""
@@ -246,5 +263,5 @@ class Apart:
             self.closed = True
             process, self._process = self._process, None
             self._change.notify_all()
-        if process is not None:
-            process.kill()
+            if process is not None:
+                process.end()

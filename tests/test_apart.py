@@ -164,6 +164,19 @@ def test_close_ends_the_process_and_calls_that_wait(apart: Open) -> None:
         asked(client, "hello")
 
 
+def test_an_error_that_is_kept_keeps_no_descriptor(apart: Open) -> None:
+    client = apart(fault="no such library")
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(FailedError):
+        asked(client, "hello")
+    try:
+        asked(client, "hello")
+    except FailedError as error:
+        kept = error
+    assert set(os.listdir("/proc/self/fd")) <= before
+    assert "no such library" in str(kept)
+
+
 def test_one_that_is_forgotten_ends_its_process(apart: Open, tmp_path: Path) -> None:
     client = Apart(tmp_path / "program.py", {"fault": "", "hangs": ""}, {}, 4096, 2)
     pid = asked(client, "hello")[-1]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lms_tiers import OpaqueKey
+from lms_tiers import CreateStorageBackend, OpaqueKey
 from lms_tiers.errors import BackendClosedError, StorageFullError, StorageUnavailableError
 from tests.plugins.mooncake.engine import MooncakeServer, needs_server
 from tests.plugins.redis.engine import until
@@ -232,3 +232,15 @@ def test_a_writer_killed_in_the_middle_leaves_a_whole_chunk(store: MooncakeServe
             assert found[0] >= turns + 1
             backend.put(*item("k", b"mine"))
             assert body_of(backend, "k") == b"mine"
+
+
+def test_a_tiered_store_opens_without_its_master_and_takes_it_up_when_it_is_there(doomed: MooncakeServer) -> None:
+    doomed.kill()
+    device = f"cpu?capacity=64MiB > {doomed.device(timeout='2s')}"
+    with CreateStorageBackend(device) as store:
+        store.put(*item("k", b"kept"))
+        assert body_of(store, "k") == b"kept"
+        doomed.heal()
+        store.flush(60)
+        with doomed.open() as another:
+            assert body_of(another, "k") == b"kept", (another.stats(), store.stats())
