@@ -19,6 +19,7 @@ from lms_tiers.errors import (
     ForkedProcessError,
     LmsTiersError,
     OutcomeUnknownError,
+    StorageFullError,
     StorageUnavailableError,
     ValueTooLargeError,
 )
@@ -131,7 +132,10 @@ class MooncakeBackend(LMSBackendInterface):
         else:  # one in doubt says less than any other
             self._count("failures", len(failures))
             self._check()
-            raise next((error for error in failures if isinstance(error, OutcomeUnknownError)), failures[0])
+            worst = next((error for error in failures if isinstance(error, OutcomeUnknownError)), failures[0])
+            if isinstance(worst, StorageFullError) and not self._has_nodes():
+                raise StorageUnavailableError(self._where, "has no node yet that gives memory: start mooncake_client.")
+            raise worst
         if late is not None:
             raise late
 
@@ -150,6 +154,13 @@ class MooncakeBackend(LMSBackendInterface):
             self._count("failures")
             self._check()
             raise
+
+    def _has_nodes(self) -> bool:
+        """Whether any node gives memory: a master alone says that it is full. True where it does not say."""
+        try:
+            return any(name.strip() for name in ask(self.admin, "/get_all_segments", self._timeout / 2))
+        except StorageUnavailableError:
+            return True
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -234,6 +234,19 @@ def test_a_writer_killed_in_the_middle_leaves_a_whole_chunk(store: MooncakeServe
             assert body_of(backend, "k") == b"mine"
 
 
+def test_a_master_without_nodes_is_away_and_not_full(doomed: MooncakeServer) -> None:
+    with doomed.open(timeout="2s") as backend:
+        os.kill(doomed.process("node"), signal.SIGKILL)
+
+        def told() -> str:
+            with pytest.raises(StorageUnavailableError) as caught:
+                backend.put(*item("k", b"x"))
+            assert not isinstance(caught.value, StorageFullError), "a tier would drop the chunk"
+            return str(caught.value)
+
+        until(lambda: "has no node yet" in told())
+
+
 def test_a_tiered_store_opens_without_its_master_and_takes_it_up_when_it_is_there(doomed: MooncakeServer) -> None:
     doomed.kill()
     device = f"cpu?capacity=64MiB > {doomed.device(timeout='2s')}"
