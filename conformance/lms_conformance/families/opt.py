@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from lms_conformance.chunks import Chunk
 from lms_conformance.programs import ASKS, CALM, FORGETS, POOL, READS, WRITES, Op, ways
 from lms_conformance.spec import prop
 from lms_conformance.trial import Trial
 from lms_conformance.ways import Ways
+
+#: What is named behind an absent key, or twice, is forgotten, and nothing else.
+ABSENT_FIRST = (
+    Op("put_many", ("ab", "A"), (Chunk(3, 100), Chunk(4, 7))),
+    Op("remove_many", ("a", "ab", "a", "ab")),
+)
 
 
 def _run(trial: Trial, program: tuple[Op, ...]) -> None:
@@ -57,7 +64,7 @@ def _writes(trial: Trial, program: tuple[Op, ...]) -> None:
     weight=0.5,
 )
 def _forgets(trial: Trial, program: tuple[Op, ...]) -> None:
-    _run(trial, program)
+    _run(trial, (*ABSENT_FIRST, *program))
 
 
 @prop(
