@@ -37,24 +37,10 @@ DEVICES = {
 
 def pool_of(layout: str, nbytes: int, count: int) -> Any:
     import torch
-    from sglang.srt.mem_cache.device_pool_info import KVBufferLayout, KVBuffers, MHABufferInfo
-    from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
-    from sglang.srt.mem_cache.pool_host.mha import MHATokenToKVPoolHost
+    from lms_conformance.adapters.hicache.pools import mha
 
     layers, tokens = SHAPES[nbytes]
-    heads, width = 2, 128
-    k, v = (tuple(torch.zeros((tokens, heads, width), dtype=torch.bfloat16) for _ in range(layers)) for _ in "kv")
-    pointers = [torch.tensor([t.data_ptr() for t in tensors], dtype=torch.uint64) for tensors in (k, v)]
-    buffers = KVBuffers(k=k, v=v, k_data_ptrs=pointers[0], v_data_ptrs=pointers[1], layout=next(iter(KVBufferLayout)))
-    info = MHABufferInfo(
-        buffers=buffers, page_size=tokens, head_num=heads, head_dim=width, v_head_dim=width, dtype=torch.bfloat16,
-        device=torch.device("cpu"),
-    )  # fmt: skip
-    with host_memory_budget_scope(1 << 36):
-        return MHATokenToKVPoolHost(
-            info, 2.0, 0, tokens, layout, pin_memory=False, device_capacity_tokens=tokens, start_layer=0,
-            end_layer=layers, host_token_capacity=count * tokens,
-        )  # fmt: skip
+    return mha(layout, torch.bfloat16, layers, tokens, count, 128)
 
 
 def backend(name: str, path: Path, pool: Any, layout: str) -> Any:

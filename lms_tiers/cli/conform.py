@@ -97,9 +97,10 @@ def conform(
         if interface is not None:
             from lms_conformance.adapters.run import run_adapter
 
-            report = run_adapter(
-                harness, profile=profile, seed=seed, only=only, waivers=granted, on_result=view.show
-            )  # fmt: skip
+            with _unlogged():
+                report = run_adapter(
+                    harness, profile=profile, seed=seed, only=only, waivers=granted, on_result=view.show
+                )  # fmt: skip
         else:
             with _predecessor(harness, before):
                 report = kit.run_supervised(
@@ -148,10 +149,21 @@ def _predecessor(harness: Harness, requirement: str | None) -> Iterator[None]:
         yield
 
 
-def _adapter(name: str, subject: str, options: str, failing: str | None) -> Any:
-    """The harness of an adapter, where its engine is."""
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Without a line for each miss, and for each fault that the kit makes, as engines write them."""
     import logging
 
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _adapter(name: str, subject: str, options: str, failing: str | None) -> Any:
+    """The harness of an adapter, where its engine is."""
     from lms_conformance.adapters.interface import interface
 
     of = interface(name)
@@ -159,7 +171,6 @@ def _adapter(name: str, subject: str, options: str, failing: str | None) -> Any:
     if missing is not None:
         typer.echo(f"error: {missing}.\nRun this where {of.engine} is installed: docs/conformance.md.", err=True)
         raise typer.Exit(2)
-    logging.disable(logging.ERROR)  # an engine tells of each miss, and of each fault that the kit makes
     sick = None if failing is None else _object(failing, "--failing")
     return of.harness(subject, _object(options, "--options"), sick)
 

@@ -23,7 +23,7 @@ from tests.doors.sglang import double
 REAL = os.environ.get("LMS_DOORS_ENGINE") == "sglang"
 
 LMDB = "lmdb:{path}?capacity=64MiB&codec=raw&sync=none"
-LAYOUTS = ("layer_first", "page_first", "page_first_direct", "page_head", "page_unified")
+LAYOUTS = (*pools.LAYOUTS, *(["page_unified"] if not REAL or pools.unified() else []))
 PAGE, PAGES = 4, 16
 
 
@@ -157,7 +157,7 @@ def open_door(tmp_path: Path) -> Iterator[Open]:
         door = HiCache(config(given, **changes), {})
         pool = pool_of(latent=bool(changes.get("is_mla_model"))) if pool is None else pool
         door.register_mem_pool_host(pool)
-        door.on_host_pools_registered()
+        pools.all_registered(door)
         drives.append(Drive(door, pool))
         return drives[-1]
 

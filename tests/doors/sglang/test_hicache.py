@@ -8,14 +8,14 @@ import pytest
 import torch
 from lms_conformance.adapters.hicache.drive import name
 
-from tests.doors.sglang.conftest import LMDB, Drive, Open, Pieces, chunk, pool_of, storage, transfer
+from tests.doors.sglang.conftest import LAYOUTS, LMDB, Drive, Open, Pieces, chunk, pool_of, storage, transfer
 
 MEMORY = "cpu?capacity=64MiB"
 
 
 @pytest.mark.parametrize("latent", [False, True])
 def test_pages_of_a_layout_without_flat_copies_come_back_too(open_door: Open, latent: bool) -> None:
-    drive = open_door(LMDB, pool=pool_of("page_unified", latent=latent))
+    drive = open_door(LMDB, pool=pool_of(LAYOUTS[-1] if "page_unified" in LAYOUTS else "page_first", latent=latent))
     assert drive.save([1, 2, 3, 4]) == [True] * 4
     assert drive.load([4, 9, 1], [15, 8, 0]) == [True, False, True]
     assert (drive.slot(15), drive.slot(0)) == (chunk(4, drive.size), chunk(1, drive.size))

@@ -58,8 +58,7 @@ class HiCacheHarness(AdapterHarness):
         backend.register_mem_pool_host(pool)
         if way == "v2":
             backend.register_mem_host_pool_v2(pool, PoolName.KV)
-        if hasattr(backend, "on_host_pools_registered"):  # releases before 0.5.23 have none
-            backend.on_host_pools_registered()
+        pools.all_registered(backend)
         return backend
 
     def introduce(self) -> type[Any]:

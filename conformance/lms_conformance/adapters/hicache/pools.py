@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, Final
 
 import torch
@@ -22,45 +24,93 @@ def config(extra: dict[str, Any], **changes: Any) -> Any:
     return HiCacheStorageConfig(**{**fields, **changes}, extra_config=extra)
 
 
-def mha(layout: str, dtype: torch.dtype, layers: int, page_size: int, pages: int, width: int) -> Any:
+def unified() -> bool:
+    """Whether SGLang knows the layout ``page_unified``, whose pages cannot be read flat: since 0.5.23."""
+    try:
+        from sglang.srt.mem_cache.device_pool_info import KVBufferLayout  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def all_registered(backend: Any) -> None:
+    """Tell a storage that its pools are all there, as SGLang does since 0.5.23."""
+    if hasattr(backend, "on_host_pools_registered"):
+        backend.on_host_pools_registered()
+
+
+def mha(
+    layout: str, dtype: torch.dtype, layers: int, page_size: int, pages: int, width: int, heads: int = HEADS
+) -> Any:
     """A pool of keys and values."""
-    from sglang.srt.mem_cache.device_pool_info import KVBufferLayout, KVBuffers, MHABufferInfo
-    from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
     from sglang.srt.mem_cache.pool_host.mha import MHATokenToKVPoolHost
 
-    k, v = (tuple(torch.zeros((page_size, HEADS, width), dtype=dtype) for _ in range(layers)) for _ in "kv")
-    pointers = [torch.tensor([t.data_ptr() for t in tensors], dtype=torch.uint64) for tensors in (k, v)]
+    k, v = (tuple(torch.zeros((page_size, heads, width), dtype=dtype) for _ in range(layers)) for _ in "kv")
+    try:
+        from sglang.srt.mem_cache.device_pool_info import KVBufferLayout, KVBuffers, MHABufferInfo
+    except ImportError:
+        device = _device(
+            dtype, layers, page_size, head_num=heads, head_dim=width, v_head_dim=width, row_dim=heads * width,
+            k_buffer=list(k), v_buffer=list(v), k_data_ptrs=_pointers(k), v_data_ptrs=_pointers(v),
+        )  # fmt: skip
+        return _older(MHATokenToKVPoolHost, device, layout, page_size, pages)
     info = MHABufferInfo(
         buffers=KVBuffers(
-            k=k, v=v, k_data_ptrs=pointers[0], v_data_ptrs=pointers[1], layout=next(iter(KVBufferLayout))
+            k=k, v=v, k_data_ptrs=_pointers(k), v_data_ptrs=_pointers(v), layout=next(iter(KVBufferLayout))
         ),
-        page_size=page_size, head_num=HEADS, head_dim=width, v_head_dim=width, dtype=dtype, device=torch.device("cpu"),
+        page_size=page_size, head_num=heads, head_dim=width, v_head_dim=width, dtype=dtype, device=torch.device("cpu"),
     )  # fmt: skip
-    with host_memory_budget_scope(1 << 32):
-        return MHATokenToKVPoolHost(
-            info, 2.0, 0, page_size, layout, pin_memory=False, device_capacity_tokens=page_size, start_layer=0,
-            end_layer=layers, host_token_capacity=pages * page_size,
-        )  # fmt: skip
+    return _made(MHATokenToKVPoolHost, info, layout, layers, page_size, pages)
 
 
 def mla(layout: str, dtype: torch.dtype, layers: int, page_size: int, pages: int, width: int) -> Any:
     """A pool of latents."""
-    from sglang.srt.mem_cache.device_pool_info import MLABufferInfo
-    from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
     from sglang.srt.mem_cache.pool_host.mla import MLATokenToKVPoolHost
 
     rank, rope = width + width // 2, width // 2
     buffers = tuple(torch.zeros((page_size, 1, rank + rope), dtype=dtype) for _ in range(layers))
-    info = MLABufferInfo(
-        buffers=buffers, data_ptrs=torch.tensor([t.data_ptr() for t in buffers], dtype=torch.uint64),
-        layer_indices=tuple(range(layers)), device_layer_num=layers, page_size=page_size, kv_lora_rank=rank,
-        qk_rope_head_dim=rope, kv_cache_dim=rank + rope, dtype=dtype, device=torch.device("cpu"),
-    )  # fmt: skip
-    with host_memory_budget_scope(1 << 32):
-        return MLATokenToKVPoolHost(
-            info, 2.0, 0, page_size, layout, pin_memory=False, device_capacity_tokens=page_size, start_layer=0,
-            end_layer=layers, target_layer_num=layers, host_token_capacity=pages * page_size,
+    try:
+        from sglang.srt.mem_cache.device_pool_info import MLABufferInfo
+    except ImportError:
+        device = _device(
+            dtype, layers, page_size, kv_lora_rank=rank, qk_rope_head_dim=rope, kv_cache_dim=rank + rope,
+            kv_buffer=list(buffers), data_ptrs=_pointers(buffers),
         )  # fmt: skip
+        return _older(MLATokenToKVPoolHost, device, layout, page_size, pages)
+    info = MLABufferInfo(
+        buffers=buffers, data_ptrs=_pointers(buffers), layer_indices=tuple(range(layers)), device_layer_num=layers,
+        page_size=page_size, kv_lora_rank=rank, qk_rope_head_dim=rope, kv_cache_dim=rank + rope, dtype=dtype,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    return _made(MLATokenToKVPoolHost, info, layout, layers, page_size, pages, target_layer_num=layers)
+
+
+def _pointers(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.tensor([tensor.data_ptr() for tensor in tensors], dtype=torch.uint64)
+
+
+def _made(pool: Any, info: Any, layout: str, layers: int, page_size: int, pages: int, **more: Any) -> Any:
+    """A host pool from what is told of device buffers, since SGLang 0.5.23."""
+    from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
+
+    with host_memory_budget_scope(1 << 36):
+        return pool(
+            info, 2.0, 0, page_size, layout, pin_memory=False, device_capacity_tokens=page_size, start_layer=0,
+            end_layer=layers, host_token_capacity=pages * page_size, **more,
+        )  # fmt: skip
+
+
+def _device(dtype: torch.dtype, layers: int, page_size: int, **fields: Any) -> SimpleNamespace:
+    """What a host pool of earlier releases reads of a device pool."""
+    return SimpleNamespace(
+        device="cpu", dtype=dtype, store_dtype=dtype, size=page_size, layer_num=layers, start_layer=0, end_layer=layers,
+        layer_shard_enabled=False, **fields,
+    )  # fmt: skip
+
+
+def _older(pool: Any, device: SimpleNamespace, layout: str, page_size: int, pages: int) -> Any:
+    """A host pool that sizes itself by a device pool: one page more than so many times the device's one."""
+    return pool(device, float(pages - 1), 0, page_size, layout, pin_memory=False)
 
 
 class States:

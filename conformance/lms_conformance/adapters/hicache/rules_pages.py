@@ -194,7 +194,9 @@ def _fold(trial: AdapterTrial, case: tuple[set[int], set[int], list[tuple[list[i
             found = trial.allows(partial(drive.backend.batch_exists_v2, names, [wanted]), "batch_exists_v2")
             hits = {str(getattr(k, "value", k)): v for k, v in found.extra_pool_hit_pages.items()}
             answers.append((found.kv_hit_pages, hits, found.restorable_prefix_pages))
-        expect(answers[0] == answers[1], f"as of the file backend, {answers[1]}", answers[0])
+        # Before 0.5.23 the file backend does not tell what can be restored.
+        told = 2 if answers[1][2] is None else 3
+        expect(answers[0][:told] == answers[1][:told], f"as of the file backend, {answers[1]}", answers[0])
 
 
 def _stored_side_by_side(trial: AdapterTrial, drive: Drive, own: list[int], beside: list[int]) -> None:
