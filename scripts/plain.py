@@ -20,6 +20,7 @@ EXTRAS: Final = (
     "matplotlib",
     "prometheus_client",
     "obstore",
+    "mooncake",
     "mkdocs",
     "mypy",
     "moto",

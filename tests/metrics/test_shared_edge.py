@@ -17,7 +17,8 @@ from lms_tiers.metrics.collector import StoreCollector
 from lms_tiers.metrics.port import MetricsPort
 from lms_tiers.metrics.scrape import scrape
 from lms_tiers.plugins.cpu import LMSLocalBackend
-from lms_tiers.plugins.redis.backend import DETAIL
+from lms_tiers.plugins.mooncake import backend as mooncake
+from lms_tiers.plugins.redis import backend as redis
 from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.store import TieredStore
@@ -171,7 +172,7 @@ def test_a_shared_tier_that_is_switched_off_is_exit_status_1(host: Host) -> None
 def test_the_dashboard_and_the_guide_name_only_metrics_that_exist(host: Host) -> None:
     """And the dashboard looks at all three kinds."""
     known = {re.sub(r"_(bucket|sum|count|created)$", "", key[0]) for key in samples(host.store)}
-    known |= {f"lms_tiers_shared_engine_{name}" for name in DETAIL}
+    known |= {f"lms_tiers_shared_engine_{name}" for name in (*redis.DETAIL, *mooncake.DETAIL)}
     dashboard = (DOCS / "grafana" / "lms-tiers.json").read_text()
     panels = json.loads(dashboard)["panels"]
     for text in (dashboard, (DOCS / "operations.md").read_text()):

@@ -31,6 +31,8 @@ from lms_tiers.plugins.mooncake.options import MooncakeOptions, addresses_of
 from lms_tiers.plugins.mooncake.writing import ABSENT, INVALID, Ready, Writer, exist
 from lms_tiers.wire.buffers import receive_buffer
 
+#: Figures of `stats` beside those of every backend.
+DETAIL: Final = ("client_starts",)
 #: Objects of one request, keys of one question.
 _WINDOW: Final = 32
 _PAGE: Final = 500
@@ -292,7 +294,7 @@ class MooncakeBackend(LMSBackendInterface):
         return BackendStats(
             bytes_written=counts.get("bytes_written", 0), bytes_read=counts.get("bytes_read", 0),
             failures=counts.get("failures", 0), corrupt=counts.get("corrupt", 0),
-            detail={"client_starts": float(self._client.starts)},
+            detail=dict.fromkeys(DETAIL, float(self._client.starts)),
         )  # fmt: skip
 
     def close(self) -> None:

@@ -59,10 +59,11 @@ def test_no_call_of_the_scheduler_waits_for_a_store_that_is_stuck(open_tier: Ope
 
 def test_a_store_that_is_stuck_gathers_no_more_lookups_than_it_must(open_tier: Open) -> None:
     drive = open_tier(options={"lookup_patience": 3600})
-    gate = threading.Event()
+    gate, inside = threading.Event(), threading.Event()
     call = drive.store.contains_many
 
     def waits(*given: Any, **named: Any) -> Any:
+        inside.set()
         assert gate.wait(10 * PATIENCE)  # or the store comes back by failing
         return call(*given, **named)
 
@@ -71,6 +72,7 @@ def test_a_store_that_is_stuck_gathers_no_more_lookups_than_it_must(open_tier: O
     for i in range(80):
         drive.tier.lookup(name(i), request())
         drive.step()
+        assert inside.wait(PATIENCE)  # else the first one that is taken makes room for one more
         answers.append(drive.tier.lookup(name(i), request()).name)
     assert answers[:60] == ["RETRY"] * 60
     assert answers[-10:] == ["MISS"] * 10
