@@ -132,16 +132,12 @@ class Writer:
 
     def _alone(self, texts: Sequence[str], until: float) -> ExitStack:
         """No two writers of this process at one key: the engine takes them for one."""
-        stack = ExitStack()
-        try:
+        with ExitStack() as stack:
             for number in sorted({hash(text) % len(self._writers) for text in texts}):
                 if not self._writers[number].acquire(timeout=max(until - time.monotonic(), 0)):
                     raise FailedError("another call writes the same key")
                 stack.callback(self._writers[number].release)
-        except BaseException:
-            stack.close()
-            raise
-        return stack
+            return stack.pop_all()
 
     def _refusal(self, code: int, doubtful: bool) -> StorageUnavailableError:
         if code in FULL:
