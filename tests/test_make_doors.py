@@ -12,6 +12,7 @@ from scripts.doors import lmcache
 from scripts.doors.__main__ import ENGINES, main, pytest_of
 from scripts.doors.engine import ROOT, Engine, Failed, Made, newest_releases
 from scripts.doors.matrix import Result, table, written
+from tests.docs.named import missing, names_of, properties_of
 
 
 def made(scratch: Path) -> Made:
@@ -152,3 +153,17 @@ def test_a_remote_backend_passes_where_each_of_its_four_rates_is_whole() -> None
     for wrong in (printed.replace("20/20", "19/20", 1), printed.replace("| GET", "| SET"), printed + "Test Failed"):
         with pytest.raises(Failed):
             lmcache.judged_remote(wrong, 20)
+
+
+def test_every_promise_of_a_door_names_what_proves_it() -> None:
+    page = (ROOT / "docs" / "doors.md").read_text(encoding="utf-8")
+    promises = page.partition("## What each door is held to")[2].partition("\n## ")[0]
+    assert missing(promises) == []
+    rows = [line.split("|")[2:-1] for line in promises.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 8
+    for row in rows:
+        for engine, letter, cell in zip(("lmcache", "vllm", "sglang"), "LVH", row, strict=True):
+            tests = [file for file, mark, _ in names_of(cell) if mark == "::"]
+            assert tests or properties_of(cell)
+            assert all(file.startswith(f"doors/{engine}/") for file in tests)
+            assert all(name.startswith(f"DOR-{letter}") for name in properties_of(cell))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from lms_conformance.adapters.interface import rules
 from lms_conformance.spec import properties
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,7 +18,10 @@ HOMES = ("lms_tiers", "conformance/lms_conformance", "tests", "")
 
 _QUOTED = re.compile(r"`([^`\n]+)`")
 _NAME = re.compile(r"(?P<file>[\w./-]+\.(?:py|md|tmpl))(?:(?P<mark>::?)(?P<symbol>[\w.]+))?")
-_PROPERTY = re.compile(r"[A-Z]{3}-\d\d")
+_PROPERTY = re.compile(r"[A-Z]{3}-[A-Z]?\d\d")
+
+#: Interfaces of engines that the kit has properties of.
+ADAPTERS = ("lmcache-l2", "vllm-tier", "hicache")
 
 
 @lru_cache(maxsize=512)
@@ -58,5 +62,5 @@ def missing(text: str) -> list[str]:
         found = [path for home in homes if (path := ROOT / home / file).is_file()]
         if not any(not symbol or symbol in defined(path) for path in found):
             wrong.append(f"{file}{mark}{symbol}")
-    known = {prop.id for prop in properties()}
+    known = {prop.id for prop in properties()} | {rule.id for of in ADAPTERS for rule in rules(of)}
     return wrong + [name for name in properties_of(text) if name not in known]

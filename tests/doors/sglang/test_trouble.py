@@ -16,7 +16,7 @@ from lms_conformance.adapters.hicache.drive import name
 from lms_tiers.errors import DeadlineExceededError
 from lms_tiers.plugins.faulty.backend import Fault
 from tests.depth import drawn
-from tests.doors.sglang.conftest import LAYOUTS, PAGES, Drive, Open, chunk, pool_of, transfer
+from tests.doors.sglang.conftest import LAYOUTS, LMDB, PAGES, Drive, Open, chunk, pool_of, transfer
 
 PATIENCE = 60
 
@@ -59,6 +59,44 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         threading.Event().wait(0.01)
+
+
+@pytest.mark.parametrize("layout", ["layer_first", "page_first"])
+def test_a_damaged_page_is_a_miss_and_pages_beside_are_as_they_were(
+    open_door: Open, tmp_path: Path, layout: str
+) -> None:
+    first = open_door(LMDB, pool=pool_of(layout))
+    assert first.save([1, 2, 3]) == [True] * 3
+    first.door.close()
+    with (tmp_path / "kv" / "data").open("r+b") as file:
+        page = chunk(2, first.size)
+        file.seek(file.read().index(page) + len(page) // 2)
+        file.write(bytes([page[len(page) // 2] ^ 1]))
+    drive = open_door(LMDB, pool=pool_of(layout))
+    assert drive.load([1, 2, 3], [4, 6, 8]) == [True, False, True]
+    assert [drive.slot(slot) for slot in (4, 8)] == [chunk(key, drive.size) for key in (1, 3)]
+    assert drive.untouched(4, 6, 8)
+    assert drive.looks([1, 2, 3]) == [True, False, True]
+
+
+@pytest.mark.parametrize("layout", ["layer_first", "page_first"])
+def test_calls_that_failed_hold_no_page_and_no_door_open(open_door: Open, layout: str) -> None:
+    """SGLang locks nothing in its storages; what a failed call held on to, it could never give back."""
+    pool = pool_of(layout)
+    room = 8 * Drive(None, pool).size
+    drive = open_door(
+        f"store?breaker_threshold=999 > faulty:cpu?capacity={room}B", pool=pool, options={"close_timeout": "0s"}
+    )
+    assert drive.save([1, 2, 3, 4]) == [True] * 4
+    drive.faulty().inject("*", Fault.FAIL)
+    for _ in range(20):
+        assert drive.load([1, 2, 3, 4], [5, 6, 7, 8]) == [False] * 4
+        assert drive.save([11, 12, 13, 14]) == [False] * 4
+    drive.faulty().heal()
+    assert drive.save(list(range(21, 29))) == [True] * 8, "it needs the room of all that was there"
+    assert drive.looks([1, 2, 3, 4]) == [False] * 4
+    assert drive.load([21, 28], [1, 2]) == [True, True]
+    drive.door.close()  # nobody is counted as inside
 
 
 def test_a_server_that_goes_and_comes_back_costs_misses_and_no_more(

@@ -109,6 +109,23 @@ def test_shutdown_waits_for_what_is_in_the_store_and_nothing_is_written_afterwar
     drive.release()
 
 
+def test_a_damaged_chunk_fails_its_load_and_rows_beside_are_as_they_were(open_tier: Open, tmp_path: Path) -> None:
+    device = f"lmdb:{tmp_path}/kv?capacity=64MiB&codec=raw"
+    first = open_tier(device)
+    first.store_rows([1, 2, 3])
+    first.close()
+    with (tmp_path / "kv" / "data").open("r+b") as file:
+        at = file.read().index(chunk(2)) + ROW // 2
+        file.seek(at)
+        file.write(bytes([chunk(2)[ROW // 2] ^ 1]))
+    drive = open_tier(device)
+    result = drive.load_rows([1, 2, 3], [1, 3, 5])
+    assert (result.success, sorted(map(_number, result.successful_keys))) == (False, [1, 3])
+    assert (drive.slot(1), drive.slot(5)) == (chunk(1), chunk(3))
+    assert all(drive.slot(slot) == b"\xa5" * ROW for slot in (0, 2, 4, 6, 7))
+    assert drive.looks([1, 2, 3]) == ["HIT", "MISS", "HIT"]
+
+
 def test_a_server_that_goes_and_comes_back_costs_misses_and_no_more(open_tier: Open) -> None:
     from lms_tiers import LMSLocalBackend
     from lms_tiers.server.server import Server
