@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -22,6 +23,9 @@ from lms_tiers.errors import StorageUnavailableError, from_anywhere
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+#: Seconds that give a thread which waits for the interpreter's lock time to wake up: with the timer's slack some 70 µs.
+_WAKING: Final = 2e-5
 
 #: How often a mending that is interrupted itself is begun anew.
 _TRIES: Final = 100
@@ -67,6 +71,15 @@ class Calls:
         if self._waiting:
             with self.left.lock:
                 self.left.wake()
+
+    def give_way(self) -> None:
+        """Let others that are inside have the interpreter's lock: called between two chunks of a batch, without a lock.
+
+        A batch lets it go for each checksum, for less time than a waiting reader needs to wake up: the reader finds it
+        taken again, time after time.
+        """
+        if len(self.inside) > 1:
+            time.sleep(_WAKING)
 
     def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait for a condition on who is inside; whether it came about."""

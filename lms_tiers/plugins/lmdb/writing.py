@@ -49,6 +49,8 @@ class Writer:
         weight = 0
         try:
             for client_meta, buffers in items:
+                if group:
+                    self._store.calls.give_way()
                 group.append(self._prepare(client_meta, buffers))
                 weight += group[-1].stream
                 if weight >= _TOGETHER_BYTES or len(group) >= _TOGETHER:
@@ -101,6 +103,8 @@ class Writer:
         granted: list[Put] = []
         try:
             for put in group:
+                if granted:
+                    store.calls.give_way()
                 if not store.complete:
                     store.find(put.text)  # what it replaces is to be known
                 granted.append(put)
