@@ -6,9 +6,11 @@ import contextlib
 import os
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 from typing import Final
 
+from lms_tiers.client.names import addresses
 from lms_tiers.errors import ConfigError
 
 DEFAULT_PORT: Final = 65432
@@ -78,7 +80,7 @@ class Address:
         return f"lm://[{self.host}]:{self.port}" if ":" in self.host else f"lm://{self.host}:{self.port}"
 
     def connect(self, timeout: float, tls: ssl.SSLContext | None = None, peer: str = "") -> socket.socket:
-        """A connected socket; raises `OSError`.
+        """A connected socket, within `timeout` seconds but for TLS, which has as many again; raises `OSError`.
 
         `peer` is the numeric host that the name stood for lately: nobody waits for a name server then.
         """
@@ -88,12 +90,34 @@ class Address:
                 sock.settimeout(timeout)
                 sock.connect(self.path)
             else:
-                sock = undo.enter_context(socket.create_connection((peer or self.host, self.port), timeout))
+                sock = undo.enter_context(_connected(peer or self.host, self.port, timeout))
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls is not None:
                 sock = tls.wrap_socket(sock, server_hostname=self.host or None)
             undo.pop_all()
             return sock
+
+
+def _connected(host: str, port: int, timeout: float) -> socket.socket:
+    """A socket connected to the first address of a host that takes it."""
+    until = time.monotonic() + timeout
+    failure = OSError(f"{host} has no address")
+    for family, kind, protocol, _, at in addresses(host, port, timeout):
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"{host} does not answer in time")
+        with contextlib.ExitStack() as undo:
+            try:
+                sock = undo.enter_context(socket.socket(family, kind, protocol))
+                sock.settimeout(left)
+                sock.connect(at)
+            except OSError as error:
+                failure = error
+                continue
+            undo.pop_all()
+            sock.settimeout(timeout)
+            return sock
+    raise failure
 
 
 def tls_context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext | None:

@@ -19,9 +19,10 @@ def ask(admin: Address, path: str, timeout: float) -> list[str]:
         None came within `timeout` seconds.
     """
     until, data = time.monotonic() + timeout, bytearray()
-    connection = http.client.HTTPConnection(admin.host.strip("[]"), admin.port, timeout=timeout / 2)
+    connection = http.client.HTTPConnection(admin.host, admin.port)
     try:
         with contextlib.closing(connection):
+            connection.sock = admin.connect(timeout / 2)
             connection.request("GET", path)
             response = connection.getresponse()
             while part := response.read1(1 << 20):

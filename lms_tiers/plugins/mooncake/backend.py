@@ -65,8 +65,8 @@ class MooncakeBackend(LMSBackendInterface):
     )
 
     def __init__(self, location: str, options: MooncakeOptions) -> None:
-        master, self.admin, host = addresses_of(location, options)
-        self._where: Final = f"mooncake://{master.host}:{master.port}"
+        self.admin, host = addresses_of(location, options)
+        self._where: Final = f"mooncake://{location}"
         self._prefix: Final = quote(options.prefix)
         self._timeout: Final = options.timeout
         self._most: Final = options.max_chunk
@@ -77,7 +77,7 @@ class MooncakeBackend(LMSBackendInterface):
         self._counts: Final[Counter[str]] = Counter()
         self._counting: Final = threading.Lock()
         told = {
-            "master": f"{master.host}:{master.port}", "metadata": options.metadata, "host": host,
+            "master": location, "metadata": options.metadata, "host": host,
             "protocol": options.protocol, "device": options.device,
         }  # fmt: skip
         half, seconds = f"{max(round(options.timeout * 500), 50)}", f"{max(int(options.timeout / 2), 1)}"

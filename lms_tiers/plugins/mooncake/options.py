@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from lms_tiers.client.address import Address
-from lms_tiers.errors import ConfigError
+from lms_tiers.client.names import addresses
+from lms_tiers.errors import ConfigError, StorageUnavailableError
 from lms_tiers.options import Duration, Options, Size
 
 
@@ -26,30 +27,34 @@ class MooncakeOptions(Options):
     max_chunk: Size = Field(32 << 20, ge=32 << 20, le=1 << 30, description="the longest chunk; a buffer holds two")
 
 
-def addresses_of(location: str, options: MooncakeOptions) -> tuple[Address, Address, str]:
-    """Master, its HTTP, and this host's name.
+def addresses_of(location: str, options: MooncakeOptions) -> tuple[Address, str]:
+    """The master's HTTP, and this host's name.
 
     Raises
     ------
     ConfigError
         One of them is no ``host:port``, or the master's host has no address.
+    StorageUnavailableError
+        No name server says in time which one it has.
     """
     master = _address(location)
     admin = _address(options.admin) if options.admin is not None else Address(master.host, 9003)
     host = options.host
     if host is None:
         try:
-            family, kind, _, _, at = socket.getaddrinfo(master.host, master.port, type=socket.SOCK_DGRAM)[0]
-            with socket.socket(family, kind) as towards:  # a datagram socket that is connected sends nothing
+            family, _, _, _, at = addresses(master.host, master.port, options.timeout)[0]
+            with socket.socket(family, socket.SOCK_DGRAM) as towards:  # one that is connected sends nothing
                 towards.connect(at)
                 host = str(towards.getsockname()[0])
+        except TimeoutError as error:
+            raise StorageUnavailableError(f"mooncake://{location}", f"cannot be reached: {error}.") from None
         except OSError as error:
             raise ConfigError(f"backend 'mooncake': no way to {master.host} ({error.strerror}); give `host`.") from None
-    return master, admin, host
+    return admin, host
 
 
 def _address(text: str) -> Address:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(f"backend 'mooncake' needs a master: mooncake:host:port, not {text!r}.")
-    return Address(host, int(port))
+    return Address(host.strip("[]"), int(port))
