@@ -71,15 +71,16 @@ def race(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, tu
 Row = Callable[[str, int, Mapping[str, Callable[[], object]]], None]
 
 
-def single(ours: Any, bare: Any, size: int, row: Row) -> None:
+def single(ours: Any, by_ranges: Any, bare: Any, size: int, row: Row) -> None:
     body = os.urandom(size)
     message, data = item("k", body)
-    told = f"{size // KIB:,} KiB"
+    told, into = f"{size // KIB:,} KiB", bytearray(size)
     puts = {"ours": lambda: ours.put(message, data), "obstore": lambda: obstore.put(bare, "raw", body)}
     gets = {"ours": lambda: ours.get(message.key), "obstore": lambda: obstore.get(bare, "raw").bytes()}
     row(f"put {told}", size, puts)
     row(f"get {told}", size, gets)
     if size > PART:
+        row(f"get_into {told}", size, {**gets, "ours": lambda: ours.get_into(message.key, into)})
         starts = list(range(PART, size, PART))
         ends = [start + PART for start in starts]
 
@@ -87,7 +88,8 @@ def single(ours: Any, bare: Any, size: int, row: Row) -> None:
             obstore.get_range(bare, "raw", start=0, end=PART)
             obstore.get_ranges(bare, "raw", starts=starts, ends=ends, coalesce=0)
 
-        row(f"get {told}, obstore in ranges too", size, {**gets, "obstore": ranges})
+        by = {"ours": lambda: by_ranges.get(message.key), "obstore": ranges}
+        row(f"get {told} by ranges of 8 MiB, obstore too", size, by)
 
 
 def batch(ours: Any, bare: Any, row: Row) -> None:
@@ -117,11 +119,10 @@ def measured(endpoint: str, rounds: int) -> list[list[object]]:
         (mine, cpu), (its, its_cpu) = found["ours"], found["obstore"]
         rows.append([what, mine * 1e3, its * 1e3, size / mine / 1e6, its / mine, cpu * 1e3, its_cpu * 1e3])
 
-    with CreateStorageBackend(
-        f"s3:{BUCKET}/ours?endpoint={endpoint}&{keys}&timeout=2min&connections={THREADS}"
-    ) as ours:
+    place = f"s3:{BUCKET}/ours?endpoint={endpoint}&{keys}&timeout=2min&connections={THREADS}"
+    with CreateStorageBackend(place) as ours, CreateStorageBackend(f"{place}&ranges=8MiB") as by_ranges:
         for size in (256 * KIB, 2048 * KIB, 32768 * KIB):
-            single(ours, bare, size, row)
+            single(ours, by_ranges, bare, size, row)
         batch(ours, bare, row)
     return rows
 

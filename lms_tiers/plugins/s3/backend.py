@@ -7,8 +7,9 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any, ClassVar, Final, List, Optional, TypeVar
 from urllib.parse import quote, unquote
 
@@ -21,6 +22,7 @@ from lms_tiers.errors import (
     BackendClosedError,
     ConfigError,
     ForkedProcessError,
+    InvalidBufferError,
     LmsTiersError,
     OutcomeUnknownError,
     StorageFullError,
@@ -35,13 +37,15 @@ from lms_tiers.wire.head import Head, pack_head, read_head
 _T = TypeVar("_T")
 _S = TypeVar("_S")
 
-#: Longer objects are written and read in parts of so many bytes, several at one time; S3 wants 5 MiB at least.
+#: Longer objects are written in parts of so many bytes, several at one time; S3 wants 5 MiB at least.
 PART: Final = 8 << 20
+#: Bytes of a step of what is copied as it arrives: enough that what a step costs is little.
+_STREAM: Final = 1 << 20
 _PARTS: Final = 4
 #: Bytes of a key: as a name of an object each of them may take three, of 1,024.
 MAX_KEY: Final = 300
-#: Bytes that hold most heads.
-_LEAD: Final = 1024
+#: Bytes that hold any head.
+_LEAD: Final = 4096
 #: A status with which nothing was done; any other failure leaves it open.
 _REFUSED: Final = re.compile(r"status code: (4\d\d|503|507)")
 _BUSY: Final = re.compile(r"status code: (429|503)")
@@ -79,6 +83,7 @@ class S3Backend(LMSBackendInterface):
         self._counting: Final = threading.Lock()
         self._closed = False
         self._retries: Final = options.retries
+        self._ranges: Final = options.ranges
         self._half: Final = options.timeout / 2
         try:
             self._store: Final = S3Store(**given)
@@ -198,50 +203,55 @@ class S3Backend(LMSBackendInterface):
         return None if found is None else found[0]
 
     def _read(self, text: str, buffer: Any) -> tuple[ChunkMeta, memoryview] | None:
-        """A chunk, in `buffer` or where it arrived; of one that changed between two parts the next reading is whole."""
+        """A chunk, in `buffer` or where it arrived; one that changed between two ranges is read once more."""
         name = self._name(text)
         for _ in range(2):
             try:
-                lead = obstore.get(self._store, name, options={"range": (0, PART)})
-                size, data = lead.meta["size"], memoryview(lead.bytes())
+                found = obstore.get(self._store, name, options={"range": (0, self._ranges)})
+                size = found.meta["size"]
+                # One that is wanted nowhere else is handed out where the library has it: a copy would cost a third.
+                alone = buffer is None and size <= self._ranges
+                arriving: Iterable[Any] = [found.bytes()] if alone else found.stream(min_chunk_size=_STREAM)
+                parts = (memoryview(part) for part in arriving)
+                first = next(parts, memoryview(b""))
+                head = read_head(bytes(first[:_LEAD]))
+                if head is None or head.key != text.encode() or head.size + head.meta.length != size:
+                    break
+                body = first[head.size :]
+                if not alone:
+                    body = memoryview(receive_buffer(head.meta.length)) if buffer is None else writable_bytes(buffer, 0)
+                    body = writable_bytes(body, head.meta.length)[: head.meta.length]
+                    self._fill(name, head.size, chain((first[head.size :],), parts), body)
+            except InvalidBufferError:
+                raise
             except FileNotFoundError:
                 return None
             except _FAILED as error:
                 # An object without a byte has no range: it is none of ours.
                 self._count("corrupt" if "status code: 416" in str(error) else "failures")
                 return None
-            head = read_head(bytes(data[:_LEAD]))
-            if head is None or head.key != text.encode() or head.size + head.meta.length != size:
-                break
-            if buffer is None and size <= PART:
-                body = data[head.size :]
-            else:
-                body = memoryview(receive_buffer(head.meta.length)) if buffer is None else writable_bytes(buffer, 0)
-                body = writable_bytes(body, head.meta.length)[: head.meta.length]
-                if not self._fill(name, head, data[head.size :], body):
-                    return None
             if head.fits(body):
                 self._count("bytes_read", head.meta.length)
                 return head.meta, body.toreadonly()
         self._count("corrupt")
         return None
 
-    def _fill(self, name: str, head: Head, first: memoryview, body: memoryview) -> bool:
-        """Read what `first` lacks, in parts, several at one time."""
-        copy_bytes(body[: len(first)], first)
-        starts = list(range(len(first), len(body), PART))
-        ends = [min(start + PART, len(body)) for start in starts]
-        try:
-            for i in range(0, len(starts), _PARTS):
-                begin, end = starts[i : i + _PARTS], ends[i : i + _PARTS]
-                asked = [head.size + at for at in begin], [head.size + at for at in end]
-                parts = obstore.get_ranges(self._store, name, starts=asked[0], ends=asked[1], coalesce=0)
-                for at, until, part in zip(begin, end, parts, strict=True):
-                    copy_bytes(body[at:until], memoryview(part)[: until - at])
-        except _FAILED:
-            self._count("failures")
-            return False
-        return True
+    def _fill(self, name: str, lead: int, parts: Iterable[memoryview], body: memoryview) -> None:
+        """Take the bytes that arrive, then the ranges that are left, several at one time; `lead` bytes come before."""
+        at = 0
+        for part in parts:
+            copy_bytes(body[at : at + len(part)], part)
+            at += len(part)
+        starts = list(range(lead + at, lead + len(body), self._ranges))
+        for i in range(0, len(starts), _PARTS):
+            begin = starts[i : i + _PARTS]
+            ends = [min(start + self._ranges, lead + len(body)) for start in begin]
+            for range_ in obstore.get_ranges(self._store, name, starts=begin, ends=ends, coalesce=0):
+                part = memoryview(range_)
+                copy_bytes(body[at : at + len(part)], part)
+                at += len(part)
+        if at != len(body):
+            raise OSError(f"{at} bytes came of {len(body)}")
 
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether the object is there now; False where the store cannot be asked. Its bytes are checked when read."""

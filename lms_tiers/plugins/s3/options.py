@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, SecretStr
 
 from lms_tiers.errors import ConfigError
-from lms_tiers.options import Duration, Options
+from lms_tiers.options import Duration, Options, Size
 
 
 class S3Options(Options):
@@ -24,6 +24,9 @@ class S3Options(Options):
     tls_ca: str | None = Field(None, description="PEM file of a CA to trust beside those of the system")
     timeout: Duration = Field(5.0, gt=0, description="a request and all its repetitions take so long at most")
     retries: int = Field(3, ge=0, le=100, description="repetitions of a read, or of a write refused as too busy")
+    ranges: Size = Field(
+        64 << 20, ge=1 << 20, description="longer objects are read by ranges of so many bytes, four at a time"
+    )
     connections: int = Field(16, ge=1, le=256, description="requests of one batch on their way at one time")
 
 

@@ -53,6 +53,8 @@ class LateStore:
     def __init__(self) -> None:
         self.loses = ""
         self.late: Final[list[Callable[[], Any]]] = []
+        self._goes_on: Final = threading.Event()
+        self._goes_on.set()
         self._held: Final[dict[str, bytes]] = {}
         store = self
 
@@ -71,7 +73,10 @@ class LateStore:
                 self.send_header("Last-Modified", "Sun, 29 Nov 2026 00:00:00 GMT")
                 self.send_header("Content-Range", f"bytes 0-{len(answer) - 1}/{len(answer)}")  # all there is, always
                 self.end_headers()
-                self.wfile.write(answer)
+                with contextlib.suppress(OSError):
+                    self.wfile.write(answer[: len(answer) // 2])
+                    store._goes_on.wait()
+                    self.wfile.write(answer[len(answer) // 2 :])
 
             do_GET = do_PUT = do_POST = answer
 
@@ -81,6 +86,19 @@ class LateStore:
         self._server: Final = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread: Final = threading.Thread(target=self._server.serve_forever)
         self.device: Final = f"s3:b?endpoint=http://127.0.0.1:{self._server.server_port}&{CREDENTIALS}&timeout=60s"
+
+    def hold(self, name: str, data: bytes) -> None:
+        """Have an object."""
+        self._held[f"/b/{name}"] = data
+
+    @contextlib.contextmanager
+    def stalling(self) -> Iterator[None]:
+        """Answers stop in their middle during the block."""
+        self._goes_on.clear()
+        try:
+            yield
+        finally:
+            self._goes_on.set()
 
     def _do(self, command: str, name: str, body: bytes) -> tuple[int, bytes]:
         if command == "PUT":

@@ -12,7 +12,7 @@ import obstore
 import pytest
 from typer.testing import CliRunner
 
-from lms_tiers import CreateStorageBackend, OpaqueKey, registry
+from lms_tiers import ChunkMeta, CreateStorageBackend, MemoryFormat, OpaqueKey, registry
 from lms_tiers.cli import app, doctor
 from lms_tiers.errors import (
     ConfigError,
@@ -24,6 +24,7 @@ from lms_tiers.errors import (
     StorageUnavailableError,
 )
 from lms_tiers.plugins.s3.conformance import BUCKET
+from lms_tiers.wire.head import pack_head
 from tests.plugins.redis.engine import until
 from tests.plugins.redis.test_redis import body_of, item, keys
 from tests.plugins.redis.test_sick import bounded, puts
@@ -73,9 +74,11 @@ def test_what_one_puts_another_gets_and_nothing_is_remembered_as_absent(open_s3:
     assert body_of(one, "k") == b"c"
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_chunk_is_one_object_and_comes_back_in_parts(open_s3: Open, size: int) -> None:
-    backend, body = open_s3(), os.urandom(size)
+@pytest.mark.parametrize(
+    ("size", "ranges"), [*((size, "64MiB") for size in SIZES), *((size, "5MiB") for size in SIZES[-3:])]
+)
+def test_a_chunk_is_one_object_and_comes_back_whole(open_s3: Open, size: int, ranges: str) -> None:
+    backend, body = open_s3(ranges=ranges), os.urandom(size)
     backend.put(*item("k", body))
     assert body_of(backend, "k") == body
     into = bytearray(size + 3)
@@ -125,6 +128,20 @@ def test_any_key_is_a_name_that_lists_as_the_key(open_s3: Open, bucket: S3Server
     bucket.ask("delete_object", Bucket=BUCKET, Key="names/%zz")
 
 
+def test_a_chunk_with_the_longest_head_comes_back(open_s3: Open) -> None:
+    backend = open_s3(prefix="head")
+    for length in (100_000, 3 * PART):
+        meta = ChunkMeta(length, MemoryFormat.KV_2LTD, "uint8", (1,) * 254 + (length,))
+        for key in ("k", "é" * 150):
+            backend.put(meta.message(OpaqueKey(key)), bytearray(length))
+            found = backend.get(OpaqueKey(key))
+            assert found is not None
+            assert ChunkMeta.of_obj(key, found) == meta
+            assert [info.meta for info in backend.scan()] == [meta]
+            backend.remove(OpaqueKey(key))
+    assert backend.stats().corrupt == 0
+
+
 def test_a_key_named_twice_in_a_batch_holds_the_last(open_s3: Open) -> None:
     backend = open_s3()
     backend.put_many([item("k", bytes([i])) for i in range(30)])
@@ -151,10 +168,10 @@ def test_what_is_no_whole_chunk_of_its_key_is_a_miss(open_s3: Open, bucket: S3Se
     assert body_of(backend, "k") == good[-size:]
 
 
-def test_an_object_overwritten_between_two_of_its_parts_is_read_anew(
+def test_an_object_overwritten_between_two_of_its_ranges_is_read_anew(
     open_s3: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend, other = open_s3(), open_s3()
+    backend, other = open_s3(ranges="8MiB"), open_s3()
     old, new = bytes(2 * PART), bytes([1]) * (2 * PART)
     get_ranges = obstore.get_ranges
     overtaken: list[bytes] = []
@@ -263,6 +280,18 @@ def test_what_a_status_means_for_a_write_and_a_read(status: int, kind: type[Exce
         assert body_of(backend, "k") is None
         assert not backend.contains(OpaqueKey("k"))
         assert backend.stats().failures == (1 if status == 404 else 3)
+
+
+@pytest.mark.parametrize("size", [100_000, 2 * PART])
+def test_an_object_whose_bytes_stop_coming_is_a_miss_in_time(size: int) -> None:
+    body = os.urandom(size)
+    with LateStore() as store, CreateStorageBackend(store.device.replace("60s", "1s")) as backend:
+        store.hold("k", pack_head(b"k", ChunkMeta.of(item("k", body)[0], size), body) + body)
+        with store.stalling(), bounded():
+            assert body_of(backend, "k") is None
+            assert backend.get_into(OpaqueKey("k"), bytearray(size)) is None
+        assert until(lambda: body_of(backend, "k")) == body
+        assert (backend.stats().failures, backend.stats().corrupt) == (2, 0)
 
 
 def test_repetitions_end_in_time() -> None:
