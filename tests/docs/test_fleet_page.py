@@ -36,13 +36,42 @@ def free_ports() -> str:
             return str(base)
 
 
+def inhabitants(folder: Path) -> list[int]:
+    """Processes that work in `folder` or below, whatever has become of those that started them."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # it is none, has ended, or is another user's
+            if (process / "cwd").readlink().is_relative_to(folder):
+                found.append(int(process.name))
+    return found
+
+
 @pytest.fixture
 def where(tmp_path: Path) -> Iterator[Path]:
-    """An empty directory; nodes that were started in it and are there still are ended by their ids."""
+    """An empty directory; whatever was started in it and is there still is ended, also what a block that failed left."""
     yield tmp_path
-    for file in tmp_path.glob("redis-*/pid"):
-        with contextlib.suppress(OSError, ValueError):
-            os.kill(int(file.read_text()), signal.SIGKILL)
+
+    def empty() -> bool:
+        for pid in (left := inhabitants(tmp_path)):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
+
+    until(empty)
+
+
+@pytest.mark.parametrize("ends", ["exit 1", "sleep 1000"])
+def test_what_a_page_that_fails_has_started_is_ended(where: Path, ends: str) -> None:
+    started = "mkdir redis-1 && redis-server --port 0 --unixsocket s --dir $PWD/redis-1 --daemonize yes --save '' && "
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(
+            ["bash", "-c", f"{started} until [ -S redis-1/s ]; do :; done; {ends}"],
+            cwd=where,
+            check=False,
+            capture_output=True,
+            timeout=5,
+        )
+    assert until(lambda: inhabitants(where))
 
 
 def test_one_host_becomes_a_fleet(where: Path) -> None:
@@ -67,4 +96,4 @@ def test_one_host_becomes_a_fleet(where: Path) -> None:
         assert done.returncode == 0, f"docs/fleet.md:{block.line}\n{body}\n{done.stdout}\n{done.stderr}"
         ran += 1
     assert ran >= 10
-    until(lambda: not any(Path(f"/proc/{file.read_text().strip()}").exists() for file in where.glob("redis-*/pid")))
+    until(lambda: not inhabitants(where))
