@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import gc
-import random
 import resource
-import struct
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from lms_tiers import LMSLocalBackend, OpaqueKey
-from lms_tiers.errors import CapacityError, StorageUnavailableError
-from lms_tiers.interface import ChunkView
-from lms_tiers.messages import CacheEngineKey, ClientMetaMessage, LMSMemoryObj
-from lms_tiers.wire.extension import XCommand, encode_xrequest
+from lms_tiers import OpaqueKey
 from tests.server.conftest import Serve
-from tests.server.peer import EXIST, FAIL, FOUND, GET, MISS, PUT, Peer, header, healthy, wait_until
+from tests.server.peer import EXIST, GET, MISS, PUT, Peer, header, healthy, wait_until
 
 MIB = 2**20
 
@@ -141,138 +134,6 @@ def test_slow_writers_hold_no_thread(serve: Serve) -> None:
         assert healthy(server)
 
 
-class Lending(LMSLocalBackend):
-    """Notes how many views are open, as a store with read transactions would mind."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open = 0
-
-    @contextmanager
-    def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
-        self.open += 1
-        try:
-            with super().view(key) as view:
-                yield view
-        finally:
-            self.open -= 1
-
-
-def test_a_reader_that_stops_reading_holds_neither_a_thread_nor_the_chunk_and_is_cut(serve: Serve) -> None:
-    backend = Lending()
-    limits = {"max_chunk": "16MiB", "receive_budget": "64MiB"}
-    with Peer(serve(backend, stall_timeout=60, **limits)) as peer:  # however slow this machine is at sending
-        peer.put("big", bytes(16 * MIB))
-        assert peer.exists("big")
-    server = serve(backend, threads=2, stall_timeout=1.5, **limits)
-    with ExitStack() as stack:
-        readers = [stack.enter_context(Peer(server, receive_buffer=4096)) for _ in range(3)]
-        for reader in readers:
-            reader.send(header(GET, "big"))
-        wait_until(lambda: server.counters["slow_readers"] == 3)
-        assert backend.open == 0
-        assert healthy(server)
-        wait_until(lambda: server.counters["timeouts"] == 3)
-    assert server.budget.used == 0
-
-
-def test_readers_that_stop_reading_cannot_take_more_than_the_budget(serve: Serve) -> None:
-    server = serve(max_chunk="16MiB", receive_budget="20MiB")
-    with Peer(server) as peer:
-        peer.put("big", bytes(16 * MIB))
-        assert peer.exists("big")
-    with ExitStack() as stack:
-        for _ in range(4):
-            stack.enter_context(Peer(server, receive_buffer=4096)).send(header(GET, "big"))
-        wait_until(lambda: server.counters["slow_readers"] + server.counters["slow_readers_cut"] == 4)
-        assert server.counters["slow_readers_cut"] >= 2
-        assert server.budget.peak <= server.budget.limit
-        assert healthy(server)
-
-
-#: Of a server that cuts nobody for being slow on a busy machine.
-PATIENT = {"stall_timeout": 60, "min_rate": "64KiB"}
-
-
-def test_a_reader_that_is_only_slow_gets_every_byte(serve: Serve) -> None:
-    server = serve(max_chunk="8MiB", receive_budget="16MiB", **PATIENT)
-    body = random.Random(7).randbytes(8 * MIB)  # nothing in it comes twice
-    with Peer(server) as peer:
-        peer.put("big", body)
-        assert peer.exists("big")
-    with Peer(server, receive_buffer=4096) as peer:
-        peer.send(header(GET, "big"))
-        wait_until(lambda: server.counters["slow_readers"] == 1)
-        assert struct.unpack("<9i", peer.read(36))[1] == len(body)
-        assert peer.read(len(body)) == body
-
-
-@pytest.mark.parametrize("extended", [False, True], ids=["plain", "extended"])
-def test_a_slow_reader_gets_the_chunk_it_asked_for_whatever_becomes_of_it(serve: Serve, extended: bool) -> None:
-    backend = LMSLocalBackend()
-    server = serve(backend, max_chunk="8MiB", receive_budget="32MiB", **PATIENT)
-    body = random.Random(7).randbytes(8 * MIB)  # nothing in it comes twice
-    with Peer(server) as peer:
-        peer.put("big", body)
-        assert peer.exists("big")
-    with Peer(server, receive_buffer=4096) as slow:
-        slow.send(encode_xrequest(XCommand.GET, "big") if extended else header(GET, "big"))
-        wait_until(lambda: server.counters["slow_readers"] == 1)
-        with Peer(server) as peer:
-            for _ in range(3):
-                peer.put("big", bytes(len(body)))
-            assert peer.exists("big")
-        backend.remove(OpaqueKey("big"))
-        reply = slow.read(36)
-        slow.read(struct.unpack("<4i", reply[:16])[2] if extended else 0)
-        assert slow.read(len(body)) == body
-    wait_until(lambda: server.budget.used == 0)
-
-
-def test_receive_buffers_are_admitted_against_the_budget(serve: Serve) -> None:
-    server = serve(receive_budget="2MiB", stall_timeout=60)
-    with ExitStack() as stack:
-        holders = [stack.enter_context(Peer(server)) for _ in range(2)]
-        for peer in holders:
-            peer.send(header(PUT, "held", MIB, 1, 6, (MIB, 0, 0, 0)) + bytes(1000))
-        wait_until(lambda: server.budget.used == 2 * MIB)
-        waiter = stack.enter_context(Peer(server))
-        waiter.send(header(PUT, "waited", 10, 1, 6, (10, 0, 0, 0)) + b"0123456789" + header(GET, "waited"))
-        wait_until(lambda: server.budget.waiting == 1)
-        holders[0].reset()
-        waiter.read(36)
-        assert waiter.read(10) == b"0123456789"
-        assert server.budget.peak == 2 * MIB
-
-
-def test_long_keys_are_admitted_against_the_budget_too(serve: Serve) -> None:
-    server = serve(max_chunk="64KiB", receive_budget="128KiB", stall_timeout=60)
-    request = encode_xrequest(XCommand.EXIST, "k" * 60_000)
-    with ExitStack() as stack:
-        holders = [stack.enter_context(Peer(server)) for _ in range(3)]
-        for peer in holders:
-            peer.send(request[:1000])
-        wait_until(lambda: server.budget.waiting == 1)
-        assert server.budget.used <= server.budget.limit
-        for peer in holders:
-            peer.send(request[1000:])
-        assert [peer.read(36)[:4] for peer in holders] == [struct.pack("<i", FAIL)] * 3
-    wait_until(lambda: server.budget.used == 0)
-
-
-def test_one_waiting_for_the_budget_may_leave(serve: Serve) -> None:
-    server = serve(receive_budget="1MiB", stall_timeout=60)
-    with Peer(server) as holder, Peer(server) as waiter:
-        holder.send(header(PUT, "held", MIB) + bytes(1000))
-        wait_until(lambda: server.budget.used == MIB)
-        waiter.send(header(PUT, "waited", 10) + bytes(10))
-        wait_until(lambda: server.budget.waiting == 1)
-        waiter.reset()
-        wait_until(lambda: (server.connections, server.budget.waiting) == (1, 0))
-    wait_until(lambda: server.budget.used == 0)
-    assert healthy(server)
-
-
 def test_a_thousand_idle_connections_cost_little_and_delay_nobody(serve: Serve) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
@@ -343,69 +204,3 @@ def test_connections_above_the_limit_are_refused_and_room_is_found_again(serve: 
     wait_until(lambda: server.connections == 0)
     assert healthy(server)
     wait_until(lambda: server.counters["connections_refused"] == 1)
-
-
-class Failing(LMSLocalBackend):
-    """Fails as told."""
-
-    error: Exception | None = None
-
-    def _open(self) -> dict[str, tuple[bytearray, object]]:  # type: ignore[override]
-        if self.error is not None:
-            raise self.error
-        return super()._open()  # type: ignore[return-value]
-
-    def get(self, key: CacheEngineKey) -> LMSMemoryObj | None:
-        self._open()
-        return super().get(key)
-
-
-@pytest.mark.parametrize(
-    "error", [CapacityError("there", 1, 0), StorageUnavailableError("there", "ill"), RuntimeError("bug")]
-)
-def test_a_failing_storage_is_a_miss_and_the_connection_goes_on(serve: Serve, error: Exception) -> None:
-    backend = Failing()
-    server = serve(backend)
-    with Peer(server) as peer:
-        peer.put("k", b"old")
-        assert peer.exists("k")
-        backend.error = error
-        peer.put("k", b"new")
-        assert peer.get("k") is None
-        assert not peer.exists("k")
-        backend.error = None
-        assert peer.get("k") == b"old"
-    assert server.counters["puts_refused"] == 1
-    assert server.counters["storage_failures"] == 2
-
-
-def test_a_closed_storage_ends_connections_instead_of_answering_for_it(serve: Serve) -> None:
-    backend = LMSLocalBackend()
-    server = serve(backend)
-    backend.close()
-    with Peer(server) as peer:
-        peer.send(header(GET, "k"))
-        assert peer.closed()
-
-
-class Slow(LMSLocalBackend):
-    """A put that waits until it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go = threading.Event()
-
-    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
-        self.go.wait(60)
-        super().put(client_meta, kv_chunk_bytes)
-
-
-def test_a_put_the_storage_is_slow_with_delays_only_its_own_connection(serve: Serve) -> None:
-    backend = Slow()
-    server = serve(backend)
-    with Peer(server) as slow, Peer(server) as quick:
-        slow.put("k", b"v")
-        assert not quick.exists("k")
-        backend.go.set()
-        slow.send(header(EXIST, "k"))
-        assert slow.read(36) == FOUND

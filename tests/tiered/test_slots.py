@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,75 +14,15 @@ import pytest
 from lms_conformance.shared import SharedEngine
 
 from lms_tiers import LMSLocalBackend, RequestContext
-from lms_tiers.errors import BackendClosedError, CapacityError, InvalidBufferError, LmsTiersError
-from lms_tiers.interface import ChunkView, LMSBackendInterface
+from lms_tiers.errors import BackendClosedError, InvalidBufferError
+from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
-from lms_tiers.plugins.lmdb.backend import LmdbBackend
-from lms_tiers.plugins.lmdb.options import LmdbOptions
-from lms_tiers.plugins.pinned.backend import PinnedBackend, PinnedOptions
 from tests.depth import drawn
+from tests.tiered.shapes import MEMORY, SHAPES, Room, lmdb_at
 from tests.tiered.sharing import Held, trips
 from tests.tiered.straight import Straight
 from tests.tiered.test_parts import Records, places
-
-CANARY = b"\xa5" * 7
-
-
-class Room:
-    """Buffers of `sizes` inside one array, with canaries around each."""
-
-    def __init__(self, *sizes: int) -> None:
-        self.sizes = sizes
-        self.whole = bytearray(CANARY + b"".join(bytes(size) + CANARY for size in sizes))
-        self.buffers = []
-        at = len(CANARY)
-        for size in sizes:
-            self.buffers.append(memoryview(self.whole)[at : at + size])
-            at += size + len(CANARY)
-
-    @property
-    def data(self) -> bytes:
-        return b"".join(self.buffers)
-
-    @property
-    def intact(self) -> bool:
-        at = 0
-        for size in (*self.sizes, 0):
-            if self.whole[at : at + len(CANARY)] != CANARY:
-                return False
-            at += len(CANARY) + size
-        return True
-
-    @property
-    def untouched(self) -> bool:
-        return self.intact and not any(self.data)
-
-
-def lmdb_at(path: Path, capacity: int = 64 << 20) -> LmdbBackend:
-    return LmdbBackend(path, capacity, LmdbOptions.model_validate({"codec": "raw", "sync": "none"}))
-
-
-def pinned(capacity: int) -> PinnedBackend:
-    return PinnedBackend(capacity, PinnedOptions(pin="off", page=4096, threads=1))
-
-
-MEMORY = 20_000
-SHAPES: dict[str, Callable[[Any, Path], Any]] = {
-    "memory": lambda bench, path: bench.store(MEMORY),
-    "memory that writes": lambda bench, path: bench.store(MEMORY, backends=[Straight()]),
-    "memory over memory that writes": lambda bench, path: bench.store(500, MEMORY, backends=[bench.weighed(), Straight()]),
-    "an arena over a disk": lambda bench, path: bench.store(
-        8 * 4096, 64 << 20, backends=[pinned(8 * 4096), lmdb_at(path)]
-    ),
-    "a disk": lambda bench, path: bench.store(64 << 20, backends=[lmdb_at(path)]),
-    "memory over a disk, never rising": lambda bench, path: bench.store(
-        500, 64 << 20, backends=[bench.weighed(), lmdb_at(path)], promote={1: "never"}
-    ),
-    "with a deadline": lambda bench, path: bench.store(
-        500, 64 << 20, backends=[bench.weighed(), lmdb_at(path)], read_deadline=60.0
-    ),
-}  # fmt: skip
 
 
 def meta_of(bench: Any, i: int, size: int) -> ChunkMeta:
@@ -379,70 +318,6 @@ def test_contexts_by_hand_place_the_chunks(bench: Any) -> None:
         (5, 4, 4, None), (6, 5, 5, False), (5, 4, 4, None), (6, 5, 5, None),
     ]  # fmt: skip
     assert {c.request_id for _, c in policy.told} == {"chatcmpl-7"}
-
-
-class Failing(LMSLocalBackend):
-    """A source whose chunk cannot be lent."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.text = text
-
-    @contextmanager
-    def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
-        if key.to_string() == self.text:
-            raise OSError("the engine has taken its memory back")
-        with super().view(key) as view:
-            yield view
-
-
-@pytest.mark.parametrize("shape", ["memory", "a disk", "an arena over a disk"])
-def test_a_source_that_fails_is_not_the_fault_of_the_tier(bench: Any, tmp_path: Path, shape: str) -> None:
-    store = SHAPES[shape](bench, tmp_path)
-    for i in (0, 2):
-        bench.put(store, i, 7)
-    source = Failing(bench.key(2).to_string())
-    for i in range(4):
-        bench.put(source, i, i)
-    for numbers in (range(4), *[range(2, 4)] * 9):
-        with pytest.raises(OSError, match="taken its memory back"):
-            store.put_from([bench.meta(i, 100) for i in numbers], source)
-    assert [bench.get(store, i) for i in range(2)] == [0, 1], "those before it are stored"
-    assert bench.get(store, 2) in (7, None)
-    assert bench.get(store, 3) is None
-    assert store.stats().tiers[0].breaker.value == "closed"
-    bench.put(store, 2, 8)
-    assert bench.get(store, 2) == 8
-
-
-def test_what_the_source_does_not_hold_as_said_leaves_what_was_there(bench: Any) -> None:
-    store = bench.store(MEMORY)
-    for i in range(3):
-        bench.put(store, i, 50 + i)
-    source = LMSLocalBackend()
-    bench.put(source, 0, 0)
-    bench.put(source, 1, 1, 99)
-    used = store._h.tiers[0].used
-    assert store.put_from([bench.meta(i, 100) for i in range(3)], source) == [True, False, False]
-    assert [bench.get(store, i) for i in range(3)] == [0, 51, 52]
-    assert store._h.tiers[0].used == used
-
-
-def test_a_batch_from_a_source_makes_room_and_is_refused_as_a_put_is(bench: Any) -> None:
-    store = bench.store(400, MEMORY)
-    source = LMSLocalBackend()
-    for i in range(20):
-        bench.put(source, i, i)
-    assert all(store.put_from([bench.meta(i, 100) for i in range(20)], source))
-    assert [bench.get(store, i) for i in range(20)] == list(range(20))
-    assert bench.weights()[0].heaviest <= 400
-    full = FaultyBackend(bench.weighed())
-    small = bench.store(MEMORY, backends=[full], close_timeout=0.1)
-    full.inject("put_many", Fault.FAIL, error=lambda: CapacityError("t0", 100, 0))
-    full.inject("put", Fault.FAIL, error=lambda: CapacityError("t0", 100, 0))
-    with pytest.raises(LmsTiersError):
-        small.put_from([bench.meta(i, 100) for i in range(3)], source)
-    assert [bench.get(small, i) for i in range(3)] == [None] * 3
 
 
 def test_a_closed_store_neither_fills_nor_takes(bench: Any) -> None:
