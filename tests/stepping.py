@@ -6,6 +6,7 @@ is taken for waiting that only was slow, the stopped one goes on early: a test p
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -22,6 +23,9 @@ PATIENCE = 60.0
 #: Seconds between two looks at a thread.
 LOOK = 0.001
 
+#: Looks in a row that find the test's own thread asleep before its call: it waits for the thread that stands.
+WAITS = 20
+
 
 class Stop:
     """The thread whose name begins with `thread` stops before opcode number `nth` of some functions of a file, once.
@@ -37,6 +41,7 @@ class Stop:
         self._armed = armed
         self._seen = 0
         self._natives: list[int] = []
+        self._tester = threading.get_native_id()
         self._reached = threading.Event()
         self._go = threading.Event()
 
@@ -55,6 +60,7 @@ class Stop:
 
     def beside(self, call: Callable[[], T]) -> T:
         """What `call` answers, made while the thread stands, or waits; where the call itself waits, the thread goes on."""
+        self._tester = 0
         self._until(lambda: self.reached or (bool(self._natives) and all(map(_asleep, self._natives))))
         answers: list[T] = []
         raised: list[BaseException] = []
@@ -109,8 +115,16 @@ class Stop:
             self._seen += 1
             if self._seen == self.nth:
                 self._reached.set()
-                self._go.wait(PATIENCE)
+                self._stand()
         return self._inside
+
+    def _stand(self) -> None:
+        """Wait to be let go on; not for a test that waits for this thread, for a lock it holds, and comes to no call."""
+        asleep = 0
+        while asleep < WAITS and self._tester and not self._go.wait(LOOK):
+            asleep = asleep + 1 if _asleep(self._tester) else 0
+        if asleep < WAITS:
+            self._go.wait(PATIENCE)
 
 
 def until_it_waits(thread: threading.Thread) -> None:
@@ -135,6 +149,17 @@ def each_stop(
             assert nth > 1, "no thread of that name came by"
             return
         nth += stride
+
+
+@contextlib.contextmanager
+def undivided() -> Iterator[None]:
+    """No other thread gets the interpreter meanwhile, unless this one waits for something."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(PATIENCE)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _asleep(native: int) -> bool:

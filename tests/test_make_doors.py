@@ -43,8 +43,8 @@ def test_a_process_that_ends_badly_or_never_fails_the_check_with_what_it_said(tm
     [
         ("def test_one(): pass\ndef test_two(): pass\n", "2 passed"),
         ("import pytest\ndef test_one(): pass\ndef test_two(): pytest.skip('absent')\n", Failed),
-        ("def test_one(): assert False\n", Failed),
-        ("", Failed),
+        pytest.param("def test_one(): assert False\n", Failed, marks=pytest.mark.deep),
+        pytest.param("", Failed, marks=pytest.mark.deep),
     ],
     ids=["green", "skipped", "red", "empty"],
 )

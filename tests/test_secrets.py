@@ -192,15 +192,20 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(root)))}
 
 
+def slow(*values: Any) -> Any:
+    """Of a command that imports torch, in a process or two of its own."""
+    return pytest.param(*values, marks=pytest.mark.deep)
+
+
 @pytest.mark.parametrize(
     ("command", "status"),
     [
-        (["conform", "{device}&how=forgets", "--profile", "quick", "--only", "KEY-01", "--json", "-"], 1),
-        (["-v", "conform", "{device}&how=raises", "--profile", "quick", "--only", "KEY-01"], 1),
-        (["replay", "{trace}", "--device", "{device}", "--json", "-", "--restart"], 0),
+        slow(["conform", "{device}&how=forgets", "--profile", "quick", "--only", "KEY-01", "--json", "-"], 1),
+        slow(["-v", "conform", "{device}&how=raises", "--profile", "quick", "--only", "KEY-01"], 1),
+        slow(["replay", "{trace}", "--device", "{device}", "--json", "-", "--restart"], 0),
         (["-v", "serve", "--port", "0", "--device", "{device}&how=raises"], 1),
         (["plugins", "--json"], 0),
-        (["doctor"], 0),
+        slow(["doctor"], 0),
         (["doctor", "--device", "{device}"], 0),
     ],
 )

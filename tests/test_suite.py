@@ -40,6 +40,7 @@ def test_both_halves_run_without_deep_tests_and_one_line_closes_them(
     assert "no such machine" not in done.stdout
 
 
+@pytest.mark.deep
 def test_the_whole_run_has_deep_tests_and_tells_why_it_skips(tmp_path: Path) -> None:
     done = run(tmp_path, GREEN + SKIPPED + DEEP, RED, "--all")
     assert done.stdout.splitlines()[-1].startswith("RED: 1 failed, 2 passed, 1 skipped, in 0 min"), done.stdout

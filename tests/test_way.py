@@ -21,6 +21,7 @@ def code() -> Code:
     return Code()
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("call", CALLS)
 def test_a_way_is_no_longer_than_the_page_says(call: str, code: Code) -> None:
     told = {
@@ -35,6 +36,7 @@ def test_a_way_is_no_longer_than_the_page_says(call: str, code: Code) -> None:
     assert way.lines > lines // 2, "the way was lost: a type that is told no longer, or a figure of long ago"
 
 
+@pytest.mark.deep
 def test_a_way_ends_where_an_interface_begins(code: Code) -> None:
     way = code.way("get")
     assert "lms_tiers.tiered.paths.reads" in way.files

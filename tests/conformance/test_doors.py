@@ -66,7 +66,7 @@ def test_what_cannot_be_tried_is_status_2(
 
 
 @pytest.mark.parametrize(
-    "chosen", [["-k", "test_key or test_rmv"], pytest.param([], marks=[pytest.mark.deep, nightly])]
+    "chosen", [["-k", "test_key_0 or test_cnt_01"], pytest.param([], marks=[pytest.mark.deep, nightly])]
 )
 def test_pytest_runs_the_kit_on_a_device(tmp_path: Path, chosen: list[str]) -> None:
     asked = ["--lms-device", "cpu", "--lms-profile", "quick"]
@@ -127,6 +127,7 @@ def test_the_plugin_says_what_was_deleted_or_overridden(tmp_path: Path, ways: li
     assert "waived" in done.stdout
 
 
+@pytest.mark.deep
 def test_a_run_is_repeated_from_its_report(tmp_path: Path) -> None:
     first, again = tmp_path / "first.json", tmp_path / "again.json"
     only = ["--only", "OVR-06", "--only", "CON-05", "--only", "EVI-05"]

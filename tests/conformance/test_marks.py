@@ -224,6 +224,7 @@ def test_one_instance_under_two_names_proves_nothing_of_a_shared_place() -> None
     assert report.ok, [r.message() for r in report.results if r.red]
 
 
+@pytest.mark.deep
 def test_releases_that_open_each_others_places_were_seen_to_do_so() -> None:
     report = run_properties(ReferenceHarness("files"), profile="quick", only=["UPG"], strict=True)
     assert report.ok, [r.message() for r in report.results if r.red]

@@ -42,6 +42,7 @@ def servers(of: Path) -> set[str]:
     return found
 
 
+@pytest.mark.deep
 def test_it_is_tried_by_its_name_and_its_servers_are_gone_afterwards(tmp_path: Path) -> None:
     done = run("lms_tiers", "conform", "outsider", "--profile", "quick", *CHOSEN, "--json", "r.json", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -54,6 +55,7 @@ def test_it_is_tried_by_its_name_and_its_servers_are_gone_afterwards(tmp_path: P
     assert not servers(tmp_path)
 
 
+@pytest.mark.deep
 def test_a_server_that_somebody_started_is_refused_as_one_place_for_all_and_left_as_it_was(tmp_path: Path) -> None:
     command = (sys.executable, str(Path(__file__).parent / "outsider" / "outsider" / "server.py"), "{port}")
     with LoopbackServer(command, folder=tmp_path, log=tmp_path / "log") as server:

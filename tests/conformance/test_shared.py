@@ -166,6 +166,7 @@ def test_one_that_is_refused_stops_none_of_its_batch(one: SharedReference) -> No
     assert one.contains_many(keys("a", "b", "c")) == [True, False, True]
 
 
+@pytest.mark.deep
 @pytest.mark.leaks_allowed
 def test_it_keeps_the_contract() -> None:
     """The rest of it is asked of the zoo's reference of the same name."""

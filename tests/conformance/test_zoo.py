@@ -19,14 +19,16 @@ from lms_conformance.zoo.notes import Notes
 
 from tests.depth import DEPTH, some
 
-#: One broken backend of each so many is hunted in every run; all of them at a greater depth, and by `make zoo`.
-EACH, EACH_DEEP = 12, 12 if DEPTH == 1 else 1
+#: One broken backend of each so many is hunted in a deep run, and one of each so many of these in every run; all of them
+#: at a greater depth, and by `make zoo`.
+EACH_DEEP, EACH = 12 if DEPTH == 1 else 1, 48
 
 #: As many tries on a busy machine as on an idle one: the hunt ends with the first catch.
 HUNT = dataclasses.replace(zoo_profile("ci"), example_seconds=60.0)
 
 
-@pytest.mark.parametrize("name", some(references() if DEPTH > 1 else ["memory"], "memory".__eq__))
+@pytest.mark.deep
+@pytest.mark.parametrize("name", references() if DEPTH > 1 else ["memory"])
 def test_correct_backends_pass_everything_that_applies_to_them(name: str) -> None:
     red = [r for r in run_reference(name, zoo_profile("quick"), 20, spread=True) if r.red]
     assert not red, "\n\n".join(r.message() for r in red)
@@ -66,6 +68,7 @@ def test_planted_bugs_are_caught_in_a_users_own_backend() -> None:
     assert all(p.caught for p in proofs)
 
 
+@pytest.mark.deep
 def test_bugs_that_cannot_be_planted_are_told_with_the_reason() -> None:
     harness = FactoryHarness(MemoryReference)
     report = run_properties(harness, profile="quick", only=["KEY-02", "GET-01", "CAP-03", "PER-05"])

@@ -19,7 +19,7 @@ from lms_tiers.doors.jobs import Jobs, Queue, Result, State
 from lms_tiers.errors import BackendClosedError, StorageUnavailableError
 from tests.depth import drawn
 from tests.doors.gated import PATIENCE, Gated
-from tests.stepping import each_stop
+from tests.stepping import each_stop, undivided
 from tests.tiered.interrupts import interrupted
 
 LOAD, STORE = Queue.LOAD, Queue.STORE
@@ -61,10 +61,11 @@ def test_beside_a_thread_that_stops_at_any_opcode_every_call_is_right(call: str,
         jobs = Jobs("test-door", workers=1)
         given: list[Result] = []
         works = {}
-        stop.arm()
-        for keys in (2, 1):
-            work = Gated(keys, open_=True)
-            works[jobs.submit(STORE, work, keys)] = work
+        with undivided():  # a thread that stands while it has the lock lets nobody submit a second one
+            stop.arm()
+            for keys in (2, 1):
+                work = Gated(keys, open_=True)
+                works[jobs.submit(STORE, work, keys)] = work
         answer = stop.beside(functools.partial(CALLS[call], jobs, 1))
         if call == "submit":
             works[answer] = Gated(0)

@@ -47,13 +47,13 @@ class Peer:
         self.sock.sendall(data)
 
     def read(self, nbytes: int) -> bytes:
-        out = b""
-        while len(out) < nbytes:
-            part = self.sock.recv(nbytes - len(out))
+        out, done = memoryview(bytearray(nbytes)), 0
+        while done < nbytes:
+            part = self.sock.recv_into(out[done:])
             if not part:
-                raise ConnectionError(f"closed after {len(out)} of {nbytes} bytes")
-            out += part
-        return out
+                raise ConnectionError(f"closed after {done} of {nbytes} bytes")
+            done += part
+        return bytes(out)
 
     def put(self, key: bytes | str, body: bytes, shape: tuple[int, int, int, int] | None = None, fmt: int = 1) -> None:
         self.send(header(PUT, key, len(body), fmt, 6, shape or (1, 1, 1, len(body))) + body)

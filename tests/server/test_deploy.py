@@ -89,6 +89,7 @@ def test_systemd_finds_no_fault_in_the_unit() -> None:
     assert (done.returncode, done.stderr.strip()) == (0, "")
 
 
+@pytest.mark.deep
 def test_the_image_copies_all_that_its_installation_needs(tmp_path: Path) -> None:
     for line in image()["COPY"]:
         *sources, target = line.split()

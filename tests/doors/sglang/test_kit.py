@@ -59,6 +59,7 @@ def test_the_door_over_lmdb_keeps_every_property() -> None:
     keeps(harness(LMDB, FAILING), WITHOUT_SGLANG)
 
 
+@pytest.mark.deep
 def test_the_door_over_memory_keeps_every_property_that_memory_can() -> None:
     keeps(harness({"device": "cpu?capacity=256MiB"}), [*WITHOUT_SGLANG, *IN_MEMORY, "DOR-H12"])
 

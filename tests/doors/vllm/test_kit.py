@@ -54,6 +54,7 @@ def test_the_door_over_lmdb_keeps_every_property() -> None:
     keeps(harness(LMDB, FAILING))
 
 
+@pytest.mark.deep
 def test_the_door_over_memory_keeps_every_property_that_memory_can() -> None:
     keeps(harness({"device": "cpu?capacity=256MiB", "enable_kv_events": True, **PATIENT}), [*IN_MEMORY, "DOR-V14"])
 

@@ -46,7 +46,8 @@ def test_each_mode_keeps_its_promise_whatever_a_power_loss_leaves(
             assert history.states() <= ask_all(shelf / "image", recorder, history, options, draw, message, content)
 
 
-@pytest.mark.parametrize("sync", some(["none", "batch", "commit"], lambda sync: sync == "batch"))
+@pytest.mark.parametrize("sync", ["none", "batch", "commit"])
+@pytest.mark.deep
 def test_each_mode_keeps_its_promise_while_chunks_are_encoded(
     shelf: Path, monkeypatch: pytest.MonkeyPatch, message: Any, content: Any, walker: Walker, sync: str
 ) -> None:

@@ -30,6 +30,7 @@ def child(backend: Any) -> int:
     return pid
 
 
+@pytest.mark.deep
 def test_a_hung_store_is_misses_and_errors_and_comes_back(doomed: MooncakeServer) -> None:
     with doomed.open(timeout="1s") as backend:
         until(lambda: puts(backend, "k", b"old"))
@@ -47,6 +48,7 @@ def test_a_hung_store_is_misses_and_errors_and_comes_back(doomed: MooncakeServer
         assert backend.stats().corrupt == 0
 
 
+@pytest.mark.deep
 def test_a_node_that_hangs_in_the_middle_of_an_overwrite_leaves_the_old_chunk(doomed: MooncakeServer) -> None:
     with doomed.open(timeout="2s") as backend:
         until(lambda: puts(backend, "k", b"o" * MIB))
@@ -165,6 +167,7 @@ def test_close_ends_a_call_that_hangs(doomed: MooncakeServer) -> None:
     assert len(raised) == 6
 
 
+@pytest.mark.deep
 def test_a_full_store_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
     """Nothing can be evicted while every chunk is leased, as one that was just read is."""
     size = 64 * MIB
@@ -234,6 +237,7 @@ def test_a_writer_killed_in_the_middle_leaves_a_whole_chunk(store: MooncakeServe
             assert body_of(backend, "k") == b"mine"
 
 
+@pytest.mark.deep
 def test_a_master_without_nodes_is_away_and_not_full(doomed: MooncakeServer) -> None:
     with doomed.open(timeout="2s") as backend:
         os.kill(doomed.process("node"), signal.SIGKILL)
@@ -247,6 +251,7 @@ def test_a_master_without_nodes_is_away_and_not_full(doomed: MooncakeServer) -> 
         until(lambda: "has no node yet" in told())
 
 
+@pytest.mark.deep
 def test_a_tiered_store_opens_without_its_master_and_takes_it_up_when_it_is_there(doomed: MooncakeServer) -> None:
     doomed.kill()
     device = f"cpu?capacity=64MiB > {doomed.device(timeout='2s')}"

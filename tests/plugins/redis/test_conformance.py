@@ -12,7 +12,7 @@ from lms_conformance.chunks import Chunk, key
 from lms_conformance.prove import prove
 
 from lms_tiers.errors import ConfigError
-from tests.depth import DEPTH, nightly
+from tests.depth import DEPTH, asked, nightly
 from tests.plugins.redis.engine import RedisCluster, RedisServer, needs_server
 
 pytestmark = [needs_server, pytest.mark.leaks_allowed]
@@ -28,8 +28,11 @@ TIERS = [
 OF_TIERS = ["PUT", "GET", "OVR", "RMV", "CNT", "BAT", "OPT", "LIF", "CON", "SHR"]
 
 
-#: What needs many keys, drawn programs or processes of its own waits for the deep run.
-QUICK = [
+#: What every run asks.
+FIRST = ["KEY-01", "PUT-01", "GET", "OVR-01", "RMV-01", "BAT-01", "SHR-01"]
+
+#: What needs many keys, drawn programs or processes of its own waits for the night.
+OF_ONE = [
     "KEY",
     "PUT",
     "GET",
@@ -54,8 +57,9 @@ def conforms(subject: str, profile: str, only: Sequence[str] = (), *, strict: bo
     return report
 
 
-def test_one_server_keeps_the_contract() -> None:
-    conforms("redis", "quick", QUICK, strict=True)
+@pytest.mark.parametrize("only", asked(FIRST, OF_ONE))
+def test_one_server_keeps_the_contract(only: list[str]) -> None:
+    conforms("redis", "quick", only, strict=True)
 
 
 @pytest.mark.deep
@@ -88,6 +92,7 @@ def test_tiers_above_one_server_keep_the_contract(above: str) -> None:
     )
 
 
+@pytest.mark.deep
 def test_a_place_with_chunks_in_it_is_refused_and_what_a_run_leaves_is_removed(engine: RedisServer) -> None:
     before = engine.ask("DBSIZE")
     conforms(AT.format(at=f"127.0.0.1:{engine.port}"), "quick", ["OVR-07", "LIF-04", "LIF-09", "CON-05"])
