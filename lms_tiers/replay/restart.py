@@ -109,8 +109,6 @@ def _follow(task: ReadBack, child: subprocess.Popen[str], on_progress: Callable[
 
 def check_blocks(task: ReadBack, on_progress: Callable[[int], None]) -> RestartResult:
     """Open the task's device and check its blocks, in this process."""
-    import torch  # noqa: F401  # so that its import is no part of the time to reopen
-
     from lms_tiers.factory import CreateStorageBackend
 
     keys = BlockKeys(task.block_bytes, key_types(task.keys))

@@ -1,4 +1,4 @@
-"""What only moves bytes has no torch in its process, and is small: the server, the client, the tools of a store."""
+"""What only moves bytes has no torch in its process, and is small: the server, the client, the tools of a store, a replay."""
 
 from __future__ import annotations
 
@@ -39,6 +39,10 @@ finally:
 COMMAND = """
     from lms_tiers.cli import main
     main()
+"""
+READ_BACK = """
+    import runpy
+    runpy.run_module("lms_tiers.replay.restart", run_name="__main__")
 """
 ROUND_TRIP = """
     from lms_tiers import ChunkMeta, MemoryFormat, OpaqueKey
@@ -119,3 +123,14 @@ def test_the_tools_of_a_store_work_without_torch(command: str, tmp_path: Path) -
             backend.put(meta.message(OpaqueKey(f"k{i}")), bytearray(bytes([i]) * 6000))
     out = told(start(COMMAND, command, str(tmp_path / "kv"), "--json"))
     assert json.loads(out)["chunks"] == 20
+
+
+def test_a_trace_is_replayed_and_read_back_without_torch(tmp_path: Path) -> None:
+    trace, task = tmp_path / "trace.jsonl", tmp_path / "task.json"
+    trace.write_text('{"timestamp": 0, "input_length": 1024, "output_length": 1, "hash_ids": [1, 2]}\n' * 2)
+    device = f"lmdb:{tmp_path}/kv?capacity=32MiB"
+    out = told(start(COMMAND, "replay", str(trace), "--device", device, "--block-bytes", "16KiB", "--json", "-"))
+    assert json.loads(out)["verified_blocks"] == 2
+    task.write_text(json.dumps({"device": device, "block_bytes": 16 << 10, "keys": "native", "blocks": [1, 2, 3]}))
+    found = json.loads(told(start(READ_BACK, str(task))))
+    assert (found["right"], found["wrong"], found["missing"]) == (2, 0, 1)
