@@ -40,7 +40,9 @@ def ready(address: str) -> bool:
     return True
 
 
-#: A busy machine is no hung node.
 harness: Final = ServerHarness(
-    COMMAND, ready, device=f"s3:{BUCKET}/{{tmp}}?endpoint=http://{{server}}&{CREDENTIALS}&timeout=2min", shared=True
+    COMMAND,
+    ready,
+    device=f"s3:{BUCKET}/{{tmp}}?endpoint=http://{{server}}&{CREDENTIALS}&timeout={{deadline}}s",
+    shared=True,
 )

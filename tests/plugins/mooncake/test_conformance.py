@@ -32,4 +32,4 @@ def test_it_keeps_what_overwrites_removals_threads_others_and_sick_days_promise(
 
 @nightly
 def test_it_keeps_the_contract() -> None:
-    conforms("mooncake", "quick")
+    conforms("mooncake", "ci")

@@ -1,12 +1,15 @@
-"""A real S3 server on loopback (`moto_server`, one request at a time)."""
+"""Real S3 servers on loopback: `moto_server`, one request at a time, and npm's `s3rver`."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from lms_conformance import ServerHarness
 from lms_conformance.loopback import LoopbackServer
 
 from lms_tiers.plugins.s3.conformance import BUCKET, COMMAND, CREDENTIALS, ask, ready
@@ -15,6 +18,20 @@ needs_server = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("moto", "flask", "obstore")),
     reason='moto_server or obstore is not installed: pip install "moto[server]" "lms-tiers[s3]"',
 )
+
+#: Where `.ci/run` installs it: ``npm install --prefix .npm s3rver``.
+_NPM: Final = Path(__file__).resolve().parents[3] / ".npm" / "node_modules" / ".bin"
+S3RVER: Final = shutil.which("s3rver", path=os.pathsep.join((str(_NPM), os.environ.get("PATH", ""))))
+needs_s3rver = pytest.mark.skipif(S3RVER is None, reason="s3rver is not installed: npm install --prefix .npm s3rver")
+
+
+def s3rver_harness() -> ServerHarness:
+    """One `s3rver` with a bucket, a prefix for each place."""
+    words = ["--directory", "{folder}", "--address", "127.0.0.1", "--port", "{port}", "--silent", "--configure-bucket"]
+    device = f"s3:{BUCKET}/{{tmp}}?endpoint=http://{{server}}&access_key_id=S3RVER&secret_access_key=S3RVER"
+    return ServerHarness(
+        (S3RVER or "s3rver", *words, BUCKET), device=device + "&timeout={deadline}s", shared=True, name="s3 over s3rver"
+    )
 
 
 class S3Server(LoopbackServer):
