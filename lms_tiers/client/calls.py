@@ -22,6 +22,7 @@ from lms_tiers.errors import (
 )
 
 _T = TypeVar("_T")
+_Otherwise = TypeVar("_Otherwise")
 
 
 class _Here(threading.local):
@@ -75,7 +76,7 @@ class Calls:
         with self._lock:
             self._counts[what] += by
 
-    def read(self, call: Callable[[Link], _T], otherwise: _T) -> _T:
+    def read(self, call: Callable[[Link], _T], otherwise: _Otherwise) -> _T | _Otherwise:
         """Ask twice at most, the second time on a new connection; then `otherwise`, but within a deadline an error."""
         until = self._here.until
         fault: Exception | None = None

@@ -16,7 +16,7 @@ from lms_tiers.client.calls import Calls
 from lms_tiers.client.connection import Buffer
 from lms_tiers.client.dialect import Allocate, Missing, Skipped
 from lms_tiers.client.into import Fresh, Into
-from lms_tiers.client.link import Item, Leases, Link, ask, item_of, pipeline
+from lms_tiers.client.link import Item, Leases, Link, ask, fetch, item_of, pipeline
 from lms_tiers.client.pool import Pool
 from lms_tiers.errors import (
     LmsTiersError,
@@ -105,7 +105,21 @@ class Client(LMSBackendInterface):
         OutcomeUnknownError
             The connection was lost, or no answer came in time: the server may have the chunk, or get it still.
         """
-        self.put_many([(client_meta, kv_chunk_bytes)])
+        self._calls.check()
+        key, meta, data = item_of(client_meta, kv_chunk_bytes)
+
+        def put(connection: Link) -> LmsTiersError | None:
+            try:
+                frame = self._frame(connection, key, meta, data, 0)
+            except LmsTiersError as error:
+                return error
+            connection.send(frame)
+            return connection.dialect.read_put(connection, key)
+
+        failure = self._calls.write(put, "put")
+        if failure is not None:
+            raise failure
+        self._calls.count("bytes_written", meta.length)
 
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether the server holds the key; False where it cannot be asked."""
@@ -113,7 +127,10 @@ class Client(LMSBackendInterface):
 
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
         """The chunk; None where the server has none, cannot be asked, or its bytes arrived damaged."""
-        return self.get_many([key])[0]
+        self._calls.check()
+        fresh = Fresh()
+        meta = self._chunk(key_text(key, MAX_KEY_BYTES), fresh)
+        return None if meta is None else meta.memory_obj(fresh.data)
 
     def list_keys(self) -> List[CacheEngineKey]:
         """Every key of the server, whoever stored it.
@@ -177,9 +194,7 @@ class Client(LMSBackendInterface):
         late: LmsTiersError | None = None
         for key, meta, data in items:
             try:
-                if meta.length > dialect.max_chunk:
-                    raise ValueTooLargeError(key, meta.length, dialect.max_chunk, str(self._address))
-                frames.append(dialect.put(key, meta, data, batch))
+                frames.append(self._frame(connection, key, meta, data, batch))
             except LmsTiersError as error:
                 late = error
                 break
@@ -187,6 +202,12 @@ class Client(LMSBackendInterface):
         stored = sum(items[i][1].length for i, answer in enumerate(answers) if answer is None)
         self._calls.count("bytes_written", stored)
         return next((a for a in answers if a is not None and not isinstance(a, Skipped)), late)
+
+    def _frame(self, connection: Link, key: str, meta: ChunkMeta, data: memoryview, batch: int) -> list[Buffer]:
+        dialect = connection.dialect
+        if meta.length > dialect.max_chunk:
+            raise ValueTooLargeError(key, meta.length, dialect.max_chunk, str(self._address))
+        return dialect.put(key, meta, data, batch)
 
     def get_many(
         self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None
@@ -205,7 +226,7 @@ class Client(LMSBackendInterface):
         self._calls.check()
         into = Into((buffer,))
         writable_bytes(buffer, 0)
-        found = self._chunks([(key_text(key, MAX_KEY_BYTES), into)])[0]
+        found = self._chunk(key_text(key, MAX_KEY_BYTES), into)
         if into.fault is not None:
             raise into.fault
         return found
@@ -225,11 +246,18 @@ class Client(LMSBackendInterface):
             spoiled.update(i for i, (_, into) in enumerate(wanted) if into.lent and found[i] is None)
         return [meta if into.lent else None for meta, (_, into) in zip(found, wanted, strict=True)]
 
-    def _chunks(self, wanted: Sequence[tuple[str, Allocate]]) -> list[ChunkMeta | None]:
-        """Chunks in the places that are allocated for each, the requests all on their way at one time.
+    def _chunk(self, text: str, place: Allocate) -> ChunkMeta | None:
+        """One chunk, in the place that is allocated for it."""
+        tries = itertools.count()
 
-        What a server sends out of a file may be overwritten on its way: it is asked for once more, to be checked there.
-        """
+        def get(connection: Link) -> ChunkMeta | Missing:
+            # After a lost connection as after damage: the server may have hung up within a file.
+            return fetch(connection, text, place, checked=next(tries) > 0)
+
+        return self._seen(self._calls.read(get, Missing.MISS))
+
+    def _chunks(self, wanted: Sequence[tuple[str, Allocate]]) -> list[ChunkMeta | None]:
+        """Chunks in the places that are allocated for each, the requests all on their way at one time; see `fetch`."""
         answers: list[ChunkMeta | Missing] = []
         tries = itertools.count()
         checked: set[int] = set()
@@ -242,8 +270,7 @@ class Client(LMSBackendInterface):
             for i, answer in enumerate(answers):
                 if answer is Missing.DAMAGED and i not in checked:
                     checked.add(i)
-                    connection.send([dialect.get(wanted[i][0], checked=True)])
-                    answers[i] = dialect.read_get(connection, *wanted[i])
+                    answers[i] = fetch(connection, *wanted[i], checked=True)
 
         self._calls.read(get, None)
         answers += [Missing.MISS] * (len(wanted) - len(answers))

@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Sequence
 from typing import Final
 
+import xxhash
+
 from lms_tiers.client.address import Address
 from lms_tiers.errors import ProtocolError
 
@@ -19,6 +21,10 @@ Buffer = bytes | bytearray | memoryview
 
 _MAX_BUFFERS: Final = 1000
 _SKIP_BYTES: Final = 65536
+#: Bytes read ahead: a short answer, its chunk included, comes by one system call; of a long one so much is copied.
+AHEAD: Final = 16 * 1024
+#: Bytes that are received at a time where they are checked: few enough to be in the processor's cache still.
+_PIECE: Final = 256 * 1024
 #: How much longer a call may wait than it should, so that the limit need not be set for each of a batch.
 _SLACK: Final = 1.05
 
@@ -58,6 +64,10 @@ class Connection:
         self._timeout: Final = timeout
         self._tcp: Final = not address.path
         self._plain: Final = tls is None
+        #: What was read ahead lies in `_ahead` from `_begin` to `_end`.
+        self._ahead: Final = bytearray(AHEAD)
+        self._view: Final = memoryview(self._ahead)
+        self._begin = self._end = 0
         self._recv_flags: Final = socket.MSG_WAITALL if self._plain else 0
         try:
             # A server that turns a client away after the handshake may have hung up by now.
@@ -100,45 +110,99 @@ class Connection:
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Send all of `buffers`, the first ones in one packet; raises `OSError`, `TimeoutError` included."""
-        pending = [memoryview(b).cast("B") for b in buffers if len(b)]
-        if not self._plain:
-            for buffer in pending:
+        if self._plain:
+            left = self._send_some(buffers)
+            for buffer in buffers:
+                left -= len(buffer)
+            if not left:
+                return
+            self._send_rest(buffers, left)
+        else:
+            for buffer in buffers:
                 self._in_time()
                 self._sock.sendall(buffer)
-            return
-        while pending:
-            self._in_time()
-            try:
-                sent = self._sock.sendmsg(pending[:_MAX_BUFFERS])
-            except BlockingIOError:
-                raise TimeoutError("the server takes no bytes") from None
-            while pending and sent >= len(pending[0]):
-                sent -= len(pending.pop(0))
+
+    def _send_some(self, buffers: Sequence[Buffer]) -> int:
+        self._in_time()
+        try:
+            return self._sock.sendmsg(buffers[:_MAX_BUFFERS])
+        except BlockingIOError:
+            raise TimeoutError("the server takes no bytes") from None
+
+    def _send_rest(self, buffers: Sequence[Buffer], left: int) -> None:
+        """Send the last bytes of `buffers`, minus `left` of them."""
+        pending = [memoryview(b).cast("B") for b in buffers if len(b)]
+        sent = sum(map(len, pending)) + left
+        while True:
+            whole = 0
+            for buffer in pending:
+                if sent < len(buffer):
+                    break
+                sent -= len(buffer)
+                whole += 1
+            del pending[:whole]
+            if not pending:
+                return
             if sent:
                 pending[0] = pending[0][sent:]
+            sent = self._send_some(pending)
 
-    def read_into(self, view: memoryview) -> None:
-        """Fill `view`; raises `OSError`, `TimeoutError` included, and `ConnectionResetError` at the end."""
-        got = 0
+    def read_into(self, view: memoryview, digest: xxhash.xxh3_64 | None = None) -> None:
+        """Fill `view`; raises `OSError`, `TimeoutError` included, and `ConnectionResetError` at the end.
+
+        A `digest` is fed with what arrives, piece by piece.
+        """
+        got = min(self._end - self._begin, len(view))
+        if got:
+            view[:got] = self._view[self._begin : self._begin + got]
+            self._begin += got
+            if digest is not None:
+                digest.update(view[:got])
         while got < len(view):
-            self._in_time()
-            try:
-                now = self._sock.recv_into(view[got:], 0, self._recv_flags)
-            except BlockingIOError:
-                raise TimeoutError("the server does not answer") from None
-            if now == 0:
-                raise ConnectionResetError("the server closed the connection")
+            part = view[got:] if digest is None else view[got : got + _PIECE]
+            now = self._receive(part, self._recv_flags)
+            if digest is not None:
+                digest.update(part[:now])
             got += now
+
+    def _receive(self, view: memoryview, flags: int) -> int:
+        self._in_time()
+        try:
+            now = self._sock.recv_into(view, 0, flags)
+        except BlockingIOError:
+            raise TimeoutError("the server does not answer") from None
+        if not now:
+            raise ConnectionResetError("the server closed the connection")
+        return now
 
     def read(self, nbytes: int) -> bytes:
         """The next `nbytes` bytes."""
-        buffer = bytearray(nbytes)
-        self.read_into(memoryview(buffer))
-        return bytes(buffer)
+        if nbytes > AHEAD:
+            buffer = bytearray(nbytes)
+            self.read_into(memoryview(buffer))
+            return bytes(buffer)
+        begin = self._begin
+        if self._end - begin < nbytes:
+            while self._end - self._begin < nbytes:
+                self._read_ahead()
+            begin = self._begin
+        self._begin = begin + nbytes
+        return bytes(self._view[begin : self._begin])
 
-    def acknowledge(self) -> None:
-        """Let the kernel acknowledge now: LMCache's server holds a small body back until its header is acknowledged."""
-        if self._tcp:
+    def _read_ahead(self) -> None:
+        """Add what has come to what was read ahead, of which there must be less than `AHEAD` bytes."""
+        begin, have = self._begin, self._end - self._begin
+        if begin:
+            self._ahead[:have] = self._ahead[begin : self._end]
+            self._begin, self._end = 0, have
+        self._end += self._receive(self._view[have:], 0)
+
+    def acknowledge(self, expected: int) -> None:
+        """Let the kernel acknowledge now, where the `expected` bytes are not all there.
+
+        LMCache's server holds a small body back until its header is acknowledged.
+        """
+        if self._tcp and self._end - self._begin < expected:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def skip(self, nbytes: int) -> None:

@@ -30,6 +30,8 @@ from lms_tiers.wire.plain import SERVER_HEADER
 
 _Told = dict[str, Any]
 _MAX_ERROR_BYTES: Final = 2**20
+#: A chunk that is still in the processor's cache when it is there.
+_SHORT: Final = 64 * 1024
 
 _ERRORS: Final[dict[int, Callable[[str, str, _Told], LmsTiersError]]] = {
     XError.INVALID_KEY: lambda where, key, told: InvalidKeyError(key, str(told.get("reason", told["message"]))),
@@ -77,14 +79,19 @@ class ExtendedDialect(Dialect):
             raise connection.broken("metadata that cannot be read.") from None
         if used != reply.meta_bytes or meta.length != reply.length:
             raise connection.broken("metadata that do not belong to their bytes.")
-        connection.acknowledge()
         places = allocate(meta)
         if places is None:
             connection.skip(meta.length)
             return meta
-        for place in places:
-            connection.read_into(place)
-        return meta if _checksum(places) == reply.checksum else Missing.DAMAGED
+        if len(places) == 1 and meta.length <= _SHORT:
+            connection.read_into(places[0])
+            checksum = xxhash.xxh3_64_intdigest(places[0])
+        else:
+            digest = xxhash.xxh3_64()
+            for place in places:
+                connection.read_into(place, digest)
+            checksum = digest.intdigest()
+        return meta if checksum == reply.checksum else Missing.DAMAGED
 
     def exists(self, key: str) -> bytes:
         """See `Dialect`."""
@@ -140,15 +147,6 @@ class ExtendedDialect(Dialect):
         if reply.code != ServerReturnCode.SUCCESS:
             raise _read_error(connection, reply, "")
         yield from extension.decode_entries(connection.read(reply.length))
-
-
-def _checksum(places: Sequence[memoryview]) -> int:
-    if len(places) == 1:
-        return xxhash.xxh3_64_intdigest(places[0])
-    digest = xxhash.xxh3_64()
-    for place in places:
-        digest.update(place)
-    return digest.intdigest()
 
 
 def _read_header(connection: Connection) -> XReply:

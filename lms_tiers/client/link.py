@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from lms_tiers.client.connection import Buffer, Connection
-from lms_tiers.client.dialect import Dialect
+from lms_tiers.client.dialect import Allocate, Dialect, Missing
 from lms_tiers.errors import ConfigError, UnsupportedError
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage, key_text, own_bytes
 from lms_tiers.wire.extension import MAX_HOLDER_BYTES, MAX_KEY_BYTES, MAX_PIN_MILLISECONDS
@@ -61,6 +61,21 @@ def pipeline(connection: Connection, frames: Sequence[Sequence[Buffer]], read: C
         yield read(i)
 
 
+def fetch(connection: Link, text: str, place: Allocate, *, checked: bool = False) -> ChunkMeta | Missing:
+    """Ask for one chunk.
+
+    Bytes that do not fit their checksum may have been overwritten on their way, or the server may have taken the
+    checksum for that of an older chunk: they are asked for once more, to be checked there.
+    """
+    dialect = connection.dialect
+    connection.send((dialect.get(text, checked=checked),))
+    answer = dialect.read_get(connection, text, place)
+    if answer is Missing.DAMAGED:
+        connection.send((dialect.get(text, checked=True),))
+        answer = dialect.read_get(connection, text, place)
+    return answer
+
+
 def ask(connection: Link, texts: Sequence[str], answers: list[bool], *, leading: bool) -> None:
     """Append to `answers` what the server says of the `texts` that have none yet: whether it holds them.
 
@@ -74,7 +89,10 @@ def ask(connection: Link, texts: Sequence[str], answers: list[bool], *, leading:
     dialect = connection.dialect
     while len(answers) < len(texts) and not (leading and False in answers):
         rest = texts[len(answers) :]
-        if dialect.asks_many:
+        if len(rest) == 1:
+            connection.send((dialect.exists(rest[0]),))
+            answers.append(dialect.read_exists(connection, rest[0]))
+        elif dialect.asks_many:
             header, body, asked = dialect.held(rest, leading=leading)
             connection.send([header, body])
             answers.extend(dialect.read_held(connection, asked))

@@ -43,7 +43,7 @@ class PlainDialect(Dialect):
         if reply.code != ServerReturnCode.SUCCESS:
             return Missing.MISS
         meta = plain.reply_meta(reply)
-        connection.acknowledge()
+        connection.acknowledge(meta.length)
         places = allocate(meta)
         if places is None:
             connection.skip(meta.length)

@@ -7,8 +7,7 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 from lms_tiers.client.address import Address
@@ -26,17 +25,29 @@ _LAST_DELAY: Final = 5.0
 
 
 class _Place:
-    """One of a pool's places and the connection in it.
+    """One of a pool's places and the connection in it, for the length of a block.
 
     It is taken while somebody holds this object. So it comes back whatever ends its holder, also an interrupt in the
     middle of giving it back.
     """
 
-    __slots__ = ("__weakref__", "connection", "usable")
+    __slots__ = ("__weakref__", "_pool", "_until", "connection")
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Pool, until: float | None) -> None:
+        self._pool, self._until = pool, until
         self.connection: Link | None = None
-        self.usable = False
+
+    def __enter__(self) -> Link:
+        try:
+            connection = self._pool._take(self, self._until)
+        except BaseException:
+            self._pool._give_back(self, usable=False)
+            raise
+        connection.until = self._until
+        return connection
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool._give_back(self, usable=kind is None)
 
 
 class Pool:
@@ -72,6 +83,7 @@ class Pool:
         self._lock: Final = threading.Lock()
         self._changed: Final = threading.Condition(self._lock)
         self._closed = False
+        self._waiting = 0
         self._delay = 0.0
         self._retry_at = float("-inf")
         self._last_fault = ""
@@ -79,9 +91,8 @@ class Pool:
         self.peer = ""
         self.connects = 0
 
-    @contextmanager
-    def lend(self, until: float | None = None) -> Iterator[Link]:
-        """A connection for the block; one that the block leaves by an error is closed, not given back.
+    def lend(self, until: float | None = None) -> _Place:
+        """A connection for a block; one that the block leaves by an error is closed, not given back.
 
         Parameters
         ----------
@@ -92,17 +103,10 @@ class Pool:
         ------
         BackendClosedError, StorageUnavailableError
         """
-        place = _Place()
-        try:
-            connection = self._take(place, until)
-            connection.until = until
-            yield connection
-            place.usable = True
-        finally:
-            self._give_back(place)
+        return _Place(self, until)
 
     def _take(self, place: _Place, wanted: float | None) -> Link:
-        until = self._clock() + (self._timeout if wanted is None else min(self._timeout, wanted - time.monotonic()))
+        until: float | None = None
         with self._lock:
             while True:
                 if self._closed:
@@ -116,10 +120,17 @@ class Pool:
                     connection.close()
                 if len(self._held) < self._size:
                     break
+                if until is None:
+                    most = self._timeout if wanted is None else min(self._timeout, wanted - time.monotonic())
+                    until = self._clock() + most
                 left = until - self._clock()
                 if left <= 0:
                     raise StorageUnavailableError(str(self.address), "every connection is in use: enlarge the pool.")
-                self._changed.wait(left)
+                self._waiting += 1
+                try:
+                    self._changed.wait(left)
+                finally:
+                    self._waiting -= 1
             if self._clock() < self._retry_at:
                 raise StorageUnavailableError(
                     str(self.address), f"not reached lately ({self._last_fault}); retried soon."
@@ -174,15 +185,16 @@ class Pool:
             raise
         return connection
 
-    def _give_back(self, place: _Place) -> None:
+    def _give_back(self, place: _Place, *, usable: bool) -> None:
         with self._lock:
             self._held.discard(place)
             connection, place.connection = place.connection, None
-            if connection is not None and place.usable and not self._closed:
+            if connection is not None and usable and not self._closed:
                 self._free.append(connection)
             elif connection is not None:
                 connection.close()
-            self._changed.notify()
+            if self._waiting:
+                self._changed.notify()
 
     @property
     def closed(self) -> bool:

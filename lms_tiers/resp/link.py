@@ -7,13 +7,10 @@ import socket
 import ssl
 import struct
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from lms_tiers.client.address import Address
-from lms_tiers.client.connection import Buffer, Connection
-
-#: Bytes read ahead of what is asked for: the lines between bodies; a body beyond them is read where it belongs.
-_AHEAD: Final = 16 << 10
+from lms_tiers.client.connection import AHEAD, Buffer, Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +75,13 @@ class Link(Connection):
     def __init__(self, address: Address, timeout: float, tls: ssl.SSLContext | None) -> None:
         super().__init__(address, timeout, timeout, tls)
         self._patience = timeout
-        self._ahead: Final = bytearray(_AHEAD)
-        self._view: Final = memoryview(self._ahead)
-        self._at = self._end = 0
         if tls is None:  # what comes while nothing is asked is the answer to nothing: see `alive`
             self._poll.modify(self._sock, select.POLLIN | select.POLLRDHUP)
 
     @property
     def alive(self) -> bool:
         """Whether the node has not hung up, and nothing is left to be read of the last answer."""
-        return self._at == self._end and super().alive
+        return self._begin == self._end and super().alive
 
     def greet(self, place: Place) -> Self:
         """Say who calls, and choose the database; raises `PermissionError` where the node refuses."""
@@ -117,31 +111,14 @@ class Link(Connection):
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
-    def read_into(self, view: memoryview) -> None:
-        """Fill `view`, from what was read ahead first."""
-        held = min(len(view), self._end - self._at)
-        view[:held] = self._view[self._at : self._at + held]
-        self._at += held
-        if held < len(view):
-            super().read_into(view[held:])
-
     def line(self) -> bytes:
         """The next line, without its end."""
-        while (end := self._ahead.find(b"\r\n", self._at, self._end)) < 0:
-            if self._at:  # move what there is to the beginning
-                self._ahead[: self._end - self._at] = self._ahead[self._at : self._end]
-                self._at, self._end = 0, self._end - self._at
-            if self._end == _AHEAD:
+        while (end := self._ahead.find(b"\r\n", self._begin, self._end)) < 0:
+            if self._end - self._begin == AHEAD:
                 raise self.broken("sent a line that is none of RESP2.")
-            try:
-                got = self._sock.recv_into(self._view[self._end :])
-            except BlockingIOError:
-                raise TimeoutError("the server does not answer") from None
-            if not got:
-                raise ConnectionResetError("the server closed the connection")
-            self._end += got
-        line = self._ahead[self._at : end]
-        self._at = end + 2
+            self._read_ahead()
+        line = self._ahead[self._begin : end]
+        self._begin = end + 2
         return bytes(line)
 
     def number(self, kind: bytes) -> int | Refusal:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Generator
-from typing import Final
+from collections.abc import Generator, Sequence
+from typing import Any, Final
 
 import xxhash
 
@@ -24,11 +24,11 @@ from lms_tiers.errors import (
 )
 from lms_tiers.messages import ChunkMeta, OpaqueKey, ServerReturnCode
 from lms_tiers.server.held import answer_held, answer_pin
-from lms_tiers.server.plain import check_length, refused, store, trouble
+from lms_tiers.server.plain import check_length, finish, refused, store, trouble
 from lms_tiers.server.session import Session, Steps, Wait
 from lms_tiers.wire import extension
 from lms_tiers.wire.extension import XCommand, XError, XRequest
-from lms_tiers.wire.plain import MAX_LENGTH
+from lms_tiers.wire.plain import KEY_BYTES, MAX_LENGTH
 
 _log = logging.getLogger(__name__)
 
@@ -45,49 +45,78 @@ _ERRORS: Final = (
 _FIELDS: Final = ("reason", "size", "limit", "where", "needed", "free", "operation", "seconds")
 _OK: Final = extension.encode_xreply(ServerReturnCode.SUCCESS)
 _MISS: Final = extension.encode_xreply(ServerReturnCode.FAIL)
+#: What each request is called where it is counted.
+_NAMES: Final = {command: f"x{command.name.lower()}" for command in XCommand}
 
 
-def speaks(header: bytearray) -> bool:
-    """Whether a header is one of these."""
-    return extension.is_extension(header)
+def answer(session: Session, header: bytearray) -> Steps | None:
+    """Serve one request, or return the steps that are left; raises `ProtocolError` where the connection cannot go on.
 
-
-def answer(session: Session, header: bytearray) -> Steps:
-    """Serve one request; raises `ProtocolError` where the connection cannot go on."""
+    A GET whose peer takes the chunk at once and an EXIST are over when this returns, as those of LMCache's clients.
+    """
     started = time.perf_counter()
     request = extension.decode_xrequest(header)
-    if request.command not in (XCommand.HELD, XCommand.PIN):
-        check_length(session, request.length)
+    command = request.command
+    if (command is not XCommand.GET and command is not XCommand.EXIST) or request.key_bytes > KEY_BYTES:
+        if command not in (XCommand.HELD, XCommand.PIN):
+            check_length(session, request.length)
+        return _served(session, request, started)
+    event: str | None = None
+    sent = 0
+    try:
+        key, _ = extension.decode_xnames(request, b"")
+        if command is XCommand.GET:
+            sent, event, rest = _get(session, key, unchecked=request.argument == extension.UNCHECKED)
+        else:
+            rest = session.send_borrowed((_OK if session.backend.contains(OpaqueKey(key)) else _MISS,))
+    except LmsTiersError as error:
+        rest = session.send_borrowed(_failed(session, command, error))
+    if rest is not None:
+        return finish(session, _NAMES[command], started, rest, sent, event)
+    session.counters.request(_NAMES[command], time.perf_counter() - started, 0, sent, event)
+    return None
+
+
+def _served(session: Session, request: XRequest, started: float) -> Steps:
+    command = request.command
     bytes_in = bytes_out = 0
+    event: str | None = None
     try:
         key, meta = yield from _names(session, request)
-        if request.command is XCommand.PUT and meta is not None:
+        if command is XCommand.PUT and meta is not None:
             bytes_in = request.length
             yield from _put(session, request, key, meta)
-        elif request.command is XCommand.HELD:
+        elif command is XCommand.HELD:
             bytes_out = yield from answer_held(session, request)
-        elif request.command is XCommand.PIN:
+        elif command is XCommand.PIN:
             bytes_out = yield from answer_pin(session, request, key)
-        elif request.command is XCommand.GET:
-            bytes_out = yield from _get(session, key, unchecked=request.argument == extension.UNCHECKED)
-        elif request.command is XCommand.EXIST:
+        elif command is XCommand.GET:
+            bytes_out, event, rest = _get(session, key, unchecked=request.argument == extension.UNCHECKED)
+            if rest is not None:
+                yield from session.send_rest(rest)
+        elif command is XCommand.EXIST:
             held = session.backend.contains(OpaqueKey(key))
             yield from session.answer(_OK if held else _MISS)
-        elif request.command is XCommand.REMOVE:
+        elif command is XCommand.REMOVE:
             session.backend.remove(OpaqueKey(key))
             yield from session.answer(_OK)
-        elif request.command is XCommand.FLUSH:
+        elif command is XCommand.FLUSH:
             session.backend.flush(request.argument / 1000 if request.argument >= 0 else None)
             yield from session.answer(_OK)
         else:
-            bytes_out = yield from _list(session, with_meta=request.command is XCommand.SCAN)
-    except BackendClosedError:
-        raise
+            bytes_out = yield from _list(session, with_meta=command is XCommand.SCAN)
     except LmsTiersError as error:
-        if request.command is not XCommand.PUT:
-            trouble(session, request.command.name.lower(), None, error)
-        yield from session.answer(*_failure(error))
-    session.counters.request(f"x{request.command.name.lower()}", time.perf_counter() - started, bytes_in, bytes_out)
+        yield from session.answer(*_failed(session, command, error))
+    session.counters.request(_NAMES[command], time.perf_counter() - started, bytes_in, bytes_out, event)
+
+
+def _failed(session: Session, command: XCommand, error: LmsTiersError) -> tuple[bytes, bytes]:
+    """The answer that tells of `error`; a closed storage ends the connection."""
+    if isinstance(error, BackendClosedError):
+        raise error
+    if command is not XCommand.PUT:
+        trouble(session, command.name.lower(), None, error)
+    return _failure(error)
 
 
 def _failure(error: LmsTiersError) -> tuple[bytes, bytes]:
@@ -98,7 +127,7 @@ def _failure(error: LmsTiersError) -> tuple[bytes, bytes]:
 
 
 def _names(session: Session, request: XRequest) -> Generator[Wait, None, tuple[str, ChunkMeta | None]]:
-    tail = bytearray()
+    tail: bytes | bytearray = b""
     if request.tail_bytes:
         # A long key is a body like any other: thousands of peers must not make thousands of buffers.
         share = min(request.tail_bytes, session.budget.limit)
@@ -126,25 +155,34 @@ def _put(session: Session, request: XRequest, key: str, meta: ChunkMeta) -> Step
             if not share.taken:
                 yield from session.admit(request.length)
             session.stream.acknowledge()
-            body = yield from session.receive(request.length)
-            if xxhash.xxh3_64_intdigest(body) != request.checksum:
+            digest = xxhash.xxh3_64()
+            body, got = session.receive_some(request.length, digest)
+            if got < request.length:
+                yield from session.receive_rest(body, got, digest)
+            if digest.intdigest() != request.checksum:
                 session.counters.add("damaged")
                 session.failed_batch = batch
                 yield from session.answer(extension.encode_xreply(ServerReturnCode.FAIL, error=XError.DAMAGED))
                 return
             store(session, key, meta, body)
+            session.checksums.note(key, request.length, request.checksum)
     except LmsTiersError as error:
         session.failed_batch = batch
         refused(session, key, error)
         raise
-    yield from session.answer(_OK)
+    rest = session.send(_OK)
+    if rest is not None:
+        yield from rest
 
 
 def _found(meta: ChunkMeta, checksum: int) -> bytes:
-    return extension.encode_xreply(ServerReturnCode.SUCCESS, meta.length, meta=meta.pack(), checksum=checksum)
+    return extension.encode_xreply(
+        ServerReturnCode.SUCCESS, meta.length, meta=extension.packed(meta), checksum=checksum
+    )
 
 
-def _get(session: Session, key: str, unchecked: bool) -> Generator[Wait, None, int]:
+def _get(session: Session, key: str, unchecked: bool) -> tuple[int, str, list[memoryview] | None]:
+    """Answer with a chunk as far as the peer takes it at once: its length, what to count, and the rest to be sent."""
     rest: list[memoryview] | None = None
     found = False
     length = 0
@@ -161,17 +199,14 @@ def _get(session: Session, key: str, unchecked: bool) -> Generator[Wait, None, i
             obj = session.backend.get(OpaqueKey(key))
             if obj is not None:
                 length = obj.length
-                head = _found(ChunkMeta.of_obj(key, obj), xxhash.xxh3_64_intdigest(obj.data))
+                head = _found(ChunkMeta.of_obj(key, obj), _checksum(session, key, length, (obj.data,), unchecked))
                 found = True
                 rest = session.send_borrowed([head, obj.data] if length else [head], lasting=True)
         else:
             with session.backend.view(OpaqueKey(key)) as view:
                 if view is not None:
-                    digest = xxhash.xxh3_64()
-                    for buffer in view.buffers:
-                        digest.update(buffer)
                     length = view.meta.length
-                    head = _found(view.meta, digest.intdigest())
+                    head = _found(view.meta, _checksum(session, key, length, view.buffers, unchecked))
                     found = True
                     rest = session.send_borrowed([head, *view.buffers])
     except (BackendClosedError, InvalidKeyError):
@@ -183,11 +218,23 @@ def _get(session: Session, key: str, unchecked: bool) -> Generator[Wait, None, i
             raise
         trouble(session, "xget", key, error)
     if not found:
-        rest = session.send_borrowed([_MISS])
-    if rest is not None:
-        yield from session.send_rest(rest)
-    session.counters.add("hits" if found else "misses")
-    return length
+        rest = session.send_borrowed((_MISS,))
+    return length, "hits" if found else "misses", rest
+
+
+def _checksum(session: Session, key: str, length: int, buffers: Sequence[Any], unchecked: bool) -> int:
+    """The checksum of a chunk; the one remembered where the client compares and asks once more."""
+    if unchecked and (known := session.checksums.of(key)) is not None:
+        return known
+    if len(buffers) == 1:
+        checksum = xxhash.xxh3_64_intdigest(buffers[0])
+    else:
+        digest = xxhash.xxh3_64()
+        for buffer in buffers:
+            digest.update(buffer)
+        checksum = digest.intdigest()
+    session.checksums.note(key, length, checksum)
+    return checksum
 
 
 def _list(session: Session, *, with_meta: bool) -> Generator[Wait, None, int]:

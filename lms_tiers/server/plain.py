@@ -127,14 +127,15 @@ def _get(session: Session, key: str | None) -> Steps | None:
     if not found:
         rest = session.send_borrowed([encode_reply(ServerReturnCode.FAIL)])
     if rest is not None:
-        return _finish(session, "get", started, rest, sent, "hits" if found else "misses")
+        return finish(session, "get", started, rest, sent, "hits" if found else "misses")
     session.counters.request("get", time.perf_counter() - started, 0, sent, "hits" if found else "misses")
     return None
 
 
-def _finish(
+def finish(
     session: Session, command: str, started: float, rest: list[memoryview], sent: int, event: str | None
 ) -> Steps:
+    """Send what is left of an answer, then count its request, and an event with it."""
     yield from session.send_rest(rest)
     session.counters.request(command, time.perf_counter() - started, 0, sent, event)
 
@@ -162,7 +163,7 @@ def _exist(session: Session, key: str | None) -> Steps | None:
             trouble(session, "exist", key, error)
     rest = session.send_borrowed([encode_reply(ServerReturnCode.SUCCESS if held else ServerReturnCode.FAIL)])
     if rest is not None:
-        return _finish(session, "exist", started, rest, 0, None)
+        return finish(session, "exist", started, rest, 0, None)
     session.counters.request("exist", time.perf_counter() - started, 0, 0)
     return None
 
@@ -176,6 +177,6 @@ def _list(session: Session) -> Steps | None:
         return session.send(encode_reply(ServerReturnCode.FAIL))
     rest = session.send_borrowed([encode_list_reply(len(body)), body])
     if rest is not None:
-        return _finish(session, "list", started, rest, len(body), None)
+        return finish(session, "list", started, rest, len(body), None)
     session.counters.request("list", time.perf_counter() - started, 0, len(body))
     return None

@@ -15,6 +15,7 @@ from lms_tiers.errors import ConfigError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.server import extended, plain
 from lms_tiers.server.budget import ReceiveBudget
+from lms_tiers.server.checksums import Checksums
 from lms_tiers.server.counters import Counters
 from lms_tiers.server.listening import BACKLOG, Listener
 from lms_tiers.server.reactor import Reactor
@@ -22,6 +23,7 @@ from lms_tiers.server.session import Session, Steps
 from lms_tiers.server.settings import ServerSettings
 from lms_tiers.server.stream import PlainStream, Stream, TlsStream
 from lms_tiers.wire.buffers import receive_buffer
+from lms_tiers.wire.extension import is_extension
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class Server:
         self.settings: Final = settings or ServerSettings()
         self.counters: Final = Counters()
         self.budget: Final = ReceiveBudget(self.settings.receive_budget)
+        self._checksums: Final = Checksums()
         self._closed = False
         self._tls = tls_context(self.settings)
         self._accepting: Final = threading.Lock()
@@ -148,7 +151,7 @@ class Server:
             session = Session(
                 stream, self.backend, self.settings, self.budget, self.counters, peer,
                 self._reactor.spare, lambda _: self._reactor.wake(descriptor), answer,
-                self._allocate,
+                self._allocate, self._checksums,
             )  # fmt: skip
             self._reactor.adopt(descriptor, session)
             undo.pop_all()
@@ -201,7 +204,7 @@ class Server:
 
 def answer(session: Session, header: bytearray) -> Steps | None:
     """Serve one request of either protocol, or return the steps that are left; see `Session`."""
-    return extended.answer(session, header) if extended.speaks(header) else plain.answer(session, header)
+    return extended.answer(session, header) if is_extension(header) else plain.answer(session, header)
 
 
 def _peer_name(address: object) -> str:

@@ -16,9 +16,12 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Final, TypeAlias
 
+import xxhash
+
 from lms_tiers.errors import BackendClosedError, ProtocolError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.server.budget import ReceiveBudget
+from lms_tiers.server.checksums import Checksums
 from lms_tiers.server.counters import Counters
 from lms_tiers.server.settings import ServerSettings
 from lms_tiers.server.stream import Buffer, Stream
@@ -30,6 +33,8 @@ _log = logging.getLogger(__name__)
 #: Bytes a reader must take in one linger time to keep a borrowed chunk; a slower one gets a copy.
 _FAST_READER: Final = 256 * 1024
 _DRAIN_BUFFER: Final = 65536
+#: Bytes that are received at a time where they are checked: few enough to be in the processor's cache still.
+_PIECE: Final = 256 * 1024
 #: A read below this, with more to come, makes a peer a slow one; a TLS record brings up to this much.
 _TRICKLE: Final = 16384
 
@@ -69,12 +74,14 @@ class Session:
         Serves a request, given its header: what is left to do, or None; raises `ProtocolError` where it cannot go on.
     allocate : callable
         Makes the buffer a chunk is received into.
+    checksums : Checksums, optional
+        Those of the backend's chunks, for all sessions.
     """
 
     def __init__(
         self, stream: Stream, backend: LMSBackendInterface, settings: ServerSettings, budget: ReceiveBudget,
         counters: Counters, peer: str, spare: Callable[[], bool], wake: Callable[[Session], None],
-        answer: Answer, allocate: Callable[[int], bytearray] = receive_buffer,
+        answer: Answer, allocate: Callable[[int], bytearray] = receive_buffer, checksums: Checksums | None = None,
     ) -> None:  # fmt: skip
         self.stream: Final = stream
         self.backend: Final = backend
@@ -88,6 +95,7 @@ class Session:
         self._wake: Final = wake
         self._answer: Final = answer
         self.allocate: Final = allocate
+        self.checksums: Final = checksums or Checksums()
         self.granted = False
         self.idle = True
         self.draining = False
@@ -186,11 +194,12 @@ class Session:
         self.deadline = min(self._transfer_end, time.monotonic() + self.settings.stall_timeout)
         yield wait
 
-    def _fill(self, view: memoryview, patient: bool = True) -> Steps:
+    def _fill(self, view: memoryview, patient: bool = True, digest: xxhash.xxh3_64 | None = None) -> Steps:
         got = 0
         while got < len(view):
+            rest = view[got:] if digest is None else view[got : got + _PIECE]
             try:
-                now = self.stream.recv_into(view[got:], patient and self.spare())
+                now = self.stream.recv_into(rest, patient and self.spare())
             except BlockingIOError:
                 patient = False
                 self.stream.low_water(len(view) - got)
@@ -198,13 +207,17 @@ class Session:
                 continue
             if now == 0:
                 raise PeerGone
+            if digest is not None:
+                digest.update(rest[:now])
             got += now
             # A few bytes in a whole linger time: waiting for more of them would give a trickling peer this thread.
             patient = patient and now >= _TRICKLE
         self.stream.low_water(1)
 
-    def receive_some(self, nbytes: int) -> tuple[bytearray, int]:
+    def receive_some(self, nbytes: int, digest: xxhash.xxh3_64 | None = None) -> tuple[bytearray, int]:
         """A buffer for the next `nbytes` bytes, for which the caller has taken a share of the budget.
+
+        With a `digest` of what arrives it is fed piece by piece, while the bytes are still in the processor's cache.
 
         Returns
         -------
@@ -215,25 +228,33 @@ class Session:
         self.start_transfer(nbytes)
         if not nbytes:
             return body, 0
-        try:
-            with memoryview(body) as view:
-                got = self.stream.recv_into(view, self.spare())
-        except BlockingIOError:
-            return body, 0
-        if got == 0:
-            raise PeerGone
+        got = 0
+        with memoryview(body) as view:
+            while got < nbytes:
+                piece = view if digest is None else view[got : got + _PIECE]
+                try:
+                    now = self.stream.recv_into(piece, self.spare())
+                except BlockingIOError:
+                    break
+                if now == 0:
+                    raise PeerGone
+                got += now
+                if digest is not None:
+                    digest.update(piece[:now])
+                if now < len(piece):
+                    break
         return body, got
 
-    def receive_rest(self, body: bytearray, got: int) -> Steps:
+    def receive_rest(self, body: bytearray, got: int, digest: xxhash.xxh3_64 | None = None) -> Steps:
         """Fill `body` from byte `got` on."""
         with memoryview(body) as view:
-            yield from self._fill(view[got:], patient=got >= _TRICKLE)
+            yield from self._fill(view[got:], patient=got >= _TRICKLE, digest=digest)
 
-    def receive(self, nbytes: int) -> Generator[Wait, None, bytearray]:
+    def receive(self, nbytes: int, digest: xxhash.xxh3_64 | None = None) -> Generator[Wait, None, bytearray]:
         """The next `nbytes` bytes, for which the caller has taken a share of the budget."""
-        body, got = self.receive_some(nbytes)
+        body, got = self.receive_some(nbytes, digest)
         if got < nbytes:
-            yield from self.receive_rest(body, got)
+            yield from self.receive_rest(body, got, digest)
         return body
 
     def admit(self, nbytes: int) -> Steps:
@@ -276,7 +297,10 @@ class Session:
             sent = self.stream.send(buffers, self.spare())
         except BlockingIOError:
             sent = 0
-        if sent == sum(b.nbytes if isinstance(b, memoryview) else len(b) for b in buffers):
+        left = -sent
+        for buffer in buffers:
+            left += buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
+        if not left:
             return None
         pending = [memoryview(b).cast("B") for b in buffers if len(b)]
         try:

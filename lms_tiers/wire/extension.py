@@ -8,11 +8,12 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from lms_tiers.errors import FormatError, InvalidChunkError, InvalidKeyError, ProtocolError
 from lms_tiers.messages import NAMESPACE_BYTES, ChunkMeta, ServerReturnCode
-from lms_tiers.wire.plain import KEY_BYTES, MAX_LENGTH, decode_reply
+from lms_tiers.wire.plain import KEY_BYTES, MAX_LENGTH, RETURN_CODES
 
 #: Limits of the variable parts.
 MAX_KEY_BYTES: Final = 65535
@@ -103,6 +104,10 @@ _XHEADER: Final = struct.Struct(f"<5iQ8x{KEY_BYTES}s")
 _XREPLY: Final = struct.Struct("<4iQ12x")
 
 
+#: The packed form of metadata: the chunks of one model have the same few.
+packed: Final = lru_cache(maxsize=4096)(ChunkMeta.pack)
+
+
 def is_extension(header: bytes | bytearray | memoryview) -> bool:
     """Whether a client header belongs to the extension."""
     return header[0] in _XCOMMANDS and not (header[1] or header[2] or header[3])
@@ -114,14 +119,13 @@ def encode_xrequest(
 ) -> bytes:  # fmt: skip
     """A request of the extension, key and metadata included; a PUT's chunk follows, or `length` bytes of keys."""
     raw = key.encode()
-    packed = b"" if meta is None else meta.pack()
+    both = raw if meta is None else raw + packed(meta)
     if len(raw) > MAX_KEY_BYTES:
         raise InvalidKeyError(key, f"is {len(raw)} bytes long; at most {MAX_KEY_BYTES} are taken.")
     length = length if meta is None else meta.length
     if length > MAX_LENGTH:
         raise InvalidChunkError(key, f"{length} bytes are more than a header can tell.")
-    both = raw + packed
-    head = _XHEADER.pack(command, length, len(raw), len(packed), argument, checksum, both[:KEY_BYTES])
+    head = _XHEADER.pack(command, length, len(raw), len(both) - len(raw), argument, checksum, both[:KEY_BYTES])
     return head + both[KEY_BYTES:]
 
 
@@ -207,8 +211,13 @@ def decode_xreply(header: bytes | bytearray | memoryview) -> XReply:
     ProtocolError
         Wrong size, unknown code, or a part's size that cannot be.
     """
-    decode_reply(header)
+    if len(header) != _XREPLY.size:
+        raise ProtocolError("server", f"a header has {_XREPLY.size} bytes, got {len(header)}.")
     reply = XReply(*_XREPLY.unpack(header))
+    if reply.code not in RETURN_CODES:
+        raise ProtocolError("server", f"unknown code {reply.code}.")
+    if reply.length < 0:
+        raise ProtocolError("server", f"a body of {reply.length} bytes.")
     if not 0 <= reply.meta_bytes <= MAX_META_BYTES:
         raise ProtocolError("server", f"metadata of {reply.meta_bytes} bytes.")
     return reply

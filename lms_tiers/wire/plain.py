@@ -29,6 +29,8 @@ EXTENSION: Final = 3
 #: A key that LMCache's server can parse, so that a greeting does not end its connection.
 GREETING_KEY: Final = "lms-tiers@1@0@0@half"
 
+#: Of answers of either protocol.
+RETURN_CODES: Final = frozenset(int(code) for code in ServerReturnCode)
 _COMMANDS: Final = {command.value: command for command in ClientCommand}
 
 
@@ -226,7 +228,7 @@ def decode_reply(header: bytes | bytearray | memoryview) -> Reply:
     if len(header) != SERVER_HEADER.size:
         raise ProtocolError("server", f"a header has {SERVER_HEADER.size} bytes, got {len(header)}.")
     reply = Reply(*SERVER_HEADER.unpack(header))
-    if reply.code not in (ServerReturnCode.SUCCESS, ServerReturnCode.FAIL):
+    if reply.code not in RETURN_CODES:
         raise ProtocolError("server", f"unknown code {reply.code}.")
     if reply.length < 0:
         raise ProtocolError("server", f"a body of {reply.length} bytes.")
