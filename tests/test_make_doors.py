@@ -37,16 +37,20 @@ def test_a_process_that_ends_badly_or_never_fails_the_check_with_what_it_said(tm
         there.run("-c", "import signal; print('it began', flush=True); signal.pause()", seconds=1)
 
 
+WARNS = "import warnings\ndef test_one(): warnings.warn_explicit('old', DeprecationWarning, 'file', 1, '{}')\n"
+
+
 @pytest.mark.leaks_allowed
 @pytest.mark.parametrize(
     ("body", "seen"),
     [
-        ("def test_one(): pass\ndef test_two(): pass\n", "2 passed"),
+        (WARNS.format("engine") + "def test_two(): pass\n", "2 passed"),
         ("import pytest\ndef test_one(): pass\ndef test_two(): pytest.skip('absent')\n", Failed),
         pytest.param("def test_one(): assert False\n", Failed, marks=pytest.mark.deep),
         pytest.param("", Failed, marks=pytest.mark.deep),
+        pytest.param(WARNS.format("lms_tiers.x"), Failed, marks=pytest.mark.deep),
     ],
-    ids=["green", "skipped", "red", "empty"],
+    ids=["green", "skipped", "red", "empty", "project warns"],
 )
 def test_a_skip_where_the_engine_is_there_is_a_failure(body: str, seen: object, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(body)
