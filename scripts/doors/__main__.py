@@ -38,7 +38,7 @@ def pytest_of(engine: Engine, made: Made, quick: bool = False) -> str:
     which = ("-m", "not deep") if quick else ()
     said = made.run(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", f"filterwarnings={_WARNINGS}", f"--junitxml={report}",
-        *which, engine.tests, seconds=1200,
+        *which, engine.tests, seconds=3000,
     )  # fmt: skip
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     skipped = [str(case.get("name")) for case in cases if case.find("skipped") is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar, cast
 
@@ -70,3 +70,11 @@ def told(call: F) -> F:
         return answer
 
     return cast(F, telling)
+
+
+def tries(least: int, met: Sequence[object], most: int = 40) -> Iterator[int]:
+    """So many tries, and more while nothing was `met` that they are for: on a busy machine that may take some."""
+    for number in range(max(least, most)):
+        if number >= least and met:
+            return
+        yield number

@@ -36,6 +36,10 @@ from lms_tiers.messages import ChunkMeta, OpaqueKey
 
 _log = logging.getLogger(__name__)
 
+#: Bytes of a task from which a second thread takes a part: it copies and checks while the other does. A store's parts
+#: are larger, as writes to one file wait for each other, and only the checksums beside them do not.
+_LOAD_PART: Final = 8 << 20
+_STORE_PART: Final = 16 << 20
 #: Seconds that a report waits for the store to say whether it works.
 _REPORT_WAIT: Final = 2.0
 
@@ -111,7 +115,7 @@ class L2Adapter(L2AdapterInterface):  # type: ignore[misc]  # LMCache is not the
             some = chunks[begin:end], objects[begin:end]
             return transfers.storing(store, *some, in_time=in_time, held=held, stored=note)
 
-        return self._tasks.submit(Kind.STORE, len(keys), part)
+        return self._tasks.submit(Kind.STORE, len(keys), part, self._parts(objects, _STORE_PART))
 
     def pop_completed_store_tasks(self) -> dict[int, Any]:
         """Results of stores, each once: the bytes moved, or a failure where an object was not stored."""
@@ -182,7 +186,7 @@ class L2Adapter(L2AdapterInterface):  # type: ignore[misc]  # LMCache is not the
 
             return work
 
-        return self._tasks.submit(Kind.LOAD, len(keys), part)
+        return self._tasks.submit(Kind.LOAD, len(keys), part, self._parts(objects, _LOAD_PART))
 
     def query_load_result(self, task_id: int) -> Any | None:
         """Which objects were read, once; None until the load is over."""
@@ -195,6 +199,10 @@ class L2Adapter(L2AdapterInterface):  # type: ignore[misc]  # LMCache is not the
         bits = Bitmap(len(task.succeeded))
         bits.batched_set([i for i, succeeded in enumerate(task.succeeded) if succeeded])
         return bits
+
+    def _parts(self, objects: Sequence[Any], nbytes: int) -> int:
+        """How many parts of so many bytes, at least, a task is shared out in: no more than keep all threads busy."""
+        return min(2 * self._options.workers, sum(int(obj.get_size()) for obj in objects) // nbytes)
 
     def _until(self, seconds: float) -> Callable[[], bool]:
         end = self._clock() + seconds

@@ -1,4 +1,4 @@
-"""Tasks that LMCache hands in: each is a job, and has one result, put down before anybody is told.
+"""Tasks that LMCache hands in: each is one or more jobs, and has one result, put down before anybody is told.
 
 A result is given once. LMCache does not ask for those of requests it has given up: they expire.
 """
@@ -9,6 +9,7 @@ import enum
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from lms_tiers.doors.jobs import Jobs, Queue, Result, Work
@@ -32,6 +33,8 @@ class Task:
 
     Attributes
     ----------
+    left : int
+        Jobs of it that have not ended.
     succeeded : list of bool
         For each key.
     nbytes : int
@@ -41,6 +44,7 @@ class Task:
 
     number: int
     kind: Kind
+    left: int
     succeeded: list[bool]
     nbytes: int = 0
     down: float = 0.0
@@ -75,21 +79,23 @@ class Tasks:
             self._transfers.close()
             raise
 
-    def submit(self, kind: Kind, count: int, work: Callable[[int, int], Work]) -> int:
+    def submit(self, kind: Kind, count: int, work: Callable[[int, int], Work], parts: int = 1) -> int:
         """Begin a task about `count` keys; `work(begin, end)` is what is done for some of them in a row.
 
-        Where the tasks are closed it has failed already.
+        It may be shared out in so many `parts` over the threads. Where the tasks are closed it has failed already.
         """
         jobs = self._looks if kind is Kind.LOOKUP else self._transfers
         queue = Queue.STORE if kind is Kind.STORE else Queue.LOAD
+        parts = max(1, min(parts, count))
+        bounds = [count * i // parts for i in range(parts + 1)]
         with self._lock:
             self._numbers = number = self._numbers + 1
-            self._open[number] = Task(number, kind, [False] * count)
-        try:
-            # One job: shared out over threads on two cores, loads took twice as long, by hand-overs of the interpreter.
-            jobs.submit(queue, work(0, count), count, number)
-        except BackendClosedError:
-            self._absorb([(number, (), 0)])
+            self._open[number] = Task(number, kind, parts, [False] * count)
+        for begin, end in pairwise(bounds):
+            try:
+                jobs.submit(queue, work(begin, end), end - begin, (number, begin))
+            except BackendClosedError:
+                self._absorb([(number, begin, (), 0)])
         return number
 
     def aside(self, work: Work) -> bool:
@@ -124,16 +130,21 @@ class Tasks:
     # -- in the threads ----------------------------------------------------------------------------------------------
 
     def _ended(self, jobs: Jobs) -> None:
-        self._absorb([(result.tag, *_moved(result)) for result in jobs.poll() if result.tag is not None])
+        self._absorb([(*result.tag, *_moved(result)) for result in jobs.poll() if result.tag is not None])
 
-    def _absorb(self, ended: Sequence[tuple[int, Sequence[bool], int]]) -> None:
+    def _absorb(self, parts: Sequence[tuple[int, int, Sequence[bool], int]]) -> None:
         kinds = set()
         with self._lock:
             now = self._clock()
-            for number, succeeded, nbytes in ended:
-                task = self._open.pop(number)
-                task.succeeded[: len(succeeded)] = succeeded
-                task.nbytes, task.down = nbytes, now
+            for number, begin, succeeded, nbytes in parts:
+                task = self._open[number]
+                task.succeeded[begin : begin + len(succeeded)] = succeeded
+                task.nbytes += nbytes
+                task.left -= 1
+                if task.left:
+                    continue
+                del self._open[number]
+                task.down = now
                 down = self._down[task.kind]
                 down[number] = task
                 kinds.add(task.kind)

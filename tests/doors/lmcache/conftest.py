@@ -25,6 +25,8 @@ Open = Callable[..., Any]
 def lmcache() -> Iterator[None]:
     """LMCache, or the double in its place for this module's tests."""
     if importlib.util.find_spec("lmcache") is not None:
+        # All at once, outside any test: some start what stays (threads, descriptors) where they are first imported.
+        importlib.import_module("lmcache.v1.distributed.l2_adapters.factory").load_all_adapters()
         yield
         return
     double.install()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,32 @@ def test_what_is_stored_is_found_locked_and_loaded_byte_for_byte(adapter: Open) 
     assert loops.lookup(keys) == [True] * 40
     assert loops.get(range(40)) == [True] * 40
     loops.adapter.submit_unlock(keys)
+
+
+def test_a_large_task_is_shared_out_and_has_one_result(faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = Slot().nbytes
+    module = importlib.import_module("lms_tiers.doors.lmcache.adapter")
+    monkeypatch.setattr(module, "_LOAD_PART", 4 * size)
+    monkeypatch.setattr(module, "_STORE_PART", 4 * size)
+    adapter, backend = faulty()
+    loops = Loops(adapter)
+    backend.inject("*", Fault.BLOCK)
+    store = adapter.submit_store_task([key(i) for i in range(23)], [Slot().filled(i).obj for i in range(23)])
+    until(lambda: backend.blocked == 3)  # of four threads one is kept for loads
+    backend.heal()
+    backend.release()
+    assert loops.stored(store).bytes_transferred() == 23 * size
+    adapter.delete([key(0), key(11)])
+    backend.inject("*", Fault.BLOCK)
+    slots = [Slot() for _ in range(24)]
+    load = adapter.submit_load_task([key(i) for i in range(24)], [slot.obj for slot in slots])
+    until(lambda: backend.blocked == 4)
+    assert adapter.query_load_result(load) is None
+    backend.heal()
+    backend.release()
+    there = loops.loaded(load, 24)
+    assert there == [i not in (0, 11, 23) for i in range(24)]
+    assert all(slot.holds(i) if there[i] else slot.untouched for i, slot in enumerate(slots))
 
 
 def test_a_look_up_answers_for_each_key_not_for_a_prefix(adapter: Open) -> None:

@@ -214,23 +214,23 @@ def same(ours: Any, theirs: Any) -> bool:
 @pytest.mark.parametrize("seeds", drawn(5, 60))
 def test_drawn_calls_are_answered_as_by_the_file_backend(open_door: Open, tmp_path: Path, seeds: range) -> None:
     """Flat pages, hits of one pool and of several, and batches by pools; each in its own host memory."""
-    from sglang.srt.mem_cache.hicache_storage import HiCacheFile, PoolHitPolicy, PoolName, PoolTransfer
+    from sglang.srt.mem_cache.hicache_storage import PoolHitPolicy, PoolName, PoolTransfer
 
     hits = 0
     for seed in seeds:
         rng = random.Random(seed)
         layout = rng.choice(["layer_first", "page_first", "page_first_direct", "page_head"])
         ours = open_door("cpu?capacity=64MiB", pool=pool_of(layout))
-        file = HiCacheFile(config({"file_storage_path": str(tmp_path / str(seed))}))
-        pools = {"ours": (ours.pool, Pieces()), "theirs": (pool_of(layout), Pieces())}
+        file = pools.file_backend(tmp_path / str(seed))
+        host = {"ours": (ours.pool, Pieces()), "theirs": (pool_of(layout), Pieces())}
         doors = {"ours": ours.door, "theirs": file}
         for who, door in doors.items():
-            door.register_mem_pool_host(pools[who][0])
-            for pool, kind in zip(pools[who], (PoolName.KV, PoolName.MAMBA), strict=True):
+            door.register_mem_pool_host(host[who][0])
+            for pool, kind in zip(host[who], (PoolName.KV, PoolName.MAMBA), strict=True):
                 door.register_mem_host_pool_v2(pool, kind)
         kv, states = (
-            {w: Drive(doors[w], p[0]) for w, p in pools.items()},
-            {w: Drive(doors[w], p[1]) for w, p in pools.items()},
+            {w: Drive(doors[w], p[0]) for w, p in host.items()},
+            {w: Drive(doors[w], p[1]) for w, p in host.items()},
         )
         for _ in range(30):
             keys = [name(rng.randrange(10)) for _ in range(rng.randint(1, 5))]

@@ -54,7 +54,8 @@ class HiCacheHarness(AdapterHarness):
             from sglang.srt.mem_cache.storage import StorageBackendFactory
 
             config = pools.config(options, **changes)
-            backend = StorageBackendFactory.create_backend(self.subject, config, pool)
+            with pools.files_at(options):
+                backend = StorageBackendFactory.create_backend(self.subject, config, pool)
         backend.register_mem_pool_host(pool)
         if way == "v2":
             backend.register_mem_host_pool_v2(pool, PoolName.KV)

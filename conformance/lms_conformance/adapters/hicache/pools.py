@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -22,6 +24,35 @@ def config(extra: dict[str, Any], **changes: Any) -> Any:
         "is_mla_model": False, "enable_storage_metrics": True, "is_page_first_layout": False, "model_name": "llama",
     }  # fmt: skip
     return HiCacheStorageConfig(**{**fields, **changes}, extra_config=extra)
+
+
+#: Where SGLang's file backend takes its directory from first; before 0.5.22 from nowhere else.
+_FILES: Final = "SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR"
+
+
+@contextmanager
+def files_at(extra: Mapping[str, Any]) -> Iterator[None]:
+    """A file backend that is made within the block keeps its files at ``file_storage_path``, in every release."""
+    place, before = extra.get("file_storage_path"), os.environ.get(_FILES)
+    if place is None:
+        yield
+        return
+    os.environ[_FILES] = str(place)
+    try:
+        yield
+    finally:
+        os.environ.pop(_FILES)
+        if before is not None:
+            os.environ[_FILES] = before
+
+
+def file_backend(place: object) -> Any:
+    """SGLang's own file backend at a directory."""
+    from sglang.srt.mem_cache.hicache_storage import HiCacheFile
+
+    extra = {"file_storage_path": str(place)}
+    with files_at(extra):
+        return HiCacheFile(config(extra))
 
 
 def unified() -> bool:

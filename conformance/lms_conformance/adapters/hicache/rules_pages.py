@@ -173,11 +173,11 @@ def _moved(trial: AdapterTrial, drive: Drive, what: str, *transfers: Any) -> Any
                     min_size=2, max_size=5)))  # fmt: skip
 def _fold(trial: AdapterTrial, case: tuple[set[int], set[int], list[tuple[list[int], int]]]) -> None:
     """The oracle is a file backend that was given the same pages."""
-    from sglang.srt.mem_cache.hicache_storage import HiCacheFile, PoolName
+    from sglang.srt.mem_cache.hicache_storage import PoolName
 
     own, beside, looks = case
     drives: list[Drive] = [trial.adapter(way="v2")]
-    file = HiCacheFile(pools.config({"file_storage_path": str(trial.directory())}))
+    file = pools.file_backend(trial.directory())
     file.register_mem_pool_host(drives[0].pool)
     file.register_mem_host_pool_v2(drives[0].pool, PoolName.KV)
     drives.append(Drive(file, drives[0].pool, "v2", PAGES))

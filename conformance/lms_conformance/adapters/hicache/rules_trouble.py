@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 
 from lms_conformance import gauges
-from lms_conformance.adapters.driven import content
+from lms_conformance.adapters.driven import content, tries
 from lms_conformance.adapters.hicache import RULES
 from lms_conformance.adapters.hicache.drive import Drive
 from lms_conformance.adapters.hicache.harness import HiCacheHarness
@@ -150,8 +150,9 @@ def _indexed(trial: AdapterTrial) -> str:
 
 @RULES(15, "When `close` has returned, no slot is written any more.", needs=["close"])
 def _closed(trial: AdapterTrial) -> None:
-    way, keys, overlapped = _indexed(trial), list(range(12)), 0
-    for _ in range(max(3, trial.profile.rounds // 8)):
+    way, keys = _indexed(trial), list(range(12))
+    overlapped: list[Drive] = []
+    for _ in tries(max(3, trial.profile.rounds // 8), overlapped):
         drive: Drive = trial.adapter(way=way, width=WIDE)
         stored(drive, keys)
         memory = drive.pool.kv_buffer.view(torch.uint8).view(-1)  # as bytes: what is no number equals nothing
@@ -161,7 +162,7 @@ def _closed(trial: AdapterTrial) -> None:
         loading.start()
         while loading.is_alive() and torch.equal(memory[::step], clean):
             """Until the first byte of the load is seen."""
-        overlapped += loading.is_alive()
+        overlapped += [drive] * loading.is_alive()
         trial.shut(drive)
         before = memory.clone()
         loading.join(PATIENCE)

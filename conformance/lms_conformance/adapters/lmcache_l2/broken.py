@@ -332,3 +332,12 @@ class ClosesAtOnce(Reference):
 
     def close(self) -> None:
         """What was handed in is still done, by and by."""
+        with self.wake:
+            self.work.append(self.end)
+            self.wake.notify()
+
+    def end(self) -> None:
+        """Nothing is left to be done: the thread ends."""
+        self.closed = True
+        for notifier in self.notifiers.values():
+            notifier.close()

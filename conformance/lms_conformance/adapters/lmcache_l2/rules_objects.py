@@ -118,9 +118,10 @@ def _apart(trial: AdapterTrial) -> None:
             key(1, **fields)
         except ValueError:  # LMCache makes no such key
             continue
-        states = drive.load([1], **fields)
+        kind = "one" if i % 2 else "other shape"
+        states = drive.load([1], kind, **fields)
         expect(states == ["miss"], f"a miss with {fields}", states)
-        stored(drive, [1], "one" if i % 2 else "other shape", **fields)
+        stored(drive, [1], kind, **fields)
         taken.append((i, fields))
     for i, fields in taken:
         states = drive.load([1], "one" if i % 2 else "other shape", **fields)

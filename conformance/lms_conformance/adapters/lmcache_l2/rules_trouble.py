@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from lms_conformance import gauges
-from lms_conformance.adapters.driven import content
+from lms_conformance.adapters.driven import content, tries
 from lms_conformance.adapters.lmcache_l2 import RULES
 from lms_conformance.adapters.lmcache_l2.drive import EMPTY, GUARD, Drive, Slot, key
 from lms_conformance.adapters.lmcache_l2.rules_objects import Step, listening, programs, stored, told_of
@@ -115,8 +115,9 @@ def _killed(trial: AdapterTrial) -> None:
 
 @RULES(21, "When `close` has returned, no memory is written any more, and none was beside.")
 def _closed(trial: AdapterTrial) -> None:
-    overlapped, count = 0, 16
-    for _ in range(max(3, trial.profile.rounds // 8)):
+    overlapped: list[Drive] = []
+    count = 16
+    for _ in tries(max(3, trial.profile.rounds // 8), overlapped):
         drive: Drive = trial.adapter()
         stored(drive, list(range(count)), "wide")
         slots = [Slot("wide") for _ in range(count)]
@@ -126,7 +127,7 @@ def _closed(trial: AdapterTrial) -> None:
         began = time.monotonic()
         while not any(_begun(slot) for slot in slots) and time.monotonic() - began < PATIENCE:
             """Until the first byte of a load is seen."""
-        overlapped += not all(_begun(slot) for slot in slots)
+        overlapped += [drive] * (not all(_begun(slot) for slot in slots))
         trial.shut(drive)
         before = [slot.memory.clone() for slot in slots]
         _settle()

@@ -7,7 +7,7 @@ import time
 from typing import Any, Final
 
 from lms_conformance import gauges
-from lms_conformance.adapters.driven import content
+from lms_conformance.adapters.driven import content, tries
 from lms_conformance.adapters.trial import PATIENCE, AdapterTrial, NotApplicable
 from lms_conformance.adapters.vllm_tier import RULES
 from lms_conformance.adapters.vllm_tier.drive import ROW, SLOTS, Drive
@@ -125,8 +125,8 @@ def _killed(trial: AdapterTrial) -> None:
 
 @RULES(17, "When `shutdown` has returned, no row is written any more and no view of the primary tier is kept.")
 def _closed(trial: AdapterTrial) -> None:
-    overlapped = 0
-    for _ in range(max(3, trial.profile.rounds // 8)):
+    overlapped: list[Drive] = []
+    for _ in tries(max(3, trial.profile.rounds // 8), overlapped):
         drive: Drive = trial.adapter(row=4 * WIDE)
         stored(drive, list(range(SLOTS)))
         trial.record(f"# {SLOTS} loads of 2 MiB are handed in, and the tier is shut down at the first byte")
@@ -135,7 +135,7 @@ def _closed(trial: AdapterTrial) -> None:
         began = time.monotonic()
         while not _begun(drive) and time.monotonic() - began < PATIENCE:
             """Until the first byte of a load is seen."""
-        overlapped += len(_begun(drive)) < SLOTS
+        overlapped += [drive] * (len(_begun(drive)) < SLOTS)
         trial.record(f"{drive.var}.tier.shutdown()")
         trial.within(PATIENCE, lambda drive=drive: trial.allows(drive.tier.shutdown, "shutdown"), "shutdown")  # type: ignore[misc]
         before = bytes(drive.primary.memory)
