@@ -26,7 +26,7 @@ from lms_tiers.errors import (
 from lms_tiers.plugins.mooncake.admin import ask
 from lms_tiers.plugins.mooncake.chunk import names_of
 from tests.plugins.mooncake.engine import MooncakeServer, needs_server
-from tests.plugins.redis.test_redis import body_of, item, keys
+from tests.plugins.sick import body_of, item, keys
 
 MIB = 1 << 20
 LONG = 1e9

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +14,17 @@ from lms_tiers import CreateStorageBackend, OpaqueKey
 from lms_tiers.errors import BackendClosedError, StorageFullError, StorageUnavailableError
 from tests.plugins.mooncake.engine import MooncakeServer, needs_server
 from tests.plugins.redis.engine import until
-from tests.plugins.redis.test_redis import body_of, item, keys
-from tests.plugins.redis.test_sick import bounded, puts
+from tests.plugins.sick import (
+    body_of,
+    bounded,
+    hangs_and_goes_on,
+    is_killed_and_comes_back_empty,
+    item,
+    keys,
+    puts,
+    used_all_the_time,
+    writer_is_killed,
+)
 
 pytestmark = needs_server
 
@@ -33,22 +39,9 @@ def child(backend: Any) -> int:
 @pytest.mark.deep
 def test_a_hung_store_is_misses_and_errors_and_comes_back(doomed: MooncakeServer) -> None:
     with doomed.open(timeout="1s") as backend:
-        until(lambda: puts(backend, "k", b"old"))
-        with doomed.stalled(), bounded():
-            assert body_of(backend, "k") is None
-            assert backend.contains_many(keys("k", "l")) == [False, False]
-            with pytest.raises(StorageUnavailableError):
-                backend.put(*item("k", b"new"))
-            with pytest.raises(StorageUnavailableError):
-                backend.list_keys()
-        assert until(lambda: body_of(backend, "k")) in (b"old", b"new")
-        until(lambda: puts(backend, "k", b"newest"))
-        assert until(lambda: body_of(backend, "k")) == b"newest"
-        assert backend.stats().failures >= 4
-        assert backend.stats().corrupt == 0
+        hangs_and_goes_on(backend, doomed, StorageUnavailableError)
 
 
-@pytest.mark.deep
 def test_a_node_that_hangs_in_the_middle_of_an_overwrite_leaves_the_old_chunk(doomed: MooncakeServer) -> None:
     with doomed.open(timeout="2s") as backend:
         until(lambda: puts(backend, "k", b"o" * MIB))
@@ -64,51 +57,19 @@ def test_a_node_that_hangs_in_the_middle_of_an_overwrite_leaves_the_old_chunk(do
 
 def test_a_killed_store_is_misses_and_errors_and_what_it_lost_is_absent(doomed: MooncakeServer) -> None:
     with doomed.open(timeout="5s") as backend:
-        backend.put(*item("k", b"old"))
-        doomed.kill()
-        calls: list[Callable[[], object]] = [
-            lambda: backend.put(*item("k", b"new")), lambda: backend.remove(OpaqueKey("k")), backend.list_keys,
-        ]  # fmt: skip
-        with bounded():
-            assert body_of(backend, "k") is None
-            for call in calls:
-                with pytest.raises(StorageUnavailableError):
-                    call()
-        doomed.heal()
-        until(lambda: puts(backend, "other", b"x"))
-        assert until(lambda: body_of(backend, "other")) == b"x"
-        assert body_of(backend, "k") is None
+        is_killed_and_comes_back_empty(backend, doomed)
 
 
 @pytest.mark.deep
 def test_a_store_killed_under_load_gives_no_wrong_byte(doomed: MooncakeServer) -> None:
     bodies = {f"k{i}": bytes([i + 1]) * (200_000 + i) for i in range(6)}
-    done, wrong = threading.Event(), list[str]()
-    with doomed.open(timeout="2s") as backend:
-
-        def work() -> None:
-            while not done.is_set():
-                for key, body in bodies.items():
-                    puts(backend, key, body)
-                for key, found in zip(bodies, backend.get_many(keys(*bodies)), strict=True):
-                    if found is not None and bytes(found.data) != bodies[key]:
-                        wrong.append(key)
-
-        threads = [threading.Thread(target=work) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        try:
-            for _ in range(2):
-                until(lambda: body_of(backend, "k0") is not None)
-                doomed.kill()
-                until(lambda: body_of(backend, "k0") is None)
-                doomed.heal()
+    with doomed.open(timeout="2s") as backend, used_all_the_time(backend, bodies, 2):
+        for _ in range(2):
             until(lambda: body_of(backend, "k0") is not None)
-        finally:
-            done.set()
-            for thread in threads:
-                thread.join()
-        assert not wrong
+            doomed.kill()
+            until(lambda: body_of(backend, "k0") is None)
+            doomed.heal()
+        until(lambda: body_of(backend, "k0") is not None)
 
 
 @pytest.mark.parametrize("death", [signal.SIGSEGV, signal.SIGKILL])
@@ -205,30 +166,11 @@ def test_a_store_that_evicts_takes_every_put_and_what_left_is_a_miss(tmp_path: P
         assert backend.stats().corrupt == 0
 
 
-WRITER = """
-import sys
-from lms_tiers import CreateStorageBackend
-from tests.plugins.redis.test_redis import item
-backend = CreateStorageBackend(sys.argv[1])
-for turn in range(1, 10_000):
-    backend.put(*item("k", bytes([turn % 250 + 1]) * (2_000_000 + turn % 2)))
-    print(turn, flush=True)
-"""
-
-
 @pytest.mark.deep
 def test_a_writer_killed_in_the_middle_leaves_a_whole_chunk(store: MooncakeServer) -> None:
-    root = Path(__file__).resolve().parents[3]
     with store.open(prefix="killed/") as backend:
         for turns in (1, 3):
-            with subprocess.Popen(
-                [sys.executable, "-c", WRITER, store.device(prefix="killed/")], cwd=root, stdout=subprocess.PIPE,
-                text=True, env={**os.environ, "PYTHONPATH": str(root)},
-            ) as writer:  # fmt: skip
-                assert writer.stdout is not None
-                said = [writer.stdout.readline() for _ in range(turns)]
-                writer.kill()
-            assert said[-1] == f"{turns}\n"
+            writer_is_killed(store.device(prefix="killed/"), 2_000_000, 2, turns)
             found = body_of(backend, "k")
             assert found is not None
             assert len(set(found)) == 1
@@ -237,7 +179,6 @@ def test_a_writer_killed_in_the_middle_leaves_a_whole_chunk(store: MooncakeServe
             assert body_of(backend, "k") == b"mine"
 
 
-@pytest.mark.deep
 def test_a_master_without_nodes_is_away_and_not_full(doomed: MooncakeServer) -> None:
     with doomed.open(timeout="2s") as backend:
         os.kill(doomed.process("node"), signal.SIGKILL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,8 +15,7 @@ from lms_tiers import CreateStorageBackend
 from lms_tiers.plugins.redis.chunk import PIECE
 from lms_tiers.resp.nodes import slot_of
 from tests.plugins.redis.engine import RedisCluster, RedisServer, needs_server, until
-from tests.plugins.redis.test_redis import body_of, item, keys
-from tests.plugins.redis.test_sick import bounded, puts
+from tests.plugins.sick import body_of, bounded, item, keys, puts, used_all_the_time
 
 pytestmark = [needs_server, pytest.mark.deep]
 
@@ -108,34 +106,17 @@ def test_a_hung_primary_costs_its_own_keys_and_one_time_out(own: RedisCluster) -
 
 def test_a_replica_takes_over_and_no_byte_is_wrong(own: RedisCluster) -> None:
     bodies = {f"k{i}": os.urandom(50_000 + i) for i in range(24)} | {"big": os.urandom(PIECE + 5)}
-    done = threading.Event()
-    wrong: list[str] = []
     with opened(own, timeout="2s") as backend, opened(own, timeout="2s") as watcher:
-
-        def work() -> None:
-            while not done.is_set():
-                for key, body in bodies.items():
-                    puts(backend, key, body)
-                for key, found in zip(bodies, backend.get_many(keys(*bodies)), strict=True):
-                    if found is not None and bytes(found.data) != bodies[key]:
-                        wrong.append(key)
-
-        threads = [threading.Thread(target=work) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        until(lambda: all(watcher.contains_many(keys(*bodies))))
-        dead = owner(own, "k1")
-        dead.kill()
-        began = time.monotonic()
-        until(lambda: puts(watcher, "k1", bodies["k1"]))  # who took over has its slots
-        print(f"healed in {time.monotonic() - began:.1f} s")
-        dead.start()  # as a replica, empty, of who took over
-        until(lambda: dead.told("master_link_status", "INFO", "replication") == "up")
-        until(lambda: all(watcher.contains_many(keys(*bodies))))
-        done.set()
-        for thread in threads:
-            thread.join()
-        assert not wrong
+        with used_all_the_time(backend, bodies, 2):
+            until(lambda: all(watcher.contains_many(keys(*bodies))))
+            dead = owner(own, "k1")
+            dead.kill()
+            began = time.monotonic()
+            until(lambda: puts(watcher, "k1", bodies["k1"]))  # who took over has its slots
+            print(f"healed in {time.monotonic() - began:.1f} s")
+            dead.start()  # as a replica, empty, of who took over
+            until(lambda: dead.told("master_link_status", "INFO", "replication") == "up")
+            until(lambda: all(watcher.contains_many(keys(*bodies))))
         assert [bytes(obj.data) for obj in watcher.get_many(keys(*bodies))] == list(bodies.values())
         assert backend.stats().corrupt == watcher.stats().corrupt == 0
         assert watcher.stats().detail["slot_looks"] > 1

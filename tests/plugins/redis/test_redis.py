@@ -12,28 +12,15 @@ import pytest
 
 from lms_tiers import ChunkMeta, CreateStorageBackend, MemoryFormat, OpaqueKey
 from lms_tiers.errors import ConfigError, InvalidBufferError, StorageUnavailableError
-from lms_tiers.messages import ClientMetaMessage
 from lms_tiers.plugins.redis.chunk import PIECE
 from lms_tiers.resp.link import Link
 from lms_tiers.wire.head import pack_head
 from tests.plugins.redis.engine import RedisServer, needs_server
+from tests.plugins.sick import body_of, item, keys
 
 pytestmark = needs_server
 
 MIB = 1 << 20
-
-
-def item(key: str, body: bytes) -> tuple[ClientMetaMessage, bytearray]:
-    return ChunkMeta(len(body), MemoryFormat.KV_2LTD, "uint8", (len(body),)).message(OpaqueKey(key)), bytearray(body)
-
-
-def body_of(backend: Any, key: str) -> bytes | None:
-    found = backend.get(OpaqueKey(key))
-    return None if found is None else bytes(found.data)
-
-
-def keys(*texts: str) -> list[OpaqueKey]:
-    return [OpaqueKey(text) for text in texts]
 
 
 Open = Callable[..., Any]

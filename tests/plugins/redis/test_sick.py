@@ -5,12 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,12 +20,18 @@ from lms_tiers.errors import (
 )
 from lms_tiers.plugins.redis.chunk import PIECE
 from tests.plugins.redis.engine import RedisServer, needs_server, until
-from tests.plugins.redis.test_redis import body_of, item, keys
+from tests.plugins.sick import (
+    body_of,
+    hangs_and_goes_on,
+    is_killed_and_comes_back_empty,
+    item,
+    keys,
+    puts,
+    used_all_the_time,
+    writer_is_killed,
+)
 
 pytestmark = needs_server
-
-#: Longer than a call with a time-out of 300 ms may take on any machine, shorter than one without would.
-BOUNDED = 30.0
 
 
 def opened(server: RedisServer, **options: Any) -> Any:
@@ -38,67 +40,23 @@ def opened(server: RedisServer, **options: Any) -> Any:
     return CreateStorageBackend(f"redis:127.0.0.1:{server.port}?{text}")
 
 
-@contextlib.contextmanager
-def bounded() -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    assert time.monotonic() - began < BOUNDED
-
-
 def test_a_hung_server_is_misses_and_writes_in_doubt_and_comes_back(doomed: RedisServer) -> None:
     with opened(doomed, timeout="300ms") as backend:
+        hangs_and_goes_on(backend, doomed, OutcomeUnknownError)
+
+
+def test_a_put_in_doubt_that_a_hung_server_has_got_is_stored_after_all(doomed: RedisServer) -> None:
+    with opened(doomed, timeout="300ms") as backend:
         backend.put(*item("k", b"old"))
-        with doomed.stalled(), bounded():
-            assert body_of(backend, "k") is None
-            assert backend.contains_many(keys("k", "l")) == [False, False]
-            until(lambda: _doubt(backend))
-            with pytest.raises(StorageUnavailableError):
-                backend.list_keys()
-        found = until(lambda: body_of(backend, "k"))
-        assert found in (b"old", b"new")
-        assert until(lambda: body_of(backend, "k") == b"new"), "what was in doubt was stored after all"
-        until(lambda: puts(backend, "k", b"newest"))
-        assert body_of(backend, "k") == b"newest"
-        assert backend.stats().failures >= 4
-        assert backend.stats().corrupt == 0
-
-
-def _doubt(backend: Any) -> bool:
-    """Put until the node is asked again: while it rests, nothing is sent, and nothing is in doubt."""
-    try:
-        backend.put(*item("k", b"new"))
-    except OutcomeUnknownError as error:
-        return error.operation == "put"
-    except StorageUnavailableError:
-        return False
-    raise AssertionError("a hung server took a put")
-
-
-def puts(backend: Any, key: str, body: bytes) -> bool:
-    try:
-        backend.put(*item(key, body))
-    except StorageUnavailableError:
-        return False
-    return True
+        with doomed.stalled(), pytest.raises(OutcomeUnknownError):
+            backend.put(*item("k", b"new"))
+        until(lambda: body_of(backend, "k") == b"new")
 
 
 def test_a_killed_server_is_misses_and_errors_and_what_it_lost_is_absent(doomed: RedisServer) -> None:
     with opened(doomed) as backend:
-        backend.put(*item("k", b"old"))
-        doomed.kill()
-        assert body_of(backend, "k") is None
-        for call in (
-            lambda: backend.put(*item("k", b"new")),
-            lambda: backend.remove(OpaqueKey("k")),
-            backend.list_keys,
-        ):
-            with pytest.raises(StorageUnavailableError) as caught:
-                call()
-            assert not isinstance(caught.value, OutcomeUnknownError), "nothing was sent"
-        doomed.heal()
-        until(lambda: puts(backend, "other", b"x"))
-        assert body_of(backend, "k") is None
-        assert body_of(backend, "other") == b"x"
+        raised = is_killed_and_comes_back_empty(backend, doomed)
+        assert not any(isinstance(error, OutcomeUnknownError) for error in raised), "nothing was sent"
 
 
 def test_a_restart_between_two_calls_is_not_noticed(doomed: RedisServer) -> None:
@@ -114,33 +72,16 @@ def test_a_restart_between_two_calls_is_not_noticed(doomed: RedisServer) -> None
 @pytest.mark.deep
 def test_a_server_killed_under_load_gives_no_wrong_byte(doomed: RedisServer) -> None:
     bodies = {f"k{i}": bytes([i]) * (200_000 + i) for i in range(8)} | {"big": b"b" * (PIECE + 5)}
-    done = threading.Event()
-    wrong: list[str] = []
     with opened(doomed, timeout="2s") as backend:
-
-        def work() -> None:
-            while not done.is_set():
-                for key, body in bodies.items():
-                    puts(backend, key, body)
-                for key, found in zip(bodies, backend.get_many(keys(*bodies)), strict=True):
-                    if found is not None and bytes(found.data) != bodies[key]:
-                        wrong.append(key)
-
-        threads = [threading.Thread(target=work) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for _ in range(4):
+        with used_all_the_time(backend, bodies, 3):
+            for _ in range(4):
+                until(lambda: body_of(backend, "big") is not None)
+                doomed.kill()
+                until(lambda: body_of(backend, "k0") is None)
+                doomed.heal()
+            with doomed.stalled():
+                until(lambda: body_of(backend, "k0") is None)
             until(lambda: body_of(backend, "big") is not None)
-            doomed.kill()
-            until(lambda: body_of(backend, "k0") is None)
-            doomed.heal()
-        with doomed.stalled():
-            until(lambda: body_of(backend, "k0") is None)
-        until(lambda: body_of(backend, "big") is not None)
-        done.set()
-        for thread in threads:
-            thread.join()
-        assert not wrong
         assert backend.stats().corrupt == 0
 
 
@@ -206,32 +147,12 @@ def test_a_server_that_evicts_takes_every_put_and_what_left_is_a_miss(doomed: Re
         assert (backend.stats().corrupt, backend.stats().failures) == (0, 0)
 
 
-WRITER = """
-import sys
-from lms_tiers import CreateStorageBackend
-from tests.plugins.redis.test_redis import item
-backend = CreateStorageBackend(sys.argv[1])
-for turn in range(1, 10_000):
-    backend.put(*item("k", bytes([turn % 250 + 1]) * (int(sys.argv[2]) + turn)))
-    print(turn, flush=True)
-"""
-
-
 @pytest.mark.deep
 @pytest.mark.parametrize("size", [2 << 20, 2 * PIECE])
 def test_a_writer_killed_in_the_middle_leaves_a_whole_chunk(doomed: RedisServer, size: int) -> None:
-    root = Path(__file__).resolve().parents[3]
-    place = f"redis:127.0.0.1:{doomed.port}?prefix=k:&timeout=60s"
     with opened(doomed, timeout="60s") as backend:
         for turns in (1, 3):
-            with subprocess.Popen(
-                [sys.executable, "-c", WRITER, place, str(size)], cwd=root, stdout=subprocess.PIPE, text=True,
-                env={**os.environ, "PYTHONPATH": str(root)},
-            ) as writer:  # fmt: skip
-                assert writer.stdout is not None
-                said = [writer.stdout.readline() for _ in range(turns)]
-                writer.kill()
-            assert said[-1] == f"{turns}\n"
+            writer_is_killed(f"redis:127.0.0.1:{doomed.port}?prefix=k:&timeout=60s", size, 10_000, turns)
             found = body_of(backend, "k")
             assert found is not None
             turn = len(found) - size

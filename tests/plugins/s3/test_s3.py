@@ -26,10 +26,18 @@ from lms_tiers.errors import (
 from lms_tiers.plugins.s3.conformance import BUCKET
 from lms_tiers.wire.head import pack_head
 from tests.plugins.redis.engine import until
-from tests.plugins.redis.test_redis import body_of, item, keys
-from tests.plugins.redis.test_sick import bounded, puts
 from tests.plugins.s3.doubles import LateStore, answering
 from tests.plugins.s3.engine import S3Server, needs_server
+from tests.plugins.sick import (
+    body_of,
+    bounded,
+    hangs_and_goes_on,
+    is_killed_and_comes_back_empty,
+    item,
+    keys,
+    puts,
+    used_all_the_time,
+)
 
 pytestmark = needs_server
 
@@ -240,32 +248,27 @@ def test_a_bucket_that_is_gone_is_misses_and_refusals(doomed: S3Server) -> None:
 @pytest.mark.deep
 def test_a_hung_server_is_misses_and_writes_in_doubt_and_comes_back(doomed: S3Server) -> None:
     with CreateStorageBackend(doomed.device(timeout="1s")) as backend:
-        until(lambda: puts(backend, "k", b"old"))
-        with doomed.stalled(), bounded():
-            assert body_of(backend, "k") is None
-            assert backend.contains_many(keys(*"abcdefgh")) == [False] * 8
-            with pytest.raises(OutcomeUnknownError):
-                backend.put(*item("k", b"new"))
-            with pytest.raises(StorageUnavailableError):
-                backend.list_keys()
-        assert until(lambda: body_of(backend, "k")) in (b"old", b"new")
-        until(lambda: puts(backend, "k", b"newest"))
-        assert backend.stats().failures > 9
-        assert backend.stats().corrupt == 0
+        hangs_and_goes_on(backend, doomed, OutcomeUnknownError)
 
 
 @pytest.mark.deep
 def test_a_killed_server_is_misses_and_errors_until_it_is_back(doomed: S3Server) -> None:
     with CreateStorageBackend(doomed.device(timeout="2s")) as backend:
-        until(lambda: puts(backend, "k", b"x"))
-        doomed.kill()
-        assert body_of(backend, "k") is None
-        with pytest.raises(StorageUnavailableError):
-            backend.put(*item("k", b"y"))
-        doomed.heal()
-        assert until(lambda: puts(backend, "l", b"z"))
-        assert until(lambda: body_of(backend, "l")) == b"z"
-        assert body_of(backend, "k") is None
+        is_killed_and_comes_back_empty(backend, doomed)
+
+
+@pytest.mark.deep
+def test_a_server_killed_under_load_gives_no_wrong_byte(doomed: S3Server) -> None:
+    bodies = {f"k{i}": bytes([i + 1]) * (200_000 + i) for i in range(6)} | {"big": b"b" * (PART + 5)}
+    with CreateStorageBackend(doomed.device(timeout="4s")) as backend:
+        with used_all_the_time(backend, bodies, 2):
+            for _ in range(2):
+                until(lambda: body_of(backend, "k0") is not None)
+                doomed.kill()
+                until(lambda: body_of(backend, "k0") is None)
+                doomed.heal()
+            until(lambda: body_of(backend, "k0") is not None)
+        assert backend.stats().corrupt == 0
 
 
 @pytest.mark.parametrize(("status", "kind"), [
