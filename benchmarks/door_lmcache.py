@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.lmdb_all import machine
+from benchmarks.shared import write
 from scripts.doors.engine import ROOT, Failed, Made
 from scripts.doors.environments import environment
 from scripts.doors.lmcache import ENGINE
@@ -67,8 +69,8 @@ def once(made: Made, name: str) -> dict[str, float]:
         ))  # fmt: skip
 
 
-def page(seen: dict[str, Times], repeats: int) -> str:
-    """The figures as a page."""
+def page(seen: dict[str, Times], repeats: int) -> list[str]:
+    """The figures as lines of a page."""
     rows = []
     for op in OPERATIONS:
         fs, ours = seen["fs"][op], seen["ours"][op]
@@ -79,16 +81,14 @@ def page(seen: dict[str, Times], repeats: int) -> str:
             f"| {min(fs) / min(ours):.2f} × | {statistics.median(ratios):.2f} × | {1 / WANTED[op]:.1f} × |"
         )
     lines = [
-        "# The LMCache door beside LMCache's `fs`",
-        "",
         f"`python -m benchmarks.door_lmcache --repeats {repeats}`, LMCache {ENGINE.newest}, {machine()}",
         f"`lmcache bench l2`, {KEYS} × 2 MiB, raw, `sync=none`; milliseconds of the middle of {ROUNDS} rounds: the",
-        "quietest repeat (and the slowest). Both in turn, in one run.",
+        f"quietest repeat (and the slowest). Both in turn, in one run. Load of the machine: {os.getloadavg()[0]:.0f}.",
         "",
         "| | `fs` | ours | how much faster, quietest | pair by pair, median | wanted |",
         "|---|---|---|---|---|---|",
     ]
-    return "\n".join([*lines, *rows, ""])
+    return [*lines, *rows, ""]
 
 
 def main() -> int:
@@ -96,7 +96,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=ROOT / ".doors")
-    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--markdown", type=Path, help="write the table into that page")
     options = parser.parse_args()
     made = environment(ENGINE, ENGINE.newest, options.folder.resolve())
     seen: dict[str, Times] = {name: {op: [] for op in OPERATIONS} for name in ("fs", "ours")}
@@ -105,10 +105,10 @@ def main() -> int:
             for op, milliseconds in once(made, name).items():
                 times[op].append(milliseconds)
             print(name, {op: times[op][-1] for op in OPERATIONS}, flush=True)
-    text = page(seen, options.repeats)
-    print(text)
+    lines = page(seen, options.repeats)
+    print("\n".join(lines))
     if options.markdown:
-        options.markdown.write_text(text)
+        write(options.markdown, lines)
     return int(any(min(seen["ours"][op]) > wanted * min(seen["fs"][op]) for op, wanted in WANTED.items()))
 
 
