@@ -71,8 +71,11 @@ class ReceiveBudget:
     def acquire(self, nbytes: int, waiter: Waiter) -> bool:
         """Take `nbytes` now, or queue `waiter`: it is granted the bytes and woken when its turn comes."""
         with self._lock:
-            if not self._waiting and self.used + nbytes <= self.limit:
-                self._take(nbytes)
+            used = self.used + nbytes
+            if not self._waiting and used <= self.limit:
+                self.used = used
+                if used > self.peak:
+                    self.peak = used
                 return True
             waiter.granted = False
             self._waiting.append((nbytes, waiter))
@@ -100,6 +103,9 @@ class ReceiveBudget:
     def release(self, nbytes: int) -> None:
         """Give `nbytes` back, and wake whoever fits now."""
         with self._lock:
+            if not self._waiting:
+                self.used -= nbytes
+                return
             woken = self._give_back(nbytes)
         for waiter in woken:
             waiter.wake()

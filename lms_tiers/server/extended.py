@@ -58,7 +58,7 @@ def answer(session: Session, header: bytearray) -> Steps | None:
     request = extension.decode_xrequest(header)
     command = request.command
     if (command is not XCommand.GET and command is not XCommand.EXIST) or request.key_bytes > KEY_BYTES:
-        if command not in (XCommand.HELD, XCommand.PIN):
+        if command is not XCommand.HELD and command is not XCommand.PIN:
             check_length(session, request.length)
         return _served(session, request, started)
     event: str | None = None

@@ -35,6 +35,8 @@ _FAST_READER: Final = 256 * 1024
 _DRAIN_BUFFER: Final = 65536
 #: Bytes that are received at a time where they are checked: few enough to be in the processor's cache still.
 _PIECE: Final = 256 * 1024
+#: Bytes of which a checksum takes less time than giving the interpreter's lock away and getting it back.
+_PART: Final = 64 * 1024
 #: A read below this, with more to come, makes a peer a slow one; a TLS record brings up to this much.
 _TRICKLE: Final = 16384
 
@@ -208,7 +210,7 @@ class Session:
             if now == 0:
                 raise PeerGone
             if digest is not None:
-                digest.update(rest[:now])
+                _feed(digest, rest[:now])
             got += now
             # A few bytes in a whole linger time: waiting for more of them would give a trickling peer this thread.
             patient = patient and now >= _TRICKLE
@@ -225,9 +227,6 @@ class Session:
             And how many bytes are in it already: all when the peer keeps up, else `receive_rest` brings the others.
         """
         body = self.allocate(nbytes)
-        self.start_transfer(nbytes)
-        if not nbytes:
-            return body, 0
         got = 0
         with memoryview(body) as view:
             while got < nbytes:
@@ -240,9 +239,11 @@ class Session:
                     raise PeerGone
                 got += now
                 if digest is not None:
-                    digest.update(piece[:now])
+                    _feed(digest, piece[:now])
                 if now < len(piece):
                     break
+        if got < nbytes:
+            self.start_transfer(nbytes)
         return body, got
 
     def receive_rest(self, body: bytearray, got: int, digest: xxhash.xxh3_64 | None = None) -> Steps:
@@ -385,6 +386,12 @@ class Session:
         rest = self.send_borrowed(buffers)
         if rest is not None:
             yield from self.send_rest(rest)
+
+
+def _feed(digest: xxhash.xxh3_64, view: memoryview) -> None:
+    """Go on with the bytes of `view`, in parts so small that the interpreter's lock is kept meanwhile."""
+    for at in range(0, len(view), _PART):
+        digest.update(view[at : at + _PART])
 
 
 def _drop_sent(pending: list[memoryview], sent: int) -> None:
