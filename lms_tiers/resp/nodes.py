@@ -7,6 +7,7 @@ from then on they get a tenth of it. Nothing here knows chunks.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 import weakref
@@ -147,7 +148,8 @@ class Nodes:
 
     def primaries(self) -> list[Address]:
         """The nodes that have slots."""
-        return list(dict.fromkeys(owner for owner in self._owners if owner is not None))
+        # Neighbours that are one object are told to be so without a look at them: a hash of each slot took 7 ms.
+        return list(dict.fromkeys(owner for owner, _ in itertools.groupby(self._owners) if owner is not None))
 
     # -- asking ------------------------------------------------------------------------------------------------------
 

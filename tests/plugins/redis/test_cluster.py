@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lms_tiers import CreateStorageBackend
+from lms_tiers.client.address import Address
 from lms_tiers.plugins.redis.chunk import PIECE
 from lms_tiers.resp.nodes import slot_of
 from tests.plugins.redis.engine import RedisCluster, RedisServer, needs_server, until
@@ -46,6 +47,22 @@ def owner(cluster: RedisCluster, key: str) -> RedisServer:
 def test_slots_are_those_of_the_cluster(cluster: RedisCluster) -> None:
     for key in ("k", "{a}b", "b{a}", "{}b", "a{}b{c}", "{a", "a}b{", "{{a}}", "ü{é}"):
         assert slot_of(key.encode()) == cluster.nodes[0].ask("CLUSTER", "KEYSLOT", key), key
+
+
+def test_the_nodes_with_slots_are_told_without_a_look_at_each_slot(
+    cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Address] = []
+    with opened(cluster) as backend:
+        plain = Address.__hash__
+
+        def noted(address: Address) -> int:
+            hashed.append(address)
+            return plain(address)
+
+        monkeypatch.setattr(Address, "__hash__", noted)
+        assert len(backend.nodes.primaries()) == 3
+    assert len(hashed) < 100
 
 
 def test_chunks_lie_on_all_primaries_and_one_batch_asks_each_once(cluster: RedisCluster) -> None:
