@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _EXAMPLE: Final = "tmp-of-conformance"
 _SERVER: Final = "server-of-conformance"
 
+#: Stands for the capacity meanwhile: no text says just this.
+_CAPACITY: Final = DEFAULT_CAPACITY + 1
+
 
 class DeviceHarness(Harness):
     """A device text, opened by `CreateStorageBackend`.
@@ -45,17 +48,25 @@ class DeviceHarness(Harness):
         self.device = device
         know_secrets(device)
         self.name = mask(device)
-        example = parse_device(filled(device, Path(_EXAMPLE), DEFAULT_CAPACITY, _SERVER)).tiers
+        example = parse_device(filled(device, Path(_EXAMPLE), _CAPACITY, _SERVER)).tiers
         served = [tier.name for tier in example if _SERVER in tier.text]
         self.served = _serving(served[0]) if served else None
         self.has_server = self.served is not None
         self.deadline = IMPATIENT if "{deadline}" in device else None
         self.capacity_scale = max(1, device.count("{capacity}") + isinstance(self.served, LmServers))
-        self.takes_capacity = isinstance(self.served, LmServers) or "{capacity}" in device
+        self.capacity_besides = sum(tier.capacity or 0 for tier in example if tier.capacity != _CAPACITY)
+        chosen = isinstance(self.served, LmServers) or "{capacity}" in device
+        self.takes_capacity = chosen and not any(map(self._has_no_bound, example))
         self.local = self.served.local if self.served is not None else all(map(_goes_with_it, example))
         self.known = self.served is not None or all(map(_is_its_own, example))
         for tier in example:
             self._refuse_a_real_place(tier)
+
+    def _has_no_bound(self, tier: TierSpec) -> bool:
+        """Whether a tier takes all that it gets: then the whole has no capacity either."""
+        if isinstance(self.served, LmServers) and _SERVER in tier.text:
+            return False
+        return tier.capacity is None and str(_CAPACITY) not in tier.text
 
     def _refuse_a_real_place(self, tier: TierSpec) -> None:
         if _EXAMPLE not in tier.location and _is_path(tier.location):

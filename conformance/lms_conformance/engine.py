@@ -19,12 +19,17 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 from lms_conformance import gauges
 from lms_conformance.harness import Harness
 from lms_conformance.outcome import Result, Status
+from lms_conformance.places import folder_of
 from lms_conformance.profiles import Profile
 from lms_conformance.spec import Property
 from lms_conformance.trial import Trial, foreseen
 from lms_conformance.violation import Violation
 from lms_tiers.errors import LmsTiersError
 from lms_tiers.interface import Capabilities
+
+
+class _Enough(BaseException):
+    """Ends the drawing of a property when its time is over; no `Exception`, which would be a failing example."""
 
 
 class Engine:
@@ -107,6 +112,7 @@ class Engine:
     def _attempt(self, p: Property, result: Result, drawn: tuple[Any, ...], impossible: dict[str, str]) -> None:
         exact = self.exact.get(p.id) if p.given is None else None
         trial = self._trial(random.Random(f"{self.seed}:{p.id}"), exact)
+        trial.folder = folder_of(p.family, self.profile)
         result.examples += 1
         try:
             try:
@@ -141,27 +147,24 @@ class Engine:
         profile = self.profile
         exact = self.exact.get(p.id)
         spent = 0.0
-        cut = False
-        failing: str | None = None
+        failing = False
         failed_at = 0.0
 
         def examine(case: Any) -> None:
-            nonlocal failing, failed_at, spent, cut
+            nonlocal failing, failed_at, spent
             now = time.monotonic()
-            if failing is None:
-                late = result.examples >= profile.least and spent > profile.example_seconds
+            if not failing:
+                late = result.examples >= profile.least and spent > profile.example_seconds * gauges.busy()
                 if late if exact is None else result.examples >= exact:
-                    cut = True
-                    return
-            elif now - failed_at > profile.shrink_seconds and repr(case) != failing:
-                # Out of time for shrinking: only the smallest failing case so far still counts.
-                return
+                    raise _Enough
+            elif now - failed_at > profile.shrink_seconds:
+                raise _Enough  # each failing case was smaller than the one before: the last one stands
             try:
                 self._attempt(p, result, (case,), impossible)
             except Violation:
-                if failing is None:
+                if not failing:
                     failed_at = time.monotonic()
-                failing = repr(case)
+                failing = True
                 raise
             finally:
                 spent += time.monotonic() - now
@@ -188,12 +191,14 @@ class Engine:
         result.wanted = wanted
         try:
             test()
-            if not cut:
-                result.wanted = result.examples  # there are no more of them
+            result.wanted = result.examples  # there are no more of them
+        except _Enough:
+            if failing:
+                raise Violation(result.expected, result.got, kind=result.kind) from None
         except Violation:
             raise
         except Exception:
-            if failing is None:
+            if not failing:
                 raise
             # It failed once and not when replayed: a matter of timing, and a failure all the same.
             result.reason = "did not fail each time it was replayed: it depends on timing"

@@ -43,6 +43,8 @@ class Harness(abc.ABC):
         Whether `open` heeds its `capacity`; the CAP and EVI families need it.
     capacity_scale : int
         How many tiers get the capacity each; the whole holds that many times as much.
+    capacity_besides : int
+        Bytes that the whole holds besides: of tiers with a capacity of their own.
     local : bool
         What a place keeps is in files below its directory, which the process with the backend writes, or goes with the
         backend. Otherwise it is removed by `clean`, and properties of directories do not apply.
@@ -65,6 +67,7 @@ class Harness(abc.ABC):
     name: str = "backend"
     takes_capacity: bool = False
     capacity_scale: int = 1
+    capacity_besides: int = 0
     local: bool = True
     known: bool = True
     has_server: bool = False
@@ -84,6 +87,10 @@ class Harness(abc.ABC):
     @abc.abstractmethod
     def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:
         """Open a backend that keeps what it keeps below `path` (an existing, at first empty, directory)."""
+
+    def holds(self, capacity: int) -> int:
+        """Bytes that a backend opened with this capacity holds at most, all its tiers together."""
+        return capacity * self.capacity_scale + self.capacity_besides
 
     def reopen(self, path: Path, capacity: int | None) -> LMSBackendInterface:
         """Open again what was closed, or whose process was killed."""

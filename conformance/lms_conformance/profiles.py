@@ -19,7 +19,8 @@ class Profile:
     examples : int
         Drawn examples of a property of weight 1, where a backend opens in no time.
     example_seconds : float
-        After these seconds a property draws no further example, once it has run `least`.
+        After these seconds, or as much longer as the machine is busy, a property draws no further example, once it has
+        run `least`.
     least : int
         Examples that run whatever they cost.
     shrink_seconds : float
@@ -34,6 +35,8 @@ class Profile:
         A property that takes longer is reported as hung.
     randomised : bool
         A new seed each run, and an example database.
+    in_memory : bool
+        Places are made in memory where it has room, except where a property is about what outlives a process.
     """
 
     name: str
@@ -46,12 +49,13 @@ class Profile:
     many_keys: int
     hang_seconds: float
     randomised: bool = False
+    in_memory: bool = False
 
 
 PROFILES: Final[Mapping[str, Profile]] = {
     "quick": Profile(
         name="quick", examples=20, example_seconds=0.5, least=8, shrink_seconds=1.0, rounds=25, crashes=3,
-        many_keys=2000, hang_seconds=60,
+        many_keys=2000, hang_seconds=60, in_memory=True,
     ),
     "ci": Profile(
         name="ci", examples=60, example_seconds=1.5, least=20, shrink_seconds=3.0, rounds=60, crashes=6,

@@ -34,7 +34,7 @@ from lms_conformance.spec import (
 from lms_conformance.violation import ConformanceError
 from lms_conformance.waivers import Waiver, by_property
 from lms_tiers import __version__
-from lms_tiers.errors import ConfigError
+from lms_tiers.errors import ConfigError, StorageUnavailableError
 from lms_tiers.interface import Capabilities, LMSBackendInterface
 
 #: A seed for every run that does not choose one, so that a run in CI repeats the run before.
@@ -56,7 +56,7 @@ def introduce(harness: Harness) -> Introduction:
     Raises
     ------
     ConfigError
-        There is no such backend or option, or its place is not empty, or one for all.
+        There is no such backend or option, or its place is not empty, or one for all; its server cannot be started.
     ConformanceError
         It is no backend, or raised.
     """
@@ -64,6 +64,10 @@ def introduce(harness: Harness) -> Introduction:
 
     with tempfile.TemporaryDirectory(prefix="lms-conformance-") as tmp:
         capacity = DEFAULT_CAPACITY if harness.takes_capacity else None
+        try:
+            harness.start(Path(tmp), capacity)
+        except StorageUnavailableError as error:  # nothing of the backend was tried
+            raise ConfigError(f"{harness.name} cannot be tried: {error}") from error
         try:
             backend = harness.open(Path(tmp), capacity)
         except ConfigError:

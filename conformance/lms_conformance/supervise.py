@@ -25,6 +25,8 @@ from lms_conformance import gauges
 from lms_conformance.harness import Harness
 from lms_conformance.line import Line
 from lms_conformance.outcome import Report, Result, Status
+from lms_conformance.places import VARIABLE, memory
+from lms_conformance.profiles import profile as profile_named
 from lms_conformance.run import run_properties, weigh
 from lms_conformance.spec import SPEC_VERSION, properties
 from lms_conformance.trial import program
@@ -94,7 +96,9 @@ class _Child:
     def __init__(self, job: dict[str, Any], harness: Harness) -> None:
         self._job = job
         self._harness = harness
-        self._directory = Path(tempfile.mkdtemp(prefix="lms-conformance-"))
+        self._directory = Path(tempfile.mkdtemp(prefix=gauges.PREFIX))
+        folder = memory() if profile_named(job["profile"]).in_memory else None
+        self._memory = None if folder is None else tempfile.mkdtemp(prefix=gauges.PREFIX, dir=folder)
         self._silent = False
         self._heard: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
@@ -145,6 +149,7 @@ class _Child:
         ours, theirs = socket.socketpair()
         environment = {
             **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "TMPDIR": str(self._directory),
+            VARIABLE: self._memory or "",
         }  # fmt: skip
         process = subprocess.Popen(
             [sys.executable, "-m", "lms_conformance.supervised", str(theirs.fileno()), str(self._directory)],
@@ -169,6 +174,8 @@ class _Child:
             line.close()
             ours.close()
             shutil.rmtree(self._directory, ignore_errors=True)
+            if self._memory:
+                shutil.rmtree(self._memory, ignore_errors=True)
 
     def _listen(self, line: Line) -> None:
         with contextlib.suppress(OSError, ValueError):

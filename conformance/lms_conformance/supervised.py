@@ -21,6 +21,7 @@ from typing import Any
 from lms_conformance import spawned
 from lms_conformance.line import Line
 from lms_conformance.outcome import Status
+from lms_conformance.places import VARIABLE
 from lms_conformance.recipes import load_harness
 from lms_conformance.run import Run, prepare
 from lms_conformance.violation import ConformanceError
@@ -60,6 +61,8 @@ def _outlive_nobody(connection: socket.socket, directory: Path) -> None:
     with contextlib.suppress(OSError):
         connection.recv(1, socket.MSG_PEEK)
     shutil.rmtree(directory, ignore_errors=True)
+    if in_memory := os.environ.get(VARIABLE):
+        shutil.rmtree(in_memory, ignore_errors=True)
     os.killpg(os.getpid(), signal.SIGKILL)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lms_conformance import gauges
+from lms_conformance.gauges import PREFIX
 from lms_conformance.harness import Harness
 from lms_conformance.profiles import Profile
 from lms_conformance.record import Line, Record
@@ -36,6 +37,8 @@ class Trial(Record):
         Seeded by the run's seed and the property's ID.
     have : frozenset of str
         See `lms_conformance.spec.NEEDS`.
+    folder : str or None
+        Where directories are made; None where temporary files are.
     rounds_run, rounds_wanted : int
         Repetitions that the check itself made; see `rounds`.
     """
@@ -57,6 +60,7 @@ class Trial(Record):
         self.rng = rng
         super().__init__(journal)
         self.rounds_run = self.rounds_wanted = 0
+        self.folder: str | None = None
         self._exact = exact
         self._told = ""
         self._opened: list[Subject] = []
@@ -69,7 +73,7 @@ class Trial(Record):
 
     def directory(self) -> Path:
         """A fresh empty directory, removed at the end."""
-        path = Path(tempfile.mkdtemp(prefix="lms-conformance-"))
+        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self.folder))
         self._directories.append(path)
         self._named.append(path)
         return path
@@ -176,13 +180,13 @@ class Trial(Record):
     def rounds(self, wanted: int, least: int | None = None, seconds: float = 0.0) -> Iterator[int]:
         """Numbers of the repetitions of a check, up to `wanted`.
 
-        After `seconds` no further one begins, once `least` ran (by default all); the report says how many did. A run
-        that is reproduced makes as many as it made then.
+        After `seconds`, or as much longer as the machine is busy, no further one begins, once `least` ran (by default
+        all); the report says how many did. A run that is reproduced makes as many as it made then.
         """
         self.rounds_wanted += wanted
         began = time.monotonic()
         for i in range(wanted if self._exact is None else min(self._exact, wanted)):
-            late = least is not None and i >= least and time.monotonic() - began > seconds
+            late = least is not None and i >= least and time.monotonic() - began > seconds * gauges.busy()
             if late and self._exact is None:
                 return
             self.rounds_run += 1

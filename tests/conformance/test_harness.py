@@ -27,6 +27,14 @@ def test_a_name_is_opened_bare_and_a_device_through_the_factory(tmp_path: Path) 
         assert backend.capabilities.evicts
 
 
+def test_a_device_holds_what_its_tiers_hold_together_and_nothing_bounds_it_where_one_has_no_bound() -> None:
+    assert harness_for("cpu?capacity={capacity} > lmdb:{tmp}/kv?capacity={capacity}").holds(1000) == 2000
+    mixed = harness_for("cpu?capacity=64MiB > lmdb:{tmp}/kv?capacity={capacity}")
+    assert (mixed.takes_capacity, mixed.holds(1000)) == (True, (64 << 20) + 1000)
+    assert harness_for("cpu?capacity={capacity} > lm:{server}").holds(1000) == 2000
+    assert not harness_for("cpu?capacity={capacity} > redis:{server}?prefix={tmp}/").takes_capacity
+
+
 @pytest.mark.leaks_allowed
 def test_a_server_is_started_for_a_place_and_again_at_reopening(tmp_path: Path) -> None:
     harness = harness_for("lm:{server}")

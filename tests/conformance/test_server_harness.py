@@ -19,6 +19,7 @@ from lms_conformance.chunks import Chunk, key, same
 from lms_conformance.devices import harness_for
 from lms_conformance.loopback import LoopbackServer
 from lms_conformance.recipes import load_harness
+from lms_conformance.run import run_properties
 
 from lms_tiers.errors import ConfigError, StorageUnavailableError
 
@@ -154,6 +155,12 @@ def test_places_have_a_server_each_and_another_process_is_a_client_of_the_same(t
     harness.end()
     with pytest.raises(OSError, match="refused"):
         lives(addresses[1])
+
+
+def test_a_server_that_does_not_start_is_no_verdict_on_the_backend() -> None:
+    harness = ServerHarness([sys.executable, "-c", "raise SystemExit('no module of that name')"], device="lm:{server}")
+    with pytest.raises(ConfigError, match=r"lm cannot be tried: .*its server ended: .*no module of that name"):
+        run_properties(harness, profile="quick", only=["GET-01"])
 
 
 def test_places_of_one_server_must_be_told_apart() -> None:

@@ -11,7 +11,7 @@ from lms_conformance.outcome import Status
 from lms_conformance.prove import plant, prove
 from lms_conformance.run import run_properties
 from lms_conformance.spec import properties
-from lms_conformance.zoo.hunt import caught, hunt, references, run_reference, zoo_profile
+from lms_conformance.zoo.hunt import DEAR, asked_of_all, caught, hunt, references, run_reference, zoo_profile
 from lms_conformance.zoo.markdown import to_markdown
 from lms_conformance.zoo.memory import MemoryReference
 from lms_conformance.zoo.mutant import mutants
@@ -50,14 +50,21 @@ def test_every_property_has_a_mutant_of_its_own() -> None:
 
 def test_a_hunt_that_is_noted_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant, state = mutants()["folds-case"], tmp_path / "state"
-    first = Notes(state).hunt(mutant, ["KEY-02", "KEY-06"], zoo_profile("quick"), 20)
+    first = Notes(state).hunt(mutant.name, ["KEY-02", "KEY-06"], zoo_profile("quick"), 20)
     assert caught(first.results["KEY-02"])
     monkeypatch.setattr("lms_conformance.zoo.notes.hunt", None)
-    again = Notes(state).hunt(mutant, ["KEY-02", "KEY-06"], zoo_profile("quick"), 20)
+    again = Notes(state).hunt(mutant.name, ["KEY-02", "KEY-06"], zoo_profile("quick"), 20)
     assert again.results == first.results
-    page = to_markdown([again], {20: [again]}, "ci", "1.0")
+    page = to_markdown([again], {20: [again]}, "ci", "1.0", ["KEY-02"])
     assert "| 20 | 1 of 1 |" in page
     assert "| KEY-02 | Keys that differ only in case are different keys. | **folds-case** | none |" in page
+    assert "| KEY-06 * |" in page, "not every mutant was asked"
+
+
+def test_what_the_matrix_leaves_out_are_properties_and_few_of_each_family() -> None:
+    known = {p.id for p in properties()}
+    assert known >= DEAR
+    assert set(asked_of_all()) == known - DEAR
 
 
 def test_planted_bugs_are_caught_in_a_users_own_backend() -> None:

@@ -24,10 +24,6 @@ CAPACITY = 32 * MIB
 _FILLS = 10
 
 
-def _limit(trial: Trial, capacity: int) -> int:
-    return capacity * trial.harness.capacity_scale
-
-
 def _within_budget(trial: Trial, backend: Subject, limit: int) -> None:
     stats = backend.backend.stats()
     for name in ("bytes_used", "bytes_peak"):
@@ -86,7 +82,7 @@ def _accounting(trial: Trial, program: tuple[Op, ...]) -> None:
 )
 def _budget(trial: Trial) -> None:
     backend = trial.open(capacity=CAPACITY)
-    limit = _limit(trial, CAPACITY)
+    limit = trial.harness.holds(CAPACITY)
     size = 512 * KIB
     chunks = {f"k{i}": Chunk(8 * i + 3, size) for i in range(2 * limit // size)}
     stored: dict[str, Chunk] = {}
@@ -126,7 +122,7 @@ def _oversize(trial: Trial) -> None:
     model = {f"k{i}": Chunk(i, 100 * KIB) for i in range(20)}
     for k, chunk in model.items():
         backend.put(k, chunk)
-    size = CAPACITY + 1
+    size = max(CAPACITY, trial.harness.capacity_besides) + 1
     for k in ("new", "k3"):
         backend.rejects(
             ValueTooLargeError, partial(backend.put, k, Chunk(3, size)), f"put of {size} bytes into {CAPACITY}"
@@ -144,7 +140,7 @@ def _full(trial: Trial) -> None:
     size = MIB
     model: dict[str, Chunk] = {}
     with trial.quiet("# fill with chunks of 1 MiB until CapacityError"):
-        for i in range(_limit(trial, CAPACITY) // size + 1):
+        for i in range(trial.harness.holds(CAPACITY) // size + 1):
             try:
                 backend.put(f"k{i}", Chunk(8 * i + 3, size))
             except CapacityError:
@@ -210,7 +206,7 @@ def _reserve(trial: Trial) -> None:
             model[f"k{i}"] = chunk
             stored = backend.backend.stored_bytes(key(f"k{i}"))
             expect(stored is None or stored <= need, f"stored_bytes of at most the {need} reserved", stored)
-            _within_budget(trial, backend, _limit(trial, CAPACITY))
+            _within_budget(trial, backend, trial.harness.holds(CAPACITY))
             if len(model) > 3000:
                 break
         backend.expect_model(model)
@@ -220,7 +216,7 @@ def _reserve(trial: Trial) -> None:
 def _concurrent(trial: Trial) -> None:
     capacity = 16 * MIB
     backend = trial.open(capacity=capacity)
-    limit = _limit(trial, capacity)
+    limit = trial.harness.holds(capacity)
     data = Chunk(3, 512 * KIB)
     overlap = Overlap(trial)
     puts = limit // len(data) // 2

@@ -80,9 +80,9 @@ def _full(trial: Trial) -> None:
         trial.anew()
         backend = trial.open(capacity=CAPACITY)
         size = MIB - 5000  # so that there is some room left when no more of them fits
-        old = {f"old{i}": _shape(i, size) for i in range(CAPACITY * trial.harness.capacity_scale * 6 // 10 // MIB)}
+        old = {f"old{i}": _shape(i, size) for i in range(trial.harness.holds(CAPACITY) * 6 // 10 // MIB)}
         # The last of the batch is small: it would fit, if the batch did not stop.
-        new = {f"new{i}": _shape(40 + i, size) for i in range(CAPACITY * trial.harness.capacity_scale // size)}
+        new = {f"new{i}": _shape(40 + i, size) for i in range(trial.harness.holds(CAPACITY) // size)}
         new["small"] = Chunk(3, 100)
         with trial.quiet(f"# {len(old)} chunks of {size} bytes, and a batch of {len(new)} more than fit, by {way}"):
             _write(backend, "put_many", old)

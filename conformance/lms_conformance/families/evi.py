@@ -61,7 +61,7 @@ def chunk_of(k: str) -> Chunk:
 
 def fits_of(trial: Trial) -> int:
     """How many chunks certainly stay: half of what the capacity divides into."""
-    return CAPACITY * trial.harness.capacity_scale // SIZE // 2
+    return trial.harness.holds(CAPACITY) // SIZE // 2
 
 
 def put_in(backend: Subject, order: Order, k: str) -> None:
@@ -74,7 +74,7 @@ def put_in(backend: Subject, order: Order, k: str) -> None:
 @prop("EVI-01", "The newest chunk is never the victim of its own put.", needs=["policy", "capacity"], marks=["evicted"])
 def _newest(trial: Trial) -> None:
     backend = trial.open(capacity=CAPACITY)
-    for i in range(3 * CAPACITY * trial.harness.capacity_scale // SIZE):
+    for i in range(3 * trial.harness.holds(CAPACITY) // SIZE):
         backend.put(f"k{i}", chunk_of(f"k{i}"))
         backend.expect_chunk(f"k{i}", chunk_of(f"k{i}"), "the chunk just put")
     if not backend.contains("k0"):
@@ -181,7 +181,7 @@ def _undeclared(trial: Trial) -> None:
 @prop("EVI-06", "What was evicted is a clean miss, and can be put again.", needs=["evicts", "capacity"])
 def _miss(trial: Trial) -> None:
     backend = trial.open(capacity=CAPACITY)
-    count = 3 * CAPACITY * trial.harness.capacity_scale // SIZE
+    count = 3 * trial.harness.holds(CAPACITY) // SIZE
     with trial.quiet(f"for i in range({count}):\n    backend.put(Chunk(8 * i + 3, {SIZE}).message(key(f'k{{i}}')), …)"):
         for i in range(count):
             backend.put(f"k{i}", chunk_of(f"k{i}"))

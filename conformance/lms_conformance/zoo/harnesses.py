@@ -142,7 +142,7 @@ class ProvenHarness(Harness):
         self.mutant = name
         self.name = f"{inner.name} with {name}"
         self.takes_capacity = inner.takes_capacity
-        self.capacity_scale = inner.capacity_scale
+        self.capacity_scale, self.capacity_besides = inner.capacity_scale, inner.capacity_besides
         self.local, self.known, self.has_server = inner.local, inner.known, inner.has_server
 
     def open(self, path: Path, capacity: int | None) -> LMSBackendInterface:

@@ -8,16 +8,20 @@ from lms_conformance.spec import FAMILIES, properties
 from lms_conformance.zoo.hunt import Catch, matrix
 
 
-def to_markdown(catches: Sequence[Catch], named: Mapping[int, Sequence[Catch]], profile: str, spec: str) -> str:
+def to_markdown(
+    catches: Sequence[Catch], named: Mapping[int, Sequence[Catch]], profile: str, spec: str, asked: Sequence[str]
+) -> str:
     """The whole page.
 
     Parameters
     ----------
     catches : sequence of Catch
-        Every mutant against every property.
+        Every mutant against the properties it names and those that are `asked`.
     named : mapping of int to sequence of Catch
         By seed, every mutant against the properties it names, in `profile`.
     profile, spec : str
+    asked : sequence of str
+        The properties of which every mutant is asked.
     """
     found = matrix(catches)
     by_name = {catch.mutant.name: catch for catch in catches}
@@ -34,9 +38,11 @@ def to_markdown(catches: Sequence[Catch], named: Mapping[int, Sequence[Catch]], 
         "|---|---|",
         *(f"| {seed} | {sum(not c.missed for c in hunted)} of {len(hunted)} |" for seed, hunted in named.items()),
         "",
-        "The rest of this page is every mutant against every property, with little effort (8 examples) and one seed.",
-        "In the first table, **bold** mutants are those that a property must catch, the others it caught as well; the",
-        "last column takes the bold mutant that is the property's own the most, and says who else catches it.",
+        f"The rest of this page is every mutant against the properties it names and the {len(asked)} that take no",
+        "more than some hundredths of a second, with little effort (8 examples) and one seed. In the first table,",
+        "**bold** mutants are those that a property must catch, the others it caught as well (of a property marked *,",
+        "only mutants that name it were asked); the last column takes the bold mutant that is the property's own the",
+        "most, and says who else catches it.",
         "",
         "## Properties, and who they catch",
         "",
@@ -56,7 +62,8 @@ def to_markdown(catches: Sequence[Catch], named: Mapping[int, Sequence[Catch]], 
             also = sorted(found[p.id]["also"])
             shown = ", ".join([*bold, *also[:6]]) + (f" and {len(also) - 6} more" if len(also) > 6 else "")
             own = min((_besides(by_name[name], p.id) for name in found[p.id]["named"]), key=len, default=[])
-            out.append(f"| {p.id} | {_cell(p.sentence)} | {shown} | {', '.join(own) or 'none'} |")
+            star = "" if p.id in asked else " *"
+            out.append(f"| {p.id}{star} | {_cell(p.sentence)} | {shown} | {', '.join(own) or 'none'} |")
         out.append("")
     out += ["## Mutants", "", "| mutant | what is broken | of | caught by | and by |", "|---|---|---|---|---|"]
     for catch in catches:

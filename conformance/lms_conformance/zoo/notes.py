@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lms_conformance.outcome import Result
 from lms_conformance.profiles import Profile
 from lms_conformance.spec import properties
-from lms_conformance.zoo.hunt import Catch, hunt
-from lms_conformance.zoo.mutant import Mutant
+from lms_conformance.zoo.hunt import Catch, hunt, run_reference
+from lms_conformance.zoo.mutant import mutants
+
+#: A hunt of many properties is noted under this name of theirs.
+_MANY = 9
 
 
 class Notes:
@@ -31,16 +34,31 @@ class Notes:
                 note = json.loads(line)
                 self._known[note["hunt"]] = note["results"]
 
-    def hunt(self, mutant: Mutant, ids: Iterable[str], effort: Profile, seed: int) -> Catch:
-        """Run the properties on the mutant, or tell what they said the last time."""
+    def hunt(self, name: str, ids: Sequence[str], effort: Profile, seed: int) -> Catch:
+        """Run the properties on the mutant of that name, or tell what they said the last time."""
         known = {p.id: p for p in properties()}
-        chosen = [known[k] for k in ids]
-        name = f"{mutant.name} {seed} {effort.examples} {','.join(p.id for p in chosen) if len(chosen) < 9 else 'all'}"
-        if name in self._known:
-            return Catch(mutant, {k: Result.from_json(r) for k, r in self._known[name].items()})
-        catch = hunt(mutant, chosen, effort, seed)
+        mutant = mutants()[name]
+        found = self._noted(
+            f"{name} {seed} {effort.examples} {','.join(ids) if len(ids) < _MANY else 'all'}",
+            lambda: hunt(mutant, [known[k] for k in ids], effort, seed).results,
+        )
+        return Catch(mutant, found)
+
+    def reference(self, name: str, effort: Profile, seed: int) -> list[Result]:
+        """Run the properties on the correct backend of that name, or tell what they said the last time."""
+        return list(
+            self._noted(
+                f"reference {name} {seed} {effort.examples}",
+                lambda: {r.id: r for r in run_reference(name, effort, seed)},
+            ).values()
+        )
+
+    def _noted(self, what: str, run: Callable[[], dict[str, Result]]) -> dict[str, Result]:
+        if what in self._known:
+            return {k: Result.from_json(r) for k, r in self._known[what].items()}
+        results = run()
         if self._path is not None:
-            results = {k: r.to_json() for k, r in catch.results.items()}
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"hunt": name, "results": results}) + "\n")
-        return catch
+            told = {k: r.to_json() for k, r in results.items()}
+            with self._path.open("a", encoding="utf-8") as file:  # one write: other processes note there, too
+                file.write(json.dumps({"hunt": what, "results": told}) + "\n")
+        return results
