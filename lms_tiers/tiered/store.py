@@ -156,9 +156,12 @@ class TieredStore(Batches):
         if self._h.closing:  # or forked
             self._check_open()
         try:
-            if self._beyond is None:
-                return self._reader.get(key)
-            return self._beyond.get_through(key, self._chains)
+            beyond = self._beyond
+            if beyond is None or not (beyond.revalidates and beyond.doubts(key)):
+                obj = self._reader.get(key)
+                if obj is not None or beyond is None:
+                    return obj
+            return beyond.get_one(key, self._chains)
         except BaseException as error:
             self._h.mend(error)
             raise

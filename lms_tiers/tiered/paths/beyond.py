@@ -57,12 +57,12 @@ class Beyond:
         """Whether the private tiers do not hold `text`, or hold a copy that is to be asked for again. Takes no lock."""
         return text not in self._h.index or self.edge.outdated(text)
 
-    def get_through(self, key: CacheEngineKey, chains: Chains) -> LMSMemoryObj | None:
-        """A chunk from the private tiers, or from here."""
-        if not self.revalidates or not self.edge.outdated(known_text(self._h.index, key)):
-            obj = self._reader.get(key)
-            if obj is not None:
-                return obj
+    def doubts(self, key: CacheEngineKey) -> bool:
+        """Whether a private copy, if there is one, is to be asked for again. Takes no lock."""
+        return self.edge.outdated(known_text(self._h.index, key))
+
+    def get_one(self, key: CacheEngineKey, chains: Chains) -> LMSMemoryObj | None:
+        """A chunk that the private tiers do not hold, or hold a copy of that is to be asked for again."""
         text = key_text(key)
         return self.get([key], [text], [chains.single(self._h.clock(), text)])[0]
 

@@ -191,13 +191,13 @@ class Reader:
         while True:
             entry = h.index.get(text)
             if entry is None:
-                self._miss()
+                self.miss()
                 return None
             tier = self._pick(text, entry, tried)
             if tier is None:
                 if h.index.get(text) is not entry:
                     continue  # replaced meanwhile, and not unreachable
-                self._miss()
+                self.miss()
                 return None
             if tier.position and shared:
                 load = Load(entry)
@@ -299,13 +299,14 @@ class Reader:
             h.failed(tier, text, error)
         return False
 
-    def _miss(self) -> None:
+    def miss(self, count: int = 1) -> None:
+        """Count chunks that no tier has."""
         with self.h.lock:
             if self.h.closing:
                 raise BackendClosedError("the store")
-            self.misses += 1
+            self.misses += count
             for tier in self.h.tiers:
-                tier.misses += 1
+                tier.misses += count
 
     # -- other shapes ------------------------------------------------------------------------------------------------
 

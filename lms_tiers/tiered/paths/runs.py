@@ -36,6 +36,9 @@ class RunReader:
         rest: list[int] = []
         entries = list(map(h.index.get, texts))
         groups = self._groups(entries, rest)
+        absent = entries.count(None)
+        if absent:
+            self._r.miss(absent)
         for bit, group in groups.items():
             tier = h.tiers[bit.bit_length() - 1]
             if len(group) == 1 or tier.calls or (tier.position and self._r.deadline is not None):
@@ -47,12 +50,14 @@ class RunReader:
         return found
 
     def _groups(self, entries: list[Entry | None], rest: list[int]) -> dict[int, list[tuple[int, Entry]]]:
-        """By the bit of the highest tier that holds them; `rest` gets those that none does."""
+        """By the bit of the highest tier that holds them; `rest` gets those that none does which can be asked."""
         up = self._r.h.up
         groups: dict[int, list[tuple[int, Entry]]] = {}
         for i, entry in enumerate(entries):
-            mask = entry.tiers & up if entry is not None else 0
-            if entry is None or not mask:
+            if entry is None:
+                continue
+            mask = entry.tiers & up
+            if not mask:
                 rest.append(i)
                 continue
             bit = mask & -mask

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import get_ident
 from typing import Final, NamedTuple, TypeVar
 
-from lms_tiers.errors import DeadlineExceededError
+from lms_tiers.errors import DeadlineExceededError, InvalidChunkError
 from lms_tiers.interface import LMSBackendInterface
-from lms_tiers.keys import dtype_name
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, described, namespace_of
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.paths.asking import nbytes_of
 from lms_tiers.tiered.paths.reads import Reader
@@ -165,11 +164,11 @@ class Shared:
                     continue
                 edge.bytes_read += obj.length
                 found[i] = load.result = self._reader.shared(obj)
-                if contexts[i].promote:
-                    rising.append(_Rising(text, obj, load, self._entry(obj, contexts[i]), 0, contexts[i]))
+                if self._promotes and contexts[i].promote and (entry := self._entry(text, obj, contexts[i])):
+                    rising.append(_Rising(text, obj, load, entry, 0, contexts[i]))
         for _, (_, load) in mine.items():
             load.finish()  # those who wait need not wait for what follows
-        if self._promotes:
+        if rising:
             self._rise(rising)
 
     def _ask(self, call: Callable[[], T]) -> T | None:
@@ -230,10 +229,13 @@ class Shared:
 
     # -- upwards -----------------------------------------------------------------------------------------------------
 
-    def _entry(self, obj: LMSMemoryObj, context: AccessContext) -> Entry:
+    def _entry(self, text: str, obj: LMSMemoryObj, context: AccessContext) -> Entry | None:
+        """A chunk that was read as this store would keep it; None where it says of itself what no metadata can."""
         h = self._h
-        dtype, shape = described(obj)
-        meta = ChunkMeta(obj.length, obj.fmt, dtype_name(dtype), tuple(shape), namespace_of(obj))
+        try:
+            meta = ChunkMeta.of_obj(text, obj)
+        except InvalidChunkError:
+            return None
         return Entry(meta, h.fit(obj.length).unfit, h.nowhere, context.parent, context.position)
 
     def _rise(self, rising: list[_Rising]) -> None:
@@ -245,7 +247,9 @@ class Shared:
             for tier in h.tiers:
                 need = needs[tier.position]
                 if need is not None and h.up & tier.bit:
-                    by_tier.setdefault(tier.position, []).append(it._replace(need=need))
+                    by_tier.setdefault(tier.position, []).append(
+                        _Rising(it.text, it.obj, it.load, it.entry, need, it.context)
+                    )
                     break
         for position, run in by_tier.items():
             tier = h.tiers[position]
