@@ -1,8 +1,7 @@
-"""Both halves of the tests, the second whatever became of the first, and one closing line.
+"""The tests, in more processes than there are processors, and one closing line.
 
-`tests/conformance` runs by itself, in no more processes than there are processors: it looks for races by the clock, and
-looks less often where its threads get no processor. The others wait some of their time, for processes to start and
-limits to pass: twice as many processes as processors keep those busy.
+They wait some of their time, for processes to start and limits to pass: twice as many processes as processors keep
+those busy. Those that look for races hold beside others: they are red where what they look for had no chance to be.
 """
 
 from __future__ import annotations
@@ -23,14 +22,15 @@ from xml.etree import ElementTree
 #: What a newcomer is not asked to wait for; see CONTRIBUTING.md.
 DEEP: Final = "deep"
 
-_CONFORMANCE: Final = "tests/conformance"
-
 #: Some tests take a thousand times as long as others: no process gets more of them at once than it must.
 _ONE_BY_ONE: Final = ("--dist", "load", "--maxschedchunk", "1")
 
+#: What a whole run tells: why tests were skipped, and which took longest.
+_TOLD: Final = ("--durations", "40", "--durations-min", "5")
 
-def halves(jobs: int, everything: bool) -> list[list[str]]:
-    """What pytest is given for each half.
+
+def arguments(jobs: int, everything: bool) -> list[str]:
+    """What pytest is given.
 
     Parameters
     ----------
@@ -39,11 +39,8 @@ def halves(jobs: int, everything: bool) -> list[list[str]]:
     everything : bool
         Whether tests marked `deep` run too, and the reason of each skip is told.
     """
-    chosen = [] if everything else ["-m", f"not {DEEP}", "-qq", "-rfE"]
-    return [
-        ["-n", str(2 * jobs), *_ONE_BY_ONE, "tests", f"--ignore={_CONFORMANCE}", *chosen],
-        ["-n", str(jobs), *_ONE_BY_ONE, _CONFORMANCE, *chosen],
-    ]
+    chosen = _TOLD if everything else ("-m", f"not {DEEP}", "-qq", "-rfE")
+    return ["-n", str(2 * jobs), *_ONE_BY_ONE, "--continue-on-collection-errors", "tests", *chosen]
 
 
 def _environment() -> dict[str, str]:
@@ -69,31 +66,27 @@ def closing(counts: collections.Counter[str], red: bool, seconds: float) -> str:
     return f"{'RED' if red else 'green'}: {told or 'no test ran'}, in {minutes} min {rest} s"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run both halves; 0 where both are green.
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the tests; 0 where they are green.
 
     Returns
     -------
     int
-        1 where a half is red, 130 where it was interrupted.
+        1 where they are red, 130 where they were interrupted.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=2, help="processors to keep busy")
     parser.add_argument("--all", action="store_true", help="run the tests marked `deep` too")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(given)
     began = time.monotonic()
-    counts: collections.Counter[str] = collections.Counter()
-    red = False
     with tempfile.TemporaryDirectory(prefix="lms-tests-") as folder:
         report = Path(folder) / "report.xml"
-        for half in halves(options.jobs, options.all):
-            report.unlink(missing_ok=True)
-            command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *half]
-            try:
-                red |= subprocess.run(command, env=_environment(), check=False).returncode != 0
-            except KeyboardInterrupt:
-                return 130
-            counts += _counted(report)
+        command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *arguments(options.jobs, options.all)]
+        try:
+            red = subprocess.run(command, env=_environment(), check=False).returncode != 0
+        except KeyboardInterrupt:
+            return 130
+        counts = _counted(report)
     print(closing(counts, red, time.monotonic() - began), flush=True)
     return int(red)
 

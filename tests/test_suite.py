@@ -1,4 +1,4 @@
-"""`make test` and `make test-all`: both halves run, whatever becomes of the first, and one line closes them."""
+"""`make test` and `make test-all`: what each runs, and the one line that closes it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ def run(folder: Path, first: str, conformance: str, *arguments: str) -> subproce
     (GREEN + SKIPPED + DEEP, GREEN, "green: 2 passed, 1 skipped, in 0 min"),
     ("1 / 0", RED + GREEN, "RED: 1 failed, 1 with errors, 1 passed, in 0 min"),
 ])  # fmt: skip
-def test_both_halves_run_without_deep_tests_and_one_line_closes_them(
-    tmp_path: Path, first: str, second: str, told: str
-) -> None:
+def test_a_run_has_no_deep_tests_and_one_line_closes_it(tmp_path: Path, first: str, second: str, told: str) -> None:
     done = run(tmp_path, first, second)
     assert done.stdout.splitlines()[-1].startswith(told), done.stdout + done.stderr
     assert done.returncode == told.startswith("RED")
