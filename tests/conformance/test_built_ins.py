@@ -35,7 +35,8 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "lmdb": (),
     PATIENT + "cpu?capacity={capacity} > lmdb:{tmp}/kv?capacity={capacity}": (),
     "cpu?capacity={capacity}": (),
-    "lmdb:{tmp}/kv?capacity={capacity}": ("OVR", "BAT", "OPT", "LIF", "CAP", "EVI", "PER", "CON"),
+    # What overwrites, batches, other ways and threads find in a store of one tier is asked of one in memory.
+    "lmdb:{tmp}/kv?capacity={capacity}": ("LIF", "CAP", "EVI", "PER"),
     # How a store syncs decides what of it is there after a crash and a reopening.
     "lmdb:{tmp}/kv?capacity={capacity}&sync=none": ("CRA", "PER", "OVR"),
     "lmdb:{tmp}/kv?capacity={capacity}&sync=commit": ("CRA", "PER", "OVR"),

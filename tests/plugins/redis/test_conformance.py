@@ -24,8 +24,8 @@ TIERS = [
     "cpu?capacity=64MiB > lmdb:{tmp}/kv?capacity=256MiB",
 ]
 
-#: What tiers and the shared one below them answer together; what a shared tier is under one in memory, `lm` is asked.
-OF_TIERS = ["PUT", "GET", "OVR", "RMV", "CNT", "BAT", "OPT", "LIF", "CON", "SHR"]
+#: What three tiers change together, and who else sees it; what a shared tier is under one in memory, `lm` is asked.
+OF_TIERS = ["OVR", "RMV", "BAT", "LIF", "CON", "SHR"]
 
 
 #: What every run asks.
