@@ -223,7 +223,7 @@ class TriesForEver(Reference):
         """Nothing is remembered."""
 
 
-@ZOO("DOR-V14", failing={"fail": 0.3})
+@ZOO("DOR-V14", failing={"fail": 0.9})
 class WritesBeforeItKnows(Reference):
     """A read that fails half-way is reported as a success."""
 
