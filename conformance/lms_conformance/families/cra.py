@@ -1,4 +1,4 @@
-"""CRA: processes that are killed, media that are damaged, full or not writable."""
+"""CRA: processes that are killed; media that are damaged, full or not writable: `cra_media`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ Operation = tuple[Any, ...]
 Candidates = dict[str, list[Chunk | None]]
 
 
-def _capacity(trial: Trial) -> int | None:
+def room_of(trial: Trial) -> int | None:
+    """The capacity that these properties ask for, where one can be chosen."""
     return 64 * MIB if trial.harness.takes_capacity else None
 
 
 def _killed_after(trial: Trial, path: Any, program: list[Operation], ack: int) -> None:
     """Run `program` in a process of its own and kill it when operation `ack` was acknowledged."""
     trial.record(f"# a process opens the place and runs {_shown(program[: ack + 1])}; then it is killed with SIGKILL")
-    serve(trial, path, _capacity(trial))
-    with zygote().job("run", trial.harness, path, _capacity(trial), program=program) as job:
+    serve(trial, path, room_of(trial))
+    with zygote().job("run", trial.harness, path, room_of(trial), program=program) as job:
         for message in job.messages():
             if "raised" in message:
                 violate("the process to run its program", f"{message['raised']}: {message['message']}")
@@ -67,7 +68,8 @@ def _candidates(program: list[Operation], ack: int, *, lenient: bool) -> Candida
     return found
 
 
-def _expect_one_of(backend: Subject, found: Candidates) -> None:
+def expect_one_of(backend: Subject, found: Candidates) -> None:
+    """Each key holds one of the chunks that it may hold."""
     for k, options in found.items():
         obj = backend.get(k)
         if obj is None:
@@ -95,8 +97,8 @@ def _kill(trial: Trial) -> None:
         program, ack = _program(trial.rng, trial.caps.remove)
         backend = trial.directory()
         _killed_after(trial, backend, program, ack)
-        subject = trial.open(capacity=_capacity(trial), path=backend)
-        _expect_one_of(subject, _candidates(program, ack, lenient=trial.caps.evicts))
+        subject = trial.open(capacity=room_of(trial), path=backend)
+        expect_one_of(subject, _candidates(program, ack, lenient=trial.caps.evicts))
 
 
 def _program(rng: random.Random, remove: bool) -> tuple[list[Operation], int]:
@@ -132,8 +134,8 @@ def _in_flight(trial: Trial) -> None:
         trial.record(
             f"# a process puts and flushes 2 MiB under 'a', overwrites it for ever, and is killed after {delay:.3f} s"
         )
-        serve(trial, path, _capacity(trial))
-        with zygote().job("overwrite", trial.harness, path, _capacity(trial), versions=texts, flag=str(flag)) as job:
+        serve(trial, path, room_of(trial))
+        with zygote().job("overwrite", trial.harness, path, room_of(trial), versions=texts, flag=str(flag)) as job:
             for message in job.messages():
                 if "raised" in message:
                     violate("the process to overwrite", f"{message['raised']}: {message['message']}")
@@ -145,9 +147,9 @@ def _in_flight(trial: Trial) -> None:
                     server_dies(trial, path)
         if zygote().status == signal.SIGKILL and flag.read_bytes()[:1] == b"p":
             trial.mark("killed inside a put")
-        subject = trial.open(capacity=_capacity(trial), path=path)
+        subject = trial.open(capacity=room_of(trial), path=path)
         options: list[Chunk | None] = [*versions, None] if trial.caps.evicts else [*versions]
-        _expect_one_of(subject, {"a": options})
+        expect_one_of(subject, {"a": options})
 
 
 def _stop_in_a_put(trial: Trial, job: Job, flag: Path) -> None:
@@ -177,7 +179,7 @@ def _works_after(trial: Trial) -> None:
     program: list[Operation] = [("put", "a", 11, 5000, 0), ("flush", ""), ("put", "b", 12, 300 * KIB, 1)]
     for _ in range(2):
         _killed_after(trial, path, program, 2)
-    subject = trial.allows(lambda: trial.open(capacity=_capacity(trial), path=path), "opening the place after a kill")
+    subject = trial.allows(lambda: trial.open(capacity=room_of(trial), path=path), "opening the place after a kill")
     subject.expect_chunk("a", Chunk(11, 5000, 0))
     subject.put("c", Chunk(13, 100))
     subject.put("a", Chunk(14, 50))
@@ -199,139 +201,5 @@ def _removed(trial: Trial) -> None:
     ]  # fmt: skip
     path = trial.directory()
     _killed_after(trial, path, program, 4)
-    subject = trial.open(capacity=_capacity(trial), path=path)
+    subject = trial.open(capacity=room_of(trial), path=path)
     subject.expect_model({"b": Chunk(12, 5000, 1)}, ["a"])
-
-
-def _stored(trial: Trial, chunks: dict[str, Chunk]) -> Subject:
-    backend = trial.open(capacity=_capacity(trial))
-    for k, chunk in chunks.items():
-        backend.put(k, chunk)
-    backend.flush()
-    backend.close()
-    trial.harness.stop(backend.path)  # what holds the place would not see the damage, or write over it
-    return backend
-
-
-def _read_in_child(trial: Trial, backend: Subject, expected: dict[str, Chunk], what: str) -> dict[str, bool]:
-    """Which keys were found, each exact; a violation for wrong bytes, untyped errors, or the reader's death."""
-    texts = {k: [(c.seed, c.size, c.kind)] for k, c in expected.items()}
-    found: dict[str, bool] = {}
-    opened = done = False
-    with zygote().job("read", trial.harness, backend.path, backend.capacity, expected=texts) as job:
-        for message in job.messages():
-            opened |= "open" in message
-            done |= "done" in message
-            if message.get("wrong"):
-                violate(f"{message['key']!r} to be a miss or exact after {what}", message["wrong"])
-            if "key" in message:
-                found[message["key"]] = message["found"]
-            if "raised" in message:
-                done = True
-                trial.mark("damage read back")
-                typed = message["typed"] and not opened
-                expect(
-                    typed,
-                    f"misses, or a typed error on opening, after {what}",
-                    f"{message['raised']}: {message['message']}",
-                )
-    expect(done, f"the reader to survive {what}", f"it died with status {zygote().status}")
-    if not all(found.values()):
-        trial.mark("damage read back")
-    return found
-
-
-@prop(
-    "CRA-05",
-    "A chunk whose stored bytes were flipped is a miss, not data; the others are exact.",
-    needs=["persistent", "damage"],
-    marks=["damage read back"],
-)
-def _flipped(trial: Trial) -> None:
-    for size in (5000, 300 * KIB, 2 * MIB):
-        trial.anew()
-        chunks = {k: Chunk(11 + i, size + i, i) for i, k in enumerate("abc")}
-        backend = _stored(trial, chunks)
-        expect(
-            trial.harness.corrupt(backend.path, chunks["b"].bytes()),
-            "stored bytes to flip below the place",
-            "nothing stored",
-        )
-        trial.record("# bits of b's stored bytes are flipped; another process reopens and reads")
-        found = _read_in_child(trial, backend, chunks, "flipping stored bytes of 'b'")
-        for k in "ac":
-            expect(found.get(k, True), f"the undamaged {k!r} to be found", "a miss")
-
-
-@prop(
-    "CRA-06",
-    "After files are cut short there are misses or a typed error on opening: no wrong data, no death.",
-    needs=["persistent", "damage"],
-    marks=["damage read back"],
-)
-def _truncated(trial: Trial) -> None:
-    chunks = {f"k{i}": Chunk(11 + i, 200 * KIB + i, i % 8) for i in range(10)}
-    backend = _stored(trial, chunks)
-    expect(trial.harness.truncate(backend.path), "files to cut below the place", "nothing stored")
-    trial.record("# a third is cut off every file; another process reopens and reads")
-    _read_in_child(trial, backend, chunks, "cutting files short")
-
-
-@prop(
-    "CRA-07",
-    "On a full disk put raises a typed error and loses nothing; with room again it works.",
-    needs=["persistent", "local"],
-    marks=["put at full"],
-)
-def _full_disk(trial: Trial) -> None:
-    path = trial.directory()
-    trial.record("# a process fills what the medium takes (RLIMIT_FSIZE) with put of 12 MiB under 'big' and 'a'")
-    done = False
-    with zygote().job("full disk", trial.harness, path, _capacity(trial)) as job:
-        for message in job.messages():
-            done |= "done" in message
-            if "raised" in message:
-                violate("puts on a full disk to raise typed errors", f"{message['raised']}: {message['message']}")
-            if "put" in message:
-                if "typed" in message or "untyped" in message:
-                    trial.mark("put at full")
-                _judge_full(message, lenient=trial.caps.evicts)
-            if message.get("after"):
-                violate("put and get to work once there is room", message["after"])
-    expect(done, "the process to survive a full disk", f"it died with status {zygote().status}")
-    subject = trial.open(capacity=_capacity(trial), path=path)
-    options: list[Chunk | None] = [Chunk(3, 100_000), Chunk(11, 12 * MIB)]
-    _expect_one_of(subject, {"a": [*options, None] if trial.caps.evicts else options, "z": [Chunk(12, 50_000)]})
-
-
-def _judge_full(message: dict[str, Any], *, lenient: bool) -> None:
-    k = message["put"]
-    expect("untyped" not in message, f"put of {k!r} on a full disk to raise a typed error", message.get("untyped"))
-    if message.get("returned"):
-        ok = message["new"] or (lenient and ("typed" in message or not message["found"]))
-        expect(ok, f"{k!r}, whose put returned, to be readable", "old bytes or none: the failure was swallowed")
-    elif message["found"]:
-        expect(message["old"] or message["new"], f"{k!r} to be what it was before the failed put", "other bytes")
-    else:
-        expect(k == "big", "the old chunk to outlive a failed overwrite", "None: it is lost")
-
-
-@prop(
-    "CRA-08",
-    "A directory that cannot be written raises StorageUnavailableError, and is left as it was.",
-    needs=["persistent", "local"],
-)
-def _read_only(trial: Trial) -> None:
-    path, scratch = trial.directory(), trial.directory()
-    path.chmod(0o555)
-    trial.record("# another process, without the right to write there, opens the place")
-    ended: dict[str, Any] = {}
-    with zygote().job("read only", trial.harness, path, _capacity(trial), scratch=str(scratch)) as job:
-        for message in job.messages():
-            if "raised" in message or "done" in message:
-                ended = message
-    path.chmod(0o755)
-    expect(ended.get("raised") is not None, "an error from a directory that cannot be written", ended or "its death")
-    ok = ended.get("raised") in ("StorageUnavailableError", "StorageLockedError")
-    expect(ok, "StorageUnavailableError", f"{ended.get('raised')}: {ended.get('message')}")
-    expect(not list(path.iterdir()), "the directory left empty", [p.name for p in path.iterdir()])
