@@ -25,7 +25,7 @@ ROOMS = [
     ["plugin_checks"],
     ["tiered"],
     ["plugins"],
-    ["resp", "apart"],
+    ["resp", "apart", "remote"],
     ["client"],
     ["wire", "arena"],
     ["policies", "codecs"],

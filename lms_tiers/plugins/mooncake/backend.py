@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, List, Optional
+from typing import Any, ClassVar, Final, List
 from urllib.parse import quote
 
 from lms_tiers.apart import START, Apart, FailedError
 from lms_tiers.buffers import copy_bytes, writable_bytes
 from lms_tiers.errors import (
-    BackendClosedError,
-    ForkedProcessError,
     LmsTiersError,
-    OutcomeUnknownError,
     StorageFullError,
     StorageUnavailableError,
     ValueTooLargeError,
 )
-from lms_tiers.interface import BackendStats, Capabilities, LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
+from lms_tiers.interface import Capabilities
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, key_text
 from lms_tiers.plugins.mooncake.admin import ask
 from lms_tiers.plugins.mooncake.chunk import HEAD, MAX_KEY, listed, names_of, read_object
 from lms_tiers.plugins.mooncake.options import MooncakeOptions, addresses_of
-from lms_tiers.plugins.mooncake.writing import ABSENT, INVALID, Ready, Writer, exist
+from lms_tiers.plugins.mooncake.writing import ABSENT, INVALID, Writer, exist
+from lms_tiers.remote import Ready, RemoteBackend
 from lms_tiers.wire.buffers import receive_buffer
 
 #: Figures of `stats` beside those of every backend.
@@ -43,7 +39,7 @@ _TURNS: Final = 4
 _Allocate = Callable[[int, ChunkMeta], memoryview]
 
 
-class MooncakeBackend(LMSBackendInterface):
+class MooncakeBackend(RemoteBackend):
     """Chunks as objects of a Mooncake Store, usable from many threads.
 
     Parameters
@@ -60,22 +56,20 @@ class MooncakeBackend(LMSBackendInterface):
         The master cannot be reached, or the engine's client cannot run here.
     """
 
+    named: ClassVar[str] = "the mooncake backend"
     capabilities: ClassVar[Capabilities] = Capabilities(
         remove=True, evicts=True, shared=True, batch_stops=False, max_key_bytes=MAX_KEY
     )
 
     def __init__(self, location: str, options: MooncakeOptions) -> None:
         self.admin, host = addresses_of(location, options)
-        self._where: Final = f"mooncake://{location}"
+        super().__init__(f"mooncake://{location}")
         self._prefix: Final = quote(options.prefix)
         self._timeout: Final = options.timeout
         self._most: Final = options.max_chunk
         self.capabilities = replace(type(self).capabilities, max_value_bytes=options.max_chunk)  # type: ignore[misc]
         self._half: Final = options.max_chunk + HEAD
         self._expected = min(1 << 20, self._half)
-        self._pid: Final = os.getpid()
-        self._counts: Final[Counter[str]] = Counter()
-        self._counting: Final = threading.Lock()
         told = {
             "master": location, "metadata": options.metadata, "host": host,
             "protocol": options.protocol, "device": options.device,
@@ -97,53 +91,31 @@ class MooncakeBackend(LMSBackendInterface):
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
-        """Store a chunk, for everybody. See `LMSBackendInterface.put`."""
-        self.put_many([(client_meta, kv_chunk_bytes)])
+    def _taken(self, ready: Ready) -> Ready:
+        if len(ready.body) > self._most:
+            limit = "option max_chunk of the mooncake backend"
+            raise ValueTooLargeError(ready.text, len(ready.body), self._most, limit)
+        return ready
 
-    def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
-        """Store chunks, many in one request; one that fails stops none of the others."""
-        self._check()
-        ready: dict[str, Ready] = {}  # of a key named twice the last one counts
-        late: LmsTiersError | None = None
-        for client_meta, data in items:
-            try:
-                text = key_text(client_meta.key, MAX_KEY)
-                body = memoryview(data if isinstance(data, bytes | bytearray) else own_bytes(data))
-                meta = ChunkMeta.of(client_meta, len(body))
-                if len(body) > self._most:
-                    raise ValueTooLargeError(text, len(body), self._most, "option max_chunk of the mooncake backend")
-                ready[text] = text, meta, body
-            except LmsTiersError as error:
-                late = error
-                break
+    def _put(self, chunks: Sequence[Ready]) -> Sequence[StorageUnavailableError]:
+        """Many in one request."""
         failures: list[StorageUnavailableError] = []
         window: list[Ready] = []
         room = 0
-        for one in ready.values():
-            size = len(one[2]) + HEAD
+        for one in chunks:
+            size = len(one.body) + HEAD
             if window and (len(window) == _WINDOW or room + size > 2 * self._half):
                 failures += self._writer.put(window)
                 window, room = [], 0
             window.append(one)
             room += size
-        if window:
-            failures += self._writer.put(window)
-        if not failures:
-            self._count("bytes_written", sum(meta.length for _, meta, _ in ready.values()))
-        else:  # one in doubt says less than any other
-            self._count("failures", len(failures))
-            self._check()
-            worst = next((error for error in failures if isinstance(error, OutcomeUnknownError)), failures[0])
-            if isinstance(worst, StorageFullError) and not self._has_nodes():
-                raise StorageUnavailableError(self._where, "has no node yet that gives memory: start mooncake_client.")
-            raise worst
-        if late is not None:
-            raise late
+        return failures + self._writer.put(window) if window else failures
 
-    def remove(self, key: CacheEngineKey) -> None:
-        """Forget a chunk, for everybody."""
-        self.remove_many([key])
+    def _worst(self, failures: Sequence[StorageUnavailableError]) -> LmsTiersError:
+        worst = super()._worst(failures)
+        if isinstance(worst, StorageFullError) and not self._has_nodes():
+            return StorageUnavailableError(self._where, "has no node yet that gives memory: start mooncake_client.")
+        return worst
 
     def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
         """Forget chunks, many in one request."""
@@ -165,10 +137,6 @@ class MooncakeBackend(LMSBackendInterface):
             return True
 
     # -- reading -----------------------------------------------------------------------------------------------------
-
-    def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
-        """The chunk, whoever put it; None where there is none, the store cannot be asked, or it is damaged."""
-        return self.get_many([key])[0]
 
     def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
         """The chunks in order, many in one request."""
@@ -237,10 +205,6 @@ class MooncakeBackend(LMSBackendInterface):
             look = exist(lane, until, [name for i in missing for name in self._names(texts[i])])
         return again + [i for turn, i in enumerate(missing) if any(look[2 * turn : 2 * turn + 2])]
 
-    def contains(self, key: CacheEngineKey) -> bool:
-        """Whether the store has the key now; False where it cannot be asked. Its bytes are checked when read."""
-        return self.contains_many([key])[0]
-
     def contains_many(self, keys: Sequence[CacheEngineKey]) -> list[bool]:
         """Which keys the store has now, hundreds in one request."""
         self._check()
@@ -258,10 +222,6 @@ class MooncakeBackend(LMSBackendInterface):
             self._count("failures")
             self._check()
         return [text in there for text in texts]
-
-    def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
-        """Length of the leading run that is there, asked for at once."""
-        return (*self.contains_many(keys), False).index(False)
 
     # -- listing -----------------------------------------------------------------------------------------------------
 
@@ -283,38 +243,20 @@ class MooncakeBackend(LMSBackendInterface):
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 
-    def flush(self, timeout: float | None = None) -> None:
-        """What was put is in the memory of a node when `put` returned; a node that dies takes it along."""
-        self._check()
-
-    def stats(self) -> BackendStats:
-        """Counters of this client; it asks the store nothing."""
-        with self._counting:
-            counts = dict(self._counts)
-        return BackendStats(
-            bytes_written=counts.get("bytes_written", 0), bytes_read=counts.get("bytes_read", 0),
-            failures=counts.get("failures", 0), corrupt=counts.get("corrupt", 0),
-            detail=dict.fromkeys(DETAIL, float(self._client.starts)),
-        )  # fmt: skip
+    def _detail(self) -> dict[str, float]:
+        return dict.fromkeys(DETAIL, float(self._client.starts))
 
     def close(self) -> None:
         """End the engine's client; the store and its chunks stay."""
         if os.getpid() == self._pid:
             self._client.close()
 
-    def _check(self) -> None:
-        if os.getpid() != self._pid:
-            raise ForkedProcessError("the mooncake backend")
-        if self._client.closed:
-            raise BackendClosedError("the mooncake backend")
+    @property
+    def _closed(self) -> bool:
+        return self._client.closed
 
     def _names(self, text: str) -> tuple[str, str]:
         return names_of(self._prefix, text)
-
-    def _count(self, what: str, by: int = 1) -> None:
-        if by:
-            with self._counting:
-                self._counts[what] += by
 
 
 def open_backend(location: str, capacity: int | None, options: MooncakeOptions) -> MooncakeBackend:

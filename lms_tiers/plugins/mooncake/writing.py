@@ -10,8 +10,8 @@ from typing import Final
 
 from lms_tiers.apart import Apart, FailedError, Lane
 from lms_tiers.errors import OutcomeUnknownError, StorageFullError, StorageUnavailableError
-from lms_tiers.messages import ChunkMeta
 from lms_tiers.plugins.mooncake.chunk import HEAD, NUMBER, names_of, pack_into
+from lms_tiers.remote import Ready
 
 #: Numbers of the engine (its `ErrorCode`): no room; too small a buffer; not there, or not yet; a name that is taken, or
 #: a write that somebody else has overtaken.
@@ -19,9 +19,6 @@ FULL: Final = {-200, -1700, -1602}
 INVALID: Final = -600
 ABSENT: Final = {-703, -704, -710, -712}
 _OVERTAKEN: Final = {-601, -700, -703, -704, -705, -713, -714}
-
-#: A key, and what is to be stored under it.
-Ready = tuple[str, ChunkMeta, memoryview]
 
 
 def exist(lane: Lane, until: float, names: Sequence[str]) -> list[int]:

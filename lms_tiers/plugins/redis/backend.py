@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, ClassVar, Final, List, Optional
+from typing import Any, ClassVar, Final, List
 
 from lms_tiers.buffers import writable_bytes
 from lms_tiers.errors import (
-    BackendClosedError,
-    ForkedProcessError,
     InvalidBufferError,
-    LmsTiersError,
     OutcomeUnknownError,
     StorageFullError,
     StorageUnavailableError,
 )
-from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
+from lms_tiers.interface import Capabilities, ChunkInfo
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, key_text
 from lms_tiers.plugins.redis.chunk import Allocate, Damaged, put_answer, put_frame, read_chunk
 from lms_tiers.plugins.redis.options import RedisOptions, place_of
+from lms_tiers.remote import Ready, RemoteBackend
 from lms_tiers.resp.link import Link, Place, Refusal, command
 from lms_tiers.resp.nodes import LIGHT, WINDOW, Nodes, Request
 from lms_tiers.wire.buffers import paged_buffer, receive_buffer
@@ -39,7 +35,7 @@ DETAIL: Final = ("connects", "redirects", "slot_looks", "nodes")
 _NUMBER: Final = partial(Link.expect, kind=int)
 
 
-class RedisBackend(LMSBackendInterface):
+class RedisBackend(RemoteBackend):
     """A client of one Redis or Valkey server, or of a Cluster, usable from many threads.
 
     Parameters
@@ -53,49 +49,25 @@ class RedisBackend(LMSBackendInterface):
         No node answers, or the engine refuses the user.
     """
 
+    named: ClassVar[str] = "the redis backend"
     capabilities: ClassVar[Capabilities] = Capabilities(remove=True, evicts=True, shared=True, batch_stops=False)
 
     def __init__(self, place: Place, options: RedisOptions) -> None:
-        self._where: Final = str(place)
+        super().__init__(str(place))
         self._prefix: Final = options.prefix.encode()
         self._ttl: Final = None if options.ttl is None else round(options.ttl * 1000)
-        self._pid: Final = os.getpid()
-        self._counts: Final[Counter[str]] = Counter()
-        self._counting: Final = threading.Lock()
         self.nodes: Final = Nodes(place, options.timeout, options.connections)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
-        """Store a chunk, for everybody; returns when its node has it. See `LMSBackendInterface.put`."""
-        self.put_many([(client_meta, kv_chunk_bytes)])
-
-    def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
-        """Store chunks, all on their way at one time; what a node refuses stops none of the others."""
-        self._check()
-        requests: list[Request] = []
-        stored = 0
-        late: LmsTiersError | None = None
-        for client_meta, data in items:
-            try:
-                key = key_text(client_meta.key).encode()
-                body = memoryview(data if isinstance(data, bytes | bytearray) else own_bytes(data))
-                meta = ChunkMeta.of(client_meta, len(body))
-            except LmsTiersError as error:
-                late = error
-                break
-            name = self._prefix + key
-            frame = put_frame(name, key, meta, body, self._ttl)
+    def _put(self, chunks: Sequence[Ready]) -> Sequence[StorageUnavailableError]:
+        """All are on their way at one time."""
+        requests = []
+        for text, meta, body in chunks:
+            name = self._prefix + text.encode()
+            frame = put_frame(name, text.encode(), meta, body, self._ttl)
             requests.append(Request(name, frame, partial(put_answer, meta=meta, ttl=self._ttl)))
-            stored += meta.length
-        self._write(requests, "put")
-        self._count("bytes_written", stored)
-        if late is not None:
-            raise late
-
-    def remove(self, key: CacheEngineKey) -> None:
-        """Forget a chunk, for everybody."""
-        self.remove_many([key])
+        return self._failures(requests, "put")
 
     def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
         """Forget chunks, all requests on their way at one time."""
@@ -103,13 +75,15 @@ class RedisBackend(LMSBackendInterface):
         self._write([Request(name, command(b"UNLINK", name), _NUMBER) for name in names], "remove")
 
     def _write(self, requests: Sequence[Request], operation: str) -> None:
-        """Ask once; raise the worst that came of it: a write in doubt says less than any other failure."""
-        self.nodes.run(requests, window=WINDOW if operation == "put" else LIGHT)
-        failures = [error for request in requests if (error := self._failure(request, operation)) is not None]
+        """Ask once; raise the worst that came of it."""
+        failures = self._failures(requests, operation)
         if failures:
             self._count("failures", len(failures))
-            self._check()
-            raise next((error for error in failures if isinstance(error, OutcomeUnknownError)), failures[0])
+            raise self._worst(failures)
+
+    def _failures(self, requests: Sequence[Request], operation: str) -> list[StorageUnavailableError]:
+        self.nodes.run(requests, window=WINDOW if operation == "put" else LIGHT)
+        return [error for request in requests if (error := self._failure(request, operation)) is not None]
 
     def _failure(self, request: Request, operation: str) -> StorageUnavailableError | None:
         answer = request.answer
@@ -125,10 +99,6 @@ class RedisBackend(LMSBackendInterface):
         return StorageUnavailableError(self._where, f"refuses: {answer.text}.")
 
     # -- reading -----------------------------------------------------------------------------------------------------
-
-    def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
-        """The chunk, whoever put it; None where there is none, its node cannot be asked, or it is damaged."""
-        return self.get_many([key])[0]
 
     def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
         """The chunks in order, each read into a buffer of its own; one round trip a node and window of 32."""
@@ -192,19 +162,11 @@ class RedisBackend(LMSBackendInterface):
             self._check()
         return requests
 
-    def contains(self, key: CacheEngineKey) -> bool:
-        """Whether the engine has the key now; False where its node cannot be asked."""
-        return self.contains_many([key])[0]
-
     def contains_many(self, keys: Sequence[CacheEngineKey]) -> list[bool]:
         """Which keys the engine has now: one round trip a node. The bytes are checked when they are read."""
         asked = self._ask([Request(name, command(b"EXISTS", name), _NUMBER) for name in self._names(keys)], LIGHT)
         self._count("failures", sum(one.fault is not None or isinstance(one.answer, Refusal) for one in asked))
         return [one.answer == 1 for one in asked]
-
-    def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
-        """Length of the leading run that the engine has: one round trip a node."""
-        return (*self.contains_many(keys), False).index(False)
 
     # -- listing -----------------------------------------------------------------------------------------------------
 
@@ -259,41 +221,23 @@ class RedisBackend(LMSBackendInterface):
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 
-    def flush(self, timeout: float | None = None) -> None:
-        """What was put is in the engine; whether it outlives the engine is for the engine's own settings to say."""
-        self._check()
-
-    def stats(self) -> BackendStats:
-        """Counters of this client; it asks the engine nothing."""
-        with self._counting:
-            counts = dict(self._counts)
+    def _detail(self) -> dict[str, float]:
         nodes = self.nodes
         figures = (nodes.connects, nodes.redirects, nodes.looks, len(nodes.primaries()))
-        return BackendStats(
-            bytes_written=counts.get("bytes_written", 0), bytes_read=counts.get("bytes_read", 0),
-            failures=counts.get("failures", 0), corrupt=counts.get("corrupt", 0),
-            detail=dict(zip(DETAIL, map(float, figures), strict=True)),
-        )  # fmt: skip
+        return dict(zip(DETAIL, map(float, figures), strict=True))
 
     def close(self) -> None:
         """Close the connections; the engine and its chunks stay."""
         if os.getpid() == self._pid:
             self.nodes.close()
 
-    def _check(self) -> None:
-        if os.getpid() != self._pid:
-            raise ForkedProcessError("the redis backend")
-        if self.nodes.closed:
-            raise BackendClosedError("the redis backend")
+    @property
+    def _closed(self) -> bool:
+        return self.nodes.closed
 
     def _names(self, keys: Sequence[CacheEngineKey]) -> list[bytes]:
         self._check()
         return [self._prefix + key_text(key).encode() for key in keys]
-
-    def _count(self, what: str, by: int = 1) -> None:
-        if by:
-            with self._counting:
-                self._counts[what] += by
 
 
 def _page(link: Link) -> Any:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import Any, ClassVar, Final, List, Optional, TypeVar
+from typing import Any, ClassVar, Final, List, TypeVar
 from urllib.parse import quote, unquote
 
 import obstore
@@ -19,18 +17,16 @@ from obstore.store import S3Store
 
 from lms_tiers.buffers import copy_bytes, writable_bytes
 from lms_tiers.errors import (
-    BackendClosedError,
     ConfigError,
-    ForkedProcessError,
     InvalidBufferError,
-    LmsTiersError,
     OutcomeUnknownError,
     StorageFullError,
     StorageUnavailableError,
 )
-from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
+from lms_tiers.interface import Capabilities, ChunkInfo
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, key_text
 from lms_tiers.plugins.s3.options import S3Options, store_of
+from lms_tiers.remote import Ready, RemoteBackend
 from lms_tiers.wire.buffers import receive_buffer
 from lms_tiers.wire.head import Head, pack_head, read_head
 
@@ -53,7 +49,7 @@ _FULL: Final = re.compile(r"status code: 507|QuotaExceeded|StorageFull")
 _FAILED: Final = (BaseError, OSError, ValueError)
 
 
-class S3Backend(LMSBackendInterface):
+class S3Backend(RemoteBackend):
     """Chunks as objects below a prefix of a bucket, usable from many threads.
 
     Parameters
@@ -70,18 +66,16 @@ class S3Backend(LMSBackendInterface):
         The bucket cannot be listed: it is not there, not reached, or refuses.
     """
 
+    named: ClassVar[str] = "the s3 backend"
     capabilities: ClassVar[Capabilities] = Capabilities(
         remove=True, evicts=True, shared=True, batch_stops=False, max_key_bytes=MAX_KEY
     )
 
     def __init__(self, location: str, options: S3Options) -> None:
         given, prefix = store_of(location, options)
-        self._where: Final = f"s3://{given['bucket']}/{prefix}"
+        super().__init__(f"s3://{given['bucket']}/{prefix}")
         self._prefix: Final = f"{prefix}/" if prefix else ""
-        self._pid: Final = os.getpid()
-        self._counts: Final[Counter[str]] = Counter()
-        self._counting: Final = threading.Lock()
-        self._closed = False
+        self._ended = False
         self._retries: Final = options.retries
         self._ranges: Final = options.ranges
         self._half: Final = options.timeout / 2
@@ -100,38 +94,19 @@ class S3Backend(LMSBackendInterface):
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
-        """Write the whole object: others see the old one or the new one. See `LMSBackendInterface.put`."""
-        self.put_many([(client_meta, kv_chunk_bytes)])
+    def _put(self, chunks: Sequence[Ready]) -> Sequence[StorageUnavailableError]:
+        """Write whole objects, several at one time: others see the old one or the new one."""
 
-    def put_many(self, items: Sequence[tuple[ClientMetaMessage, bytearray]]) -> None:
-        """Write objects, several at one time; one that fails stops none of the others."""
-        self._check()
-        ready: dict[str, tuple[ChunkMeta, memoryview]] = {}  # of a key named twice the last one counts
-        late: LmsTiersError | None = None
-        for client_meta, data in items:
+        def failure(ready: Ready) -> StorageUnavailableError | None:
             try:
-                text, body = key_text(client_meta.key, MAX_KEY), memoryview(own_bytes(data))
-                ready[text] = ChunkMeta.of(client_meta, len(body)), body
-            except LmsTiersError as error:
-                late = error
-                break
-
-        def put(text: str) -> LmsTiersError | None:
-            try:
-                self._write("put", lambda: self._put(text, *ready[text]))
-            except LmsTiersError as error:
+                self._write("put", lambda: self._put_one(*ready))
+            except StorageUnavailableError as error:
                 return error
-            self._count("bytes_written", ready[text][0].length)
             return None
 
-        failures = [error for error in self._all(put, list(ready)) if error is not None]
-        if failures:  # one in doubt says less than any other
-            raise next((error for error in failures if isinstance(error, OutcomeUnknownError)), failures[0])
-        if late is not None:
-            raise late
+        return [error for error in self._all(failure, chunks) if error is not None]
 
-    def _put(self, text: str, meta: ChunkMeta, body: memoryview) -> None:
+    def _put_one(self, text: str, meta: ChunkMeta, body: memoryview) -> None:
         head = pack_head(text.encode(), meta, body)
         if len(body) <= PART:
             obstore.put(self._writes, self._name(text), b"".join((head, body)), use_multipart=False)
@@ -143,22 +118,21 @@ class S3Backend(LMSBackendInterface):
         )
         obstore.put(self._writes, self._name(text), iter(parts), chunk_size=PART, max_concurrency=_PARTS)
 
-    def remove(self, key: CacheEngineKey) -> None:
-        """Delete the object, for everybody."""
-        self.remove_many([key])
-
     def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
         """Delete objects, a thousand in one request."""
         self._check()
         names = [self._name(key_text(key, MAX_KEY)) for key in keys]
         if names:
-            self._write("remove", lambda: obstore.delete(self._writes, names))
+            try:
+                self._write("remove", lambda: obstore.delete(self._writes, names))
+            except StorageUnavailableError:
+                self._count("failures")
+                raise
 
     def _write(self, operation: str, call: Callable[[], object]) -> None:
         try:
             self._repeat(call)
         except _FAILED as error:
-            self._count("failures")
             told = _told(error)
             if _FULL.search(str(error)):
                 raise StorageFullError(self._where, f"is full: {told}.") from None
@@ -180,12 +154,6 @@ class S3Backend(LMSBackendInterface):
                 return
 
     # -- reading -----------------------------------------------------------------------------------------------------
-
-    def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
-        """The chunk, whoever put it; None where there is none, the store cannot be asked, or it is damaged."""
-        self._check()
-        found = self._read(key_text(key, MAX_KEY), None)
-        return None if found is None else found[0].memory_obj(found[1])
 
     def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
         """The chunks in order, several requests at one time."""
@@ -253,11 +221,6 @@ class S3Backend(LMSBackendInterface):
         if at != len(body):
             raise OSError(f"{at} bytes came of {len(body)}")
 
-    def contains(self, key: CacheEngineKey) -> bool:
-        """Whether the object is there now; False where the store cannot be asked. Its bytes are checked when read."""
-        self._check()
-        return self._there(key_text(key, MAX_KEY))
-
     def _there(self, text: str) -> bool:
         try:
             obstore.head(self._store, self._name(text))
@@ -272,10 +235,6 @@ class S3Backend(LMSBackendInterface):
         """Which objects are there, several requests at one time."""
         self._check()
         return self._all(self._there, [key_text(key, MAX_KEY) for key in keys])
-
-    def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
-        """Length of the leading run that is there, asked for all at one time."""
-        return (*self.contains_many(keys), False).index(False)
 
     # -- listing -----------------------------------------------------------------------------------------------------
 
@@ -330,30 +289,15 @@ class S3Backend(LMSBackendInterface):
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 
-    def flush(self, timeout: float | None = None) -> None:
-        """What was put is in the store when `put` returned."""
-        self._check()
-
-    def stats(self) -> BackendStats:
-        """Counters of this client; it asks the store nothing."""
-        with self._counting:
-            counts = dict(self._counts)
-        return BackendStats(
-            bytes_written=counts.get("bytes_written", 0), bytes_read=counts.get("bytes_read", 0),
-            failures=counts.get("failures", 0), corrupt=counts.get("corrupt", 0),
-        )  # fmt: skip
-
     def close(self) -> None:
         """End the threads; requests on their way end by their time-out. The store and its chunks stay."""
-        self._closed = True
+        self._ended = True
         if os.getpid() == self._pid:
             self._pool.shutdown(wait=False, cancel_futures=False)
 
-    def _check(self) -> None:
-        if os.getpid() != self._pid:
-            raise ForkedProcessError("the s3 backend")
-        if self._closed:
-            raise BackendClosedError("the s3 backend")
+    @property
+    def _closed(self) -> bool:
+        return self._ended
 
     def _all(self, call: Callable[[_T], _S], items: Sequence[_T]) -> list[_S]:
         if len(items) < 2:
@@ -368,10 +312,6 @@ class S3Backend(LMSBackendInterface):
         """The name of a key's object; a first dot is written out, since `.` and `..` are none."""
         name = quote(text, safe="@")
         return self._prefix + ("%2E" + name[1:] if name.startswith(".") else name)
-
-    def _count(self, what: str, by: int = 1) -> None:
-        with self._counting:
-            self._counts[what] += by
 
 
 def _told(error: Exception) -> str:
