@@ -39,6 +39,8 @@ class Jobs:
         Of the door; in thread names and errors.
     workers : int
         Threads. Where there are several, one takes loads only: stores that are stuck keep no load waiting.
+    stores : int, optional
+        Most stores that run at one time; all threads but that one where it is not given.
     notify : callable, optional
         Called with a job's tag after its result is down, by the thread that put it down, without a lock held.
 
@@ -60,10 +62,12 @@ class Jobs:
     >>> jobs.close()
     """
 
-    def __init__(self, name: str, *, workers: int = 4, notify: Callable[[Any], None] | None = None) -> None:
+    def __init__(
+        self, name: str, *, workers: int = 4, stores: int | None = None, notify: Callable[[Any], None] | None = None
+    ) -> None:
         self._name: Final = name
         self._notify: Final = notify
-        self._most_stores: Final = max(1, workers - 1)
+        self._most_stores: Final = max(1, min(workers - 1, workers if stores is None else stores))
         self._pid: Final = getpid()
         self._lock: Final = threading.Lock()
         self._waiting: Final[dict[Queue, deque[Job]]] = {Queue.LOAD: deque(), Queue.STORE: deque()}

@@ -113,8 +113,9 @@ def test_loads_that_wait_come_before_stores_that_wait(opened: Any) -> None:
     assert [r.tag for r in jobs.poll()] == ["first", "load 1", "load 2", "store 1", "store 2"]
 
 
-def test_stores_that_are_stuck_leave_a_thread_for_loads(opened: Any) -> None:
-    jobs = opened(workers=3)
+@pytest.mark.parametrize("options", [{"workers": 3}, {"workers": 5, "stores": 2}, {"workers": 3, "stores": 9}])
+def test_stores_that_are_stuck_leave_a_thread_for_loads(opened: Any, options: dict[str, int]) -> None:
+    jobs = opened(**options)
     stuck = [Gated() for _ in range(4)]
     stores = [jobs.submit(STORE, work, 1) for work in stuck]
     assert stuck[0].begun.wait(PATIENCE)
@@ -124,6 +125,7 @@ def test_stores_that_are_stuck_leave_a_thread_for_loads(opened: Any) -> None:
         while (result := jobs.take(load)) is None:
             threading.Event().wait(0.001)
         assert result.state is State.DONE
+    assert not stuck[2].begun.is_set(), "more stores run than may"
     assert [jobs.state(n) for n in stores] == [State.RUNNING] * 2 + [State.QUEUED] * 2
     for work in stuck:
         work.gate.set()

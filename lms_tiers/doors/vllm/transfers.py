@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 #: Bytes of one part: enough that a part costs little beside its bytes, and little enough to share among threads.
 _PART: Final = 8 << 20
+#: Storing rows below this is Python's work in good part, and a second thread costs more than it brings.
+_SMALL: Final = 1 << 20
 #: Seconds until a drain that goes on says so.
 _PATIENCE: Final = 5.0
 
@@ -106,7 +108,8 @@ class Transfers:
         self._contexts: Final = contexts
         self._release: Final = release
         self._part: Final = max(1, _PART // max(1, meta.length))
-        self._jobs: Final = Jobs(name, workers=workers)
+        # A store that is no tiered one is a server: others wait for it, not for the interpreter.
+        self._jobs: Final = Jobs(name, workers=workers, stores=1 if contexts and meta.length < _SMALL else None)
 
     def load(self, number: int, keys: Sequence[bytes], slots: Sequence[int], request: str) -> None:
         """Read chunks into rows; nobody else looks at these until the job's result was given."""
