@@ -8,12 +8,17 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import xxhash
 
+from lms_tiers import ChunkMeta, LMSLocalBackend, MemoryFormat, OpaqueKey
 from lms_tiers.client.address import Address
+from lms_tiers.client.client import Client
 from lms_tiers.client.connection import AHEAD, Connection
+from lms_tiers.server.server import Server
+from lms_tiers.server.settings import make_settings
 
 
 def test_a_server_that_hangs_up_before_it_is_asked_for_its_address_leaves_no_socket(
@@ -96,3 +101,30 @@ def test_what_was_read_ahead_is_there_after_the_server_has_gone_and_nothing_more
         connection.read_into(memoryview(bytearray(1000)))
         with pytest.raises(ConnectionResetError):
             connection.read(1)
+
+
+def test_a_small_request_is_one_send_and_one_receive(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(Connection, "_receive", _counted(calls, "receive", Connection._receive))
+    monkeypatch.setattr(Connection, "_send_some", _counted(calls, "send", Connection._send_some))
+    message = ChunkMeta(8192, MemoryFormat.KV_2LTD, "uint8", (1, 1, 1, 8192)).message(OpaqueKey("key"))
+    with (
+        LMSLocalBackend() as backend,
+        Server(backend, make_settings(None, {"port": 0})) as server,
+        Client(server.address) as client,
+    ):
+        for ask in (
+            lambda: client.put(message, bytearray(8192)), lambda: client.get(message.key),
+            lambda: client.contains(message.key), lambda: client.remove(message.key),
+        ):  # fmt: skip
+            calls.clear()
+            ask()
+            assert calls == ["send", "receive"]
+
+
+def _counted(calls: list[str], name: str, call: Any) -> Any:
+    def counting(*arguments: Any) -> Any:
+        calls.append(name)
+        return call(*arguments)
+
+    return counting
