@@ -46,6 +46,7 @@ def test_the_command_line_writes_every_report(tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 100
 
 
+@pytest.mark.deep
 def test_json_on_standard_output_is_nothing_but_json() -> None:
     result = CliRunner().invoke(app, ["conform", "cpu", "--profile", "quick", "--only", "CNT-05", "--json", "-"])
     assert json.loads(result.stdout)["ok"] is True
@@ -111,6 +112,7 @@ def tampered(folder: Path, *ways: str) -> list[str]:
     return ["-k", "key_06 or every_required", "-rfE"]
 
 
+@pytest.mark.deep
 def test_a_property_that_was_deleted_or_overridden_fails_the_suite(tmp_path: Path) -> None:
     alone = run_pytest(*tampered(tmp_path, *TAMPERINGS), cwd=tmp_path)
     assert alone.returncode == 1, alone.stdout
