@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,21 @@ def test_a_hunt_that_is_noted_is_not_repeated(tmp_path: Path, monkeypatch: pytes
     assert "| 20 | 1 of 1 |" in page
     assert "| KEY-02 | Keys that differ only in case are different keys. | **folds-case** | none |" in page
     assert "| KEY-06 * |" in page, "not every mutant was asked"
+
+
+@pytest.mark.deep
+def test_the_command_hunts_in_several_processes_and_writes_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "zoo.md"
+    command = [sys.executable, "-m", "lms_conformance.zoo", "--only", "folds-case,raises-on-a-miss", "--seeds", "1,2"]
+    done = subprocess.run(
+        [*command, "--profile", "quick", "--jobs", "2", "--output", str(page)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "seed 2: 2 of 2 mutants caught by name" in done.stdout
+    told = page.read_text(encoding="utf-8")
+    assert "| GET-01 | A key that is not held is answered with None, not with an error. | **raises-on-a-miss**" in told
 
 
 def test_what_the_matrix_leaves_out_are_properties_and_few_of_each_family() -> None:
