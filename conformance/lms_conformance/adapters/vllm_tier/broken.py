@@ -263,7 +263,11 @@ class ShutsDownAtOnce(Reference):
     """`shutdown` does not wait for what runs."""
 
     def shutdown(self) -> None:
-        """What was handed in is still done, by and by."""
+        """What was handed in is still done, by and by; then the thread ends."""
+        self.hand(self.end)
+
+    def end(self) -> None:
+        self.closed = True
 
 
 @ZOO("DOR-V17")
