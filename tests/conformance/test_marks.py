@@ -6,8 +6,9 @@ import datetime
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -238,3 +239,15 @@ def test_puts_of_threads_meet_where_nothing_but_the_kit_makes_them() -> None:
     finally:
         sys.setswitchinterval(before)
     assert report.results[0].status is Status.PASSED, report.results[0].message()
+
+
+def test_threads_that_begin_when_others_are_done_turn_no_backend_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = Trial.threads
+
+    def late(trial: Trial, calls: Sequence[Callable[[], Any]], seconds: float, what: str) -> list[Any]:
+        parts = (calls[:2], calls[2:])  # as on a machine too busy to begin them all
+        return [answer for part in parts for answer in at_once(trial, part, seconds, what)]
+
+    monkeypatch.setattr(Trial, "threads", late)
+    report = run_properties(ReferenceHarness("shared"), profile="quick", only=["SHR-10"], strict=True)
+    assert report.ok, [r.message() for r in report.results if r.red]
