@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import resource
 import signal
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 from lms_conformance.chunks import Chunk, difference, key
 from lms_conformance.damage import files_below
+from lms_conformance.inside import INSIDE, telling
 from lms_conformance.line import Line
 from lms_conformance.peers import serve_peer
 from lms_conformance.power.jobs import open_images, run_recorded
@@ -88,11 +88,11 @@ def _overwrite(job: dict[str, Any], line: Line) -> None:
     backend.flush()
     line.say({"flushed": True})
     i = 0
-    with Path(job["flag"]).open("r+b") as file, mmap.mmap(file.fileno(), 0) as inside:
+    with telling(job["flag"]) as inside:
         while True:
             i += 1
             message, data = ready[i % len(ready)]
-            inside[0] = ord("p")  # it outlives the process: where the kill met it
+            inside[0] = INSIDE
             backend.put(message, bytearray(data))
             inside[0] = 0
             if i % 3 == 0:

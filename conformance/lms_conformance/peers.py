@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from lms_conformance.chunks import Chunk, difference, key
 from lms_conformance.history import Call, History
+from lms_conformance.inside import INSIDE, flag_of, stop_in_a_put, telling
 from lms_conformance.line import Line
 from lms_conformance.races import Execution, Mix, Threads
 from lms_conformance.recipes import load_harness
@@ -36,6 +37,7 @@ class Peer:
     def __init__(self, trial: Trial, job: Job) -> None:
         self._trial = trial
         self._job = job
+        self._inside: Path | None = None
         self._hear("to open the place")
 
     @property
@@ -83,7 +85,8 @@ class Peer:
     def overwrite(self, k: str, versions: Sequence[Chunk]) -> None:
         """From now on it overwrites `k` with these, over and over, and says nothing: kill it."""
         told = [_told(chunk) for chunk in versions]
-        self._ask(f"overwrites {k!r} for ever", do="overwrite", key=k, versions=told)
+        self._inside = flag_of(self._trial)
+        self._ask(f"overwrites {k!r} for ever", do="overwrite", key=k, versions=told, flag=str(self._inside))
 
     def race(self, execution: Execution, program: Threads) -> None:
         """One half of the threads there, the other half here, all at one time; both histories are in `execution`'s."""
@@ -100,8 +103,10 @@ class Peer:
         for told in self._hear("to run its threads")["calls"]:
             execution.history.calls.append(Call(**told))
 
-    def kill(self) -> None:
-        """SIGKILL, now."""
+    def kill(self, inside: bool = False) -> None:
+        """SIGKILL, now; or `inside` a put of `overwrite`, where it is found in one."""
+        if inside and self._inside is not None:
+            stop_in_a_put(self._trial, self._job, self._inside)
         self._trial.record("# the other process is killed with SIGKILL")
         self._job.kill()
 
@@ -186,9 +191,12 @@ def _expect(backend: LMSBackendInterface, order: dict[str, Any], line: Line) -> 
 def _overwrite(backend: LMSBackendInterface, order: dict[str, Any], line: Line) -> dict[str, Any]:
     ready = [(c.message(key(order["key"])), c.bytes()) for c in (Chunk(*told) for told in order["versions"])]
     line.say({})
-    while True:
-        for message, data in ready:
-            backend.put(message, bytearray(data))
+    with telling(order["flag"]) as inside:
+        while True:
+            for message, data in ready:
+                inside[0] = INSIDE
+                backend.put(message, bytearray(data))
+                inside[0] = 0
 
 
 def _race(backend: LMSBackendInterface, order: dict[str, Any], line: Line) -> dict[str, Any]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import mmap
 import random
 import signal
-from pathlib import Path
 from typing import Any
 
 from lms_conformance.chunks import KIB, MIB, Chunk, difference
 from lms_conformance.deaths import DEATHS, mark_a_kill, serve, server_dies
-from lms_conformance.spawned import Job, zygote
+from lms_conformance.inside import flag_of, stop_in_a_put, was_inside
+from lms_conformance.spawned import zygote
 from lms_conformance.spec import prop
 from lms_conformance.subject import Subject
 from lms_conformance.trial import Trial
 from lms_conformance.violation import expect, violate
-
-#: How often a process is stopped to find it inside a put.
-STOPS = 100
 
 Operation = tuple[Any, ...]
 Candidates = dict[str, list[Chunk | None]]
@@ -128,8 +124,7 @@ def _in_flight(trial: Trial) -> None:
         if tried >= trial.profile.crashes and trial.marks["killed inside a put"]:
             break
         trial.anew()
-        path, flag = trial.directory(), trial.directory() / "inside"
-        flag.write_bytes(bytes(mmap.PAGESIZE))
+        path, flag = trial.directory(), flag_of(trial)
         delay = trial.rng.random() * 0.06
         trial.record(
             f"# a process puts and flushes 2 MiB under 'a', overwrites it for ever, and is killed after {delay:.3f} s"
@@ -142,24 +137,14 @@ def _in_flight(trial: Trial) -> None:
                 if "flushed" in message:
                     _pause(delay)
                     if tried >= trial.profile.crashes:  # a put may be a small part of what it does
-                        _stop_in_a_put(trial, job, flag)
+                        stop_in_a_put(trial, job, flag)
                     job.kill()
                     server_dies(trial, path)
-        if zygote().status == signal.SIGKILL and flag.read_bytes()[:1] == b"p":
+        if zygote().status == signal.SIGKILL and was_inside(flag):
             trial.mark("killed inside a put")
         subject = trial.open(capacity=room_of(trial), path=path)
         options: list[Chunk | None] = [*versions, None] if trial.caps.evicts else [*versions]
         expect_one_of(subject, {"a": options})
-
-
-def _stop_in_a_put(trial: Trial, job: Job, flag: Path) -> None:
-    """Stop the process at moments of its own, until one lies inside a put; there it stays."""
-    for _ in range(STOPS):
-        job.stall()
-        if flag.read_bytes()[:1] == b"p":
-            return
-        job.heal()
-        _pause(trial.rng.random() * 0.004)
 
 
 def _pause(seconds: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lms_conformance.chunks import Chunk
+from lms_conformance.chunks import KINDS, Chunk
 from lms_conformance.programs import ASKS, CALM, FORGETS, POOL, READS, WRITES, Op, ways
 from lms_conformance.spec import prop
 from lms_conformance.trial import Trial
@@ -12,6 +12,11 @@ from lms_conformance.ways import Ways
 ABSENT_FIRST = (
     Op("put_many", ("ab", "A"), (Chunk(3, 100), Chunk(4, 7))),
     Op("remove_many", ("a", "ab", "a", "ab")),
+)
+
+#: A key that is put with one dtype is read with that, whatever it was put with before.
+EACH_DTYPE = tuple(
+    op for kind in range(len(KINDS)) for op in (Op("put", ("a",), (Chunk(3, 48, kind),)), Op("get_tensor", ("a",)))
 )
 
 
@@ -30,7 +35,7 @@ def _run(trial: Trial, program: tuple[Op, ...]) -> None:
     weight=0.5,
 )
 def _reads(trial: Trial, program: tuple[Op, ...]) -> None:
-    _run(trial, program)
+    _run(trial, (*EACH_DTYPE, *program))
 
 
 @prop(

@@ -60,7 +60,7 @@ def _two_processes(trial: Trial) -> None:
 )
 def _killed(trial: Trial) -> None:
     versions = [Chunk(11 + i, MIB, i) for i in range(3)]
-    for _ in range(trial.profile.crashes):
+    for tried in range(trial.profile.crashes):
         trial.anew()
         here = trial.open()
         here.put("a", versions[0])
@@ -68,7 +68,7 @@ def _killed(trial: Trial) -> None:
             there.put("b", Chunk(14, 5000))
             there.overwrite("a", versions)
             threading.Event().wait(trial.rng.random() * 0.06)
-            there.kill()
+            there.kill(inside=tried % 2 == 0)
             trial.mark("killed beside others")
         after = trial.open(path=here.path)
         for one in (here, after):
