@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from lms_conformance import gauges
 from lms_conformance.chunks import Chunk, difference, key
 from lms_conformance.history import Call, History
 from lms_conformance.inside import INSIDE, flag_of, stop_in_a_put, telling
@@ -22,6 +23,9 @@ from lms_conformance.subject import Subject
 from lms_conformance.trial import Trial
 from lms_conformance.violation import Violation, violate
 from lms_tiers.interface import LMSBackendInterface
+
+#: Seconds that a process stands inside a put at most, as much longer as the machine is busy.
+_STANDS: Final = 0.1
 
 
 class Peer:
@@ -102,6 +106,21 @@ class Peer:
         self._trial.ran(sum(map(len, program)))
         for told in self._hear("to run its threads")["calls"]:
             execution.history.calls.append(Call(**told))
+
+    @contextlib.contextmanager
+    def stopped_in_a_put(self) -> Iterator[None]:
+        """Within the block it stands inside a put of `overwrite`; not for ever: who waits for its lock goes on."""
+        assert self._inside is not None
+        stop_in_a_put(self._trial, self._job, self._inside)
+        self._trial.record("# the other process is stopped inside a put")
+        timer = threading.Timer(_STANDS * gauges.busy(), self._job.heal)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+            self._job.heal()
 
     def kill(self, inside: bool = False) -> None:
         """SIGKILL, now; or `inside` a put of `overwrite`, where it is found in one."""

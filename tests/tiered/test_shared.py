@@ -207,3 +207,28 @@ def test_many_readers_of_one_chunk_share_one_read(bench: Any, host: Any) -> None
     assert answers == [1] * 6
     assert held.reads <= 2, "one who came when the first was done found a private copy, or read once more"
     assert edge(b).hits + b.stats().hits >= 6
+
+
+def test_a_chunk_that_the_engine_lets_go_while_it_is_read_is_held_until_it_has_risen(
+    bench: Any, host: Any, engine: SharedEngine
+) -> None:
+    a = host()
+    bench.put(a, 1, 5)
+    a.flush(60)
+    held = Held()
+    b = host(shared=held, deadline=60.0)
+    found: list[int | None] = []
+    told: list[bool] = []
+    reader = threading.Thread(target=lambda: found.append(bench.get(b, 1)))
+    reader.start()
+    assert held.inside.acquire(timeout=60), "the engine has answered, and the store does not know it yet"
+    engine.evict(bench.key(1).to_string())
+    asked = engine.round_trips
+    asker = threading.Thread(target=lambda: told.append(b.contains(bench.key(1))))
+    asker.start()
+    bench.until(lambda: engine.round_trips > asked)
+    held.go.set()
+    reader.join(60)
+    asker.join(60)
+    assert (found, told) == ([5], [True])
+    assert bench.get(b, 1) == 5

@@ -90,6 +90,23 @@ def _killed(trial: Trial) -> None:
 _RACES = ((8, 16, 24, 64), (256 * KIB, 512 * KIB, 256 * KIB + 8))
 
 
+def _read_inside_puts(trial: Trial) -> None:
+    """What is read while another process stands inside an overwrite is one of the chunks, whole."""
+    versions = [Chunk(11 + i, 512 * KIB, i) for i in range(3)]
+    here = trial.open()
+    here.put("a", versions[0])
+    with peer(trial, here) as there:
+        there.overwrite("a", versions)
+        for _ in range(4 * trial.profile.crashes):
+            with there.stopped_in_a_put():
+                found = here.get("a")
+            wrong = [difference(chunk, found) for chunk in versions]
+            expect(None in wrong, "'a' to be one of the chunks that the other process puts, whole", wrong[0])
+        there.kill()
+    trial.release(here)
+    trial.anew()
+
+
 @prop(
     "SHR-09",
     "Drawn programs of two processes at one time are linearizable key by key.",
@@ -98,6 +115,7 @@ _RACES = ((8, 16, 24, 64), (256 * KIB, 512 * KIB, 256 * KIB + 8))
     marks=[OVERLAPPED],
 )
 def _across_processes(trial: Trial) -> None:
+    _read_inside_puts(trial)
     kinds = ("put", "put", "get", "get", "contains", *(("remove",) if trial.caps.remove else ()))
     here = trial.open()
     with peer(trial, here) as there:

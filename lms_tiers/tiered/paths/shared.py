@@ -213,9 +213,23 @@ class Shared:
         if answers is not None and len(answers) == len(asked):
             for i, answer in zip(asked, answers, strict=True):
                 held[i] = bool(answer)
+        reads: list[tuple[int, Asked]] = []
         with h.lock:
-            self._unhidden(asked, texts, held)
+            for i in self._unhidden(asked, texts, held):
+                if not held[i]:
+                    # What the engine has let go of may be on its way up: a read had found it.
+                    held[i] = self._risen(texts[i])
+                    load = edge.asked.get(texts[i])
+                    if load is not None and not held[i]:
+                        reads.append((i, load))
+        for i, load in reads:
+            if load.wait(self._deadline, h.lock):
+                held[i] = self._risen(texts[i]) if load.void else load.result is not None
         return held
+
+    def _risen(self, text: str) -> bool:
+        """Whether the private tiers hold a copy that need not be asked for again."""
+        return text in self._h.index and not self._edge.outdated(text)
 
     def _unhidden(self, asked: Iterable[int], texts: Sequence[str], held: list[bool]) -> list[int]:
         """Those that may be read there. The index tells of the others: one may be put by now. The lock is held."""
