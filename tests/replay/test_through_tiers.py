@@ -22,7 +22,9 @@ UNIQUE = summarize_trace(TRACE).unique
 
 
 def run(folder: Path, kind: KeyKind) -> tuple[ReplayResult, list[TierFigures], int]:
-    device = parse_device(f"cpu?capacity=2MiB > lmdb:{folder}?capacity=128MiB")
+    device = parse_device(
+        f"store?stall=60s > cpu?capacity=2MiB > lmdb:{folder}?capacity=128MiB"
+    )  # on a busy machine, too
     keys = BlockKeys(SIZE, key_types(kind))
     with open_device(device) as store:
         meter = TierMeter(store, device)
