@@ -55,10 +55,13 @@ def conform(
         None,
         "--as",
         help="Try SUBJECT, package.module:Class or a name that the engine knows, as an adapter of that "
-        "engine: hicache, lmcache-l2 or vllm-tier. The engine has to be importable here.",
+        "engine: hicache, lmcache-connector, lmcache-l2 or vllm-tier. The engine has to be importable here.",
     ),
     options: str = typer.Option("{}", help="With --as: the adapter's options as JSON; {tmp} is a fresh directory."),
     failing: Optional[str] = typer.Option(None, help="With --as: options under which its medium fails at random."),
+    stalling: Optional[str] = typer.Option(
+        None, help="With --as: options under which its medium keeps every call waiting for some seconds."
+    ),
 ) -> None:
     """Prove that a backend keeps the contract.
 
@@ -87,7 +90,11 @@ def conform(
         raise ConfigError("name a backend or a device, or a report with --reproduce.")
     if interface is not None and (prove or same or before or reproduce is not None):
         raise ConfigError("--prove, --same, --from and --reproduce know backends only: leave them out, or --as.")
-    harness: Any = harness_for(subject) if interface is None else _adapter(interface, subject, options, failing)
+    harness: Any
+    if interface is None:
+        harness = harness_for(subject)
+    else:
+        harness = _adapter(interface, subject, options, failing, stalling)
     if same:
         raise typer.Exit(_compare([harness, *map(harness_for, same)], profile, seed))
     granted = read_waivers(waivers) if waivers else []
@@ -162,7 +169,7 @@ def _unlogged() -> Iterator[None]:
         logging.disable(before)
 
 
-def _adapter(name: str, subject: str, options: str, failing: str | None) -> Any:
+def _adapter(name: str, subject: str, options: str, failing: str | None, stalling: str | None) -> Any:
     """The harness of an adapter, where its engine is."""
     from lms_conformance.adapters.interface import interface
 
@@ -172,7 +179,8 @@ def _adapter(name: str, subject: str, options: str, failing: str | None) -> Any:
         typer.echo(f"error: {missing}.\nRun this where {of.engine} is installed: docs/conformance.md.", err=True)
         raise typer.Exit(2)
     sick = None if failing is None else _object(failing, "--failing")
-    return of.harness(subject, _object(options, "--options"), sick)
+    slow = None if stalling is None else _object(stalling, "--stalling")
+    return of.harness(subject, _object(options, "--options"), sick, slow)
 
 
 def _object(text: str, option: str) -> dict[str, Any]:

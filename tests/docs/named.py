@@ -21,7 +21,7 @@ _NAME = re.compile(r"(?P<file>[\w./-]+\.(?:py|md|tmpl))(?:(?P<mark>::?)(?P<symbo
 _PROPERTY = re.compile(r"[A-Z]{3}-[A-Z]?\d\d")
 
 #: Interfaces of engines that the kit has properties of.
-ADAPTERS = ("lmcache-l2", "vllm-tier", "hicache")
+ADAPTERS = ("lmcache-connector", "lmcache-l2", "vllm-tier", "hicache")
 
 
 @lru_cache(maxsize=512)

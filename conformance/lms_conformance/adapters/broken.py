@@ -48,11 +48,14 @@ class Zoo:
         Of the interface.
     options : mapping
         What they and the reference are opened with.
+    stalling : mapping, optional
+        What they are opened with where their medium is to keep calls waiting, beside `options`.
     """
 
-    def __init__(self, name: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, options: Mapping[str, Any], stalling: Mapping[str, Any] | None = None) -> None:
         self.of: Final = name
         self.options: Final = options
+        self.stalling: Final = None if stalling is None else {**options, **stalling}
         self.broken: Final[list[Broken]] = []
 
     def __call__(self, *kills: str, failing: Mapping[str, Any] | None = None) -> Callable[[Built], Built]:
@@ -84,7 +87,7 @@ def zoo(name: str) -> Zoo:
 
 def hunt(zoo: Zoo, one: Broken, effort: Profile | None = None, seed: int = 20) -> dict[str, Result]:
     """What the properties that must catch it say of a broken adapter."""
-    harness = interface(zoo.of).harness(one.subject, zoo.options, one.failing)
+    harness = interface(zoo.of).harness(one.subject, zoo.options, one.failing, zoo.stalling)
     engine = AdapterEngine(harness, effort or zoo_profile("quick"), seed)
     before, Driven.patience = Driven.patience, 2.0  # what never answers is not waited for long
     try:

@@ -27,6 +27,8 @@ class AdapterHarness(Harness):
         place from another: without ``{tmp}`` an adapter would meet what an earlier property left.
     failing : mapping, optional
         Options under which the adapter's medium fails at random; None: it has no such option.
+    stalling : mapping, optional
+        Options under which the medium keeps every call waiting for some seconds; None: it has no such option.
 
     Attributes
     ----------
@@ -38,17 +40,18 @@ class AdapterHarness(Harness):
 
     def __init__(
         self, subject: str, options: Mapping[str, Any] | None = None, failing: Mapping[str, Any] | None = None,
-        waivers: Sequence[Waiver] = (),
+        waivers: Sequence[Waiver] = (), stalling: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.subject = subject
         self.options = dict(options or {})
         self.failing = None if failing is None else dict(failing)
+        self.stalling = None if stalling is None else dict(stalling)
         self.waivers = tuple(waivers)
         self.name = f"{subject} as {self.of}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What was learnt by opening the adapter stays here: it may hold classes that another process has to load first.
-        return type(self), (self.subject, self.options, self.failing, self.waivers)
+        return type(self), (self.subject, self.options, self.failing, self.waivers, self.stalling)
 
     @property
     def interface(self) -> Interface:
@@ -69,7 +72,8 @@ class AdapterHarness(Harness):
 
     def features(self) -> frozenset[str]:
         """What properties may need, and this adapter has."""
-        return frozenset() if self.failing is None else frozenset({"failing"})
+        given = {"failing": self.failing, "stalling": self.stalling}
+        return frozenset(name for name, options in given.items() if options is not None)
 
     def class_of(self) -> type[Any]:
         """The class named by the subject.
@@ -88,15 +92,17 @@ class AdapterHarness(Harness):
             raise ConfigError(f"{self.subject} is no class.")
         return found
 
-    def options_at(self, path: Path, failing: bool = False) -> dict[str, Any]:
+    def options_at(self, path: Path, failing: bool = False, stalling: bool = False) -> dict[str, Any]:
         """The options with their place filled in."""
-        options = self.failing if failing else self.options
+        options = self.failing if failing else self.stalling if stalling else self.options
         return {name: _filled(value, str(path)) for name, value in (options or {}).items()}
 
     def source(self) -> str:
         """Python that defines ``open_adapter(path, **how)``."""
         cls = type(self)
         given = ", ".join(map(repr, (self.subject, self.options, self.failing)))
+        if self.stalling is not None:
+            given += f", stalling={self.stalling!r}"
         return (
             f"from {cls.__module__} import {cls.__qualname__}\n\n"
             f"def open_adapter(path, **how):\n    return {cls.__qualname__}({given}).drive(path, **how)\n"

@@ -58,9 +58,12 @@ class Interface:
                 return f"{self.engine} cannot be imported here ({module}: {type(error).__name__}: {error})"
         return None
 
-    def harness(self, subject: str, options: Mapping[str, Any], failing: Mapping[str, Any] | None = None) -> Any:
+    def harness(
+        self, subject: str, options: Mapping[str, Any], failing: Mapping[str, Any] | None = None,
+        stalling: Mapping[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
         """The harness of an adapter; see `AdapterHarness`."""
-        return importlib.import_module(f"{self.folder}.harness").HARNESS(subject, options, failing)
+        return importlib.import_module(f"{self.folder}.harness").HARNESS(subject, options, failing, stalling=stalling)
 
 
 INTERFACES: Final[Mapping[str, Interface]] = {
@@ -69,6 +72,10 @@ INTERFACES: Final[Mapping[str, Interface]] = {
         Interface(
             name="hicache", letter="H", engine="SGLang", package="sglang",
             adapter="a storage backend of HiCache", modules=("sglang.srt.mem_cache.hicache_storage",),
+        ),
+        Interface(
+            name="lmcache-connector", letter="C", engine="LMCache", package="lmcache",
+            adapter="a remote connector of the in-process mode", modules=("lmcache.v1.storage_backend.connector",),
         ),
         Interface(
             name="lmcache-l2", letter="L", engine="LMCache", package="lmcache",
