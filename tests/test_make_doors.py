@@ -92,6 +92,20 @@ def test_releases_are_of_one_engine(capsys: pytest.CaptureFixture[str]) -> None:
     assert "one --engine" in capsys.readouterr().err
 
 
+def test_an_engine_that_is_not_to_be_had_is_no_failure_of_its_door(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(*arguments: object) -> Made:
+        raise Failed("no such release")
+
+    monkeypatch.setattr("scripts.doors.__main__.environment", absent)
+    asked = ["--quick", "--engine", "sglang", "--folder", str(tmp_path)]
+    assert main(asked) == 3
+    assert "no such release" in capsys.readouterr().out
+    monkeypatch.setattr("scripts.doors.__main__.release", lambda *given: {"a tool": Result(False, "it failed")})
+    assert main(asked) == 1
+
+
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 def test_an_engine_has_its_tests_and_stubs_in_this_project(engine: Engine) -> None:
     assert list((ROOT / engine.tests).glob("test_*.py"))

@@ -1,4 +1,7 @@
-"""`python -m scripts.doors [--engine NAME]... [--versions V,V] [--quick] [--write]`: exit 0 where everything passes.
+"""`python -m scripts.doors [--engine NAME]... [--versions V,V] [--quick] [--write]`.
+
+Exit status 0 where everything passes; 3 where nothing failed but that an engine is not to be had (no registry, no
+room); 1 else.
 
 Without `--quick`: the newest three releases of each engine that can be had. With it: the release that was seen to pass
 last, and the checks that are fast.
@@ -23,6 +26,7 @@ from scripts.doors.matrix import Result, table, write
 
 ENGINES: Final[Sequence[Engine]] = (lmcache.ENGINE, vllm.ENGINE, sglang.ENGINE)
 _TESTS: Final = "our tests, its classes"
+_ENVIRONMENT: Final = "environment"
 #: Packages of this project.
 _OURS: Final = ("lms_tiers", "lms_conformance", "tests")
 
@@ -71,7 +75,7 @@ def release(engine: Engine, version: str, folder: Path, quick: bool) -> dict[str
     try:
         made = environment(engine, version, folder)
     except Failed as error:
-        return {"environment": Result(False, str(error))}
+        return {_ENVIRONMENT: Result(False, str(error))}
     checks: dict[str, Callable[[Made], str]] = {_TESTS: lambda made: pytest_of(engine, made, quick)}
     checks |= {check.name: check.run for check in engine.checks if check.quick or not quick}
     seen = {}
@@ -97,18 +101,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--versions needs one --engine")
     folder: Path = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    red = False
+    failed: set[str] = set()
     for engine in [named[name] for name in options.engine or named]:
         if options.versions:
             versions = options.versions.split(",")
         else:
             versions = [engine.newest] if options.quick else releases(engine, folder, 3)
         results = {version: release(engine, version, folder, options.quick) for version in versions}
-        red |= not all(result.passed for seen in results.values() for result in seen.values())
+        failed |= {name for seen in results.values() for name, result in seen.items() if not result.passed}
         print(table(engine.name, results), flush=True)
         if options.write:
             write(ROOT / "docs" / "doors.md", engine.name, table(engine.name, results))
-    return int(red)
+    return 3 if failed == {_ENVIRONMENT} else int(bool(failed))
 
 
 if __name__ == "__main__":
