@@ -113,7 +113,7 @@ class Connection:
         if self._plain:
             left = self._send_some(buffers)
             for buffer in buffers:
-                left -= len(buffer)
+                left -= buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
             if not left:
                 return
             self._send_rest(buffers, left)

@@ -128,3 +128,12 @@ def _counted(calls: list[str], name: str, call: Any) -> Any:
         return call(*arguments)
 
     return counting
+
+
+def test_buffers_of_longer_items_are_sent_whole_where_not_all_go_at_once() -> None:
+    numbers = memoryview(bytearray(range(240))).cast("I")
+    with connected() as (connection, peer):
+        connection.send([numbers] * 1200)
+        connection.close()
+        found = b"".join(iter(lambda: peer.recv(4096), b""))
+    assert found == bytes(range(240)) * 1200
