@@ -9,9 +9,10 @@ import threading
 import time
 import traceback
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import hypothesis
 from hypothesis.database import DirectoryBasedExampleDatabase
@@ -27,9 +28,26 @@ from lms_conformance.violation import Violation
 from lms_tiers.errors import LmsTiersError
 from lms_tiers.interface import Capabilities
 
+#: A property is looked at so often in the time after which it is hung, and may take so many times as long in all.
+LOOKS: Final = 10
+PATIENCE: Final = 10
+
 
 class _Enough(BaseException):
     """Ends the drawing of a property when its time is over; no `Exception`, which would be a failing example."""
+
+
+@dataclass(slots=True)
+class _Course:
+    """How far a property has come: the trial under way, calls of the trials before, states that cannot be reached."""
+
+    trial: Trial | None = None
+    before: int = 0
+    impossible: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def calls(self) -> int:
+        return self.before + (0 if self.trial is None else self.trial.calls)
 
 
 class Engine:
@@ -48,6 +66,11 @@ class Engine:
         Examples of each property, however long they take, instead of as many as there is time for.
     journal : file, optional
         Takes each line of a program before its call: what is left of it when the call kills the process.
+
+    Attributes
+    ----------
+    on_look : callable
+        Called now and then while a property runs.
     """
 
     def __init__(
@@ -69,30 +92,49 @@ class Engine:
         self.examples = examples
         self.journal = journal
         self.exact: Mapping[str, int] = exact or {}
+        self.on_look: Callable[[], None] = lambda: None
 
     def run(self, p: Property) -> Result:
         """The result of one property; a hang of its check is a result, too."""
         result = Result(p.id, p.sentence, Status.NOT_RUN)
         began = time.monotonic()
-        worker = threading.Thread(target=self._run, args=(p, result), daemon=True, name=f"conformance-{p.id}")
+        course = _Course()
+        worker = threading.Thread(target=self._run, args=(p, result, course), daemon=True, name=f"conformance-{p.id}")
         worker.start()
-        if not gauges.ends(worker, self.profile.hang_seconds):
+        hang = self._hangs(worker, course)
+        if hang:
             # The worker may still write into its own result: answer another.
-            result = Result(p.id, p.sentence, Status.HUNG, examples=result.examples, calls=result.calls)
-            result.expected = f"the property to finish within {self.profile.hang_seconds:g} s"
-            result.got = "a hang; the stacks of all threads follow"
+            result = Result(p.id, p.sentence, Status.HUNG, examples=result.examples, calls=course.calls)
+            result.expected, result.got = hang, "a hang; the stacks of all threads follow"
             result.trace = _stacks()
         result.seconds = time.monotonic() - began
         return result
 
-    def _run(self, p: Property, result: Result) -> None:
-        impossible: dict[str, str] = {}
+    def _hangs(self, worker: threading.Thread, course: _Course) -> str:
+        """What a property that hangs did not do; empty once it has ended.
+
+        It hangs where no call has followed the last one for `hang_seconds`. A slow medium takes its time: only after
+        `PATIENCE` times as long is a property that goes on and on hung all the same.
+        """
+        limit = self.profile.hang_seconds
+        still = 0
+        for _ in range(LOOKS * PATIENCE):
+            seen = course.calls
+            if gauges.ends(worker, limit / LOOKS):
+                return ""
+            self.on_look()
+            still = still + 1 if course.calls == seen else 0
+            if still == LOOKS:
+                return f"the property to go on within {limit:g} s"
+        return f"the property to finish within {PATIENCE * limit:g} s"
+
+    def _run(self, p: Property, result: Result, course: _Course) -> None:
         try:
             if p.given is None:
                 result.wanted = 1
-                self._attempt(p, result, (), impossible)
+                self._attempt(p, result, (), course)
             else:
-                self._draw(p, result, impossible)
+                self._draw(p, result, course)
         except Violation:
             return  # `_attempt` noted it
         except BaseException as error:
@@ -102,17 +144,18 @@ class Engine:
             return
         if result.examples and result.calls:
             result.status = Status.PASSED
-            _look_at_marks(p, result, impossible)
+            _look_at_marks(p, result, course.impossible)
         else:
             result.reason = "the check ended without a single call to a backend"
 
     def _trial(self, rng: random.Random, exact: int | None) -> Trial:
         return Trial(self.harness, self.caps, self.have, self.profile, rng, self.journal, exact)
 
-    def _attempt(self, p: Property, result: Result, drawn: tuple[Any, ...], impossible: dict[str, str]) -> None:
+    def _attempt(self, p: Property, result: Result, drawn: tuple[Any, ...], course: _Course) -> None:
         exact = self.exact.get(p.id) if p.given is None else None
         trial = self._trial(random.Random(f"{self.seed}:{p.id}"), exact)
         trial.folder = folder_of(p.family, self.profile)
+        course.trial = trial
         result.examples += 1
         try:
             try:
@@ -130,10 +173,11 @@ class Engine:
             raise
         finally:
             result.calls += trial.calls
+            course.trial, course.before = None, result.calls
             for state in p.marks:
                 if trial.marks[state]:
                     result.marks[state] = result.marks.get(state, 0) + trial.marks[state]
-            impossible.update(trial.impossible)
+            course.impossible.update(trial.impossible)
             if trial.rounds_wanted:
                 result.examples, result.wanted = trial.rounds_run, trial.rounds_wanted
 
@@ -142,7 +186,7 @@ class Engine:
         result.expected, result.got, result.kind = violation.expected, violation.got, violation.kind
         result.program = trial.program(f"{p.id}: {p.sentence}", violation)
 
-    def _draw(self, p: Property, result: Result, impossible: dict[str, str]) -> None:
+    def _draw(self, p: Property, result: Result, course: _Course) -> None:
         assert p.given is not None
         profile = self.profile
         exact = self.exact.get(p.id)
@@ -160,7 +204,7 @@ class Engine:
             elif now - failed_at > profile.shrink_seconds:
                 raise _Enough  # each failing case was smaller than the one before: the last one stands
             try:
-                self._attempt(p, result, (case,), impossible)
+                self._attempt(p, result, (case,), course)
             except Violation:
                 if not failing:
                     failed_at = time.monotonic()

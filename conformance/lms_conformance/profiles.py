@@ -32,7 +32,7 @@ class Profile:
     many_keys : int
         Keys of the largest listing.
     hang_seconds : float
-        A property that takes longer is reported as hung.
+        A property that makes no call for so long is reported as hung, and one that goes on ten times as long.
     randomised : bool
         A new seed each run, and an example database.
     in_memory : bool

@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 import pytest
 from lms_conformance import ConformanceError, FactoryHarness, Waiver, check_backend, run_properties
-from lms_conformance.engine import Engine
+from lms_conformance.engine import LOOKS, Engine
 from lms_conformance.outcome import Report, Result, Status
 from lms_conformance.profiles import profile
 from lms_conformance.run import introduce, judge
@@ -112,6 +112,36 @@ def test_a_hang_is_a_named_failure_and_the_run_goes_on() -> None:
     assert put_06.status is Status.HUNG
     assert "in get" in put_06.trace
     assert put_08.status is Status.PASSED
+
+
+def test_a_property_that_goes_on_slowly_is_no_hang() -> None:
+    """Calls of it follow each other for longer than a call may hang: a slow medium, or a busy machine."""
+    e, looked = engine(hang_seconds=1.0), threading.Event()
+    e.on_look = looked.set
+
+    def slow(trial: Trial) -> None:
+        backend = trial.open()
+        for _ in range(LOOKS + 3):
+            looked.clear()
+            looked.wait()
+            backend.contains("a")
+
+    assert e.run(made(slow)).status is Status.PASSED
+
+
+@pytest.mark.leaks_allowed
+def test_a_property_that_goes_on_for_ever_is_a_hang() -> None:
+    over = threading.Event()
+
+    def endless(trial: Trial) -> None:
+        backend = trial.open()
+        while not over.is_set():
+            backend.contains("a")
+
+    result = engine(hang_seconds=0.05).run(made(endless))
+    over.set()
+    assert result.status is Status.HUNG
+    assert "finish within 0.5 s" in result.expected
 
 
 def test_an_exception_of_a_backend_is_a_failure_with_its_call() -> None:

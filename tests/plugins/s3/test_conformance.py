@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from lms_conformance.spec import select
 
 from tests.depth import nightly
 from tests.plugins.redis.test_conformance import conforms
@@ -12,7 +13,9 @@ pytestmark = [needs_server, pytest.mark.leaks_allowed, pytest.mark.deep]
 
 
 def test_it_keeps_what_keys_reads_writes_and_listings_promise_and_threads_see() -> None:
-    conforms("s3", "quick", ["KEY", "PUT", "GET", "OVR", "RMV", "LST", "CON", "LIV"])
+    """LST-07 makes 53,000 requests, two minutes of moto's processor: it is for a night."""
+    families = ["KEY", "PUT", "GET", "OVR", "RMV", "LST", "CON", "LIV"]
+    conforms("s3", "quick", [p.id for p in select(families) if p.id != "LST-07"])
 
 
 @nightly
