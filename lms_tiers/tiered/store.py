@@ -112,7 +112,7 @@ class TieredStore(Batches):
         self._slots = SlotReader(self._reader, self._runs, self._beyond)
         self._writer = Writer(self._h, self._room, self._written, max(back_pressure, 0.001), patience)
         if self._beyond is not None and shared is not None:
-            self._beyond.read_by(self._reader)
+            self._beyond.read_by(self._reader, lambda tier, *pick: self._movers[tier.position].offer(*pick))
             self._writer.go_on(self._beyond.store, shared.backend.capabilities.max_value_bytes)
         self._flusher: Final = Flusher(self._h, self._movers, self._beyond)
         self._h.mend = Auditor(self._h, self._movers, self._flusher.fit_anew).mend
@@ -157,11 +157,13 @@ class TieredStore(Batches):
             self._check_open()
         try:
             beyond = self._beyond
-            if beyond is None or not (beyond.revalidates and beyond.doubts(key)):
+            doubtful = beyond is not None and beyond.edge.revalidate is not None
+            if beyond is None or not (doubtful and beyond.edge.outdated(known_text(self._h.index, key))):
                 obj = self._reader.get(key)
                 if obj is not None or beyond is None:
                     return obj
-            return beyond.get_one(key, self._chains)
+            text = key_text(key)
+            return beyond.get([key], [text], [self._chains.single(self._clock(), text)])[0]
         except BaseException as error:
             self._h.mend(error)
             raise

@@ -96,7 +96,7 @@ def contradictions(store: Any) -> list[str]:
         must(not edge.queue.keys() & lost, "to be sent and lost", edge.queue.keys() & lost)
     for mover in store._movers:
         queued = {pick[0] for pick in mover.tier.queue}
-        must(queued <= mover._queued, "the mover of", mover.tier.name, "forgets", queued - mover._queued)
+        must(queued <= mover._queued.keys(), "the mover of", mover.tier.name, "forgets", queued - mover._queued.keys())
     return wrong
 
 
@@ -113,7 +113,7 @@ def leftovers(store: Any, whole: bool) -> list[str]:
         left = {
             "mutators": dict(tier.busy), "being overwritten": tier.writing, "reserved": tier.reserved,
             "calls": tier.calls, "shared reads": tier.loads, "flushes": tier.watchers, "wanted": tier.wanted,
-            "told": mover.eager, "moves": mover._queued - {pick[0] for pick in tier.queue},
+            "told": mover.eager, "moves": mover._queued.keys() - {pick[0] for pick in tier.queue},
         }  # fmt: skip
         if left.pop("calls") and not h.closing:  # a read that came too late may be inside for ever
             wrong.append(f"{tier.name}: inside the backend: {tier.calls}")

@@ -21,7 +21,8 @@ from lms_tiers.errors import OutcomeUnknownError
 from lms_tiers.messages import LMSMemoryObj
 from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.paths import sender
-from lms_tiers.tiered.paths.shared import Shared
+from lms_tiers.tiered.paths.beyond import Beyond
+from lms_tiers.tiered.paths.moves import Moves
 from lms_tiers.tiered.state.edge import Edge
 from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.store import TieredStore
@@ -157,21 +158,21 @@ def without_tombstones(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def indexing_what_it_saw(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetch = Shared.fetch
+    get = Beyond.get
     seen: dict[tuple[int, str], LMSMemoryObj] = {}
 
-    def remembered(self: Shared, keys: Any, texts: Any, contexts: Any) -> list[LMSMemoryObj | None]:
-        found = fetch(self, keys, texts, contexts)
+    def remembered(self: Beyond, keys: Any, texts: Any, contexts: Any) -> list[LMSMemoryObj | None]:
+        found = get(self, keys, texts, contexts)
         for text, obj in zip(texts, found, strict=True):
             if obj is not None:
                 seen.setdefault((id(self), text), obj)
         return [seen.get((id(self), text)) for text in texts]
 
-    monkeypatch.setattr(Shared, "fetch", remembered)
+    monkeypatch.setattr(Beyond, "get", remembered)
 
 
 def promoting_older_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Shared, "_wanted", lambda self, tier, it: True)
+    monkeypatch.setattr(Moves, "_newest", lambda self, text, entry: True)
 
 
 @pytest.mark.deep

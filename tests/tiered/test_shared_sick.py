@@ -210,6 +210,7 @@ def test_what_is_read_in_the_shared_tier_without_promotion_does_not_rise(bench: 
     assert [bench.value(obj) for obj in b.get_many(keys, context=scan)] == [0, 1, 2]
     assert [b.tiers_of(key) for key in keys] == [()] * 3
     assert [bench.value(obj) for obj in b.get_many(keys, context=RequestContext())] == [0, 1, 2]
+    b.drain(60)
     assert [b.tiers_of(key) for key in keys] == [("ram",)] * 3
 
 

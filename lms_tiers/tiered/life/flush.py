@@ -86,6 +86,8 @@ class Flusher:
         with h.lock:
             for text in list(h.index):
                 h.forget(text, EventReason.REQUEST)
+            if h.edge is not None:
+                h.edge.sink()
             loading = h.loading
             if loading is not None:
                 loading.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -56,7 +56,8 @@ class Mover(Worker):
         self._room: Final = room
         self.tier: Final = tier
         self._limit: Final = queue_limit
-        self._queued: set[str] = set()
+        #: What waits to be moved or is being moved: key → its newest generation there.
+        self._queued: dict[str, Entry] = {}
         self._delete_after = 0.0
         self._moves: Final = Moves(hierarchy, room, tier, back_pressure)
         self._singly = 0  # so many chunks are moved one by one, to find the one that makes a batch fail
@@ -70,20 +71,20 @@ class Mover(Worker):
         """There may be work, and an interrupt may have come between any two steps of `poke` or `offer`."""
         tier = self.tier
         tier.queue_bytes = sum(pick[3] for pick in tier.queue)
-        self._queued.update(pick[0] for pick in tier.queue)
+        self._queued.update((pick[0], pick[1]) for pick in tier.queue)
         super().rouse()
 
     def offer(self, text: str, entry: Entry, obj: LMSMemoryObj | None) -> bool:
         """Queue a chunk to be moved into the tier, if it is not; False where the queue is full."""
         tier = self.tier
-        if text in self._queued:
+        if self._queued.get(text) is entry:
             return True
         nbytes = entry.meta.length
         if tier.queue and tier.queue_bytes + nbytes > self._limit:
             return False
         tier.queue.append((text, entry, obj, nbytes))
         tier.queue_bytes += nbytes
-        self._queued.add(text)
+        self._queued[text] = entry
         if tier.queue_bytes > tier.queue_peak:
             tier.queue_peak = tier.queue_bytes
         self.poke()
@@ -149,9 +150,17 @@ class Mover(Worker):
     def _drop_queue(self) -> None:
         tier = self.tier
         tier.skipped += len(tier.queue)
+        self._leave(tier.queue)
         tier.queue.clear()
-        self._queued.clear()
         tier.queue_bytes = 0
+
+    def _leave(self, picks: Iterable[Pick]) -> None:
+        """`picks` wait here no longer: they have been moved, or will not be."""
+        for text, entry, _, _ in picks:
+            if self._queued.get(text) is entry:
+                del self._queued[text]
+            if self._h.edge is not None:
+                self._h.edge.risen(text, entry)
 
     def _batch_of_queue(self) -> list[Pick]:
         tier = self.tier
@@ -261,9 +270,13 @@ class Mover(Worker):
                 self._singly = failed
         finally:
             with self._h.lock:
-                self._queued.difference_update(pick[0] for pick in picks)
+                again = {pick[1] for pick in rest}
+                self._leave(pick for pick in picks if pick[1] not in again)
                 for text, entry, obj, _ in rest:
-                    self.offer(text, entry, obj)
+                    if self._queued.get(text) is entry:
+                        del self._queued[text]
+                    if not self.offer(text, entry, obj):
+                        self._leave([(text, entry, obj, 0)])
                 self._h.wake()
 
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from lms_tiers.errors import CapacityError, StorageFullError, nothing_done
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, LMSMemoryObj
-from lms_tiers.policies.base import AccessContext
+from lms_tiers.policies.base import AccessContext, RemoveReason
 from lms_tiers.tiered.paths.asking import DamagedChunkError, fetch
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.state.hierarchy import Hierarchy
@@ -114,8 +114,7 @@ class Moves:
         ready: list[_Ready] = []
         with h.lock:
             for (found, obj, need), key in zip(worth, keys, strict=True):
-                if self._wanted(found.text, found.entry):
-                    tier.busy.add(found.text)
+                if self._wanted(found.text, found.entry) and h.acquire(tier, found.text, need, found.entry):
                     ready.append(_Ready(found.text, found.entry, found.source, found.epoch, obj, need, key))
                 else:
                     self._room.give_back(tier, need)
@@ -172,20 +171,20 @@ class Moves:
                 elif wait:
                     tier.refuse(text)
                 return None
-            if not self._wanted(text, entry):
+            if not (self._wanted(text, entry) and h.acquire(tier, text, need, entry)):
                 self._room.give_back(tier, need)
                 return None
-            tier.busy.add(text)
         return _Ready(text, entry, source, epoch, obj, need, CacheEngineKey.from_string(text))
 
     def _worth(self, text: str, entry: Entry) -> _Worth | None:
         """Whether a chunk is worth moving, and wanted here. The lock is held."""
         h, tier = self._h, self.tier
         granted = entry.tiers & h.up
-        if not self._wanted(text, entry) or not granted:
+        if not self._wanted(text, entry) or (entry.tiers & h.all and not granted):
             return None
-        source = h.tiers[(granted & -granted).bit_length() - 1]
-        upward = source.position > tier.position
+        # What was read in the shared tier is granted nowhere as yet, and its bytes are at hand: no source is asked.
+        source = h.tiers[(granted & -granted).bit_length() - 1] if granted else tier
+        upward = not granted or source.position > tier.position
         if not self.admitted(text, entry, upward):
             tier.skipped += upward
             if not upward:
@@ -202,7 +201,15 @@ class Moves:
     def _wanted(self, text: str, entry: Entry) -> bool:
         """Whether the chunk is the newest generation, not held here, and nobody else is at it here."""
         tier = self.tier
-        return self._h.index.get(text) is entry and not entry.tiers & tier.bit and text not in tier.busy
+        return self._newest(text, entry) and not entry.tiers & tier.bit and text not in tier.busy
+
+    def _newest(self, text: str, entry: Entry) -> bool:
+        """Whether the chunk is the newest generation, or what a shared tier has and no private one that is as new."""
+        h = self._h
+        held, edge = h.index.get(text), h.edge
+        if held is entry or edge is None or h.closing or not edge.rises(text, entry):
+            return held is entry
+        return held is None or edge.revalidate is not None
 
     def _context(self, entry: Entry, now: float, upward: bool) -> AccessContext:
         return AccessContext(now, None, entry.parent, entry.position, self._partial(entry), demoted=not upward)
@@ -246,12 +253,16 @@ class Moves:
         h, tier, text, entry = self._h, self.tier, item.text, item.entry
         tier.settle(item.need, charge)
         tier.bytes_written += entry.meta.length
-        tier.used -= tier.garbage.pop(text, 0)  # overwritten
         if item.obj is None:
             item.source.bytes_read += entry.meta.length
         # What was handed over was checked when it was read.
         stands = item.obj is not None or h.stands(item.source, text, entry, item.epoch)
-        if stands and h.index.get(text) is entry:
+        newest = stands and self._newest(text, entry)
+        old = h.index.get(text)
+        if not newest and old is not None and old.tiers & tier.bit:
+            h.ungrant(tier, text, old, RemoveReason.REMOVED, EventReason.STALE)  # a copy to be asked for again
+        tier.used -= tier.garbage.pop(text, 0)  # overwritten
+        if newest:
             self._published(text, entry, charge, now)
         else:
             tier.garbage[text] = charge
@@ -271,8 +282,14 @@ class Moves:
 
     def _published(self, text: str, entry: Entry, charge: int, now: float) -> None:
         h, tier = self._h, self.tier
-        upward = bool(entry.tiers & tier.below)
-        h.grant(tier, text, entry, charge, self._context(entry, now, upward))
+        risen = not entry.tiers & h.all
+        upward = risen or bool(entry.tiers & tier.below)
+        context = self._context(entry, now, upward)
+        if risen and h.edge is not None:
+            h.adopt(tier, text, entry, charge, context)
+            h.edge.confirm(text, h.index)
+        else:
+            h.grant(tier, text, entry, charge, context)
         for arrived in tier.watchers.values():
             arrived.add(text)
         if upward:

@@ -57,8 +57,8 @@ class Reader:
         """The newest chunk, or None. Concurrent calls for one chunk of a lower tier share one read.
 
         In one piece, as `read` and `_attempt` say it in several: most gets end here, and each function and object they
-        touch is a line of cache that a busy server lacks. A tier that is not well, a chunk that another reads, and
-        whatever does not come out plainly are left to them.
+        touch is a line of cache that a busy server lacks. A chunk below the top, a tier that is not well, and whatever
+        does not come out plainly are left to them.
         """
         h = self.h
         try:
@@ -103,81 +103,15 @@ class Reader:
             if len(noted) >= MOST_NOTED:
                 h.tell()
             return obj if type(obj.data) is not bytearray else self.shared(obj)
-        again = self._puzzled(tier, text, entry, epoch, obj, error, took)
-        return self._get(key, text, context, 0 if again else 1)
-
-    def get_one(self, key: CacheEngineKey, text: str, context: AccessContext | float) -> LMSMemoryObj | None:
-        """As `get`, for a key whose text was checked."""
-        entry = self.h.index.get(text)
-        bits = entry.tiers & self.h.up if entry is not None else 0
-        bit = bits & -bits
-        if entry is not None and bit & self.h.well & ~1:
-            return self._lower(self.h.tiers[bit.bit_length() - 1], key, text, entry, context)
-        return self._get(key, text, context)
-
-    def _lower(
-        self, tier: Tier, key: CacheEngineKey, text: str, entry: Entry, context: AccessContext | float
-    ) -> LMSMemoryObj | None:
-        """The same below the top: one reader reads, and is on record as being inside."""
-        h = self.h
-        calls = tier.calls
-        if self.deadline is not None or (calls and tier.stalls()):
-            return self._get(key, text, context)
-        load = Load(entry)
-        if tier.loads.setdefault(text, load) is not load:
-            return self._get(key, text, context)
-        thread = load.thread
-        epoch = tier.epoch
-        obj: LMSMemoryObj | None = None
-        error: BaseException | None = None
-        started = _clock_ns()
-        try:
-            calls[thread] = time.monotonic()
-            obj = tier.backend.get(key)
-            took = _clock_ns() - started
-            if (
-                obj is not None
-                and obj.length == entry.meta.length == nbytes_of(obj.data)
-                and entry.tiers & tier.bit
-                and text not in tier.writing
-                and tier.epoch == epoch
-                and h.index.get(text) is entry
-            ):
-                load.result = obj
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as caught:
-            error, took = caught, _clock_ns() - started
-        finally:
-            calls.pop(thread, None)
-            tier.loads.pop(text, None)
-            load.finish()
-        if load.result is not None:
-            # Told at once, so that nobody keeps the bytes, where the chunk may rise: see `promoting`.
-            rises = tier.rises and (entry.tiers & h.again or self._top.used + entry.meta.length <= self._top.budget)
-            if rises and type(context) is AccessContext:
-                rises = context.promote
-            h.noted.append((tier, text, entry, context, took, obj if rises else None))
-            if rises or len(h.noted) >= MOST_NOTED:
-                h.tell()
-            return obj if obj is None or type(obj.data) is not bytearray else self.shared(obj)
-        again = self._puzzled(tier, text, entry, epoch, obj, error, took)
-        return self._get(key, text, context, 0 if again else tier.bit)
-
-    def _puzzled(
-        self, tier: Tier, text: str, entry: Entry, epoch: int, obj: LMSMemoryObj | None,
-        error: BaseException | None, took: int,
-    ) -> bool:  # fmt: skip
-        """What was read does not stand: whether the tier may be asked again by this call. Takes the lock."""
         if obj is not None and not obj.length == entry.meta.length == nbytes_of(obj.data):
             obj, error = None, DamagedChunkError()
-        with self.h.lock:
-            tier.read_latency.add(took)
-            return obj is not None or not self._blame(tier, text, entry, epoch, error)
+        found, sick = self._judged(tier, text, entry, epoch, context, obj, error, took)
+        return found or self.get_one(key, text, context, tier.bit if sick else 0)
 
-    def _get(
+    def get_one(
         self, key: CacheEngineKey, text: str, context: AccessContext | float, tried: int = 0
     ) -> LMSMemoryObj | None:
+        """As `get`, for a key whose text was checked, from tiers that were not `tried`."""
         if type(context) is float:
             context = AccessContext(context)
         obj = self.read(key, text, context, whole, shared=True, tried=tried)  # type: ignore[arg-type]  # no float
@@ -258,7 +192,6 @@ class Reader:
         self, tier: Tier, key: CacheEngineKey, text: str, entry: Entry, context: AccessContext, ask: Ask[T]
     ) -> tuple[T | None, bool]:
         """One try in one tier: what was found, and whether the tier should not be asked again."""
-        h = self.h
         epoch = tier.epoch
         started = _clock_ns()
         error: BaseException | None = None
@@ -274,30 +207,32 @@ class Reader:
             raise
         except BaseException as caught:
             error = caught.with_traceback(None)  # which keeps this frame, and what `ask` was given
-        ended = _clock_ns()
-        with h.lock:
-            tier.read_latency.add(ended - started)
-            if found is None:
-                return None, self._blame(tier, text, entry, epoch, error)
-            if tier.breaker.failures:
-                h.worked(tier)
-            if not h.stands(tier, text, entry, epoch):
-                return None, False
-            tier.bytes_read += entry.meta.length
-            h.recency.hit(tier, text, entry, context, found if isinstance(found, LMSMemoryObj) else None)
-            return found, False
+        return self._judged(tier, text, entry, epoch, context, found, error, _clock_ns() - started)
 
-    def _blame(self, tier: Tier, text: str, entry: Entry, epoch: int, error: BaseException | None) -> bool:
-        """A tier answered nothing, or raised: whether to leave it out for the rest of this read. The lock is held."""
+    def _judged(
+        self, tier: Tier, text: str, entry: Entry, epoch: int, context: AccessContext | float, found: T | None,
+        error: BaseException | None, took: int,
+    ) -> tuple[T | None, bool]:  # fmt: skip
+        """What a tier answered, if it stands, and whether to leave the tier out for the rest of this read."""
         h = self.h
-        if error is not None and not isinstance(error, DamagedChunkError):
-            h.failed(tier, text, error)
-            return True
-        if h.stands(tier, text, entry, epoch):
-            # A backend answers None for a damaged chunk as for a sick medium: the breaker tells them apart.
-            h.lose(tier, text, entry)
-            h.failed(tier, text, error)
-        return False
+        with h.lock:
+            tier.read_latency.add(took)
+            stands = h.stands(tier, text, entry, epoch)
+            if found is not None:
+                if tier.breaker.failures:
+                    h.worked(tier)
+                if stands:
+                    tier.bytes_read += entry.meta.length
+                    h.recency.hit(tier, text, entry, context, found if isinstance(found, LMSMemoryObj) else None)
+                return found if stands else None, False
+            if error is not None and not isinstance(error, DamagedChunkError):
+                h.failed(tier, text, error)
+                return None, True
+            if stands:
+                # A backend answers None for a damaged chunk as for a sick medium: the breaker tells them apart.
+                h.lose(tier, text, entry)
+                h.failed(tier, text, error)
+            return None, False
 
     def miss(self, count: int = 1) -> None:
         """Count chunks that no tier has."""

@@ -33,7 +33,7 @@ _BLIND: Final = 1 << 18
 _RETRY: Final = 0.25
 _LONGEST_RETRY: Final = 30.0
 
-#: A read of the shared tier is of no generation: which one is there, others decide.
+#: A read of the shared tier is of no generation until it rises: which one is there, others decide.
 _NONE: Final = Entry(ChunkMeta(0, MemoryFormat.UNDEFINED, None, ()), 0, ())
 
 
@@ -80,12 +80,23 @@ class Unsent:
 
 
 class Asked(Load):
-    """One read of the shared tier. `void`: the key was put or removed since it began."""
+    """One read of the shared tier.
 
-    __slots__ = ("void",)
+    Attributes
+    ----------
+    entry : Entry
+        As what it rises, once it does.
+    since : float
+        When it began.
+    void : bool
+        The key was put or removed since.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("since", "void")
+
+    def __init__(self, since: float) -> None:
         super().__init__(_NONE)
+        self.since = since
         self.void = False
 
 
@@ -121,6 +132,7 @@ class Edge(Health):
         self.lost: Final[dict[str, None]] = {}
         #: More was lost than can be remembered: nothing is read there.
         self.blind = False
+        #: Reads under way, and those that found what is on its way into a private tier.
         self.asked: Final[dict[str, Asked]] = {}
         #: When each private copy was known to be what the tier holds; kept where `revalidate` is set.
         self.known: Final[dict[str, float]] = {}
@@ -141,7 +153,7 @@ class Edge(Health):
         if old is not None and old.lost:
             self.lost.pop(text, None)
         new = self.unsent[text] = Unsent(entry, data, old.not_before if old is not None else 0.0)
-        reading = self.asked.get(text)
+        reading = self.asked.pop(text, None)
         if reading is not None:
             reading.void = True
         self.known.pop(text, None)
@@ -187,10 +199,12 @@ class Edge(Health):
 
     def recount(self, index: dict[str, Entry], thread: int) -> None:
         """After an interrupt of `thread`: work out anew what is to be sent and what is lost, and end its reads."""
+        self.sink()
         for text, load in list(self.asked.items()):
             load.void |= text in self.unsent
-            if load.thread == thread:
+            if load.void or load.thread == thread:
                 del self.asked[text]
+            if load.thread == thread:
                 load.finish()
         self.queue.clear()
         self.lost.clear()
@@ -202,6 +216,27 @@ class Edge(Health):
             elif self.through or change.entry is None or change.data is not None:
                 self.queue[text] = None
         self.rouse()
+
+    def end(self, text: str, load: Asked) -> None:
+        """A read is over. What it found may be on its way up: then it goes on answering those who ask."""
+        if self.asked.get(text) is load and load.entry is _NONE:
+            del self.asked[text]
+        load.finish()
+
+    def rises(self, text: str, entry: Entry) -> bool:
+        """Whether `entry` is on its way into a private tier, and nothing was put or removed since it was read."""
+        load = self.asked.get(text)
+        return load is not None and load.entry is entry
+
+    def risen(self, text: str, entry: Entry) -> None:
+        """`entry` has risen, or will not."""
+        if self.rises(text, entry):
+            del self.asked[text]
+
+    def sink(self) -> None:
+        """Nothing that was found is to rise any more."""
+        for text in [text for text, load in self.asked.items() if load.done]:
+            del self.asked[text]
 
     def too_many_lost(self, most: int) -> list[str]:
         """Keys, `most` at a time, that are better removed from the tier than remembered."""
@@ -223,10 +258,18 @@ class Edge(Health):
         since = self.known.get(text)
         return since is None or self._clock() - since > self.revalidate
 
+    def reading(self, text: str) -> Asked | None:
+        """The read of `text` that is under way, or whose chunk is on its way up and need not be asked for again."""
+        load = self.asked.get(text)
+        if load is not None and load.done and self.revalidate is not None:
+            return load if self._clock() - load.since <= self.revalidate else None
+        return load
+
     def confirm(self, text: str, index: dict[str, Entry]) -> None:
-        """A private copy is what the tier holds now."""
-        if self.revalidate is not None:
-            self.known[text] = self._clock()
+        """A private copy is what a read found that rises."""
+        load = self.asked.get(text)
+        if self.revalidate is not None and load is not None:
+            self.known[text] = load.since
             if len(self.known) > 2 * len(index) + 1024:
                 for gone in [key for key in self.known if key not in index]:
                     del self.known[gone]
