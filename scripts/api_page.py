@@ -28,7 +28,8 @@ ROOMS: Final = {
     "Storage": (
         "factory:CreateStorageBackend", "tiered.store:TieredStore", "tiered.state.tier:TierConfig",
         "plugins.cpu:LMSLocalBackend", "request:RequestContext",
-        "tiered.watch.events", "tiered.watch.stats",
+        "tiered.watch.events:EventKind", "tiered.watch.events:EventReason", "tiered.watch.events:TierEvent",
+        "tiered.watch.stats",
     ),
     "The contract": ("interface",),
     "Keys, messages and namespaces": (

@@ -35,8 +35,7 @@ from lms_tiers.tiered.state.health import Breaker
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry, known_text
 from lms_tiers.tiered.state.tier import Tier, TierConfig
-from lms_tiers.tiered.watch.events import TierEvent
-from lms_tiers.tiered.watch.notify import EventLog
+from lms_tiers.tiered.watch.events import EventLog, TierEvent
 from lms_tiers.tiered.watch.stats import StoreStats
 
 if TYPE_CHECKING:
@@ -125,6 +124,7 @@ class TieredStore(Batches):
         self._max_key = self._capabilities.max_key_bytes
         self._name = " > ".join(t.name for t in tiers)
         warm.warm(self._h, self._room, read_deadline)
+        self._log.start()
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]  # of this store, not of the class

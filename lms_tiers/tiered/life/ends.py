@@ -20,7 +20,7 @@ from lms_tiers.tiered.paths.mover import Mover
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.tier import TierConfig
-from lms_tiers.tiered.watch.notify import EventLog
+from lms_tiers.tiered.watch.events import EventLog
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lms_tiers.tiered.paths.reads import Reader
     from lms_tiers.tiered.paths.writes import Writer
     from lms_tiers.tiered.state.hierarchy import Hierarchy
-    from lms_tiers.tiered.watch.notify import EventLog
+    from lms_tiers.tiered.watch.events import EventLog
 
 
 def store_stats(

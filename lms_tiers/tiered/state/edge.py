@@ -16,7 +16,7 @@ from lms_tiers.messages import ChunkMeta, MemoryFormat
 from lms_tiers.tiered.state.health import Breaker, Health
 from lms_tiers.tiered.state.holds import Load
 from lms_tiers.tiered.state.index import Entry
-from lms_tiers.tiered.watch.notify import EventLog
+from lms_tiers.tiered.watch.events import EventLog
 from lms_tiers.tiered.watch.stats import BreakerState, EdgeStats, LatencyCounter
 
 _log = logging.getLogger(__name__)

@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from lms_tiers.tiered.watch.events import EventKind, EventReason
-from lms_tiers.tiered.watch.notify import EventLog
+from lms_tiers.tiered.watch.events import EventKind, EventLog, EventReason
 from lms_tiers.tiered.watch.stats import BreakerState
 
 _log = logging.getLogger(__name__)

@@ -24,8 +24,7 @@ from lms_tiers.tiered.state.recency import Recency
 from lms_tiers.tiered.state.settled import Settled
 from lms_tiers.tiered.state.stand_ins import SuspendedPolicy
 from lms_tiers.tiered.state.tier import Tier, TierConfig
-from lms_tiers.tiered.watch.events import EventKind, EventReason
-from lms_tiers.tiered.watch.notify import EventLog
+from lms_tiers.tiered.watch.events import EventKind, EventLog, EventReason
 
 _log = logging.getLogger(__name__)
 

@@ -23,8 +23,7 @@ from lms_tiers.tiered.state.health import Breaker, Health
 from lms_tiers.tiered.state.holds import Busy, Load, Protected
 from lms_tiers.tiered.state.index import Entry
 from lms_tiers.tiered.state.stand_ins import LatePolicy
-from lms_tiers.tiered.watch.events import EventReason
-from lms_tiers.tiered.watch.notify import EventLog
+from lms_tiers.tiered.watch.events import EventLog, EventReason
 from lms_tiers.tiered.watch.stats import LatencyCounter, TierStats
 
 #: The cold end that is kept clean: a tenth of the capacity, and no more than this (walking it takes the lock).
