@@ -40,21 +40,19 @@ class ArenaBackend(LMSBackendInterface):
 
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether the key is held."""
-        self._arena.check()
-        return self._arena.get(key_text(key)) is not None
+        return self._known(key) is not None
 
     def contains_prefix(self, keys: Sequence[CacheEngineKey]) -> int:
         """How many of the leading `keys` are held without a gap."""
         self._arena.check()
         for i, key in enumerate(keys):
-            if self._arena.get(key_text(key)) is None:
+            if self._known(key) is None:
                 return i
         return len(keys)
 
     def list_keys(self) -> List[CacheEngineKey]:
         """Every key, in the order of the first put."""
-        self._arena.check()
-        return [CacheEngineKey.from_string(chunk.key) for chunk in self._arena.chunks()]
+        return [CacheEngineKey.from_string(chunk.key) for chunk in self._all()]
 
     def remove(self, key: CacheEngineKey) -> None:
         """Forget the key; its pages are free when its last reader has left."""
@@ -72,14 +70,12 @@ class ArenaBackend(LMSBackendInterface):
 
     def stored_bytes(self, key: CacheEngineKey) -> int | None:
         """The pages that the chunk takes."""
-        self._arena.check()
-        chunk = self._arena.get(key_text(key))
+        chunk = self._known(key)
         return None if chunk is None else chunk.pages * self._arena.page_bytes
 
     def scan(self) -> Iterator[ChunkInfo]:
         """Every chunk, in the order of the first put."""
-        self._arena.check()
-        for chunk in self._arena.chunks():
+        for chunk in self._all():
             key = CacheEngineKey.from_string(chunk.key)
             yield ChunkInfo(key, chunk.meta, chunk.pages * self._arena.page_bytes)
 
@@ -128,6 +124,22 @@ class ArenaBackend(LMSBackendInterface):
         self._arena.check()
         key = key_text(client_meta.key)
         return self._arena.reserve(key, ChunkMeta.of(client_meta, nbytes))
+
+    def _known(self, key: CacheEngineKey) -> Chunk | None:
+        """The chunk of `key`, without a lease. `close` empties the table: what is missing then is no miss."""
+        self._arena.check()
+        chunk = self._arena.get(key_text(key))
+        if chunk is None:
+            self._arena.check()
+        return chunk
+
+    def _all(self) -> list[Chunk]:
+        """Every chunk; as `_known`."""
+        self._arena.check()
+        chunks = self._arena.chunks()
+        if not chunks:
+            self._arena.check()
+        return chunks
 
     def _lease(self, key: CacheEngineKey) -> Chunk | None:
         self._arena.check()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from lms_tiers.changes import mending
+from lms_tiers.errors import InvalidKeyError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.policies.base import AccessContext
@@ -47,11 +48,20 @@ class Batches(Known):
             What the call is for, of this and the other batch calls; else told by `request`, or by the thread's calls.
         """
         self._check_open()
-        texts = [key_text(meta.key, self._max_key) for meta, _ in items]
+        texts, refused = list[str](), None
+        for meta, _ in items:
+            try:
+                texts.append(key_text(meta.key, self._max_key))
+            except InvalidKeyError as error:
+                refused = error  # those before it are stored
+                items = items[: len(texts)]
+                break
         if texts:
             self._settle_all(texts, change=True)
             contexts = self._chains.batch(self._clock(), texts, [meta.length for meta, _ in items], context)
             self._writer.put_many(items, texts, contexts)
+        if refused is not None:
+            raise refused
 
     @mending
     def get_many(

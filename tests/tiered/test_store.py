@@ -23,6 +23,7 @@ from lms_tiers.errors import (
     ValueTooLargeError,
 )
 from lms_tiers.interface import Capabilities
+from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.tiered.store import TieredStore
 
@@ -96,6 +97,15 @@ def test_a_batch_that_fails_keeps_what_came_before(bench: Any) -> None:
     with pytest.raises(ValueTooLargeError):
         store.put_many(items)
     assert [bench.get(store, i) for i in range(4)] == [0, 1, None, None]
+
+
+def test_a_batch_with_a_key_that_is_none_keeps_what_came_before_it(bench: Any) -> None:
+    store = bench.store(1000, 2000)
+    items = [(bench.meta(i, 100), bench.data(i, 100)) for i in range(3)]
+    items[1][0].key = OpaqueKey("\ud800")
+    with pytest.raises(InvalidKeyError):
+        store.put_many(items)
+    assert [bench.get(store, i) for i in range(3)] == [0, None, None]
 
 
 def test_reads_into_buffers_views_and_tensors_come_from_any_tier(bench: Any) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -14,6 +16,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from lms_tiers.errors import (
+    BackendClosedError,
     CapacityError,
     ValueTooLargeError,
 )
@@ -260,3 +263,30 @@ def test_a_tier_below_lets_go_of_the_pages_it_read_with_the_call(tmp_path: Path)
             assert pinned.stats().bytes_used == 0, "only the collector would end the lease"
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("way", ["contains", "contains_prefix", "list_keys", "stored_bytes", "scan"])
+def test_a_question_that_close_overtakes_is_refused_and_not_answered_as_if_nothing_were_held(
+    pinned: PinnedBackend, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    pinned.put(message("k", 300), content(1, 300))
+    arena = pinned._arena
+
+    def overtaken(look: Callable[..., Any]) -> Callable[..., Any]:
+        def after_close(*given: str) -> Any:
+            pinned.close()
+            return look(*given)
+
+        return after_close
+
+    for name in ("get", "chunks"):
+        monkeypatch.setattr(arena, name, overtaken(getattr(arena, name)))
+    ask: dict[str, Callable[[], object]] = {
+        "contains": lambda: pinned.contains(key("k")),
+        "contains_prefix": lambda: pinned.contains_prefix([key("k")]),
+        "list_keys": pinned.list_keys,
+        "stored_bytes": lambda: pinned.stored_bytes(key("k")),
+        "scan": lambda: list(pinned.scan()),
+    }
+    with pytest.raises(BackendClosedError):
+        ask[way]()
