@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from lms_conformance.preempt import LOOK, LOOKS, sleeps
+from lms_conformance.preempt import LOOK, LOOKS, Watch, hasty
 
 
 class Stopped:
@@ -89,13 +89,9 @@ class Stopped:
     def _beside(self) -> None:
         self._started = True
         self._thread.start()
-        asleep = 0
-        for _ in range(LOOKS):
-            self._thread.join(LOOK)
-            native = self._thread.native_id
-            if not self._thread.is_alive():
-                return
-            # Once it may only have waited for the interpreter, which this thread had then.
-            asleep = asleep + 1 if native is not None and sleeps(native) else 0
-            if asleep == 3:
-                return
+        watch = Watch()
+        with hasty():
+            for _ in range(LOOKS):
+                self._thread.join(LOOK)
+                if not self._thread.is_alive() or watch.rests(self._thread.native_id or 0):
+                    return

@@ -12,6 +12,7 @@ import math
 import random
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,10 @@ from lms_tiers.interface import LMSBackendInterface
 #: Seconds between two looks at a thread that has the turn and runs no opcode of the backend.
 LOOK: Final = 5e-4
 
-#: Looks after which it loses the turn although it runs: native code that spins.
+#: Seconds after which a thread that waits for the interpreter wakes and asks for it again, between two looks.
+SWITCH: Final = LOOK / 3
+
+#: Looks after which it loses the turn although it has run between them: native code that spins.
 LOOKS: Final = 200
 
 #: Longest turn, in opcodes: enough for a whole call; most turns are short.
@@ -59,6 +63,43 @@ def _classes(backend: LMSBackendInterface) -> Iterator[type]:
         yield from _classes(inner)
 
 
+@contextlib.contextmanager
+def hasty() -> Iterator[None]:
+    """The block in which who waits for the interpreter is told from who waits for a lock; see `Watch`."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+class Watch:
+    """Tells, look by look, whether a thread waits for something else than a processor or the interpreter.
+
+    Who waits for the interpreter sleeps too, but wakes each `SWITCH` seconds: it is another sleep at the next look.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int] | None = None
+
+    def rests(self, native: int) -> bool:
+        """Whether thread `native` sleeps, and has slept since the last look, which was at it too; or has ended."""
+        slept = _sleeps(native)
+        last, self._last = self._last, None if slept is None else (native, slept)
+        return self._last is not None and self._last == last
+
+
+def _sleeps(native: int) -> int | None:
+    """How often a thread has fallen asleep; None where it is awake."""
+    try:
+        text = Path(f"/proc/self/task/{native}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return -1
+    told = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    return None if told["State"].startswith("R") else int(told["voluntary_ctxt_switches"])
+
+
 class Turns:
     """The turns of some threads.
 
@@ -79,6 +120,8 @@ class Turns:
         self._changed = threading.Condition()
         self._here: list[int] = []
         self._natives: dict[int, int] = {}
+        self._clocks: dict[int, int] = {}
+        self._hasty = hasty()  # from the first turn to the last
         self._turn: int | None = None
         self._left = 0
         self._opcodes = 0
@@ -117,8 +160,10 @@ class Turns:
         with self._changed:
             self._here.append(me)
             self._natives[me] = threading.get_native_id()
+            self._clocks[me] = time.pthread_getcpuclockid(threading.get_ident())
             self._missing -= 1
             if not self._missing:
+                self._hasty.__enter__()
                 self._here.sort()
                 self._next(self._here)
             while self._missing:
@@ -128,6 +173,8 @@ class Turns:
     def _leave(self, me: int) -> None:
         with self._changed:
             self._here.remove(me)
+            if not self._here:
+                self._hasty.__exit__(None, None, None)
             if self._turn == me:
                 self._next(self._here)
 
@@ -145,24 +192,15 @@ class Turns:
 
     def _wait(self, me: int) -> None:
         with self._changed:
-            looks = asleep = 0
+            looks, used, watch = 0, 0.0, Watch()
             seen = self._opcodes
             while self._turn != me:
                 if self._changed.wait(LOOK) or self._opcodes != seen or self._turn is None:
-                    looks = asleep = 0
+                    looks, used, watch = 0, 0.0, Watch()
                     seen = self._opcodes
                     continue
-                looks += 1
-                # A thread that only waits for the interpreter, which this one has now, seems asleep once, not twice.
-                asleep = asleep + 1 if sleeps(self._natives[self._turn]) else 0
-                if asleep == 2 or looks == LOOKS:
+                # A thread that the machine is too busy to run does not spin.
+                before, used = used, time.clock_gettime(self._clocks[self._turn])
+                looks += used != before
+                if watch.rests(self._natives[self._turn]) or looks == LOOKS:
                     self._next([me])
-
-
-def sleeps(native: int) -> bool:
-    """Whether a thread waits for something else than a processor."""
-    try:
-        text = Path(f"/proc/self/task/{native}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return True
-    return text.rpartition(")")[2].split()[0] != "R"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
 
-from lms_conformance.preempt import Turns
+from lms_conformance.preempt import LOOK, Turns
 
 
 def _count(seen: list[int], me: int) -> None:
@@ -43,6 +44,25 @@ def test_turns_change_inside_a_call_and_in_the_order_of_the_seed() -> None:
     assert all(sum(a != b for a, b in itertools.pairwise(order)) > 3 for order in orders)
     assert [_order(seed) for seed in range(4)] == orders
     assert len({tuple(order) for order in orders}) == 4
+
+
+def test_the_order_is_the_seeds_while_other_threads_want_the_interpreter() -> None:
+    orders, over = [_order(seed) for seed in range(4)], threading.Event()
+
+    def spin() -> None:
+        while not over.is_set():
+            pass
+
+    spinning = [threading.Thread(target=spin) for _ in range(4)]
+    for thread in spinning:
+        thread.start()
+    try:
+        assert [_order(seed) for _ in range(5) for seed in range(4)] == orders * 5
+    finally:
+        over.set()
+        for thread in spinning:
+            thread.join()
+    assert sys.getswitchinterval() > LOOK
 
 
 def test_a_thread_that_waits_for_another_loses_its_turn() -> None:
