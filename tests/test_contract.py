@@ -90,7 +90,7 @@ def test_a_backend_of_contract_1_0_opens_and_a_tier_takes_it() -> None:
         assert not store.contains(OpaqueKey("a"))
 
 
-@pytest.mark.parametrize("only", asked(["CNT", "BAT", "ERR", "GET"], ["KEY", "CNT", "BAT", "ERR", "RMV", "GET"]))
+@pytest.mark.parametrize("only", asked(["CNT", "BAT-01", "ERR", "GET"], ["KEY", "CNT", "BAT", "ERR", "RMV", "GET"]))
 def test_a_backend_of_contract_1_0_passes_the_kit_unchanged(only: list[str]) -> None:
     report = run_properties(FactoryHarness(OldShelf), profile="quick", only=only)
     assert report.ok, explain(report)

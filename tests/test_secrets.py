@@ -206,7 +206,7 @@ def slow(*values: Any) -> Any:
         (["-v", "serve", "--port", "0", "--device", "{device}&how=raises"], 1),
         (["plugins", "--json"], 0),
         slow(["doctor"], 0),
-        (["doctor", "--device", "{device}"], 0),
+        slow(["doctor", "--device", "{device}"], 0),
     ],
 )
 def test_no_command_prints_one(command: list[str], status: int, environment: dict[str, str], tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_pytest_without_a_device_says_what_to_name(tmp_path: Path) -> None:
     assert "--lms-device" in done.stdout + done.stderr
 
 
+@pytest.mark.deep
 def test_a_users_file_runs_the_suite_and_fails_where_it_must(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(
         "from lms_conformance import conformance_suite\n"

@@ -79,6 +79,7 @@ def test_a_segmentation_fault_is_the_result_of_the_property_that_ran() -> None:
     assert "survive" in crash.message()
 
 
+@pytest.mark.deep
 def test_a_backend_that_ends_the_process_is_told_by_its_exit_status() -> None:
     report = run_supervised(FactoryHarness(LeavesInFlush), profile="quick", only=["RES-06", "TEN-01"])
     assert [r.status for r in report.results] == [Status.CRASHED, Status.PASSED]
