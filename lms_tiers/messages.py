@@ -64,6 +64,8 @@ class MemoryFormat(enum.Enum):
     EC_TD = 7
     HS_TD = 8
 
+    __hash__ = object.__hash__  # each is one object; an Enum's own hashes its name, in Python, for every chunk
+
 
 class ClientCommand(enum.IntEnum):
     """Request codes of the lm:// protocol."""
@@ -209,6 +211,14 @@ class ChunkMeta:
     shape: tuple[int, ...]
     namespace: str | None = None
 
+    def __eq__(self, other: object) -> bool:
+        if self is other:  # nearly always: they are interned
+            return True
+        if type(other) is not ChunkMeta:
+            return NotImplemented
+        ours = (self.length, self.fmt, self.dtype, self.shape, self.namespace)
+        return ours == (other.length, other.fmt, other.dtype, other.shape, other.namespace)
+
     @staticmethod
     def of(client_meta: ClientMetaMessage, nbytes: int) -> ChunkMeta:
         """The metadata of a put of `nbytes` bytes.
@@ -227,10 +237,12 @@ class ChunkMeta:
                 fmt = MemoryFormat(fmt.value)
             except (AttributeError, ValueError):
                 raise InvalidChunkError(_shown(meta.key), f"format {meta.fmt!r} is not a MemoryFormat.") from None
-        if isinstance(meta, _MadeOfMeta) and meta._meta is not None:
-            dtype, shape = described(meta)
-            return _intern(meta.key, nbytes, fmt, dtype, tuple(shape), meta._meta.namespace)
-        return _intern(meta.key, nbytes, fmt, meta.dtype, tuple(meta.shape))
+        if not isinstance(meta, _MadeOfMeta) or (made := meta._meta) is None:
+            return _intern(meta.key, nbytes, fmt, meta.dtype, tuple(meta.shape))
+        if _unchanged(meta, made) and type(made.shape) is tuple:
+            return _sound(meta.key, _valid_meta(made))
+        dtype, shape = described(meta)
+        return _intern(meta.key, nbytes, fmt, dtype, tuple(shape), made.namespace)
 
     @staticmethod
     def of_obj(key: KeyLike | str, obj: LMSMemoryObj) -> ChunkMeta:
@@ -241,10 +253,8 @@ class ChunkMeta:
         InvalidChunkError
             It says what no metadata can.
         """
-        if type(obj) is LMSMemoryObj and (meta := obj._meta) is not None:
-            given = vars(obj)
-            if "dtype" not in given and "shape" not in given and obj.length == meta.length and obj.fmt is meta.fmt:
-                return meta
+        if type(obj) is LMSMemoryObj and (meta := obj._meta) is not None and _unchanged(obj, meta):
+            return meta
         dtype, shape = described(obj)
         fmt = obj.fmt if type(obj.fmt) is MemoryFormat else MemoryFormat(obj.fmt.value)
         return _intern(key, obj.length, fmt, dtype, tuple(shape), namespace_of(obj))
@@ -305,7 +315,7 @@ def _unpacked(data: bytes) -> ChunkMeta:
         if form == _NAMED:
             (digest,) = struct.unpack_from(f"{NAMESPACE_BYTES}s", data, _META.size + 8 * ndim)
             namespace = digest.hex()
-        return ChunkMeta(length, MemoryFormat(fmt), DTYPE_NAMES[dtype], shape, namespace)
+        return _one(ChunkMeta(length, MemoryFormat(fmt), DTYPE_NAMES[dtype], shape, namespace))
     except (struct.error, ValueError, IndexError):
         raise FormatError("chunk metadata", "damaged bytes", _FORMS) from None
 
@@ -314,7 +324,7 @@ def _unpacked(data: bytes) -> ChunkMeta:
 def _within(meta: ChunkMeta, namespace: str | None) -> ChunkMeta:
     if namespace is not None and _DIGEST.fullmatch(namespace) is None:
         raise InvalidChunkError(namespace, f"is no digest of a namespace: {2 * NAMESPACE_BYTES} hexadecimal digits.")
-    return replace(meta, namespace=namespace)
+    return _one(replace(meta, namespace=namespace))
 
 
 @lru_cache(maxsize=4096)
@@ -326,7 +336,26 @@ def _valid(
         return f"dtype {dtype!r} cannot be stored."
     if len(shape) > 255 or not all(isinstance(d, int) and 0 <= d < 2**63 for d in shape):
         return f"shape {shape!r} must be a sequence of sizes."
+    if name != dtype:  # it was torch's own; the text names the same metadata
+        return _valid(nbytes, fmt, name, shape, namespace)
     return ChunkMeta(nbytes, fmt, name, shape, namespace)
+
+
+@lru_cache(maxsize=4096)
+def _valid_meta(meta: ChunkMeta) -> ChunkMeta | str:
+    return _valid(meta.length, meta.fmt, meta.dtype, meta.shape, meta.namespace)
+
+
+def _one(meta: ChunkMeta) -> ChunkMeta:
+    """The object that equal metadata shares: who compares it finds it to be the same one, at once."""
+    found = _valid_meta(meta)
+    return meta if isinstance(found, str) else found
+
+
+def _unchanged(obj: Any, meta: ChunkMeta) -> bool:
+    """Whether what was made of `meta` still says the same, as far as anybody asked."""
+    given = vars(obj)
+    return "dtype" not in given and "shape" not in given and obj.length == meta.length and obj.fmt is meta.fmt
 
 
 def _shown(key: KeyLike | str) -> str:
@@ -337,18 +366,16 @@ def _shown(key: KeyLike | str) -> str:
 
 
 def _intern(
-    key: KeyLike | str,
-    nbytes: int,
-    fmt: MemoryFormat,
-    dtype: Any,
-    shape: tuple[int, ...],
-    namespace: str | None = None,
+    key: KeyLike | str, nbytes: int, fmt: MemoryFormat, dtype: Any, shape: tuple[int, ...], namespace: str | None = None
 ) -> ChunkMeta:
     # Chunks of one model share one shape: interning saves 200 bytes a key and most of the checking.
-    meta = _valid(nbytes, fmt, dtype, shape, namespace)
-    if isinstance(meta, str):
-        raise InvalidChunkError(_shown(key), meta)
-    return meta
+    return _sound(key, _valid(nbytes, fmt, dtype, shape, namespace))
+
+
+def _sound(key: KeyLike | str, found: ChunkMeta | str) -> ChunkMeta:
+    if isinstance(found, str):
+        raise InvalidChunkError(_shown(key), found)
+    return found
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ metadata, where it is compared before anything is answered. Nothing here stores 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, Final, List, NoReturn, Optional
 
@@ -77,6 +77,7 @@ class Namespaced(LMSBackendInterface):
         self.foreign = 0
         self._owns: Final = owns
         self._digest: Final = namespace.digest
+        self._prefix: Final = namespace.prefix
         # A tier's state is one for all namespaces; tensors pass the metadata by.
         self._capabilities: Final = replace(offered, max_key_bytes=longest, tensors=False, policy=None)
 
@@ -87,7 +88,7 @@ class Namespaced(LMSBackendInterface):
 
     def key(self, key: KeyLike) -> OpaqueKey:
         """The key under which the backend has the chunk of an engine's own key."""
-        return self.namespace.key(key_text(key))
+        return OpaqueKey(self._prefix + key_text(key))
 
     def _message(self, client_meta: ClientMetaMessage, nbytes: int) -> ClientMetaMessage:
         key = self.key(client_meta.key)
@@ -97,6 +98,8 @@ class Namespaced(LMSBackendInterface):
         """The argument of a batch call, if there is one, with keys as the backend has them."""
         if context is None:
             return {}
+        if not context.chain and not context.partial_keys:
+            return {"context": context}
         chain, partial = (list(map(self.key, keys)) for keys in (context.chain, context.partial_keys))
         return {"context": replace(context, chain=chain, partial_keys=partial)}
 
@@ -272,11 +275,9 @@ class _Named(LMSBackendInterface):
     def _own(self, key: KeyLike) -> OpaqueKey:
         return OpaqueKey(key_text(key)[PREFIX_BYTES:])
 
-    @contextmanager
-    def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
+    def view(self, key: CacheEngineKey) -> AbstractContextManager[ChunkView | None]:  # type: ignore[override]
         """See `LMSBackendInterface`."""
-        with self._source.view(self._own(key)) as view:
-            yield view and ChunkView(view.meta.within(self._namespace.digest), view.buffers)
+        return _Renamed(self._source.view(self._own(key)), self._namespace.digest)
 
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
         """See `LMSBackendInterface`."""
@@ -296,3 +297,20 @@ class _Named(LMSBackendInterface):
 
     def close(self) -> None:
         """The source is its caller's."""
+
+
+class _Renamed:
+    """A view of a chunk, as of one in a namespace. No generator: one is made for each chunk that is stored."""
+
+    __slots__ = ("_digest", "_view")
+
+    def __init__(self, view: AbstractContextManager[ChunkView | None], digest: str) -> None:
+        self._view = view
+        self._digest = digest
+
+    def __enter__(self) -> ChunkView | None:
+        view = self._view.__enter__()
+        return None if view is None else ChunkView(view.meta.within(self._digest), view.buffers)
+
+    def __exit__(self, *raised: Any) -> bool | None:
+        return self._view.__exit__(*raised)

@@ -199,6 +199,37 @@ def test_the_bytes_of_a_dtype_that_this_torch_lacks_are_answered(monkeypatch: py
         _ = found.dtype
 
 
+def test_equal_metadata_is_one_object_whichever_way_it_came() -> None:
+    made = ChunkMeta(4, MemoryFormat.BINARY, "uint8", (2, 2))
+    of_message = ChunkMeta.of(made.message(OpaqueKey("k")), 4)
+    assert of_message == made
+    assert ChunkMeta.unpack(made.pack())[0] is of_message
+    assert made.within("ab" * 16).within(None) is of_message
+    assert ChunkMeta.of(message(4, fmt=made.fmt, dtype=torch.uint8, shape=torch.Size([2, 2])), 4) is of_message
+
+
+@pytest.mark.parametrize("change", [{"dtype": "float3"}, {"shape": (-1,)}, {"shape": ("2",)}])
+def test_metadata_made_by_hand_that_cannot_be_stored_is_refused(change: dict[str, Any]) -> None:
+    made = replace(ChunkMeta(4, MemoryFormat.BINARY, "uint8", (4,)), **change)
+    with pytest.raises(InvalidChunkError):
+        ChunkMeta.of(made.message(OpaqueKey("k")), 4)
+
+
+def test_metadata_is_not_equal_to_what_differs_in_anything() -> None:
+    made = ChunkMeta(4, MemoryFormat.BINARY, "uint8", (4,))
+    others: list[dict[str, Any]] = [
+        {"length": 5},
+        {"fmt": MemoryFormat.KV_2LTD},
+        {"dtype": None},
+        {"shape": (2, 2)},
+        {"namespace": "ab" * 16},
+    ]
+    assert all(replace(made, **other) != made for other in others)
+    assert replace(made) == made
+    assert hash(replace(made)) == hash(made)
+    assert made != (4, MemoryFormat.BINARY, "uint8", (4,), None)
+
+
 def test_a_length_that_differs_from_the_bytes_is_refused() -> None:
     with pytest.raises(InvalidChunkError, match="says 5 bytes, 4 were given"):
         ChunkMeta.of(message(5), 4)

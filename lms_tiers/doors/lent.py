@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import List, NoReturn, Optional
 
 from lms_tiers.errors import UnsupportedError
@@ -34,11 +34,10 @@ class Lent(LMSBackendInterface):
     def __init__(self, chunks: Mapping[str, tuple[ChunkMeta, Sequence[memoryview]]]) -> None:
         self._chunks = chunks
 
-    @contextmanager
-    def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
-        """The caller's own buffers."""
+    def view(self, key: CacheEngineKey) -> AbstractContextManager[ChunkView | None]:  # type: ignore[override]
+        """The caller's own buffers, which are there before and after it; no generator is made for each chunk."""
         found = self._chunks.get(key.to_string())
-        yield None if found is None else ChunkView(found[0], found[1])
+        return nullcontext(None if found is None else ChunkView(found[0], found[1]))
 
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether it is lent."""

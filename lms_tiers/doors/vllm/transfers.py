@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -24,8 +24,8 @@ _log = logging.getLogger(__name__)
 
 #: Bytes of one part: enough that a part costs little beside its bytes, and little enough to share among threads.
 _PART: Final = 8 << 20
-#: Storing rows below this is Python's work in good part, and a second thread costs more than it brings.
-_SMALL: Final = 1 << 20
+#: Stores at one time: one writes, which only one can do to a file, while another is checked and gets its place.
+_STORES: Final = 2
 #: Seconds until a drain that goes on says so.
 _PATIENCE: Final = 5.0
 
@@ -108,8 +108,8 @@ class Transfers:
         self._contexts: Final = contexts
         self._release: Final = release
         self._part: Final = max(1, _PART // max(1, meta.length))
-        # A store that is no tiered one is a server: others wait for it, not for the interpreter.
-        self._jobs: Final = Jobs(name, workers=workers, stores=1 if contexts and meta.length < _SMALL else None)
+        # A store that is no tiered one is a server: it takes as many at one time as there are.
+        self._jobs: Final = Jobs(name, workers=workers, stores=_STORES if contexts else None)
 
     def load(self, number: int, keys: Sequence[bytes], slots: Sequence[int], request: str) -> None:
         """Read chunks into rows; nobody else looks at these until the job's result was given."""
@@ -136,8 +136,12 @@ class Transfers:
         for slot in slots:
             if not 0 <= slot < self._rows.nbytes // length:
                 raise IndexError(f"slot {slot} is not one of {self._rows.nbytes // length}")
-        with ExitStack() as lent:
-            yield [lent.enter_context(self._rows[slot * length : (slot + 1) * length]) for slot in slots]
+        lent = [self._rows[slot * length : (slot + 1) * length] for slot in slots]
+        try:
+            yield lent
+        finally:
+            for row in lent:
+                row.release()
 
     def _loading(self, keys: Sequence[bytes], slots: list[int], context: dict[str, Any]) -> _Steps:
         named = [OpaqueKey(key.hex()) for key in keys]

@@ -73,12 +73,12 @@ class Calls:
                 self.left.wake()
 
     def give_way(self) -> None:
-        """Let others that are inside have the interpreter's lock: called between two chunks of a batch, without a lock.
+        """Let readers inside have the interpreter's lock: called between two chunks of a batch, without a lock.
 
         A batch lets it go for each checksum, for less time than a waiting reader needs to wake up: the reader finds it
-        taken again, time after time.
+        taken again, time after time. Another batch has its turn while this one's bytes are written.
         """
-        if len(self.inside) > 1:
+        if len(self.inside) > 1 and self.oldest() != sys.maxsize:
             time.sleep(_WAKING)
 
     def wait(self, condition: Callable[[], bool], timeout: float) -> bool:

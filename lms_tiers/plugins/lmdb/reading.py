@@ -7,7 +7,7 @@ their checksum are looked up again before they are called damaged: their pages m
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
@@ -29,8 +29,9 @@ _log = logging.getLogger(__name__)
 
 #: Chunks of a batch that are read together.
 _READ_TOGETHER: Final = 64
-#: One read takes up to so many bytes and buffers, and skips up to so many bytes between two chunks.
-_TOGETHER: Final = 8 << 20
+#: One read takes up to so many bytes and buffers, and skips up to so many bytes between two chunks. What was read is
+#: checked before more is read: more bytes than these have left a core's cache by then.
+_TOGETHER: Final = 2 << 20
 _BUFFERS: Final = 1000
 _GAP: Final = 2 * PAGE
 
@@ -57,6 +58,11 @@ class _Job:
     runs: list[_Run]
     encoded: Chunk | None = None
     arrived: bool = True
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes."""
+        return sum(map(len, self.into))
 
 
 class Reader:
@@ -131,15 +137,16 @@ class Reader:
         """
         store, again = self._store, []
         jobs = [(number, job) for number in numbers if (job := self._job(*wanted[number])) is not None]
-        self._read([job for _, job in jobs])
-        for number, job in jobs:
-            if job.arrived and self._whole(job):
-                store.counters.read += sum(map(len, job.into))
-                answers[number] = job.meta, job.out
-            elif len(numbers) > 1 or store.entries.get(job.text) is not job.entry:
-                again.append(number)
-            else:
-                self._drop(job)
+        for some in _together(jobs):
+            self._read([job for _, job in some])
+            for number, job in some:
+                if job.arrived and self._whole(job):
+                    store.counters.read += job.nbytes
+                    answers[number] = job.meta, job.out
+                elif len(numbers) > 1 or store.entries.get(job.text) is not job.entry:
+                    again.append(number)
+                else:
+                    self._drop(job)
         return again
 
     def _job(self, text: str, target: Target) -> _Job | None:
@@ -208,6 +215,21 @@ class Reader:
         _log.warning("lmdb store %s: a chunk is damaged and was dropped", store.where)
         with suppress(LmsTiersError):
             store.remove((job.text,), only=job.entry)
+
+
+def _together(jobs: list[tuple[int, _Job]]) -> Iterator[list[tuple[int, _Job]]]:
+    """What is read before it is checked: so many bytes, or one chunk."""
+    some: list[tuple[int, _Job]] = []
+    weight = 0
+    for one in jobs:
+        nbytes = one[1].nbytes
+        if some and weight + nbytes > _TOGETHER:
+            yield some
+            some, weight = [], 0
+        some.append(one)
+        weight += nbytes
+    if some:
+        yield some
 
 
 def checksum_of(pieces: Sequence[memoryview]) -> int:

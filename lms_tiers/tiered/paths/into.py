@@ -49,7 +49,7 @@ class Slot:
 
     def takes(self, meta: ChunkMeta) -> bool:
         """Whether such a chunk may be written here; `fault` is why not, where it is the expected one."""
-        if self.fault is not None or self._expected not in (None, meta):
+        if self.fault is not None or (self._expected is not None and self._expected != meta):
             return False
         room = sum(map(len, self._views))
         if room < meta.length:

@@ -57,6 +57,28 @@ def test_no_call_of_the_scheduler_waits_for_a_store_that_is_stuck(open_tier: Ope
         drive.result(job)
 
 
+def test_two_stores_run_at_one_time_however_many_threads_there_are(open_tier: Open) -> None:
+    drive = open_tier("cpu?capacity=64MiB", options={"workers": 6})
+    gate, inside = threading.Event(), threading.Semaphore(0)
+    put_from = drive.store.put_from
+
+    def waits(*given: Any, **named: Any) -> Any:
+        inside.release()
+        assert gate.wait(PATIENCE)
+        return put_from(*given, **named)
+
+    drive.store.put_from = waits
+    jobs = [drive.job([n], [n]) for n in range(4)]
+    for job in jobs:
+        drive.tier.submit_store(job)
+    assert inside.acquire(timeout=PATIENCE)
+    assert inside.acquire(timeout=PATIENCE)
+    drive.load_rows([100], [7])  # one that comes later goes by, and the other stores still wait
+    assert drive.tier._transfers.counts() == (2, 2)
+    gate.set()
+    assert all(drive.result(job).success for job in jobs)
+
+
 def test_a_store_that_is_stuck_gathers_no_more_lookups_than_it_must(open_tier: Open) -> None:
     drive = open_tier(options={"lookup_patience": 3600})
     gate, inside = threading.Event(), threading.Event()

@@ -52,6 +52,31 @@ def test_neighbours_are_read_by_one_call_each_into_its_own_buffer(
         assert len(reads) == 1
 
 
+def test_what_was_read_is_checked_before_more_is_read(
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_TOGETHER", 40 * KIB)
+    sizes = [16 * KIB, 16 * KIB, 60 * KIB, 16 * KIB, 30 * KIB]
+    done: list[str] = []
+    with opening() as backend:
+        backend.put_many([(message(n, size), content(n, size)) for n, size in enumerate(sizes)])
+        readv, checksum_of = backend._store.data.readv, reading.checksum_of
+
+        def read(*given: Any) -> Any:
+            done.append("read")
+            return readv(*given)
+
+        def check(pieces: Any) -> int:
+            done.append("check")
+            return checksum_of(pieces)
+
+        monkeypatch.setattr(backend._store.data, "readv", read)
+        monkeypatch.setattr(reading, "checksum_of", check)
+        found = backend.get_many([OpaqueKey(str(n)) for n in range(5)])
+        assert [obj.data for obj in found] == [content(n, size) for n, size in enumerate(sizes)]
+    assert done == ["read", "check", "check", "read", "check", "read", "check", "read", "check"]
+
+
 def test_a_buffer_that_a_chunk_does_not_fit_is_as_it_was(
     opening: Callable[..., Any], message: Any, content: Any, reads: list[int]
 ) -> None:

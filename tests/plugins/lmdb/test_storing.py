@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,13 +21,13 @@ KIB, MIB = 1 << 10, 1 << 20
 def test_a_batch_is_one_write_of_bytes_and_one_of_records(
     opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[str] = []
+    done: list[str] = []
 
     def noted(name: str) -> Callable[..., int]:
         real = getattr(os, name)
 
         def called(*args: Any) -> int:
-            calls.append(name)
+            done.append(name)
             return int(real(*args))
 
         return called
@@ -35,13 +36,28 @@ def test_a_batch_is_one_write_of_bytes_and_one_of_records(
         monkeypatch.setattr(os, name, noted(name))
     with opening(sync="none") as backend:
         items = [(message(n, 100 * KIB), content(n, 100 * KIB)) for n in range(32)]
-        calls.clear()
+        done.clear()
         backend.put_many(items)
-        assert calls == ["pwritev", "pwrite"]
-        calls.clear()
+        assert done == ["pwritev", "pwrite"]
+        done.clear()
         backend.put(message("k", 10), content(1, 10))
-        assert calls == ["pwritev", "pwrite"]
+        assert done == ["pwritev", "pwrite"]
         assert [obj.data for obj in backend.get_many([m.key for m, _ in items])] == [data for _, data in items]
+
+
+@pytest.mark.parametrize(("other", "waits"), [(sys.maxsize, False), (0, True)], ids=["another batch", "a reader"])
+def test_a_batch_gives_way_to_readers_and_not_to_other_batches(
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch, other: int, waits: bool
+) -> None:
+    pauses: list[float] = []
+    with opening() as backend:
+        monkeypatch.setattr("lms_tiers.plugins.lmdb.calls.time.sleep", pauses.append)
+        backend._store.calls.inside[-1] = other  # as `calls.calling` and `calls.reading` enter
+        try:
+            backend.put_many([(message(n, 10 * KIB), content(n, 10 * KIB)) for n in range(4)])
+        finally:
+            backend._store.calls.leave(-1)
+    assert bool(pauses) is waits
 
 
 def test_of_equal_keys_in_one_batch_the_last_one_stays(opening: Callable[..., Any], message: Any, content: Any) -> None:
