@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from scripts.doors import lmcache
-from scripts.doors.__main__ import ENGINES, main, pytest_of
-from scripts.doors.engine import ROOT, Engine, Failed, Made, newest_releases
+from scripts.doors.__main__ import ENGINES, main, pytest_of, release
+from scripts.doors.engine import ROOT, Check, Engine, Failed, Made, newest_releases
 from scripts.doors.matrix import Result, table, written
 from tests.docs.named import missing, names_of, properties_of
 
 
 def made(scratch: Path) -> Made:
-    return Made("1.0", Path(sys.executable), scratch, dict(os.environ))
+    return Made("1.0", Path(sys.executable), scratch / "scratch", scratch / "logs" / "check.log", dict(os.environ))
 
 
 def test_the_newest_releases_are_those_that_are_final() -> None:
@@ -29,12 +30,37 @@ def test_the_newest_releases_are_those_that_are_final() -> None:
 
 
 def test_a_process_that_ends_badly_or_never_fails_the_check_with_what_it_said(tmp_path: Path) -> None:
-    there = made(tmp_path)
+    there = made(tmp_path).of_check("`it` --runs, 2 MiB")
     assert there.run("-c", "print('said', end='')") == "said"
     with pytest.raises(Failed, match="exit 3: the reason"):
         there.run("-c", "import sys; print('the reason'); sys.exit(3)")
     with pytest.raises(Failed, match="not done within 1 s: it began"):
         there.run("-c", "import signal; print('it began', flush=True); signal.pause()", seconds=1)
+    assert there.log.name == "it-runs-2-mib.log"
+    log = there.log.read_text()
+    assert [log.count(said) for said in ("\nsaid", "\nthe reason", "\nit began", f"$ {sys.executable} -c")] == [
+        1,
+        1,
+        1,
+        3,
+    ]
+    assert there.of_check("another").log.read_text() == ""
+
+
+def test_a_failing_check_says_where_all_that_it_printed_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(there: Made) -> str:
+        return there.run("-c", "print('the cause\\n' + 'noise\\n' * 5000); raise SystemExit(1)")
+
+    engine = Engine(name="e", package="e", newest="1", needs=(), sources=False, tests="", checks=(Check("a", fails),))
+    monkeypatch.setattr("scripts.doors.__main__.environment", lambda *given: made(tmp_path))
+    monkeypatch.setattr("scripts.doors.__main__.pytest_of", lambda *given: "1 passed")
+    assert not release(engine, "1", tmp_path, quick=True)["a"].passed
+    printed = capsys.readouterr().out
+    assert "the cause" not in printed
+    (told,) = re.findall("all that it printed: (.*)", printed)
+    assert "the cause" in Path(told).read_text()
 
 
 WARNS = "import warnings\ndef test_one(): warnings.warn_explicit('old', DeprecationWarning, 'file', 1, '{}')\n"
@@ -57,9 +83,9 @@ def test_a_skip_where_the_engine_is_there_is_a_failure(body: str, seen: object, 
     engine = Engine(name="e", package="e", newest="1", needs=(), sources=False, tests=str(tmp_path))
     if seen is Failed:
         with pytest.raises(Failed):
-            pytest_of(engine, made(tmp_path))
+            pytest_of(engine, made(tmp_path).of_check("tests"))
     else:
-        assert pytest_of(engine, made(tmp_path)) == seen
+        assert pytest_of(engine, made(tmp_path).of_check("tests")) == seen
 
 
 def test_the_table_shows_what_failed_and_what_did_not_run() -> None:
@@ -185,3 +211,13 @@ def test_every_promise_of_a_door_names_what_proves_it() -> None:
             assert tests or properties_of(cell)
             assert all(file.startswith(f"doors/{engine}/") for file in tests)
             assert all(name.startswith(f"DOR-{letter}") for name in properties_of(cell))
+
+
+def test_everything_that_a_door_offers_names_what_proves_it() -> None:
+    page = (ROOT / "docs" / "doors.md").read_text(encoding="utf-8")
+    offers = page.partition("## What each door offers")[2].partition("\n## ")[0]
+    assert missing(offers) == []
+    rows = [line.split("|")[1:-1] for line in offers.splitlines() if line.startswith("| ")][1:]
+    assert {offer.strip().partition(":")[0] for offer, _ in rows} >= {"all", "LMCache", "vLLM", "SGLang"}
+    for offer, proof in rows:
+        assert properties_of(proof) or any(mark == "::" for _, mark, _ in names_of(proof)), offer

@@ -10,7 +10,6 @@ last, and the checks that are fast.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 import tomllib
@@ -62,8 +61,6 @@ def pytest_of(engine: Engine, made: Made, quick: bool = False) -> str:
 
 
 def _result(check: Callable[[Made], str], made: Made) -> Result:
-    shutil.rmtree(made.scratch, ignore_errors=True)
-    made.scratch.mkdir(parents=True)
     try:
         return Result(True, check(made))
     except Failed as error:
@@ -81,9 +78,12 @@ def release(engine: Engine, version: str, folder: Path, quick: bool) -> dict[str
     seen = {}
     for name, check in checks.items():
         began = time.monotonic()
-        seen[name] = result = _result(check, made)
+        running = made.of_check(name)
+        seen[name] = result = _result(check, running)
         mark = "ok    " if result.passed else "FAILED"
         print(f"{mark} {engine.name} {version}: {name}, {time.monotonic() - began:.0f} s: {result.saw}", flush=True)
+        if not result.passed:
+            print(f"       all that it printed: {running.log}", flush=True)
     return seen
 
 

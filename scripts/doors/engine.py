@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +30,8 @@ class Made:
         Its interpreter.
     scratch : Path
         A folder for what checks write, empty at the start of each check.
+    log : Path
+        Gets all that processes of the running check print, with their command lines.
     environ : mapping of str to str
         What every process of it runs with.
     """
@@ -34,10 +39,22 @@ class Made:
     version: str
     python: Path
     scratch: Path
+    log: Path
     environ: Mapping[str, str]
+
+    def of_check(self, name: str) -> Made:
+        """The same with an empty log for the check of that name, and nothing in `scratch`."""
+        log = self.log.with_name(re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-") + ".log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(b"")
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir(parents=True)
+        return replace(self, log=log)
 
     def run(self, *arguments: str, seconds: float = 600, **environ: str) -> str:
         """Run the interpreter with `arguments` in the project's folder; answers what it printed on both streams.
+
+        All of it is in the log, however it ends.
 
         Raises
         ------
@@ -45,18 +62,23 @@ class Made:
             It ended with another code than 0, or not within `seconds`.
         """
         command = [str(self.python), *arguments]
-        try:
-            done = subprocess.run(
-                command, cwd=ROOT, env={**self.environ, **environ}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                text=True, errors="replace", timeout=seconds, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            said = error.stdout or b""
-            text = said.decode(errors="replace") if isinstance(said, bytes) else said
-            raise Failed(f"not done within {seconds:.0f} s: {text[-2000:]}") from None
-        if done.returncode:
-            raise Failed(f"exit {done.returncode}: {done.stdout[-4000:]}")
-        return done.stdout
+        with self.log.open("a+b") as log:
+            log.write(f"$ {shlex.join(command)}\n".encode())
+            log.flush()
+            begin = log.tell()
+            code: int | None = None
+            with suppress(subprocess.TimeoutExpired):
+                code = subprocess.run(
+                    command, cwd=ROOT, env={**self.environ, **environ}, stdout=log, stderr=log, timeout=seconds,
+                    check=False,
+                ).returncode  # fmt: skip
+            log.seek(begin)
+            printed = log.read().decode(errors="replace")
+        if code is None:
+            raise Failed(f"not done within {seconds:.0f} s: {printed[-2000:]}")
+        if code:
+            raise Failed(f"exit {code}: {printed[-4000:]}")
+        return printed
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,4 +92,4 @@ def environment(engine: Engine, version: str, folder: Path) -> Made:
     path += [str(ROOT), str(ROOT / "conformance")]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "LMS_DOORS_ENGINE": engine.name, **engine.environ}
     scratch = place / "scratch"
-    return Made(version, python, scratch, environ)
+    return Made(version, python, scratch, place / "logs" / "check.log", environ)

@@ -101,7 +101,7 @@ def _asked(url: str) -> Any:
 
 def _server(made: Made) -> str:
     _bench(made, "--only", "store")
-    port, log = _port(), made.scratch / "server.log"
+    port, log = _port(), made.log.with_suffix(".server.log")
     command = [
         str(made.python), "-m", "lmcache.cli.main", "server", "--l1-size-gb", "0.25", "--no-l1-use-lazy",
         "--eviction-policy", "LRU", "--port", _port(), "--http-port", port, "--prometheus-port", _port(),
@@ -158,7 +158,7 @@ def _remote(made: Made) -> str:
     }
     extra = {f"remote_storage_plugin.lms.{name}": value for name, value in plugin.items()}
     with (
-        (made.scratch / "serve.log").open("wb") as out,
+        made.log.with_suffix(".server.log").open("wb") as out,
         subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as child,
     ):
         try:
