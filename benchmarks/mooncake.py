@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from lms_conformance.loopback import LoopbackServer
+from lms_conformance.remote.mooncake import COMMAND, located, ready
 
 from benchmarks.lmdb_all import machine, table
 from benchmarks.redis import BATCH, KIB, item
 from benchmarks.shared import write
 from lms_tiers import CreateStorageBackend
-from lms_tiers.plugins.mooncake.conformance import COMMAND, located, ready
 
 SIZES: Final = (256 * KIB, 2048 * KIB, 32768 * KIB)
 ROOM: Final = 80 << 20

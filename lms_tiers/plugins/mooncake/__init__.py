@@ -17,7 +17,7 @@ SPEC: Final = BackendSpec(
     imports=("mooncake",),
     extra="lms-tiers[mooncake]",
     probe="lms_tiers.plugins.mooncake.probe:probe",
-    conformance="lms_tiers.plugins.mooncake.conformance:harness",
+    conformance="lms_conformance.remote.mooncake:harness",
 )
 
 

@@ -16,7 +16,7 @@ SPEC: Final = BackendSpec(
     aliases=("valkey",),
     medium="shared",
     probe="lms_tiers.plugins.redis.probe:probe",
-    conformance="lms_tiers.plugins.redis.conformance:harness",
+    conformance="lms_conformance.remote.redis:harness",
 )
 
 

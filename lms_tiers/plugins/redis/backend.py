@@ -17,7 +17,7 @@ from lms_tiers.errors import (
 )
 from lms_tiers.interface import Capabilities, ChunkInfo
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, key_text
-from lms_tiers.plugins.redis.chunk import Allocate, Damaged, put_answer, put_frame, read_chunk
+from lms_tiers.plugins.redis.chunk import LEAD, Allocate, Damaged, put_answer, put_frame, read_chunk
 from lms_tiers.plugins.redis.options import RedisOptions, place_of
 from lms_tiers.remote import Ready, RemoteBackend
 from lms_tiers.resp.link import Link, Place, Refusal, command
@@ -25,9 +25,8 @@ from lms_tiers.resp.nodes import LIGHT, WINDOW, Nodes, Request
 from lms_tiers.wire.buffers import paged_buffer, receive_buffer
 from lms_tiers.wire.head import read_head
 
-#: Keys that a node is asked to list at one time, and the end of a range that holds most heads.
+#: Keys that a node is asked to list at one time.
 _PAGE: Final = 1000
-_HEADS: Final = b"1023"
 
 #: What `stats` tells beyond the contract: connections made, redirects followed, looks at the slots, nodes with slots.
 DETAIL: Final = ("connects", "redirects", "slot_looks", "nodes")
@@ -211,7 +210,9 @@ class RedisBackend(RemoteBackend):
                 yield from fresh
 
     def _heads(self, names: Sequence[bytes]) -> list[ChunkMeta | None]:
-        asked = self._ask([Request(name, command(b"GETRANGE", name, b"0", _HEADS)) for name in names], LIGHT)
+        ends = [b"%d" % (LEAD + len(name)) for name in names]
+        ranges = [command(b"GETRANGE", name, b"0", end) for name, end in zip(names, ends, strict=True)]
+        asked = self._ask([Request(name, one) for name, one in zip(names, ranges, strict=True)], LIGHT)
         lists = {i: names[i] for i, one in enumerate(asked) if isinstance(one.answer, Refusal)}
         firsts = self._ask([Request(name, command(b"LINDEX", name, b"0")) for name in lists.values()], LIGHT)
         for i, one in zip(lists, firsts, strict=True):

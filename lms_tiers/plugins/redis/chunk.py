@@ -19,6 +19,8 @@ PIECE: Final = 8 << 20
 
 #: Bytes of packed metadata at most, so that no head of nonsense is read into memory: 255 dimensions and their record.
 _METADATA: Final = 4096
+#: Bytes that hold any head, but for its key.
+LEAD: Final = RECORD_BYTES + _METADATA
 
 #: Answers where the body goes; None where it is not wanted.
 Allocate = Callable[[ChunkMeta], memoryview | None]

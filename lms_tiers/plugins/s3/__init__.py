@@ -17,7 +17,7 @@ SPEC: Final = BackendSpec(
     imports=("obstore",),
     extra="lms-tiers[s3]",
     probe="lms_tiers.plugins.s3.probe:probe",
-    conformance="lms_tiers.plugins.s3.conformance:harness",
+    conformance="lms_conformance.remote.s3:harness",
 )
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from lms_conformance.loopback import LoopbackServer
+from lms_conformance.remote.mooncake import COMMAND, located, ready
 
 from lms_tiers import CreateStorageBackend
-from lms_tiers.plugins.mooncake.conformance import COMMAND, located, ready
 
 
 def _missing() -> str:

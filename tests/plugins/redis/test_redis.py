@@ -216,6 +216,16 @@ def test_only_what_lies_below_the_prefix_is_listed(open_redis: Open, engine: Red
     engine.ask("DEL", b"a[*]?^-\\\xff")
 
 
+@pytest.mark.parametrize("size", [7, PIECE + 1])
+def test_a_chunk_of_many_dimensions_and_a_long_key_is_found_by_a_scan(open_redis: Open, size: int) -> None:
+    backend = open_redis(prefix=f"dimensions{size}/")
+    key = OpaqueKey("k" * 2000)
+    meta = ChunkMeta(size, MemoryFormat.KV_2LTD, "uint8", (*[1] * 254, size))
+    backend.put(meta.message(key), bytearray(size))
+    assert [(info.key, info.meta) for info in backend.scan()] == [(key, meta)]
+    backend.remove(key)
+
+
 def test_where_prefixes_and_keys_make_one_name_none_reads_the_others_chunk(open_redis: Open) -> None:
     ours, theirs = open_redis(prefix="tenant"), open_redis(prefix="tenant2")
     theirs.put(*item("k", b"theirs"))

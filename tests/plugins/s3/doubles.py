@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
-from lms_tiers.plugins.s3.conformance import CREDENTIALS
+from lms_conformance.remote.s3 import CREDENTIALS
 
 LISTING = b"<ListBucketResult><Name>b</Name><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
 

@@ -11,8 +11,7 @@ from typing import Any, Final
 import pytest
 from lms_conformance import ServerHarness
 from lms_conformance.loopback import LoopbackServer
-
-from lms_tiers.plugins.s3.conformance import BUCKET, COMMAND, CREDENTIALS, ask, ready
+from lms_conformance.remote.s3 import BUCKET, COMMAND, CREDENTIALS, ask, ready
 
 needs_server = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("moto", "flask", "obstore")),

@@ -10,6 +10,7 @@ from typing import Any
 
 import obstore
 import pytest
+from lms_conformance.remote.s3 import BUCKET
 from typer.testing import CliRunner
 
 from lms_tiers import ChunkMeta, CreateStorageBackend, MemoryFormat, OpaqueKey, registry
@@ -23,7 +24,6 @@ from lms_tiers.errors import (
     StorageFullError,
     StorageUnavailableError,
 )
-from lms_tiers.plugins.s3.conformance import BUCKET
 from lms_tiers.wire.head import pack_head
 from tests.plugins.redis.engine import until
 from tests.plugins.s3.doubles import LateStore, answering

@@ -6,13 +6,13 @@ import contextlib
 import sys
 from typing import Any, Final
 
-from lms_conformance import ServerHarness
+from lms_conformance.server_harness import ServerHarness
 
 BUCKET: Final = "chunks"
 CREDENTIALS: Final = "access_key_id=id&secret_access_key=s3cret"
 
 #: ``pip install "moto[server]"``.
-COMMAND: Final = (sys.executable, "-m", "lms_tiers.plugins.s3.moto_in_turn", "{port}")
+COMMAND: Final = (sys.executable, "-m", "lms_conformance.remote.moto_in_turn", "{port}")
 
 
 def ask(address: str, operation: str, **arguments: Any) -> Any:

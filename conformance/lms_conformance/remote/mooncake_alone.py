@@ -1,6 +1,6 @@
 """A Mooncake Store on loopback: a master, and a node that gives memory. Both end with this process's group.
 
-    python -m lms_tiers.plugins.mooncake.alone PORT FOLDER [BYTES] [OPTION OF THE MASTER...]
+    python -m lms_conformance.remote.mooncake_alone PORT FOLDER [BYTES] [OPTION OF THE MASTER...]
 
 The master listens at 127.0.0.1:PORT, its HTTP at 127.0.0.2:PORT, the node at 127.0.0.3:PORT, so that one free port is
 enough; their process ids are written into FOLDER. The node's data ports are the engine's to choose, and open to every

@@ -6,22 +6,21 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from lms_conformance import ServerHarness
-
+from lms_conformance.server_harness import ServerHarness
 from lms_tiers.client.address import Address
 from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.plugins.mooncake.admin import ask
 
-COMMAND: Final = (sys.executable, "-m", "lms_tiers.plugins.mooncake.alone", "{port}", "{folder}")
+COMMAND: Final = (sys.executable, "-m", "lms_conformance.remote.mooncake_alone", "{port}", "{folder}")
 
 
 def admin_of(address: str) -> Address:
-    """The HTTP of a store that `alone` started."""
+    """The HTTP of a store that `mooncake_alone` started."""
     return Address("127.0.0.2", int(address.rpartition(":")[2]))
 
 
 def located(address: str) -> str:
-    """The location of a store that `alone` started, and where its HTTP is."""
+    """The location of a store that `mooncake_alone` started, and where its HTTP is."""
     admin = admin_of(address)
     return f"{address}?admin={admin.host}:{admin.port}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from lms_conformance import ServerHarness
+from lms_conformance.server_harness import ServerHarness
 
 #: It keeps nothing on disk, and takes connections only when it serves.
 COMMAND: Final = (

@@ -1,6 +1,6 @@
 """`moto_server` whose requests are carried out one at a time.
 
-    python -m lms_tiers.plugins.s3.moto_in_turn PORT
+    python -m lms_conformance.remote.moto_in_turn PORT
 
 By itself it answers 500 where one request replaces an object that another is about to read ("I/O operation on closed
 file"), also to a put that is done. Connections, and what crosses them, are as many at one time as ever.
