@@ -11,33 +11,29 @@ from typing import Any
 
 import pytest
 
-from lms_tiers.apart import Apart, FailedError
+from lms_tiers.apart.process import Apart, FailedError
 
 #: Answers a message by what it says: to come back, to hang, to die, to write into the memory.
 PROGRAM = """
-import json, mmap, os, socket, struct, sys, threading, time
-told = json.loads(sys.argv[1])
-memory = mmap.mmap(told["memory"], told["room"] * len(told["lanes"]))
-def send(lane, message):
-    data = json.dumps(message).encode()
-    lane.sendall(struct.pack("<I", len(data)) + data)
-def serve(lane, at):
-    send(lane, told["fault"] or 0)
-    while head := lane.recv(4, socket.MSG_WAITALL):
-        word, *rest = json.loads(lane.recv(struct.unpack("<I", head)[0], socket.MSG_WAITALL))
-        if word == "hang":
-            threading.Event().wait()
-        elif word == "die":
-            os._exit(3)
-        elif word == "write":
-            memory[at : at + 4] = b"done"
-        send(lane, [word, *rest, os.getpid()])
-if told["hangs"]:
-    threading.Event().wait()
-for i, fd in enumerate(told["lanes"]):
-    threading.Thread(target=serve, args=(socket.socket(fileno=fd), i * told["room"]), daemon=True).start()
-sys.stdin.read()
-os._exit(0)
+import os, threading
+class Library:
+    def hello(self, memory, at, *rest):
+        return ["hello", *rest, os.getpid()]
+    def hang(self, memory, at):
+        threading.Event().wait()
+    def fail(self, memory, at):
+        raise OSError("no such thing")
+    def die(self, memory, at):
+        os._exit(3)
+    def write(self, memory, at, *rest):
+        memory[:4] = b"done"
+        return ["write", *rest, os.getpid()]
+def start(told, memory):
+    if told["hangs"]:
+        threading.Event().wait()
+    if told["fault"]:
+        raise ImportError(told["fault"])
+    return Library(), 0
 """
 Open = Callable[..., Apart]
 
@@ -89,6 +85,15 @@ def test_what_is_late_ends_the_process_and_the_next_call_has_another(apart: Open
     assert client.starts == 2
 
 
+def test_an_error_of_the_library_is_told_and_ends_nothing(apart: Open) -> None:
+    client = apart(lanes=1)
+    with pytest.raises(FailedError, match="no such thing") as caught:
+        asked(client, "fail")
+    assert caught.value.sent
+    assert asked(client, "hello")[0] == "hello"
+    assert client.starts == 1
+
+
 def test_a_crash_fails_what_is_on_its_way_and_nothing_after(apart: Open) -> None:
     client = apart()
     asked(client, "hello")
@@ -131,10 +136,10 @@ def test_an_interrupted_call_leaves_no_answer_for_the_next_one(apart: Open, monk
     client = apart(lanes=1)
     asked(client, "hello")
     with monkeypatch.context() as patch:
-        patch.setattr("lms_tiers.apart.Lane.answer", _interrupt)
+        patch.setattr("lms_tiers.apart.process.Lane.answer", _interrupt)
         with pytest.raises(KeyboardInterrupt):
-            asked(client, "first")
-    assert asked(client, "second")[0] == "second"
+            asked(client, "hello", "first")
+    assert asked(client, "hello", "second")[1] == "second"
 
 
 def _interrupt(*_: Any) -> None:

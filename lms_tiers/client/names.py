@@ -47,6 +47,14 @@ def addresses(host: str, port: int, timeout: float) -> list[Found]:
         raise TimeoutError(f"no name server says in time where {host} is") from None
 
 
+def own_address(host: str, port: int, timeout: float) -> str:
+    """This machine's address towards a host. See `addresses`; nothing is sent."""
+    family, _, _, _, at = addresses(host, port, timeout)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as towards:
+        towards.connect(at)
+        return str(towards.getsockname()[0])
+
+
 def _look_up(at: tuple[int, str, int], found: Future[list[Found]]) -> None:
     try:
         found.set_result(socket.getaddrinfo(*at[1:], type=socket.SOCK_STREAM))

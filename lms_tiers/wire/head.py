@@ -62,3 +62,9 @@ def read_head(data: bytes) -> Head | None:
     except FormatError:
         return None
     return Head(meta, body, rest[packed:], _RECORD.size + packed + named) if size == packed else None
+
+
+def head_of(key: bytes, data: bytes) -> Head | None:
+    """The head that `data` begins with, if it is one of `key`."""
+    head = read_head(data)
+    return head if head is not None and head.key == key else None

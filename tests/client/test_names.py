@@ -15,8 +15,8 @@ from lms_tiers import CreateStorageBackend, OpaqueKey
 from lms_tiers.client import names
 from lms_tiers.client.address import Address
 from lms_tiers.client.client import Client
+from lms_tiers.client.http import ask
 from lms_tiers.errors import StorageUnavailableError
-from lms_tiers.plugins.mooncake.admin import ask
 from lms_tiers.plugins.mooncake.options import MooncakeOptions, addresses_of
 
 #: Longer than any machine takes for what should take 100 ms; the name server of these tests answers when they end.

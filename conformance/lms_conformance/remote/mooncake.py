@@ -8,8 +8,8 @@ from typing import Final
 
 from lms_conformance.server_harness import ServerHarness
 from lms_tiers.client.address import Address
+from lms_tiers.client.http import ask
 from lms_tiers.errors import StorageUnavailableError
-from lms_tiers.plugins.mooncake.admin import ask
 
 COMMAND: Final = (sys.executable, "-m", "lms_conformance.remote.mooncake_alone", "{port}", "{folder}")
 

@@ -1,42 +1,44 @@
-"""`MooncakeBackend`: chunks as objects of a Mooncake Store, everything checked. Reads of a sick store are misses."""
+"""`MooncakeBackend`: chunks as objects of a Mooncake Store, everything checked. Reads of a sick store are misses.
+
+An object is a number, the checked head of `lms_tiers.wire.head` and the bytes, under one of two names: of two that are
+there the higher number counts. Who gives it, and when the other leaves: `lms_tiers.plugins.mooncake.engine`.
+"""
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, List
-from urllib.parse import quote
+from typing import Any, ClassVar, Final
+from urllib.parse import quote, unquote
 
-from lms_tiers.apart import START, Apart, FailedError
-from lms_tiers.buffers import copy_bytes, writable_bytes
-from lms_tiers.errors import (
-    LmsTiersError,
-    StorageFullError,
-    StorageUnavailableError,
-    ValueTooLargeError,
-)
+from lms_tiers.apart.process import START, Apart, FailedError
+from lms_tiers.buffers import copy_bytes
+from lms_tiers.client.http import ask
+from lms_tiers.errors import StorageFullError, StorageUnavailableError
 from lms_tiers.interface import Capabilities
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, key_text
-from lms_tiers.plugins.mooncake.admin import ask
-from lms_tiers.plugins.mooncake.chunk import HEAD, MAX_KEY, listed, names_of, read_object
+from lms_tiers.messages import ChunkMeta
+from lms_tiers.plugins.mooncake.engine import ASIDE, INVALID, NUMBER, number_of
 from lms_tiers.plugins.mooncake.options import MooncakeOptions, addresses_of
-from lms_tiers.plugins.mooncake.writing import ABSENT, INVALID, Writer, exist
-from lms_tiers.remote import Ready, RemoteBackend
-from lms_tiers.wire.buffers import receive_buffer
+from lms_tiers.remote import Found, Ready, RemoteBackend, pages, room_for
+from lms_tiers.wire.head import head_of, pack_head
 
 #: Figures of `stats` beside those of every backend.
 DETAIL: Final = ("client_starts",)
-#: Objects of one request, keys of one question.
-_WINDOW: Final = 32
+#: Bytes of a key; in a name each of them may take three.
+MAX_KEY: Final = 4096
+#: Bytes that hold any number and head, and those that hold most.
+_HEAD: Final = 1 << 14
+_LEAD: Final = 1024
+#: Chunks that are put or read by one request, and keys that are asked for.
+_AT_ONCE: Final = 16
 _PAGE: Final = 500
 #: How often a chunk is read that changes beneath the call.
 _TURNS: Final = 4
-
-
-_Allocate = Callable[[int, ChunkMeta], memoryview]
+#: Answers of the engine that mean it has no room.
+_FULL: Final = (-200, -1700, -1602)
 
 
 class MooncakeBackend(RemoteBackend):
@@ -66,197 +68,147 @@ class MooncakeBackend(RemoteBackend):
         super().__init__(f"mooncake://{location}")
         self._prefix: Final = quote(options.prefix)
         self._timeout: Final = options.timeout
-        self._most: Final = options.max_chunk
         self.capabilities = replace(type(self).capabilities, max_value_bytes=options.max_chunk)  # type: ignore[misc]
-        self._half: Final = options.max_chunk + HEAD
-        self._expected = min(1 << 20, self._half)
-        told = {
-            "master": location, "metadata": options.metadata, "host": host,
-            "protocol": options.protocol, "device": options.device,
-        }  # fmt: skip
+        self._half: Final = options.max_chunk + _HEAD
+        told = {"master": location, "host": host, **options.model_dump(include={"metadata", "protocol", "device"})}
         half, seconds = f"{max(round(options.timeout * 500), 50)}", f"{max(int(options.timeout / 2), 1)}"
         environment = {  # the engine mostly gives up, and says so, before its process is ended
             "MC_RPC_TIMEOUT_MS": half, "MC_RPC_CONNECT_TIMEOUT_MS": half, "MC_STORE_CLIENT_SETUP_RETRIES": "1",
             "MC_TCP_PROGRESS_TIMEOUT_SEC": seconds, "MC_TCP_STATUS_TIMEOUT_SEC": seconds,
         }  # fmt: skip
         program = Path(__file__).with_name("engine.py")
-        self._client: Final = Apart(program, told, environment, 2 * self._half, options.connections)
-        self._writer: Final = Writer(self._client, self._where, self._prefix, options.timeout)
+        self._client: Final = Apart(program, told, environment, ASIDE + 2 * self._half, options.connections)
         try:
             with self._client.lane(time.monotonic() + START):
                 pass
         except FailedError as error:
             self._client.close()
-            raise StorageUnavailableError(self._where, f"cannot be reached: {error}.") from None
+            raise self._error(f"cannot be reached: {error}.") from None
+
+    @contextlib.contextmanager
+    def _failing(self, operation: str, failures: list[StorageUnavailableError]) -> Iterator[float]:
+        """One request, which may take until then; where it fails, `failures` get why."""
+        try:
+            yield time.monotonic() + self._timeout
+        except FailedError as error:
+            failures.append(self._error(f"{error}.", operation if error.sent else ""))
 
     # -- writing -----------------------------------------------------------------------------------------------------
-
-    def _taken(self, ready: Ready) -> Ready:
-        if len(ready.body) > self._most:
-            limit = "option max_chunk of the mooncake backend"
-            raise ValueTooLargeError(ready.text, len(ready.body), self._most, limit)
-        return ready
 
     def _put(self, chunks: Sequence[Ready]) -> Sequence[StorageUnavailableError]:
         """Many in one request."""
         failures: list[StorageUnavailableError] = []
-        window: list[Ready] = []
-        room = 0
-        for one in chunks:
-            size = len(one.body) + HEAD
-            if window and (len(window) == _WINDOW or room + size > 2 * self._half):
-                failures += self._writer.put(window)
-                window, room = [], 0
-            window.append(one)
-            room += size
-        return failures + self._writer.put(window) if window else failures
+        each = min(2 * self._half // (_HEAD + max(len(one.body) for one in chunks)), _AT_ONCE)
+        for window in pages(chunks, each):
+            with self._failing("put", failures) as until, self._client.lane(until) as lane:
+                objects, at = [], ASIDE
+                for one in window:
+                    objects.append((self._name(one.text), at, _lay(lane.memory[at:], one)))
+                    at += objects[-1][2]
+                codes = lane.ask(until, "put", objects, (until - time.monotonic()) / 2)
+                failures += [self._refusal(code) for code in codes if code]
+        return failures
 
-    def _worst(self, failures: Sequence[StorageUnavailableError]) -> LmsTiersError:
-        worst = super()._worst(failures)
-        if isinstance(worst, StorageFullError) and not self._has_nodes():
-            return StorageUnavailableError(self._where, "has no node yet that gives memory: start mooncake_client.")
-        return worst
+    def _refusal(self, code: int) -> StorageUnavailableError:
+        if code not in _FULL:
+            return self._error(f"cannot write: it answers {code}.")
+        with contextlib.suppress(StorageUnavailableError):
+            if not any(ask(self.admin, "/get_all_segments", self._timeout / 2)):  # a master alone says that it is full
+                return self._error("has no node yet that gives memory: start mooncake_client.")
+        return StorageFullError(self._where, f"is full ({code}): give it more nodes, or let leases end sooner.")
 
-    def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
-        """Forget chunks, many in one request."""
-        self._check()
-        texts = list(dict.fromkeys(key_text(key, MAX_KEY) for key in keys))
-        try:
-            for i in range(0, len(texts), _PAGE):
-                self._writer.remove(texts[i : i + _PAGE])
-        except StorageUnavailableError:
-            self._count("failures")
-            self._check()
-            raise
-
-    def _has_nodes(self) -> bool:
-        """Whether any node gives memory: a master alone says that it is full. True where it does not say."""
-        try:
-            return any(name.strip() for name in ask(self.admin, "/get_all_segments", self._timeout / 2))
-        except StorageUnavailableError:
-            return True
+    def _remove(self, texts: Sequence[str]) -> Sequence[StorageUnavailableError]:
+        """Hundreds in one request."""
+        failures: list[StorageUnavailableError] = []
+        for page in pages(texts, _PAGE):
+            with self._failing("remove", failures) as until, self._client.lane(until) as lane:
+                lane.ask(until, "remove", list(map(self._name, page)))
+        return failures
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
-        """The chunks in order, many in one request."""
-        buffers: dict[int, bytearray] = {}
-
-        def allocate(i: int, meta: ChunkMeta) -> memoryview:
-            buffers[i] = receive_buffer(meta.length)
-            return memoryview(buffers[i])
-
-        found = self._fetch(keys, allocate)
-        return [None if meta is None else meta.memory_obj(buffers[i]) for i, meta in enumerate(found)]
-
-    def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
-        """Read a chunk into the caller's buffer. See `LMSBackendInterface.get_into`."""
-        writable_bytes(buffer, 0)
-        return self._fetch([key], lambda i, meta: writable_bytes(buffer, meta.length)[: meta.length])[0]
-
-    def _fetch(self, keys: Sequence[CacheEngineKey], allocate: _Allocate) -> list[ChunkMeta | None]:
-        self._check()
-        texts = [key_text(key, MAX_KEY) for key in keys]
-        found: list[ChunkMeta | None] = [None] * len(texts)
-        todo, room = list(range(len(texts))), self._half if len(texts) == 1 else self._expected
-        try:
-            for _ in range(_TURNS):
-                each = min(max(self._half // room, 1), _WINDOW)
-                windows = [todo[i : i + each] for i in range(0, len(todo), each)]
-                todo = [i for window in windows for i in self._read(texts, window, room, found, allocate)]
-                if not todo:
-                    return found
-                room = self._half
-            self._count("corrupt", len(todo))
-        except FailedError:
-            self._count("failures")
-            self._check()
+    def _fetch(self, texts: Sequence[str], buffer: Any) -> list[Found | None]:
+        """Many in one request; those that are too long for a part of the memory, or change meanwhile, by themselves."""
+        found: list[Found | None] = [None] * len(texts)
+        failures: list[StorageUnavailableError] = []
+        todo = list(range(len(texts)))
+        for each in (_AT_ONCE, *[1] * _TURNS)[len(texts) == 1 :]:
+            again: list[int] = []
+            for window in pages([] if failures else todo, each):
+                with self._failing("", failures) as until, self._client.lane(until) as lane:
+                    answers = lane.ask(until, "read", [self._name(texts[i]) for i in window], self._half // each)
+                    for i, there in zip(window, answers, strict=True):
+                        failed = isinstance(there, int)
+                        lying = [lane.memory[at : at + size] for at, size in ([] if failed else there)]
+                        whole = [_chunk(texts[i], data) for data in lying]
+                        if None in whole or (there == INVALID and each > 1):
+                            again.append(i)
+                        elif failed:
+                            self._count("failures")
+                        elif whole:
+                            _, meta, body = max(filter(None, whole))
+                            found[i] = meta, (room := room_for(meta, buffer))
+                            copy_bytes(memoryview(room), body)
+                            self._count("bytes_read", meta.length)
+            todo = again
+        self._count("corrupt", len(todo))
+        self._missed(len(failures))
         return found
 
-    def _read(
-        self, texts: Sequence[str], window: Sequence[int], room: int, found: list[ChunkMeta | None], allocate: _Allocate
-    ) -> list[int]:
-        """Read some keys, each into `room` bytes a name; answers those to be read again."""
-        again, missing = [], []
-        until = time.monotonic() + self._timeout
-        names = [name for i in window for name in self._names(texts[i])]
-        places = [i * room for i in range(len(names))]
-        with self._client.lane(until) as lane:
-            codes = lane.ask(until, "read", names, places, [room] * len(names))
-            for turn, i in enumerate(window):
-                pair = [(places[at], codes[at]) for at in (2 * turn, 2 * turn + 1)]
-                strange = [code for _, code in pair if code <= 0 and code not in ABSENT]
-                there = [lane.memory[place : place + code] for place, code in pair if code > 0]
-                if strange == [INVALID] and room < self._half:
-                    self._expected = min(2 * self._expected, self._half)
-                    again.append(i)
-                elif strange:
-                    self._count("failures")
-                elif not there:
-                    missing.append(i)
-                elif None in (whole := [read_object(texts[i], data) for data in there]):
-                    again.append(i)
-                else:
-                    newest = max((one for one in whole if one is not None), key=lambda one: one.number)
-                    copy_bytes(allocate(i, newest.meta), newest.body)
-                    found[i] = newest.meta
-                    self._count("bytes_read", newest.meta.length)
-            # Between the two looks of one request a put may have taken the chunk from one name to the other.
-            look = exist(lane, until, [name for i in missing for name in self._names(texts[i])])
-        return again + [i for turn, i in enumerate(missing) if any(look[2 * turn : 2 * turn + 2])]
+    def _there(self, texts: Sequence[str]) -> list[bool]:
+        """Hundreds in one request."""
+        found: list[bool] = []
+        failures: list[StorageUnavailableError] = []
+        for page in pages(texts, _PAGE):
+            with self._failing("", failures) as until, self._client.lane(until) as lane:
+                found += map(bool, lane.ask(until, "exist", list(map(self._name, page))))
+            if failures:
+                break
+        self._missed(len(failures))
+        return found + [False] * (len(texts) - len(found))
 
-    def contains_many(self, keys: Sequence[CacheEngineKey]) -> list[bool]:
-        """Which keys the store has now, hundreds in one request."""
-        self._check()
-        texts = [key_text(key, MAX_KEY) for key in keys]
-        there: set[str] = set()
-        try:
-            for i in range(0, len(texts), _PAGE):
-                left, until = texts[i : i + _PAGE], time.monotonic() + self._timeout
-                with self._client.lane(until) as lane:
-                    for _ in range(2):  # see `_read`
-                        look = exist(lane, until, [name for text in left for name in self._names(text)])
-                        there.update(text for turn, text in enumerate(left) if any(look[2 * turn : 2 * turn + 2]))
-                        left = [text for text in left if text not in there]
-        except FailedError:
-            self._count("failures")
-            self._check()
-        return [text in there for text in texts]
+    # -- the rest ----------------------------------------------------------------------------------------------------
 
-    # -- listing -----------------------------------------------------------------------------------------------------
-
-    def list_keys(self) -> List[CacheEngineKey]:
-        """Everybody's keys below the prefix: the master's HTTP names all objects, of which these are taken.
-
-        Raises
-        ------
-        StorageUnavailableError
-            It does not answer; see option ``admin``.
-        """
+    def _listed(self) -> Iterator[str]:
+        """The master's HTTP names all objects, of which these are taken; see option ``admin``."""
         self._check()
         try:
             names = ask(self.admin, "/get_all_keys", self._timeout)
-        except StorageUnavailableError:
+        except StorageUnavailableError as error:
             self._count("failures")
-            raise
-        return [CacheEngineKey.from_string(text) for text in listed(self._prefix, names)]
+            raise self._error(f"cannot be listed: {error}; see option admin.") from None
+        for name in {name[:-2] for name in names if name.startswith(self._prefix) and name.endswith((".0", ".1"))}:
+            text = unquote(name[len(self._prefix) :])
+            if text and self._name(text) == name:  # else nobody here wrote it
+                yield text
 
-    # -- the rest ----------------------------------------------------------------------------------------------------
+    def _name(self, text: str) -> str:
+        """What both names of a key begin with."""
+        return self._prefix + quote(text, safe="@")
 
     def _detail(self) -> dict[str, float]:
         return dict.fromkeys(DETAIL, float(self._client.starts))
 
-    def close(self) -> None:
-        """End the engine's client; the store and its chunks stay."""
-        if os.getpid() == self._pid:
-            self._client.close()
+    def _end(self) -> None:
+        self._client.close()
 
-    @property
-    def _closed(self) -> bool:
-        return self._client.closed
 
-    def _names(self, text: str) -> tuple[str, str]:
-        return names_of(self._prefix, text)
+def _lay(memory: memoryview, chunk: Ready) -> int:
+    """Lay a chunk into memory, behind room for its number; answers its bytes."""
+    head = pack_head(chunk.text.encode(), chunk.meta, chunk.body)
+    start = NUMBER.size + len(head)
+    memory[NUMBER.size : start] = head
+    copy_bytes(memory[start : start + len(chunk.body)], chunk.body)
+    return start + len(chunk.body)
+
+
+def _chunk(text: str, data: memoryview) -> tuple[int, ChunkMeta, memoryview] | None:
+    """Number, metadata and body of the chunk that an object is; None where it is no whole chunk of this key."""
+    key, number, rest = text.encode(), number_of(data), data[NUMBER.size :]
+    head = head_of(key, bytes(rest[:_LEAD])) or head_of(key, bytes(rest[:_HEAD]))
+    if not number or head is None or not head.fits(rest[head.size :]):
+        return None
+    return number, head.meta, rest[head.size :]
 
 
 def open_backend(location: str, capacity: int | None, options: MooncakeOptions) -> MooncakeBackend:

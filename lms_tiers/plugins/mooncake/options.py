@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Literal
 
 from pydantic import Field
 
 from lms_tiers.client.address import Address
-from lms_tiers.client.names import addresses
+from lms_tiers.client.names import own_address
 from lms_tiers.errors import ConfigError, StorageUnavailableError
 from lms_tiers.options import Duration, Options, Size
 
@@ -39,18 +38,14 @@ def addresses_of(location: str, options: MooncakeOptions) -> tuple[Address, str]
     """
     master = _address(location)
     admin = _address(options.admin) if options.admin is not None else Address(master.host, 9003)
-    host = options.host
-    if host is None:
-        try:
-            family, _, _, _, at = addresses(master.host, master.port, options.timeout)[0]
-            with socket.socket(family, socket.SOCK_DGRAM) as towards:  # one that is connected sends nothing
-                towards.connect(at)
-                host = str(towards.getsockname()[0])
-        except TimeoutError as error:
-            raise StorageUnavailableError(f"mooncake://{location}", f"cannot be reached: {error}.") from None
-        except OSError as error:
-            raise ConfigError(f"backend 'mooncake': no way to {master.host} ({error.strerror}); give `host`.") from None
-    return admin, host
+    if options.host is not None:
+        return admin, options.host
+    try:
+        return admin, own_address(master.host, master.port, options.timeout)
+    except TimeoutError as error:
+        raise StorageUnavailableError(f"mooncake://{location}", f"cannot be reached: {error}.") from None
+    except OSError as error:
+        raise ConfigError(f"backend 'mooncake': no way to {master.host} ({error.strerror}); give `host`.") from None
 
 
 def _address(text: str) -> Address:

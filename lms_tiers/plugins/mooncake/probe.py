@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from lms_tiers.client.http import ask
 from lms_tiers.errors import StorageUnavailableError
-from lms_tiers.plugins.mooncake.admin import ask
 from lms_tiers.plugins.mooncake.backend import MooncakeBackend
 
 
@@ -22,13 +22,5 @@ def probe(backend: MooncakeBackend) -> Iterator[tuple[str, str, str]]:
     if nodes:
         yield "ok", f"{len(nodes)} nodes hold {memory[1] if memory else 'chunks'}", ""
     else:
-        yield (
-            "fault",
-            "no node gives memory",
-            "start `mooncake_client` on some hosts: it is this tier's capacity.",
-        )
-    yield (
-        "note",
-        "the engine knows no users and no TLS",
-        "let nobody else reach its network.",
-    )
+        yield "fault", "no node gives memory", "start `mooncake_client` on some hosts: it is this tier's capacity."
+    yield "note", "the engine knows no users and no TLS", "let nobody else reach its network."

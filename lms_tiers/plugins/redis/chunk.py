@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from lms_tiers.client.connection import Buffer
 from lms_tiers.messages import ChunkMeta
+from lms_tiers.remote import Found
 from lms_tiers.resp.link import Link, Refusal, command
-from lms_tiers.wire.head import RECORD_BYTES, Head, bytes_after, pack_head, read_head
+from lms_tiers.wire.head import RECORD_BYTES, Head, bytes_after, head_of, pack_head
 
 #: The longest body that is one string: longer ones make both sides slower, and hold up everybody else's requests.
 PIECE: Final = 8 << 20
@@ -22,8 +23,8 @@ _METADATA: Final = 4096
 #: Bytes that hold any head, but for its key.
 LEAD: Final = RECORD_BYTES + _METADATA
 
-#: Answers where the body goes; None where it is not wanted.
-Allocate = Callable[[ChunkMeta], memoryview | None]
+#: Answers where the body goes, bytes that can be written; None where it is not wanted.
+Room = Callable[[ChunkMeta], Any]
 
 
 class Damaged:
@@ -54,12 +55,12 @@ def put_answer(link: Link, meta: ChunkMeta, ttl: int | None) -> Any:
     return None
 
 
-def read_chunk(link: Link, key: bytes, allocate: Allocate, kind: bytes = b"$") -> ChunkMeta | type[Damaged] | Any:
-    """Read the answer to a `GET`, or with `kind` ``*`` to an `LRANGE`, its body into what `allocate` answers.
+def read_chunk(link: Link, key: bytes, room: Room, kind: bytes = b"$") -> Found | type[Damaged] | Any:
+    """Read the answer to a `GET`, or with `kind` ``*`` to an `LRANGE`, its body into what `room` answers.
 
     Returns
     -------
-    ChunkMeta, Damaged, Refusal or None
+    Found, Damaged, Refusal or None
         None where the key is absent. Whatever it is, the whole answer has been read.
     """
     size = link.number(kind)
@@ -73,13 +74,14 @@ def read_chunk(link: Link, key: bytes, allocate: Allocate, kind: bytes = b"$") -
         most = more * PIECE if kind == b"*" else size - lead
         if not most - PIECE < found.meta.length <= most:
             found = None  # before anybody allocates what it claims
-    target = allocate(found.meta) if found is not None else None
+    body = room(found.meta) if found is not None else None
+    target = None if body is None else memoryview(body)
     at = _read_body(link, target, 0, size - lead)
     for _ in range(more):
         at = _read_body(link, target, at, _length(link))
     if found is None or at != found.meta.length or (target is not None and not found.fits(target)):
         return Damaged
-    return found.meta
+    return found.meta, body
 
 
 def _length(link: Link) -> int:
@@ -107,5 +109,4 @@ def _read_head(link: Link, key: bytes, size: int) -> tuple[int, Head | None]:
     more = bytes_after(record)
     if size < RECORD_BYTES + more or more > len(key) + _METADATA:
         return RECORD_BYTES, None
-    found = read_head(record + link.read(more))
-    return RECORD_BYTES + more, found if found is not None and found.key == key else None
+    return RECORD_BYTES + more, head_of(key, record + link.read(more))

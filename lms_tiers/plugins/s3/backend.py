@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import Any, ClassVar, Final, List, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 from urllib.parse import quote, unquote
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from lms_tiers.buffers import copy_bytes, writable_bytes
+from lms_tiers.buffers import copy_bytes
 from lms_tiers.errors import (
     ConfigError,
     InvalidBufferError,
-    OutcomeUnknownError,
     StorageFullError,
     StorageUnavailableError,
 )
-from lms_tiers.interface import Capabilities, ChunkInfo
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, key_text
+from lms_tiers.interface import Capabilities
+from lms_tiers.messages import ChunkMeta
 from lms_tiers.plugins.s3.options import S3Options, store_of
-from lms_tiers.remote import Ready, RemoteBackend
-from lms_tiers.wire.buffers import receive_buffer
-from lms_tiers.wire.head import Head, pack_head, read_head
+from lms_tiers.remote import Found, Ready, RemoteBackend, room_for
+from lms_tiers.wire.head import head_of, pack_head
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
@@ -75,7 +72,6 @@ class S3Backend(RemoteBackend):
         given, prefix = store_of(location, options)
         super().__init__(f"s3://{given['bucket']}/{prefix}")
         self._prefix: Final = f"{prefix}/" if prefix else ""
-        self._ended = False
         self._retries: Final = options.retries
         self._ranges: Final = options.ranges
         self._half: Final = options.timeout / 2
@@ -95,16 +91,9 @@ class S3Backend(RemoteBackend):
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def _put(self, chunks: Sequence[Ready]) -> Sequence[StorageUnavailableError]:
-        """Write whole objects, several at one time: others see the old one or the new one."""
-
-        def failure(ready: Ready) -> StorageUnavailableError | None:
-            try:
-                self._write("put", lambda: self._put_one(*ready))
-            except StorageUnavailableError as error:
-                return error
-            return None
-
-        return [error for error in self._all(failure, chunks) if error is not None]
+        """Whole objects, several at one time: others see the old one or the new one."""
+        failures = self._all(lambda ready: self._failure("put", lambda: self._put_one(*ready)), chunks)
+        return [error for error in failures if error is not None]
 
     def _put_one(self, text: str, meta: ChunkMeta, body: memoryview) -> None:
         head = pack_head(text.encode(), meta, body)
@@ -118,27 +107,23 @@ class S3Backend(RemoteBackend):
         )
         obstore.put(self._writes, self._name(text), iter(parts), chunk_size=PART, max_concurrency=_PARTS)
 
-    def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
-        """Delete objects, a thousand in one request."""
-        self._check()
-        names = [self._name(key_text(key, MAX_KEY)) for key in keys]
-        if names:
-            try:
-                self._write("remove", lambda: obstore.delete(self._writes, names))
-            except StorageUnavailableError:
-                self._count("failures")
-                raise
+    def _remove(self, texts: Sequence[str]) -> Sequence[StorageUnavailableError]:
+        """A thousand in one request."""
+        names = [self._name(text) for text in texts]
+        failure = self._failure("remove", lambda: obstore.delete(self._writes, names))
+        return [] if failure is None else [failure]
 
-    def _write(self, operation: str, call: Callable[[], object]) -> None:
+    def _failure(self, operation: str, call: Callable[[], object]) -> StorageUnavailableError | None:
+        """What went wrong with a write."""
         try:
             self._repeat(call)
         except _FAILED as error:
             told = _told(error)
             if _FULL.search(str(error)):
-                raise StorageFullError(self._where, f"is full: {told}.") from None
-            if isinstance(error, BaseError) and not _REFUSED.search(str(error)):
-                raise OutcomeUnknownError(self._where, operation, f"{told}.") from None
-            raise StorageUnavailableError(self._where, f"refuses: {told}.") from None
+                return StorageFullError(self._where, f"is full: {told}.")
+            doubtful = isinstance(error, BaseError) and not _REFUSED.search(str(error))
+            return self._error(f"{told}.", operation) if doubtful else self._error(f"refuses: {told}.")
+        return None
 
     def _repeat(self, call: Callable[[], object]) -> None:
         """Call again what a store refused that was too busy: then nothing was done."""
@@ -155,22 +140,11 @@ class S3Backend(RemoteBackend):
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def get_many(self, keys: Sequence[CacheEngineKey]) -> list[LMSMemoryObj | None]:
-        """The chunks in order, several requests at one time."""
-        self._check()
-        texts = [key_text(key, MAX_KEY) for key in keys]
-        found = self._all(lambda text: self._read(text, None), texts)
-        return [None if one is None else one[0].memory_obj(one[1]) for one in found]
+    def _fetch(self, texts: Sequence[str], buffer: Any) -> list[Found | None]:
+        """Several requests at one time."""
+        return self._all(lambda text: self._read(text, buffer), texts)
 
-    def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
-        """Read a chunk into the caller's buffer. See `LMSBackendInterface.get_into`."""
-        self._check()
-        text = key_text(key, MAX_KEY)
-        writable_bytes(buffer, 0)
-        found = self._read(text, buffer)
-        return None if found is None else found[0]
-
-    def _read(self, text: str, buffer: Any) -> tuple[ChunkMeta, memoryview] | None:
+    def _read(self, text: str, buffer: Any) -> Found | None:
         """A chunk, in `buffer` or where it arrived; one that changed between two ranges is read once more."""
         name = self._name(text)
         for _ in range(2):
@@ -182,13 +156,12 @@ class S3Backend(RemoteBackend):
                 arriving: Iterable[Any] = [found.bytes()] if alone else found.stream(min_chunk_size=_STREAM)
                 parts = (memoryview(part) for part in arriving)
                 first = next(parts, memoryview(b""))
-                head = read_head(bytes(first[:_LEAD]))
-                if head is None or head.key != text.encode() or head.size + head.meta.length != size:
+                head = head_of(text.encode(), bytes(first[:_LEAD]))
+                if head is None or head.size + head.meta.length != size:
                     break
                 body = first[head.size :]
                 if not alone:
-                    body = memoryview(receive_buffer(head.meta.length)) if buffer is None else writable_bytes(buffer, 0)
-                    body = writable_bytes(body, head.meta.length)[: head.meta.length]
+                    body = memoryview(room_for(head.meta, buffer))
                     self._fill(name, head.size, chain((first[head.size :],), parts), body)
             except InvalidBufferError:
                 raise
@@ -221,7 +194,11 @@ class S3Backend(RemoteBackend):
         if at != len(body):
             raise OSError(f"{at} bytes came of {len(body)}")
 
-    def _there(self, text: str) -> bool:
+    def _there(self, texts: Sequence[str]) -> list[bool]:
+        """Several requests at one time."""
+        return self._all(self._is_there, texts)
+
+    def _is_there(self, text: str) -> bool:
         try:
             obstore.head(self._store, self._name(text))
         except FileNotFoundError:
@@ -231,50 +208,22 @@ class S3Backend(RemoteBackend):
             return False
         return True
 
-    def contains_many(self, keys: Sequence[CacheEngineKey]) -> list[bool]:
-        """Which objects are there, several requests at one time."""
-        self._check()
-        return self._all(self._there, [key_text(key, MAX_KEY) for key in keys])
-
     # -- listing -----------------------------------------------------------------------------------------------------
 
-    def iter_keys(self) -> Iterator[CacheEngineKey]:
-        """Everybody's keys below the prefix, as the pages of the listing arrive.
+    def _metas(self, texts: Sequence[str]) -> list[ChunkMeta | None]:
+        """Of the heads alone, several requests at one time."""
+        return self._all(self._meta, texts)
 
-        Raises
-        ------
-        StorageUnavailableError
-        """
-        return (CacheEngineKey.from_string(text) for text in self._listed())
-
-    def list_keys(self) -> List[CacheEngineKey]:
-        """All of `iter_keys`; a page of a thousand names is one request, and no object is read."""
-        return list(self.iter_keys())
-
-    def scan(self) -> Iterator[ChunkInfo]:
-        """Every chunk with its metadata, of which only the heads are read. See `iter_keys` for errors."""
-        page: list[str] = []
-        for text in self._listed():
-            page.append(text)
-            if len(page) == 1000:
-                yield from self._infos(page)
-                page = []
-        yield from self._infos(page)
-
-    def _infos(self, texts: Sequence[str]) -> Iterator[ChunkInfo]:
-        for text, head in zip(texts, self._all(self._head, texts), strict=True):
-            if head is not None:
-                yield ChunkInfo(CacheEngineKey.from_string(text), head.meta, self.reserve_bytes(head.meta.length))
-
-    def _head(self, text: str) -> Head | None:
+    def _meta(self, text: str) -> ChunkMeta | None:
         try:
             found = obstore.get_range(self._store, self._name(text), start=0, end=_LEAD)
         except _FAILED:
             return None
-        head = read_head(bytes(found))
-        return head if head is not None and head.key == text.encode() else None
+        head = head_of(text.encode(), bytes(found))
+        return None if head is None else head.meta
 
     def _listed(self) -> Iterator[str]:
+        """The names of a page of a thousand are one request, and no object is read."""
         self._check()
         try:
             for page in obstore.list(self._store, prefix=self._prefix or None):
@@ -289,15 +238,8 @@ class S3Backend(RemoteBackend):
 
     # -- the rest ----------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """End the threads; requests on their way end by their time-out. The store and its chunks stay."""
-        self._ended = True
-        if os.getpid() == self._pid:
-            self._pool.shutdown(wait=False, cancel_futures=False)
-
-    @property
-    def _closed(self) -> bool:
-        return self._ended
+    def _end(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=False)  # requests on their way end by their time-out
 
     def _all(self, call: Callable[[_T], _S], items: Sequence[_T]) -> list[_S]:
         if len(items) < 2:

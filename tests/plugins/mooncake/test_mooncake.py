@@ -13,8 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from lms_tiers import CreateStorageBackend, OpaqueKey, registry
-from lms_tiers.apart import Lane
+from lms_tiers.apart.process import Apart
 from lms_tiers.cli import app, doctor
+from lms_tiers.client.http import ask
 from lms_tiers.errors import (
     ConfigError,
     InvalidBufferError,
@@ -23,14 +24,17 @@ from lms_tiers.errors import (
     StorageUnavailableError,
     ValueTooLargeError,
 )
-from lms_tiers.plugins.mooncake.admin import ask
-from lms_tiers.plugins.mooncake.chunk import names_of
+from lms_tiers.plugins.mooncake.engine import Engine
 from tests.plugins.mooncake.engine import MooncakeServer, needs_server
 from tests.plugins.sick import body_of, item, keys
 
 MIB = 1 << 20
 LONG = 1e9
 Open = Callable[..., Any]
+
+RAW = Path(__file__).with_name("raw.py")
+#: See `objects_of`.
+OBJECTS: dict[Any, Apart] = {}
 
 
 @pytest.fixture
@@ -44,22 +48,32 @@ def open_mooncake(store: MooncakeServer, request: pytest.FixtureRequest) -> Iter
 
     yield open_one
     for backend in opened:
+        if backend in OBJECTS:
+            OBJECTS.pop(backend).close()
         backend.close()
+
+
+def objects_of(backend: Any) -> Apart:
+    """A client of the same store, for objects by their own names."""
+    if backend not in OBJECTS:
+        program, told, environment, room, _ = backend._client._given
+        OBJECTS[backend] = Apart(RAW, {**told, "engine": str(program)}, environment, room, 1)
+    return OBJECTS[backend]
 
 
 def raw(backend: Any, name: str) -> bytes:
     """An object's bytes, past the backend."""
-    with backend._client.lane(LONG) as lane:
-        (size,) = lane.ask(LONG, "read", [name], [0], [8 * MIB])
+    with objects_of(backend).lane(LONG) as lane:
+        (size,) = lane.ask(LONG, "read", name)
         assert size > 0
         return bytes(lane.memory[:size])
 
 
 def write_raw(backend: Any, name: str, data: bytes) -> None:
     """An object of these bytes, past the backend."""
-    with backend._client.lane(LONG) as lane:
+    with objects_of(backend).lane(LONG) as lane:
         lane.memory[: len(data)] = data
-        assert lane.ask(LONG, "seize", [name], [0], [len(data)]) == [[0, False]]
+        assert lane.ask(LONG, "write", name, len(data)) == [0]
 
 
 def names(backend: Any, prefix: str) -> list[str]:
@@ -148,13 +162,13 @@ def test_any_key_is_a_name_that_lists_as_the_key(open_mooncake: Open) -> None:
 @pytest.mark.parametrize("size", [100, 2 * MIB])
 def test_what_is_no_whole_chunk_of_its_key_is_a_miss(open_mooncake: Open, size: int) -> None:
     backend = open_mooncake(prefix=f"damage{size}/")
-    name = names_of(f"damage{size}/", "k")[0]
+    name = f"damage{size}/k.0"
     backend.put(*item("k", os.urandom(size)))
     good = raw(backend, name)
     flips = [0, 5, 20, 40, len(good) // 2, len(good) - 1]
     bad = [good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :] for i in flips]
     backend.put(*item("j", os.urandom(size)))
-    others = raw(backend, names_of(f"damage{size}/", "j")[0])
+    others = raw(backend, f"damage{size}/j.0")
     for number, value in enumerate([*bad, good[:-1], good + b"!", b"x", others]):
         write_raw(backend, name, value)
         assert body_of(backend, "k") is None
@@ -174,7 +188,7 @@ def test_what_is_no_whole_chunk_of_its_key_is_a_miss(open_mooncake: Open, size: 
 def test_of_two_objects_of_a_key_the_newer_counts_and_the_older_never_comes_back(open_mooncake: Open) -> None:
     """As a writer leaves them that dies between its write and the removal of what it overwrites."""
     backend = open_mooncake(prefix="two/")
-    first, second = names_of("two/", "k")
+    first, second = "two/k.0", "two/k.1"
     backend.put(*item("k", b"old"))
     old = raw(backend, first)
     backend.put(*item("k", b"new"))
@@ -190,19 +204,23 @@ def test_of_two_objects_of_a_key_the_newer_counts_and_the_older_never_comes_back
     assert names(backend, "two/") == []
 
 
-@needs_server
-def test_a_put_between_the_two_looks_of_a_read_is_found(open_mooncake: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend, other = open_mooncake(), open_mooncake()
-    ask_lane, overtaken = Lane.ask, [b"new"]
+class Moving:
+    """A store in which a put has taken a chunk from the second name to the first between two looks."""
 
-    def overtake(self: Lane, until: float, *message: Any) -> Any:
-        answer = ask_lane(self, until, *message)
-        if message[0] == "read" and overtaken:
-            other.put(*item("k", overtaken.pop()))
-        return answer
+    looks = 0
 
-    monkeypatch.setattr(Lane, "ask", overtake)
-    assert body_of(backend, "k") == b"new"
+    def batch_get_into(self, names: list[str], places: list[int], sizes: list[int]) -> list[int]:
+        self.looks += 1
+        return [-704, -704] if self.looks == 1 else [5, -704]
+
+    def batch_is_exist(self, names: list[str]) -> list[int]:
+        self.looks += 1
+        return [0, 0] if self.looks == 1 else [1, 0]
+
+
+def test_a_put_between_the_two_looks_of_a_read_or_a_question_is_found() -> None:
+    assert Engine(Moving()).read(memoryview(b""), 0, ["k"], 10) == [[(0, 5)]]
+    assert Engine(Moving()).exist(memoryview(b""), 0, ["k"]) == [1]
 
 
 @needs_server

@@ -1,4 +1,4 @@
-"""The HTTP of Mooncake's master, which names what is stored: the engine's client cannot."""
+"""Text that a server tells by HTTP, as a whole within a time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from lms_tiers.client.address import Address
 from lms_tiers.errors import StorageUnavailableError
 
 
-def ask(admin: Address, path: str, timeout: float) -> list[str]:
-    """The lines of an answer.
+def ask(server: Address, path: str, timeout: float) -> list[str]:
+    """The lines that a GET is answered.
 
     Raises
     ------
@@ -19,10 +19,10 @@ def ask(admin: Address, path: str, timeout: float) -> list[str]:
         None came within `timeout` seconds.
     """
     until, data = time.monotonic() + timeout, bytearray()
-    connection = http.client.HTTPConnection(admin.host, admin.port)
+    connection = http.client.HTTPConnection(server.host, server.port)
     try:
         with contextlib.closing(connection):
-            connection.sock = admin.connect(timeout / 2)
+            connection.sock = server.connect(timeout / 2)
             connection.request("GET", path)
             response = connection.getresponse()
             while part := response.read1(1 << 20):
@@ -33,5 +33,5 @@ def ask(admin: Address, path: str, timeout: float) -> list[str]:
                 raise OSError(f"status {response.status}")
             return data.decode().split("\n")
     except (OSError, http.client.HTTPException, UnicodeDecodeError) as error:
-        where = f"http://{admin.host}:{admin.port}{path}"
-        raise StorageUnavailableError(where, f"{error or type(error).__name__}; see option admin.") from None
+        where = f"http://{server.host}:{server.port}{path}"
+        raise StorageUnavailableError(where, f"{error or type(error).__name__}.") from None

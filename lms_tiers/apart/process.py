@@ -1,11 +1,7 @@
-"""`Apart`: a library held in a process of its own, so that nothing it does can hang or end this one.
+"""`Apart`: this side of a process that holds a library; `lms_tiers.apart.child` is the other.
 
 Each call has a lane to itself: a socket to that process, and a part of the memory that both share. A call that is late,
 or that was interrupted, ends the process: what it was about to do it does no more. The next call starts another.
-
-The program gets one argument, JSON: what it is told, and ``memory`` (a descriptor), ``room`` (bytes of a lane's part of
-it) and ``lanes`` (descriptors of stream sockets). On each lane it first sends 0, or the reason why it cannot serve;
-then it answers each message by one. A message is its length (``<I``) and JSON. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -16,7 +12,6 @@ import mmap
 import os
 import select
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -26,11 +21,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from lms_tiers.apart import child
+from lms_tiers.apart.child import hear, pack
+
 #: Seconds that a process may take to start and connect.
 START: Final = 30.0
 #: Seconds without another attempt after one that failed.
 _REST: Final = 1.0
-_SIZE: Final = struct.Struct("<I")
 
 
 class FailedError(Exception):
@@ -63,33 +60,34 @@ class Lane:
         Raises
         ------
         FailedError
-            It is late, or has ended.
+            It raised `OSError`, is late, or has ended.
         """
-        data = json.dumps(message).encode()
         self.whole = False
         try:
-            self.socket.settimeout(max(until - time.monotonic(), 1e-3))
-            self.socket.sendall(_SIZE.pack(len(data)) + data)
-            return self.answer(until)
+            self._patience(until)
+            self.socket.sendall(pack(message))
+            answer = self.answer(until)
         except TimeoutError:
             raise FailedError("it did not answer in time", True) from None
         except OSError as error:
             raise FailedError(f"its process ended ({error.strerror or error})", True) from None
+        if isinstance(answer, str):
+            raise FailedError(answer, True)
+        return answer[0]
 
     def answer(self, until: float) -> Any:
         """The next message of the process."""
-        answer = json.loads(self._exactly(_SIZE.unpack(self._exactly(_SIZE.size, until))[0], until))
+
+        def receive(size: int) -> bytes:
+            self._patience(until)
+            return self.socket.recv(size)
+
+        answer = hear(receive)
         self.whole = True
         return answer
 
-    def _exactly(self, size: int, until: float) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            self.socket.settimeout(max(until - time.monotonic(), 1e-3))
-            if not (part := self.socket.recv(size - len(data))):
-                raise ConnectionResetError("killed, crashed or late")
-            data += part
-        return bytes(data)
+    def _patience(self, until: float) -> None:
+        self.socket.settimeout(max(until - time.monotonic(), 1e-3))
 
 
 class _Process:
@@ -105,8 +103,9 @@ class _Process:
             os.ftruncate(fd, room * lanes)
             self._map: Final = mmap.mmap(fd, room * lanes)
             fds = [theirs.fileno() for _, theirs in pairs]
+            given = {"program": str(program), "room": room}
             self._child: Final = subprocess.Popen(
-                [sys.executable, "-P", str(program), json.dumps({**told, "memory": fd, "room": room, "lanes": fds})],
+                [sys.executable, "-P", child.__file__, json.dumps({**told, **given, "memory": fd, "lanes": fds})],
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=(fd, *fds),
                 start_new_session=True, env={**os.environ, **environment},
             )  # fmt: skip
@@ -153,7 +152,7 @@ class Apart:
     Parameters
     ----------
     program : pathlib.Path
-        A file of Python, which needs nothing but what it imports itself.
+        A file of Python, which needs nothing but what it imports itself, with a function `start`.
     told : mapping of str to str
         What it is started with.
     environment : mapping of str to str
