@@ -29,9 +29,8 @@ from lms_tiers.wire.head import head_of, pack_head
 DETAIL: Final = ("client_starts",)
 #: Bytes of a key; in a name each of them may take three.
 MAX_KEY: Final = 4096
-#: Bytes that hold any number and head, and those that hold most.
+#: Bytes that hold any number and head.
 _HEAD: Final = 1 << 14
-_LEAD: Final = 1024
 #: Chunks that are put or read by one request, and keys that are asked for.
 _AT_ONCE: Final = 16
 _PAGE: Final = 500
@@ -71,10 +70,11 @@ class MooncakeBackend(RemoteBackend):
         self.capabilities = replace(type(self).capabilities, max_value_bytes=options.max_chunk)  # type: ignore[misc]
         self._half: Final = options.max_chunk + _HEAD
         told = {"master": location, "host": host, **options.model_dump(include={"metadata", "protocol", "device"})}
-        half, seconds = f"{max(round(options.timeout * 500), 50)}", f"{max(int(options.timeout / 2), 1)}"
-        environment = {  # the engine mostly gives up, and says so, before its process is ended
+        half, late = f"{max(round(options.timeout * 500), 50)}", f"{max(int(options.timeout / 2), 1)}"
+        # The engine mostly gives up, and says so, before its process is ended. Slices of 1 MiB are a tenth faster.
+        environment = {
             "MC_RPC_TIMEOUT_MS": half, "MC_RPC_CONNECT_TIMEOUT_MS": half, "MC_STORE_CLIENT_SETUP_RETRIES": "1",
-            "MC_TCP_PROGRESS_TIMEOUT_SEC": seconds, "MC_TCP_STATUS_TIMEOUT_SEC": seconds,
+            "MC_TCP_PROGRESS_TIMEOUT_SEC": late, "MC_TCP_STATUS_TIMEOUT_SEC": late, "MC_TCP_SLICE_SIZE": "1048576",
         }  # fmt: skip
         program = Path(__file__).with_name("engine.py")
         self._client: Final = Apart(program, told, environment, ASIDE + 2 * self._half, options.connections)
@@ -205,7 +205,7 @@ def _lay(memory: memoryview, chunk: Ready) -> int:
 def _chunk(text: str, data: memoryview) -> tuple[int, ChunkMeta, memoryview] | None:
     """Number, metadata and body of the chunk that an object is; None where it is no whole chunk of this key."""
     key, number, rest = text.encode(), number_of(data), data[NUMBER.size :]
-    head = head_of(key, bytes(rest[:_LEAD])) or head_of(key, bytes(rest[:_HEAD]))
+    head = head_of(key, bytes(rest[:_HEAD]))
     if not number or head is None or not head.fits(rest[head.size :]):
         return None
     return number, head.meta, rest[head.size :]

@@ -109,8 +109,9 @@ class RedisBackend(RemoteBackend):
         found = asked(texts, b"$")
         # What is no string is a list: a chunk in pieces.
         lists = [i for i, one in enumerate(found) if isinstance(one.answer, Refusal) and one.answer.code == "WRONGTYPE"]
-        for i, one in zip(lists, asked([texts[i] for i in lists], b"*"), strict=True):
-            found[i] = one
+        if lists:
+            for i, one in zip(lists, asked([texts[i] for i in lists], b"*"), strict=True):
+                found[i] = one
         chunks = [self._seen(one) for one in found]
         if faults and chunks[0] is not None:
             raise faults[0]
