@@ -120,6 +120,12 @@ def test_plugins_import_nothing_of_each_other() -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("engine", ["redis", "s3", "mooncake"])
+def test_the_client_of_an_engine_is_one_folder_of_500_lines_at_most(engine: str) -> None:
+    files = (PACKAGE / "plugins" / engine).rglob("*.py")
+    assert 0 < sum(len(path.read_text().splitlines()) for path in files) <= 500
+
+
 def test_doors_import_nothing_of_each_other_and_no_room_of_the_store() -> None:
     wrong = []
     folders = {path.name for path in (PACKAGE / "doors").iterdir() if path.is_dir()}

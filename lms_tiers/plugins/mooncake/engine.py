@@ -90,7 +90,7 @@ class Engine:
         a second, is taken for dead.
         """
         began, pause, left, names = time.monotonic(), 0.001, objects, [name for name, _, _ in objects]
-        answers = dict.fromkeys(names, 0)
+        answers = dict.fromkeys(names, _OVERTAKEN[0])
         with self._alone(names):
             try:
                 there = self._numbers(memory, at, names)

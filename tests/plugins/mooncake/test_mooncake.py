@@ -218,6 +218,27 @@ class Moving:
         return [0, 0] if self.looks == 1 else [1, 0]
 
 
+class Empty:
+    """A store that has nothing, and takes nothing."""
+
+    def get_into_ranges(self, *_: Any) -> list[list[list[int]]]:
+        return [[[-704], [-704]]]
+
+    def batch_put_from(self, names: list[str], *_: Any) -> list[int]:
+        return [-705] * len(names)
+
+    batch_upsert_from = batch_put_from
+
+    def batch_remove(self, names: list[str], force: bool) -> list[int]:
+        return [0] * len(names)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01])
+def test_a_put_whose_time_is_over_before_it_could_write_is_none_that_is_done(seconds: float) -> None:
+    (answer,) = Engine(Empty()).put(memoryview(bytearray(4096)), 0, [("k", 100, 20)], seconds)
+    assert answer < 0
+
+
 def test_a_put_between_the_two_looks_of_a_read_or_a_question_is_found() -> None:
     assert Engine(Moving()).read(memoryview(b""), 0, ["k"], 10) == [[(0, 5)]]
     assert Engine(Moving()).exist(memoryview(b""), 0, ["k"]) == [1]
