@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from xxhash import xxh3_64
+
 from lms_tiers.client.connection import Buffer
 from lms_tiers.messages import ChunkMeta
 from lms_tiers.remote import Found
@@ -76,10 +78,11 @@ def read_chunk(link: Link, key: bytes, room: Room, kind: bytes = b"$") -> Found 
             found = None  # before anybody allocates what it claims
     body = room(found.meta) if found is not None else None
     target = None if body is None else memoryview(body)
-    at = _read_body(link, target, 0, size - lead)
+    digest = xxh3_64()  # of what has come, while more is on its way
+    at = _read_body(link, target, 0, size - lead, digest)
     for _ in range(more):
-        at = _read_body(link, target, at, _length(link))
-    if found is None or at != found.meta.length or (target is not None and not found.fits(target)):
+        at = _read_body(link, target, at, _length(link), digest)
+    if found is None or at != found.meta.length or (target is not None and digest.intdigest() != found.checksum):
         return Damaged
     return found.meta, body
 
@@ -91,10 +94,10 @@ def _length(link: Link) -> int:
     return size
 
 
-def _read_body(link: Link, target: memoryview | None, at: int, size: int) -> int:
+def _read_body(link: Link, target: memoryview | None, at: int, size: int, digest: xxh3_64) -> int:
     """Read a piece, or pass over it where there is no room for it; answers where the next one begins."""
     if target is not None and at + size <= len(target):
-        link.read_into(target[at : at + size])
+        link.read_into(target[at : at + size], digest)
     else:
         link.skip(size)
     link.line()
