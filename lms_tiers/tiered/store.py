@@ -25,7 +25,7 @@ from lms_tiers.tiered.life.flush import Flusher
 from lms_tiers.tiered.life.report import store_stats
 from lms_tiers.tiered.paths.beyond import Beyond
 from lms_tiers.tiered.paths.into import SlotReader
-from lms_tiers.tiered.paths.mover import Mover, promoting
+from lms_tiers.tiered.paths.mover import Mover, promoting, writing_through
 from lms_tiers.tiered.paths.reads import Reader
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.paths.runs import RunReader
@@ -33,8 +33,8 @@ from lms_tiers.tiered.paths.writes import Writer
 from lms_tiers.tiered.state.chain import Chains
 from lms_tiers.tiered.state.health import Breaker
 from lms_tiers.tiered.state.hierarchy import Hierarchy
-from lms_tiers.tiered.state.index import Entry, known_text
-from lms_tiers.tiered.state.tier import Tier, TierConfig
+from lms_tiers.tiered.state.index import known_text
+from lms_tiers.tiered.state.tier import TierConfig
 from lms_tiers.tiered.watch.events import EventLog, TierEvent
 from lms_tiers.tiered.watch.stats import StoreStats
 
@@ -103,13 +103,14 @@ class TieredStore(Batches):
         ]
         self._h.poke = lambda tier: self._movers[tier.position].poke()
         self._beyond = None if shared is None else Beyond(self._h, self._room, shared, breaker(), stall)
-        self._through: Final = [m for m in self._movers[1:] if m.tier.through]
+        if any(mover.tier.through for mover in self._movers[1:]):
+            self._h.written = writing_through(self._movers)
         self._chains = Chains()
         self._reader: Final = Reader(self._h, self._chains, clock, patience, read_deadline)
         self._h.recency.promote = promoting(self._h, self._movers)
         self._runs = RunReader(self._reader)
         self._slots = SlotReader(self._reader, self._runs, self._beyond)
-        self._writer = Writer(self._h, self._room, self._written, max(back_pressure, 0.001), patience)
+        self._writer = Writer(self._h, self._room, max(back_pressure, 0.001), patience)
         if self._beyond is not None and shared is not None:
             self._beyond.read_by(self._reader, lambda tier, *pick: self._movers[tier.position].offer(*pick))
             self._writer.go_on(self._beyond.store, shared.backend.capabilities.max_value_bytes)
@@ -338,7 +339,7 @@ class TieredStore(Batches):
     def stats(self) -> StoreStats:
         """Counters of the store and each tier since it was opened."""
         self._check_open()
-        return store_stats(self._h, self._reader, self._writer, self._log, self._beyond)
+        return store_stats(self._h, self._reader, self._beyond)
 
     def close(self) -> None:
         """Flush, save what policies remember, end the movers, close the backends.
@@ -355,10 +356,3 @@ class TieredStore(Batches):
             if not self._closed:
                 shut_down(h, self._room, self._flusher, self._movers, self._log, self._close_timeout, self._beyond)
                 self._closed = True
-
-    # -- inside ------------------------------------------------------------------------------------------------------
-
-    def _written(self, tier: Tier, text: str, entry: Entry) -> None:
-        for mover in self._through:
-            if mover.tier.position > tier.position and not entry.tiers & mover.tier.unfit:
-                mover.offer(text, entry, None)

@@ -15,7 +15,7 @@ from lms_tiers.errors import (
     StorageUnavailableError,
 )
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
-from lms_tiers.tiered.state.holds import Load
+from lms_tiers.tiered.state.index import Load
 from lms_tiers.tiered.watch.events import EventReason
 from lms_tiers.tiered.watch.stats import BreakerState
 
@@ -265,7 +265,7 @@ def test_close_beside_everything_ends_every_call(bench: Any) -> None:
         threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
         for thread in threads:
             thread.start()
-        bench.until(lambda store=store, enough=20 * (round_ + 1): store._writer.puts > enough)
+        bench.until(lambda store=store, enough=20 * (round_ + 1): store._h.puts > enough)
         store.close()
         for thread in threads:
             thread.join(60)

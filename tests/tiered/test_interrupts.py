@@ -196,11 +196,11 @@ def works(bench: Any, store: Any, name: str, shape: Shape) -> None:
     assert [tier.used for tier in store._h.tiers] == [0] * len(store._h.tiers)
     top = store._h.tiers[0]
     each = top.need(100)
-    many, left = top.budget // each, top.evictions
+    many, left = top.budget // each, dict(top.evicted)
     for i in range(many):
         bench.put(store, 100 + i, i)
     assert [bench.get(store, 100 + i) for i in range(many)] == list(range(many))
-    assert (top.used, top.evictions) == (many * each, left), "room is lost"
+    assert (top.used, top.evicted) == (many * each, left), "room is lost"
     check(store)
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from lms_tiers.errors import CapacityError, ConfigError
 from lms_tiers.policies.lru import Lru
-from lms_tiers.tiered.state import holds
-from lms_tiers.tiered.state.holds import Pins
+from lms_tiers.tiered.state import index
+from lms_tiers.tiered.state.index import Pins
 
 
 class Asking(Lru):
@@ -92,7 +92,7 @@ def test_leases_that_end_together_are_over_at_once_and_cleared_away_bit_by_bit()
 
 
 def test_leases_that_are_over_make_room_for_others_before_any_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holds, "MOST_LEASES", 1000)
+    monkeypatch.setattr(index, "MOST_LEASES", 1000)
     held = Pins()
     for i in range(1000):
         assert held.lease(str(i), 100.0 if i else 1000.0, "a")
@@ -200,7 +200,7 @@ def test_pin_and_pin_each_do_not_end_each_other(bench: Any, clock: Any) -> None:
 
 
 def test_a_store_keeps_no_more_leases_than_it_may(bench: Any, monkeypatch: pytest.MonkeyPatch, clock: Any) -> None:
-    monkeypatch.setattr(holds, "MOST_LEASES", 3)
+    monkeypatch.setattr(index, "MOST_LEASES", 3)
     store = bench.store(1000, clock=clock)
     for i in range(5):
         bench.put(store, i, i)

@@ -16,8 +16,7 @@ from lms_tiers.errors import chain, from_anywhere
 from lms_tiers.policies.base import EvictionPolicy
 from lms_tiers.tiered.paths.mover import Mover
 from lms_tiers.tiered.state.hierarchy import Hierarchy
-from lms_tiers.tiered.state.holds import Claim
-from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.index import Claim, Entry
 from lms_tiers.tiered.state.stand_ins import LatePolicy, SuspendedPolicy, align, insert
 from lms_tiers.tiered.state.tier import Tier
 from lms_tiers.tiered.watch.events import EventKind, EventReason

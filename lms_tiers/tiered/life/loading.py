@@ -17,7 +17,7 @@ from lms_tiers.errors import InvalidKeyError, LmsTiersError, StorageUnavailableE
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, MemoryFormat, OpaqueKey
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.paths.asking import in_time, noted
+from lms_tiers.tiered.paths.reads import in_time, noted
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry
 from lms_tiers.tiered.state.settled import Settled

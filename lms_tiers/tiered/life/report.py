@@ -11,14 +11,10 @@ from lms_tiers.tiered.watch.stats import StoreStats, TierStats
 if TYPE_CHECKING:
     from lms_tiers.tiered.paths.beyond import Beyond
     from lms_tiers.tiered.paths.reads import Reader
-    from lms_tiers.tiered.paths.writes import Writer
     from lms_tiers.tiered.state.hierarchy import Hierarchy
-    from lms_tiers.tiered.watch.events import EventLog
 
 
-def store_stats(
-    hierarchy: Hierarchy, reader: Reader, writer: Writer, log: EventLog, beyond: Beyond | None = None
-) -> StoreStats:
+def store_stats(hierarchy: Hierarchy, reader: Reader, beyond: Beyond | None) -> StoreStats:
     """The store's statistics now. Takes the lock, and asks each backend without it."""
     # A tier that is switched off may be stuck: whoever asks for figures must not get stuck with it.
     backends = [_backend_stats(tier.backend) if hierarchy.up & tier.bit else None for tier in hierarchy.tiers]
@@ -27,7 +23,7 @@ def store_stats(
         hierarchy.recency.tell()
         tiers = tuple(_tier_stats(t.snapshot(), own) for t, own in zip(hierarchy.tiers, backends, strict=True))
         keys = len(hierarchy.index) + sum(tier.unlisted for tier in hierarchy.tiers)
-        hits, misses, puts = hierarchy.recency.hits, reader.misses, writer.puts
+        hits, misses, puts = hierarchy.recency.hits, reader.misses, hierarchy.puts
         edge = None if beyond is None else dataclasses.replace(beyond.edge.snapshot(), backend=engine)
     return StoreStats(
         keys=keys if edge is None else None,
@@ -42,7 +38,7 @@ def store_stats(
         hits=hits + (edge.hits if edge is not None else 0),
         misses=misses - (edge.hits if edge is not None else 0),  # the private tiers counted those as well
         puts=puts,
-        events_lost=log.lost,
+        events_lost=hierarchy.log.lost,
         shared=edge,
     )
 

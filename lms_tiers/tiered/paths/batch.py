@@ -19,7 +19,6 @@ from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry, Fit
 from lms_tiers.tiered.state.tier import Tier, stored_bytes
-from lms_tiers.tiered.watch.events import EventKind, EventReason
 
 #: Chunks and bytes of one batch.
 _CHUNKS: Final = 64
@@ -43,22 +42,18 @@ class BatchWriter:
     ----------
     check : callable
         ``(client_meta, text, nbytes)``: a chunk's metadata and what it needs in each tier, or a `LmsTiersError`.
-    written : callable
-        ``(tier, text, entry)``: a chunk was stored. Called with the lock held.
     back_pressure : float
         Seconds to wait for room.
     """
 
     def __init__(
         self, hierarchy: Hierarchy, room: Room, check: Callable[[ClientMetaMessage, str, int], tuple[ChunkMeta, Fit]],
-        written: Callable[[Tier, str, Entry], None], back_pressure: float,
+        back_pressure: float,
     ) -> None:  # fmt: skip
         self._h: Final = hierarchy
         self._room: Final = room
         self._check: Final = check
-        self._written: Final = written
         self._back_pressure: Final = back_pressure
-        self.puts = 0
 
     def put(
         self, items: Sequence[tuple[ClientMetaMessage, Any]], texts: Sequence[str],
@@ -188,7 +183,7 @@ class BatchWriter:
                     h.worked(tier)
                 for i, text in enumerate(run.texts):
                     if stored[i]:
-                        self._publish(tier, text, run.entries[i], run.needs[i], charges[i], run.contexts[i])
+                        h.publish(tier, text, run.entries[i], run.needs[i], charges[i], run.contexts[i])
                     else:
                         self._room.give_back(tier, run.needs[i])
                         h.release(tier, text)
@@ -201,17 +196,6 @@ class BatchWriter:
                 h.doubt(tier, text, need)  # nobody knows how far the backend got
                 h.release(tier, text)
         return []
-
-    def _publish(self, tier: Tier, text: str, entry: Entry, need: int, charge: int, context: AccessContext) -> None:
-        h = self._h
-        self.puts += 1
-        tier.bytes_written += entry.meta.length
-        tier.settle(need, charge)
-        h.publish(tier, text, entry, charge, context)
-        if h.log.on:  # before the key is let go: see audit.py
-            h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charge)
-        h.release(tier, text)
-        self._written(tier, text, entry)
 
 
 def nbytes_of(text: str, data: Any) -> int:

@@ -16,13 +16,11 @@ from lms_tiers.errors import DeadlineExceededError, InvalidChunkError, OutcomeUn
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.paths.asking import nbytes_of
-from lms_tiers.tiered.paths.reads import Reader
+from lms_tiers.tiered.paths.reads import Reader, nbytes_of
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.paths.sender import Sender
-from lms_tiers.tiered.state.askers import Askers
 from lms_tiers.tiered.state.edge import Asked, Edge, Unsent
-from lms_tiers.tiered.state.health import Breaker
+from lms_tiers.tiered.state.health import Askers, Breaker
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry
 from lms_tiers.tiered.state.tier import Tier, TierConfig

@@ -16,9 +16,8 @@ from lms_tiers.errors import InvalidBufferError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.paths.asking import DamagedChunkError
 from lms_tiers.tiered.paths.beyond import Beyond
-from lms_tiers.tiered.paths.reads import Reader
+from lms_tiers.tiered.paths.reads import DamagedChunkError, Reader
 from lms_tiers.tiered.paths.runs import RunReader
 from lms_tiers.tiered.state.index import Entry
 from lms_tiers.tiered.state.tier import Tier

@@ -304,3 +304,14 @@ def promoting(hierarchy: Hierarchy, movers: Sequence[Mover]) -> Callable[[str, E
                 return
 
     return promote
+
+
+def writing_through(movers: Sequence[Mover]) -> Callable[[Tier, str, Entry], None]:
+    """What gives a chunk just put to the movers of the tiers below that want it at once; called with the lock held."""
+
+    def written(tier: Tier, text: str, entry: Entry) -> None:
+        for mover in movers[tier.position + 1 :]:
+            if mover.tier.through and not entry.tiers & mover.tier.unfit:
+                mover.offer(text, entry, None)
+
+    return written

@@ -12,7 +12,7 @@ from lms_tiers.errors import CapacityError, StorageFullError, nothing_done
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, LMSMemoryObj
 from lms_tiers.policies.base import AccessContext, RemoveReason
-from lms_tiers.tiered.paths.asking import DamagedChunkError, fetch
+from lms_tiers.tiered.paths.reads import DamagedChunkError, fetch
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry

@@ -16,7 +16,7 @@ from lms_tiers.policies.base import RemoveReason
 from lms_tiers.tiered.state.edge import Edge, Unsent
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry
-from lms_tiers.tiered.state.tier import Tier, keys_of
+from lms_tiers.tiered.state.tier import DROPS, Tier, keys_of
 from lms_tiers.tiered.watch.events import EventKind, EventReason
 
 
@@ -239,38 +239,29 @@ class Room:
     def _drop(self, tier: Tier, text: str, entry: Entry) -> None:
         h = self._h
         charge = entry.charges[tier.position]
-        tier.evictions += 1
+        reason = self._why(tier, text, entry)
+        tier.evicted[reason] += 1
         tier.ahead = max(0, tier.ahead - charge)
-        kind, reason = EventKind.EVICTED, EventReason.CAPACITY
-        if entry.tiers & tier.below:
-            reason = EventReason.CLEANED
-            tier.cleaned += 1
-        elif entry.tiers & h.all == tier.bit:
-            lower = [t for t in h.tiers[tier.position + 1 :] if not entry.tiers & t.unfit]
-            if lower and all(text in t.refused for t in lower):
-                reason = EventReason.NOT_ADMITTED
-                tier.not_admitted += 1
-            elif lower:
-                tier.drops += 1
-                kind = EventKind.DROPPED
-                if any(h.up & t.bit for t in lower):
-                    reason = EventReason.BACK_PRESSURE
-                else:
-                    reason = EventReason.BREAKER_OPEN
-                    tier.cut_off += 1
-            elif h.edge is not None and h.edge.gives_up(text):
-                tier.drops += 1
-                kind = EventKind.DROPPED
-                if h.edge.up:
-                    reason = EventReason.BACK_PRESSURE
-                else:
-                    reason = EventReason.BREAKER_OPEN
-                    tier.cut_off += 1
         for other in h.tiers:
             other.refused.discard(text)
         if h.log.on:
-            h.log.add(kind, reason, tier.name, text, charge)
+            h.log.add(EventKind.DROPPED if reason in DROPS else EventKind.EVICTED, reason, tier.name, text, charge)
         h.ungrant(tier, text, entry, RemoveReason.EVICTED, reason)
+
+    def _why(self, tier: Tier, text: str, entry: Entry) -> EventReason:
+        """The reason, of `EVICTIONS`, for which a chunk leaves `tier`."""
+        h = self._h
+        if entry.tiers & tier.below:
+            return EventReason.CLEANED
+        if entry.tiers & h.all != tier.bit:
+            return EventReason.CAPACITY
+        lower = [t for t in h.tiers[tier.position + 1 :] if not entry.tiers & t.unfit]
+        if lower and all(text in t.refused for t in lower):
+            return EventReason.NOT_ADMITTED
+        if not lower and (h.edge is None or not h.edge.gives_up(text)):
+            return EventReason.CAPACITY
+        up = any(h.up & t.bit for t in lower) if lower else h.edge is not None and h.edge.up
+        return EventReason.BACK_PRESSURE if up else EventReason.BREAKER_OPEN
 
     def clean_ahead(self, tier: Tier) -> None:
         """Too much of `tier` is not clean: wake the movers below."""

@@ -12,10 +12,8 @@ from typing import Final
 
 from lms_tiers.messages import CacheEngineKey, LMSMemoryObj
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.paths.asking import DamagedChunkError, nbytes_of
-from lms_tiers.tiered.paths.reads import Reader
-from lms_tiers.tiered.state.holds import Load
-from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.paths.reads import DamagedChunkError, Reader, nbytes_of
+from lms_tiers.tiered.state.index import Entry, Load
 from lms_tiers.tiered.state.tier import Tier
 
 _clock_ns = time.perf_counter_ns

@@ -29,8 +29,8 @@ from lms_tiers.errors import (
 )
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ClientMetaMessage
-from lms_tiers.tiered.paths.asking import fetch
 from lms_tiers.tiered.paths.mover import BATCH_BYTES, BATCH_CHUNKS
+from lms_tiers.tiered.paths.reads import fetch
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.paths.worker import Worker
 from lms_tiers.tiered.state.edge import Edge, Unsent

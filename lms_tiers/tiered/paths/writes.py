@@ -53,38 +53,26 @@ class Writer:
 
     Parameters
     ----------
-    written : callable
-        ``(tier, text, entry)``: a chunk was stored. Called with the lock held.
     back_pressure : float
         Seconds a put waits for the movers before it drops a chunk nobody else holds.
     patience : float
         Seconds it waits for another mutator of the same key.
     """
 
-    def __init__(
-        self, hierarchy: Hierarchy, room: Room, written: Callable[[Tier, str, Entry], None],
-        back_pressure: float, patience: float,
-    ) -> None:  # fmt: skip
+    def __init__(self, hierarchy: Hierarchy, room: Room, back_pressure: float, patience: float) -> None:
         self._h: Final = hierarchy
         self._room: Final = room
-        self._written: Final = written
         self._back_pressure: Final = back_pressure
         self._patience: Final = patience
         self._unfit: Final = sum(tier.unfit for tier in hierarchy.tiers)
-        self._batch: Final = BatchWriter(hierarchy, room, self.check, written, back_pressure)
+        self._batch: Final = BatchWriter(hierarchy, room, self.check, back_pressure)
         self._beyond: Callable[[str, Entry, Any], None] | None = None
         self._most_beyond = 0
-        self._puts = 0
 
     def go_on(self, beyond: Callable[[str, Entry, Any], None], most: int | None) -> None:
         """Give what no tier takes to `beyond`, ``(text, entry, data)``: the shared tier, for chunks of `most` bytes."""
         self._beyond = beyond
         self._most_beyond = sys.maxsize if most is None else most
-
-    @property
-    def puts(self) -> int:
-        """Chunks stored."""
-        return self._puts + self._batch.puts
 
     def check(self, client_meta: ClientMetaMessage, text: str, nbytes: int) -> tuple[ChunkMeta, Fit]:
         """The metadata of a chunk of `nbytes` bytes and what it needs in each tier.
@@ -104,51 +92,8 @@ class Writer:
     def put(
         self, client_meta: ClientMetaMessage, text: str, data: Any, context: AccessContext, tensor: bool = False
     ) -> None:
-        """Store one chunk, given as bytes or as a tensor; see `LMSBackendInterface.put`."""
+        """Store one chunk, given as bytes or as a tensor, in the first tier that takes it; see the interface."""
         meta, fit = self.check(client_meta, text, nbytes_of(text, data))
-        self.place(client_meta, text, data, meta, fit, context, tensor)
-
-    def put_many(
-        self, items: Sequence[tuple[ClientMetaMessage, Any]], texts: Sequence[str], contexts: Sequence[AccessContext]
-    ) -> None:
-        """Store chunks in order; see `LMSBackendInterface.put_many`."""
-        start = 0
-        while start < len(items):
-            stored = self._batch.put(items, texts, contexts, start) if len(items) - start > 1 else 0
-            if not stored:
-                client_meta, data = items[start]
-                self.put(client_meta, texts[start], data, contexts[start])
-                stored = 1
-            start += stored
-
-    def put_from(
-        self, client_metas: Sequence[ClientMetaMessage], texts: Sequence[str], contexts: Sequence[AccessContext],
-        source: LMSBackendInterface,
-    ) -> list[bool]:  # fmt: skip
-        """Store chunks out of `source`, in order; see `LMSBackendInterface.put_from`."""
-        held: list[bool] = []
-        while (i := len(held)) < len(client_metas):
-            held += self._batch.put_from(client_metas, texts, contexts, i, source) or [
-                self._copied(client_metas[i], texts[i], contexts[i], source)
-            ]
-        return held
-
-    def _copied(
-        self, client_meta: ClientMetaMessage, text: str, context: AccessContext, source: LMSBackendInterface
-    ) -> bool:
-        """Store one chunk of `source` by way of a copy; False where it is not held as `client_meta` says."""
-        with source.view(client_meta.key) as view:
-            if view is None or view.meta != ChunkMeta.of(client_meta, client_meta.length):
-                return False
-            data = bytearray().join(view.buffers)
-        self.put(client_meta, text, data, context)
-        return True
-
-    def place(
-        self, client_meta: ClientMetaMessage, text: str, data: Any, meta: ChunkMeta,
-        fit: Fit, context: AccessContext, tensor: bool = False,
-    ) -> None:  # fmt: skip
-        """Store a checked chunk in the first tier that takes it."""
         h = self._h
         error: BaseException | None = None
         refused = full = None
@@ -203,6 +148,42 @@ class Writer:
             ", ".join(t.name for t in h.tiers), "every tier that could take it is switched off."
         )
 
+    def put_many(
+        self, items: Sequence[tuple[ClientMetaMessage, Any]], texts: Sequence[str], contexts: Sequence[AccessContext]
+    ) -> None:
+        """Store chunks in order; see `LMSBackendInterface.put_many`."""
+        start = 0
+        while start < len(items):
+            stored = self._batch.put(items, texts, contexts, start) if len(items) - start > 1 else 0
+            if not stored:
+                client_meta, data = items[start]
+                self.put(client_meta, texts[start], data, contexts[start])
+                stored = 1
+            start += stored
+
+    def put_from(
+        self, client_metas: Sequence[ClientMetaMessage], texts: Sequence[str], contexts: Sequence[AccessContext],
+        source: LMSBackendInterface,
+    ) -> list[bool]:  # fmt: skip
+        """Store chunks out of `source`, in order; see `LMSBackendInterface.put_from`."""
+        held: list[bool] = []
+        while (i := len(held)) < len(client_metas):
+            held += self._batch.put_from(client_metas, texts, contexts, i, source) or [
+                self._copied(client_metas[i], texts[i], contexts[i], source)
+            ]
+        return held
+
+    def _copied(
+        self, client_meta: ClientMetaMessage, text: str, context: AccessContext, source: LMSBackendInterface
+    ) -> bool:
+        """Store one chunk of `source` by way of a copy; False where it is not held as `client_meta` says."""
+        with source.view(client_meta.key) as view:
+            if view is None or view.meta != ChunkMeta.of(client_meta, client_meta.length):
+                return False
+            data = bytearray().join(view.buffers)
+        self.put(client_meta, text, data, context)
+        return True
+
     def _sent(self, text: str, entry: Entry, data: Any, tensor: bool, unwanted: bool) -> bool:
         """Send a chunk that no private tier took to the shared one; False where that fails and it is `unwanted`."""
         h = self._h
@@ -217,7 +198,7 @@ class Writer:
         with h.lock:
             if h.index.get(text) is old:
                 h.forget(text, EventReason.NOT_ADMITTED, EventKind.DROPPED)
-            self._puts += 1
+            h.puts += 1
         return True
 
     def _into(
@@ -267,14 +248,7 @@ class Writer:
                 h.release(tier, text)
                 raise BackendClosedError("the store")
             tier.write_latency.add(took)
-            tier.bytes_written += entry.meta.length
-            tier.settle(need, charge)
-            h.publish(tier, text, entry, charge, context)
-            if h.log.on:  # before the key is let go: see audit.py
-                h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charge)
-            h.release(tier, text)
-            self._puts += 1
-            self._written(tier, text, entry)
+            h.publish(tier, text, entry, need, charge, context)
             if tier.dirty_bytes > tier.dirty_most:  # the last of a burst of puts may be what makes it too much
                 self._room.clean_ahead(tier)
 
@@ -298,7 +272,7 @@ class Writer:
         """Write to the backend; where it is fuller than its reservations say, let more leave and try again."""
         put = tier.backend.put_tensor if tensor else tier.backend.put
         thread = get_ident()
-        for more in range(_FULLER):
+        for more in range(_FULLER + 1):
             try:
                 with tier.inside_below():
                     tier.begun.add(thread)
@@ -306,11 +280,8 @@ class Writer:
                 return
             except (CapacityError, StorageFullError):
                 tier.begun.discard(thread)
-                if not self._room.spare(tier, need << more):
-                    break
-        with tier.inside_below():
-            tier.begun.add(thread)
-            put(client_meta, data)
+                if more == _FULLER or not self._room.spare(tier, need << more):
+                    raise
 
     def _undo(self, tier: Tier, text: str, need: int, error: BaseException) -> None:
         """A write failed: is what the tier held before still there?"""

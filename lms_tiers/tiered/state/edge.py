@@ -10,12 +10,12 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from lms_tiers.messages import ChunkMeta, MemoryFormat
 from lms_tiers.tiered.state.health import Breaker, Health
-from lms_tiers.tiered.state.holds import Load
-from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.index import Entry, Load
 from lms_tiers.tiered.watch.events import EventLog
 from lms_tiers.tiered.watch.stats import BreakerState, EdgeStats, LatencyCounter
 
@@ -37,6 +37,7 @@ _LONGEST_RETRY: Final = 30.0
 _NONE: Final = Entry(ChunkMeta(0, MemoryFormat.UNDEFINED, None, ()), 0, ())
 
 
+@dataclass(slots=True, eq=False)
 class Unsent:
     """One change of one key that the shared tier may not have. Its identity is the change.
 
@@ -56,16 +57,13 @@ class Unsent:
         Why the tier refused it, or could not take it last.
     """
 
-    __slots__ = ("_delay", "data", "entry", "error", "lost", "not_before", "retry_at")
-
-    def __init__(self, entry: Entry | None, data: Any, not_before: float) -> None:
-        self.entry = entry
-        self.data = data
-        self.not_before = not_before
-        self.retry_at = 0.0
-        self._delay = _RETRY
-        self.lost = False
-        self.error: Exception | None = None
+    entry: Entry | None
+    data: Any
+    not_before: float
+    retry_at: float = 0.0
+    lost: bool = False
+    error: Exception | None = None
+    _delay: float = _RETRY
 
     def failed(self, error: Exception, now: float) -> None:
         """It could not be sent, and was not stored."""

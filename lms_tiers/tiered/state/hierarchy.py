@@ -7,6 +7,7 @@ the lock held unless it says that it takes it.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,14 +16,14 @@ from typing import Final
 
 from lms_tiers.changes import Changes
 from lms_tiers.errors import PolicyError
-from lms_tiers.policies.base import AccessContext, RemoveReason
+from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
+from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.state.edge import Edge
 from lms_tiers.tiered.state.health import Breaker
-from lms_tiers.tiered.state.holds import IN_THE_WAY, Claim, Pins, Protected
-from lms_tiers.tiered.state.index import Charges, Entry, Fit
+from lms_tiers.tiered.state.index import IN_THE_WAY, Charges, Claim, Entry, Fit, Pins, Protected
 from lms_tiers.tiered.state.recency import Recency
 from lms_tiers.tiered.state.settled import Settled
-from lms_tiers.tiered.state.stand_ins import SuspendedPolicy
+from lms_tiers.tiered.state.stand_ins import LatePolicy, SuspendedPolicy, insert
 from lms_tiers.tiered.state.tier import Tier, TierConfig
 from lms_tiers.tiered.watch.events import EventKind, EventLog, EventReason
 
@@ -76,6 +77,7 @@ class Hierarchy:
         #: The tier below them that is shared with others; set by the store.
         self.edge: Edge | None = None
         self.pins: Final = Pins()
+        self.puts = 0
         #: No call is begun any more.
         self.closing = False
         #: Nothing is made known any more of what was begun before: the closing did not wait for it longer.
@@ -85,6 +87,8 @@ class Hierarchy:
         self._fits: dict[int, Fit] = {}
         #: Wakes the mover of a tier; set by the store.
         self.poke: Callable[[Tier], None] = lambda tier: None
+        #: Told of each chunk put and published: ``(tier, text, entry)``; set by the store.
+        self.written: Callable[[Tier, str, Entry], None] = lambda tier, text, entry: None
         #: Makes the store whole after an error that came from anywhere; set by the store. Takes the lock.
         self.mend: Callable[[BaseException], None] = lambda error: None
         self.change: Final = self._changes.next
@@ -163,11 +167,18 @@ class Hierarchy:
         except Exception as error:
             self.suspend(tier, error)
 
-    def publish(self, tier: Tier, text: str, entry: Entry, charge: int, context: AccessContext) -> None:
-        """`entry`, put and written to `tier`, becomes the newest generation; see `adopt`."""
+    def publish(self, tier: Tier, text: str, entry: Entry, need: int, charge: int, context: AccessContext) -> None:
+        """`entry`, put and written to `tier`, becomes the newest generation, and its mutator lets go; see `adopt`."""
+        tier.settle(need, charge)
+        tier.bytes_written += entry.meta.length
         if self.edge is not None:
             self.edge.changed(text, entry)  # before it may leave again
         self.adopt(tier, text, entry, charge, context)
+        if self.log.on:  # before the key is let go: see audit.py
+            self.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charge)
+        self.release(tier, text)
+        self.puts += 1
+        self.written(tier, text, entry)
 
     def adopt(self, tier: Tier, text: str, entry: Entry, charge: int, context: AccessContext) -> None:
         """`entry`, written to `tier`, becomes the newest generation; all older copies are stale from here on.
@@ -310,19 +321,31 @@ class Hierarchy:
         self.catch_up(tier)
         protected = Protected(tier.busy, self.pins, tier.passed)
         seen: set[str] = set()
+        policy, left = tier.policy, need
+        # A policy that takes no `on_shrink` believes that chunks take more than they do.
+        blind = tier.cools and type(policy).on_shrink is EvictionPolicy.on_shrink
         try:
-            for victim in tier.victims(need, protected, self.index):
-                seen.add(victim[0])
-                yield victim
-        except PolicyError as error:
-            _log.error("tier %r: %s", tier.name, error)
-            if self.log.on:
-                self.log.add(EventKind.STATE, EventReason.POLICY_FAULT, tier.name, "", 0)
-            bit, position = tier.bit, tier.position
-            tier.fall_back((k, e.charges[position]) for k, e in self.index.items() if e.tiers & bit)
-            for victim in tier.victims(need, protected, self.index):
-                if victim[0] not in seen:
-                    yield victim
+            for text in policy.victims(sys.maxsize if blind else need, protected):
+                entry = self.index.get(text)
+                if entry is None or not entry.tiers & tier.bit or text in seen or text in protected:
+                    raise PolicyError(policy.name, f"proposed {text!r}: it is not held, protected, or proposed before.")
+                seen.add(text)
+                left -= entry.charges[tier.position]
+                yield text, entry
+                if left <= 0:
+                    return
+            if isinstance(policy, LatePolicy) or len(seen) + len(protected) >= tier.keys:
+                return
+            fault: Exception = PolicyError(policy.name, "kept back keys that could leave.")
+        except Exception as error:
+            fault = error
+        _log.error("tier %r: policy %r goes: %r", tier.name, policy.name, fault)
+        if self.log.on:
+            self.log.add(EventKind.STATE, EventReason.POLICY_FAULT, tier.name, "", 0)
+        tier.policy = Lru(policy.capacity, self.clock)
+        held = {text: entry for text, entry in self.index.items() if entry.tiers & tier.bit}
+        insert(tier.policy, tier.position, held, held)
+        yield from ((k, self.index[k]) for k in tier.policy.victims(need, protected) if k not in seen)
 
     # -- sick tiers --------------------------------------------------------------------------------------------------
 

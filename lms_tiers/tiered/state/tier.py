@@ -7,22 +7,18 @@ from __future__ import annotations
 import sys
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from threading import get_ident
 from typing import Any, Final, Literal
 
-from lms_tiers.errors import ConfigError, PolicyError
+from lms_tiers.errors import ConfigError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.policies.base import AccessContext, EvictionPolicy
-from lms_tiers.policies.lru import Lru
-from lms_tiers.tiered.state.askers import Askers
-from lms_tiers.tiered.state.health import Breaker, Health
-from lms_tiers.tiered.state.holds import Busy, Load, Protected
-from lms_tiers.tiered.state.index import Entry
-from lms_tiers.tiered.state.stand_ins import LatePolicy
+from lms_tiers.tiered.state.health import Askers, Breaker, Health
+from lms_tiers.tiered.state.index import Busy, Entry, Load
 from lms_tiers.tiered.watch.events import EventLog, EventReason
 from lms_tiers.tiered.watch.stats import LatencyCounter, TierStats
 
@@ -40,6 +36,15 @@ _MAX_REFUSED: Final = 1 << 16
 
 #: Seconds that a tier shared with others has to answer.
 DEADLINE: Final = 1.0
+
+#: Why a chunk leaves to make room: it lies below as well, or has nowhere to go, or no tier below wants it.
+EVICTIONS: Final = (
+    EventReason.CLEANED, EventReason.CAPACITY, EventReason.NOT_ADMITTED, EventReason.BACK_PRESSURE,
+    EventReason.BREAKER_OPEN,
+)  # fmt: skip
+
+#: Or it is lost, because a tier that should have taken it was too slow, or is switched off.
+DROPS: Final = EVICTIONS[3:]
 
 #: Hits from above are told to a policy and a backend in batches of this many.
 RECENT_BATCH: Final = 512
@@ -183,9 +188,9 @@ class Tier(Health):
         #: Until when nothing is written to a medium that is full (`Hierarchy.clock`). Reads go on.
         self.rests_until = 0.0
 
-        self.hits = self.misses = self.corrupt = self.evictions = self.drops = 0
-        #: Of the evictions: clean ones, ones no tier below took in, drops with all tiers below switched off.
-        self.cleaned = self.not_admitted = self.cut_off = 0
+        self.hits = self.misses = self.corrupt = 0
+        #: What left to make room, and why.
+        self.evicted: Final = dict.fromkeys(EVICTIONS, 0)
         self.promoted = self.demoted = self.skipped = self.bytes_written = self.bytes_read = 0
         self.read_latency: Final = LatencyCounter()
         self.write_latency: Final = LatencyCounter()
@@ -254,7 +259,7 @@ class Tier(Health):
         """Bytes that putters wait for."""
         return sum(self.wanting.values()) if self.wanting else 0
 
-    # -- the policy, whose faults end at this line -------------------------------------------------------------------
+    # -- what is told later ------------------------------------------------------------------------------------------
 
     def note_dirty(self, text: str, nbytes: int) -> None:
         """A chunk of `nbytes` came that no tier below holds."""
@@ -281,72 +286,19 @@ class Tier(Health):
         self.touched.pop(text, None)
         self.touched[text] = None
 
-    def fall_back(self, held: Iterator[tuple[str, int]]) -> None:
-        """Replace a policy that broke its contract by LRU over what is held."""
-        policy = Lru(self.policy.capacity, self._clock)
-        context = AccessContext(self._clock())
-        for text, size in held:
-            policy.on_insert(text, size, context)
-        self.policy = policy
-
-    def victims(self, need: int, protected: Protected, index: dict[str, Entry]) -> Iterator[tuple[str, Entry]]:
-        """The policy's victims for `need` bytes, each checked.
-
-        Raises
-        ------
-        PolicyError
-            A victim is absent, protected or repeated, or the policy kept back keys that could leave, or it raised.
-        """
-        seen: set[str] = set()
-        covered = 0
-        try:
-            # A policy that takes no `on_shrink` believes that chunks take more than they do.
-            blind = self.cools and type(self.policy).on_shrink is EvictionPolicy.on_shrink
-            for text in self.policy.victims(sys.maxsize if blind else need, protected):
-                entry = index.get(text)
-                if entry is None or not entry.tiers & self.bit:
-                    raise PolicyError(self.policy.name, f"proposed {text!r}, which tier {self.name!r} does not hold.")
-                if text in seen or text in protected:
-                    raise PolicyError(
-                        self.policy.name, f"proposed {text!r}, which is protected or was proposed before."
-                    )
-                seen.add(text)
-                covered += entry.charges[self.position]
-                yield text, entry
-                if covered >= need:
-                    return
-            late = isinstance(self.policy, LatePolicy)
-            if not late and len(seen) + len(protected) < self.keys:
-                raise PolicyError(self.policy.name, f"kept back keys of tier {self.name!r} that could leave.")
-        except PolicyError:
-            raise
-        except GeneratorExit:
-            raise
-        except Exception as error:
-            raise PolicyError(self.policy.name, f"raised {type(error).__name__}: {error}.") from error
-
     def snapshot(self) -> TierStats:
         """The counters now, without the backend's own."""
         return TierStats(
             name=self.name, policy=self.policy.name, capacity_bytes=self.capacity, bytes_used=self.used,
             peak_bytes=self.peak, keys=self.keys + self.unlisted, hits=self.hits, misses=self.misses,
-            failures=self.failures, corrupt=self.corrupt, evictions=self.evictions,
-            evictions_by_reason=self._reasons(), drops=self.drops,
+            failures=self.failures, corrupt=self.corrupt, evictions=sum(self.evicted.values()),
+            evictions_by_reason=dict(self.evicted), drops=sum(self.evicted[reason] for reason in DROPS),
             promoted=self.promoted, demoted=self.demoted, promotions_skipped=self.skipped,
             bytes_written=self.bytes_written, bytes_read=self.bytes_read, queue_bytes=self.queue_bytes,
             queue_peak_bytes=self.queue_peak, garbage_bytes=sum(self.garbage.values()), breaker=self.breaker.state,
             breaker_changes=dict(self.breaker.changes),
             read_latency=self.read_latency.snapshot(), write_latency=self.write_latency.snapshot(),
         )  # fmt: skip
-
-    def _reasons(self) -> dict[EventReason, int]:
-        return {
-            EventReason.CLEANED: self.cleaned,
-            EventReason.CAPACITY: self.evictions - self.cleaned - self.not_admitted - self.drops,
-            EventReason.NOT_ADMITTED: self.not_admitted,
-            EventReason.BACK_PRESSURE: self.drops - self.cut_off,
-            EventReason.BREAKER_OPEN: self.cut_off,
-        }
 
 
 def keys_of(texts: list[str]) -> list[Any]:
