@@ -16,6 +16,7 @@ import xxhash
 
 from lms_tiers.client.address import Address
 from lms_tiers.errors import ProtocolError
+from lms_tiers.wire.buffers import drop_sent
 
 Buffer = bytes | bytearray | memoryview
 
@@ -134,17 +135,9 @@ class Connection:
         pending = [memoryview(b).cast("B") for b in buffers if len(b)]
         sent = sum(map(len, pending)) + left
         while True:
-            whole = 0
-            for buffer in pending:
-                if sent < len(buffer):
-                    break
-                sent -= len(buffer)
-                whole += 1
-            del pending[:whole]
+            drop_sent(pending, sent)
             if not pending:
                 return
-            if sent:
-                pending[0] = pending[0][sent:]
             sent = self._send_some(pending)
 
     def read_into(self, view: memoryview, digest: xxhash.xxh3_64 | None = None) -> None:

@@ -25,7 +25,7 @@ from lms_tiers.server.checksums import Checksums
 from lms_tiers.server.counters import Counters
 from lms_tiers.server.settings import ServerSettings
 from lms_tiers.server.stream import Buffer, Stream
-from lms_tiers.wire.buffers import receive_buffer
+from lms_tiers.wire.buffers import drop_sent, receive_buffer
 from lms_tiers.wire.plain import CLIENT_HEADER
 
 _log = logging.getLogger(__name__)
@@ -306,7 +306,7 @@ class Session:
         pending = [memoryview(b).cast("B") for b in buffers if len(b)]
         try:
             while True:
-                _drop_sent(pending, sent)
+                drop_sent(pending, sent)
                 if not pending:
                     return None
                 if sent < _FAST_READER:
@@ -363,7 +363,7 @@ class Session:
         try:
             while rest:
                 try:
-                    _drop_sent(rest, self.stream.send(rest, False))
+                    drop_sent(rest, self.stream.send(rest, False))
                 except BlockingIOError:
                     yield from self._park(Wait.WRITE)
         finally:
@@ -392,15 +392,3 @@ def _feed(digest: xxhash.xxh3_64, view: memoryview) -> None:
     """Go on with the bytes of `view`, in parts so small that the interpreter's lock is kept meanwhile."""
     for at in range(0, len(view), _PART):
         digest.update(view[at : at + _PART])
-
-
-def _drop_sent(pending: list[memoryview], sent: int) -> None:
-    whole = 0
-    for buffer in pending:
-        if sent < len(buffer):
-            break
-        sent -= len(buffer)
-        whole += 1
-    del pending[:whole]
-    if sent:
-        pending[0] = pending[0][sent:]

@@ -1,4 +1,6 @@
-"""Receive buffers: a bytearray whose bytes are not zeroed first, because the socket is about to overwrite them."""
+"""Buffers of a socket: to receive into, whose bytes are not zeroed first because they are about to be overwritten; and
+what is left of those that are being sent.
+"""
 
 from __future__ import annotations
 
@@ -44,3 +46,16 @@ def paged_buffer(length: int) -> bytearray:
         begin = -(-first // _PAGE) * _PAGE
         _advise(begin, (first + length) // _PAGE * _PAGE - begin, _MADV_POPULATE_WRITE)
     return buffer
+
+
+def drop_sent(pending: list[memoryview], sent: int) -> None:
+    """Take the first `sent` bytes off `pending`, which are views of bytes."""
+    whole = 0
+    for buffer in pending:
+        if sent < len(buffer):
+            break
+        sent -= len(buffer)
+        whole += 1
+    del pending[:whole]
+    if sent:
+        pending[0] = pending[0][sent:]
