@@ -395,3 +395,16 @@ def own_bytes(data: Any) -> bytearray:
         return data
     view = memoryview(data)
     return bytearray(view if view.contiguous and view.format == "B" else view.tobytes("C"))
+
+
+def put_bytes(text: str, data: Any) -> int:
+    """Bytes of what is put under `text` (`InvalidChunkError`): a buffer, a tensor or an array."""
+    if type(data) is bytearray:
+        return len(data)
+    nbytes = getattr(data, "nbytes", None)
+    if isinstance(nbytes, int):
+        return nbytes
+    try:
+        return memoryview(data).nbytes
+    except TypeError:
+        raise InvalidChunkError(text, f"{type(data).__name__} offers no bytes.") from None

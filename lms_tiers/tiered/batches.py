@@ -47,7 +47,7 @@ class Batches(Known):
         context : RequestContext, optional
             What the call is for, of this and the other batch calls; else told by `request`, or by the thread's calls.
         """
-        self._check_open()
+        self._h.check_open()
         texts, refused = list[str](), None
         for meta, _ in items:
             try:
@@ -68,7 +68,7 @@ class Batches(Known):
         self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None
     ) -> list[LMSMemoryObj | None]:
         """Get the chunks of a prefix chain, in order."""
-        self._check_open()
+        self._h.check_open()
         texts = known_texts(self._h.index, keys)
         self._settle_all(texts)
         contexts = self._chains.batch(self._clock(), texts, None, context)
@@ -84,7 +84,7 @@ class Batches(Known):
 
     def contains_prefix(self, keys: Sequence[CacheEngineKey], *, context: RequestContext | None = None) -> int:
         """How many of the leading `keys` are present without a gap."""
-        self._check_open()
+        self._h.check_open()
         texts = known_texts(self._h.index, keys)
         if context is None:
             self._chains.look_up(texts)
@@ -102,7 +102,7 @@ class Batches(Known):
         A `context` is taken as the other batch calls take it, and tells nothing: looking is no use of a chunk, and
         these keys need be no chain.
         """
-        self._check_open()
+        self._h.check_open()
         return self._held(keys, known_texts(self._h.index, keys))
 
     @mending
@@ -116,7 +116,7 @@ class Batches(Known):
         Neighbours are read by one call, so all requests are taken first. Where a chunk is about to rise into a faster
         tier, a read has a deadline, or a tier shared with others is asked, its bytes come by way of a copy.
         """
-        self._check_open()
+        self._h.check_open()
         wanted = list(requests)
         keys = [key for key, _ in wanted]
         slots = [Slot(buffers, None if expected is None else expected[i]) for i, (_, buffers) in enumerate(wanted)]
@@ -130,7 +130,7 @@ class Batches(Known):
     @mending
     def touch(self, keys: Sequence[CacheEngineKey]) -> None:
         """Note that `keys` were used, oldest first: in each private tier that holds them, as if they had been read."""
-        self._check_open()
+        self._h.check_open()
         texts = [key_text(key) for key in keys]
         self._settle_all(texts)
         h = self._h
@@ -139,19 +139,20 @@ class Batches(Known):
                 h.recency.tell()  # what was used before
                 context = AccessContext(self._clock())
                 for text in texts[at : at + _STEP]:
-                    h.recency.use(text, context)
+                    if (entry := h.index.get(text)) is not None:
+                        h.recency.use(text, entry, context)
 
     @mending
     def get_scattered(
         self, key: CacheEngineKey, buffers: Sequence[Any], *, expected: ChunkMeta | None = None
     ) -> ChunkMeta | None:
         """Read a chunk into buffers, straight from the tier that holds it; see the interface."""
-        self._check_open()
+        self._h.check_open()
         slot = Slot(buffers, expected)
         if slot.fault is not None:
             raise slot.fault
         text = key_text(key)
-        self._settle(text)
+        self._h.settle(text)
         found = self._slots.read([key], [text], [self._chains.single(self._clock(), text)], [slot])[0]
         if slot.fault is not None:
             raise slot.fault
@@ -166,7 +167,7 @@ class Batches(Known):
 
         That is without a copy in between where its backend can write what `source` lends: `lmdb`, `pinned`, `gpu`.
         """
-        self._check_open()
+        self._h.check_open()
         texts = [key_text(meta.key, self._max_key) for meta in client_metas]
         if not texts:
             return []

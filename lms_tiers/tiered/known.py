@@ -9,11 +9,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from os import getpid
 from typing import Final, List
 
 from lms_tiers.changes import mending
-from lms_tiers.errors import BackendClosedError, ConfigError, ForkedProcessError
+from lms_tiers.errors import ConfigError
 from lms_tiers.interface import ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, key_text
 from lms_tiers.tiered.paths.beyond import Beyond
@@ -31,8 +30,6 @@ class Known(LMSBackendInterface):
 
     _h: Hierarchy
     _beyond: Beyond | None
-    _pid: int
-    _name: str
 
     @property
     def loading(self) -> bool:
@@ -42,9 +39,9 @@ class Known(LMSBackendInterface):
     @mending
     def tiers_of(self, key: CacheEngineKey) -> tuple[str, ...]:
         """Names of the tiers that hold `key` now, fastest first; none where it is absent. Once loaded, by the index."""
-        self._check_open()
+        self._h.check_open()
         text = known_text(self._h.index, key)
-        self._settle(text)
+        self._h.settle(text)
         entry = self._h.index.get(text)
         return () if entry is None else tuple(tier.name for tier in self._h.tiers if entry.tiers & tier.bit)
 
@@ -54,7 +51,7 @@ class Known(LMSBackendInterface):
 
     def iter_keys(self) -> Iterator[CacheEngineKey]:
         """As `list_keys`, each key made when its turn comes."""
-        self._check_open()
+        self._h.check_open()
         loading, listed = self._h.loading, list(self._h.index)
         rest = () if loading is None else loading.unlisted(frozenset(listed))
         mine = map(CacheEngineKey.from_string, itertools.chain(listed, rest))
@@ -66,9 +63,9 @@ class Known(LMSBackendInterface):
     @mending
     def info(self, key: CacheEngineKey) -> StoredChunk | None:
         """Metadata, tiers, bytes and lease of a chunk; None where no private tier holds it. No use, and no backend."""
-        self._check_open()
+        self._h.check_open()
         text = known_text(self._h.index, key)
-        self._settle(text)
+        self._h.settle(text)
         with self._h.lock:
             return self._described(text)
 
@@ -85,7 +82,7 @@ class Known(LMSBackendInterface):
         StorageUnavailableError
             A tier that has to be asked cannot list its chunks.
         """
-        self._check_open()
+        self._h.check_open()
         h = self._h
         loading, listed = h.loading, list(h.index)
         known = frozenset(listed) if loading is not None or self._beyond is not None else frozenset()
@@ -94,7 +91,7 @@ class Known(LMSBackendInterface):
                 found = [self._described(text) for text in listed[at : at + _STEP]]
             yield from (chunk for chunk in found if chunk is not None)
         for text in () if loading is None else loading.unlisted(known):
-            self._settle(text)
+            self._h.settle(text)
             with h.lock:
                 chunk = self._described(text)
             if chunk is not None:
@@ -120,7 +117,7 @@ class Known(LMSBackendInterface):
         A pinned chunk is not evicted from any tier that holds it. It can be overwritten and removed. A later pin of a
         key replaces an earlier one; 0 seconds unpin. Leases of `pin_each` stay as they are.
         """
-        self._check_open()
+        self._h.check_open()
         texts = [key_text(key) for key in keys]
         self._settle_all(texts)
         h = self._h
@@ -160,7 +157,7 @@ class Known(LMSBackendInterface):
         ConfigError
             `seconds` is not a positive number.
         """
-        self._check_open()
+        self._h.check_open()
         if not 0 < seconds < math.inf:
             raise ConfigError(f"a lease lasts a positive number of seconds, not {seconds!r}.")
         texts = [key_text(key) for key in keys]
@@ -184,7 +181,7 @@ class Known(LMSBackendInterface):
         list of bool
             Of which keys it had one.
         """
-        self._check_open()
+        self._h.check_open()
         h, texts = self._h, [key_text(key) for key in keys]
         given: list[bool] = []
         for at in range(0, len(texts), _LEASES):
@@ -204,25 +201,9 @@ class Known(LMSBackendInterface):
         """Make the store whole after a call that `error` ended."""
         self._h.mend(error)
 
-    def _check_process(self) -> None:
-        if getpid() != self._pid:
-            raise ForkedProcessError(f"the store {self._name}")
-
-    def _check_open(self) -> None:
-        if getpid() != self._pid:
-            raise ForkedProcessError(f"the store {self._name}")
-        if self._h.closing:
-            raise BackendClosedError(f"the store {self._name}")
-
-    def _settle(self, text: str, change: bool = False) -> None:
-        """While the lowest tier is being loaded: let the index tell the truth about `text`."""
-        loading = self._h.loading
-        if loading is not None:
-            loading.settle(text, change)
-
     def _settle_all(self, texts: Sequence[str], change: bool = False) -> None:
         for text in texts if self._h.loading is not None else ():
-            self._settle(text, change)
+            self._h.settle(text, change)
 
     def _held(self, keys: Sequence[CacheEngineKey], texts: Sequence[str]) -> list[bool]:
         """Which keys are present."""
@@ -238,7 +219,7 @@ class Known(LMSBackendInterface):
     def _contains(self, text: str) -> bool:
         h = self._h
         if h.loading is not None:
-            self._settle(text)
+            self._h.settle(text)
         while True:
             entry = h.index.get(text)
             if entry is None:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from os import getpid
 from typing import TYPE_CHECKING, Any, Final, Optional
 
 from lms_tiers.changes import mending
@@ -94,7 +93,8 @@ class TieredStore(Batches):
 
         shared = tiers[-1] if tiers[-1].backend.capabilities.shared else None
         self._log: Final = EventLog(on_events)
-        self._h = Hierarchy(tiers if shared is None else tiers[:-1], clock, self._log, breaker, stall)
+        name = " > ".join(tier.name for tier in tiers)
+        self._h = Hierarchy(name, tiers if shared is None else tiers[:-1], clock, self._log, breaker, stall)
         watch_forks(self._h)
         self._room: Final = Room(self._h)
         self._movers: Final = [
@@ -120,10 +120,8 @@ class TieredStore(Batches):
         self._close_timeout: Final = close_timeout
         self._ending: Final = threading.RLock()  # a signal's handler may close what is being closed
         self._closed = False
-        self._pid = getpid()
         self._capabilities: Final = store_capabilities(tiers)
         self._max_key = self._capabilities.max_key_bytes
-        self._name = " > ".join(t.name for t in tiers)
         warm.warm(self._h, self._room, read_deadline)
         self._log.start()
 
@@ -136,10 +134,10 @@ class TieredStore(Batches):
 
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """Store a chunk in the first tier that takes it; see the interface."""
-        self._check_open()
+        self._h.check_open()
         text = key_text(client_meta.key, self._max_key)
         try:
-            self._settle(text, change=True)
+            self._h.settle(text, change=True)
             self._writer.put(client_meta, text, kv_chunk_bytes, self._chains.single(self._clock(), text))
         except BaseException as error:
             self._h.mend(error)
@@ -148,14 +146,14 @@ class TieredStore(Batches):
     @mending
     def contains(self, key: CacheEngineKey) -> bool:
         """Whether a tier that works holds the key. Takes no lock."""
-        self._check_open()
+        self._h.check_open()
         text = known_text(self._h.index, key)
         return self._contains(text) if self._beyond is None else self._held([key], [text])[0]
 
     def get(self, key: CacheEngineKey) -> Optional[LMSMemoryObj]:
         """The newest chunk put under `key`, or None."""
         if self._h.closing:  # or forked
-            self._check_open()
+            self._h.check_open()
         try:
             beyond = self._beyond
             doubtful = beyond is not None and beyond.edge.revalidate is not None
@@ -183,10 +181,10 @@ class TieredStore(Batches):
     @mending
     def remove_many(self, keys: Sequence[CacheEngineKey]) -> None:
         """Forget `keys`, as `remove` does."""
-        self._check_open()
+        self._h.check_open()
         changes = []
         for text in [key_text(key) for key in keys]:
-            self._settle(text, change=True)
+            self._h.settle(text, change=True)
             changes.append((text, self._room.remove(text)))
         if self._beyond is not None:
             self._beyond.remove(changes)
@@ -194,9 +192,9 @@ class TieredStore(Batches):
     @mending
     def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
         """Read a chunk into the caller's buffer, straight from the tier that holds it."""
-        self._check_open()
+        self._h.check_open()
         text = key_text(key)
-        self._settle(text)
+        self._h.settle(text)
         found: ChunkMeta | None = None
         if self._beyond is None or not self._beyond.lacks(text):
             found = self._reader.get_into(key, text, self._chains.single(self._clock(), text), buffer)
@@ -210,10 +208,10 @@ class TieredStore(Batches):
     @contextmanager
     def view(self, key: CacheEngineKey) -> Iterator[ChunkView | None]:
         """Borrow a chunk's bytes from the tier that holds it."""
-        self._check_open()
+        self._h.check_open()
         text = key_text(key)
         try:
-            self._settle(text)
+            self._h.settle(text)
             if self._beyond is None or not self._beyond.lacks(text):
                 with self._reader.view(key, text, self._chains.single(self._clock(), text)) as view:
                     if view is not None or self._beyond is None:
@@ -233,13 +231,13 @@ class TieredStore(Batches):
     @contextmanager
     def in_file(self, key: CacheEngineKey) -> Iterator[ChunkInFile | None]:
         """See `LMSBackendInterface`."""
-        self._check_open()
+        self._h.check_open()
         if not self.files:
             yield None
             return
         text = key_text(key)
         try:
-            self._settle(text)
+            self._h.settle(text)
             with self._reader.in_file(key, text, self._chains.single(self._clock(), text)) as found:
                 yield found
         except BaseException as error:
@@ -249,9 +247,9 @@ class TieredStore(Batches):
     @mending
     def get_tensor(self, key: CacheEngineKey, out: torch.Tensor | None = None) -> torch.Tensor | None:
         """The chunk as a tensor, straight from the tier that holds it."""
-        self._check_open()
+        self._h.check_open()
         text = key_text(key)
-        self._settle(text)
+        self._h.settle(text)
         found: torch.Tensor | None = None
         if self._beyond is None or not self._beyond.lacks(text):
             context = self._chains.single(self._clock(), text)
@@ -261,9 +259,9 @@ class TieredStore(Batches):
     @mending
     def put_tensor(self, client_meta: ClientMetaMessage, tensor: torch.Tensor) -> None:
         """Store a tensor, straight into the first tier that takes it."""
-        self._check_open()
+        self._h.check_open()
         text = key_text(client_meta.key, self._max_key)
-        self._settle(text, change=True)
+        self._h.settle(text, change=True)
         self._writer.put(client_meta, text, tensor, self._chains.single(self._clock(), text), tensor=True)
 
     @contextmanager
@@ -301,13 +299,13 @@ class TieredStore(Batches):
         StorageUnavailableError
             A persistent tier is switched off.
         """
-        self._check_open()
+        self._h.check_open()
         self._flusher.flush(timeout)
 
     @mending
     def drain(self, timeout: float | None = None) -> None:
         """Return when the movers have nothing left to do (`DeadlineExceededError` after `timeout` seconds)."""
-        self._check_open()
+        self._h.check_open()
         self._flusher.drain(timeout)
 
     @mending
@@ -321,7 +319,7 @@ class TieredStore(Batches):
         DeadlineExceededError
             What is above the new capacity could not leave within `timeout` seconds; the new capacity stands.
         """
-        self._check_open()
+        self._h.check_open()
         self._flusher.resize(self._room, tier, capacity, timeout)
 
     @mending
@@ -333,12 +331,12 @@ class TieredStore(Batches):
         DeadlineExceededError, StorageUnavailableError
             They are forgotten, but not all deleted.
         """
-        self._check_open()
+        self._h.check_open()
         self._flusher.clear(timeout)
 
     def stats(self) -> StoreStats:
         """Counters of the store and each tier since it was opened."""
-        self._check_open()
+        self._h.check_open()
         return store_stats(self._h, self._reader, self._beyond)
 
     def close(self) -> None:
@@ -347,7 +345,7 @@ class TieredStore(Batches):
         A tier that does not come back is left behind after `close_timeout` seconds. A call beside another one returns
         when that has ended; the next call after one that was interrupted finishes what that had begun.
         """
-        self._check_process()
+        self._h.check_open(ending=True)
         h = self._h
         with h.lock:
             h.closing = True

@@ -82,6 +82,7 @@ def test_a_truncated_body_stores_nothing_and_keeps_the_old_value(serve: Serve) -
     server = serve()
     with Peer(server) as peer:
         peer.put("k", b"old")
+        assert peer.get("k") == b"old", "a put has no answer"
     for leave in (Peer.reset, lambda peer: peer.sock.close()):
         with Peer(server) as peer:
             peer.send(header(PUT, "k", 500_000, 1, 6, (500_000, 0, 0, 0)) + bytes(300_000))

@@ -47,6 +47,7 @@ def test_requests_may_take_turns_in_one_thread(bench: Any, told: Any) -> None:
     one = RequestContext(1, chain=[bench.key(i) for i in (1, 2, 3)])
     two = RequestContext(2, chain=[bench.key(i) for i in (1, 2, 9)], partial_keys=[bench.key(9)])
     store.put_many(items(bench, 1, 2), context=one)
+    store._h.tell()
     policy.told.clear()
     assert store.contains_prefix([bench.key(i) for i in (1, 2, 3)], context=one) == 2
     assert store.contains_many([bench.key(i) for i in (1, 2, 9)], context=two) == [True, True, False]
@@ -75,6 +76,7 @@ def test_what_a_thread_was_walking_goes_on_beside(bench: Any, told: Any) -> None
     store.put_many(items(bench, 8, 9), context=RequestContext("other"))
     store.contains_prefix([bench.key(i) for i in (8, 9)], context=RequestContext("other"))
     store.get_many([bench.key(8)], context=RequestContext("other"))
+    store._h.tell()
     policy.told.clear()
     store.put_many(items(bench, 1, 2, 3))
     assert places(policy, bench) == [(1, None, 0, None), (2, 1, 1, False), (3, 2, 2, False)]

@@ -166,7 +166,7 @@ def test_a_get_takes_a_background_start_as_it_finds_it_though_it_may_end_at_any_
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settled: list[str] = []
-    ending = SimpleNamespace(settle=settled.append)
+    ending = SimpleNamespace(settle=lambda text, change: settled.append(text))
     looks = iter([ending])  # and none from the second look on
     store = bench.store(4000)
     monkeypatch.setattr(Hierarchy, "loading", property(lambda _: next(looks, None), lambda *_: None), raising=False)

@@ -43,6 +43,7 @@ def test_a_look_up_then_a_get_then_a_put_are_one_chain(bench: Any) -> None:
     policy = Records(10_000)
     store = bench.store(10_000, policies=[policy])
     store.put_many([(bench.meta(i, 100), bench.data(i)) for i in (1, 2)])
+    store._h.tell()
     policy.told.clear()
     keys = [bench.key(i) for i in (1, 2, 3, 4)]
     n = store.contains_prefix(keys)
@@ -57,6 +58,7 @@ def test_a_put_right_after_a_get_of_the_head_is_its_tail(bench: Any) -> None:
     store = bench.store(10_000, policies=[policy])
     store.put_many([(bench.meta(i, 100), bench.data(i)) for i in (1, 2)])
     store.get_many([bench.key(1), bench.key(2)])
+    store._h.tell()
     policy.told.clear()
     store.put_many([(bench.meta(3, 100), bench.data(3))])
     store.put_many([(bench.meta(9, 100), bench.data(9))])

@@ -154,6 +154,7 @@ def test_a_copy_of_what_others_share_is_present_while_this_store_has_it(bench: A
             )
             with store:
                 assert bench.get(store, 1) == 1
+                store.drain(60)  # it has risen
                 for i in range(2, 6):
                     bench.put(store, i, i)
                     store.flush(60)

@@ -96,7 +96,7 @@ class Auditor:
         if h.edge is not None:
             h.edge.recount(h.index, thread)
         h.pins.sort()
-        h.resized()
+        h.fits = {}
         h.wake()
 
     def _let_go(self, tier: Tier, thread: int) -> list[str]:

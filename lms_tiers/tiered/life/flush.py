@@ -114,11 +114,8 @@ class Flusher:
         with h.lock:
             h.resizing[get_ident()] = tier, tier.capacity
             tier.set_capacity(capacity)
-            h.resized()
-            try:
-                tier.policy.on_resize(capacity)
-            except Exception as error:
-                h.suspend(tier, error)
+            h.fits = {}
+            h.told(tier, lambda policy: policy.on_resize(capacity))
             held = list(h.index.values())
         self.fit_anew(held)
         deadline = Deadline("resize", timeout)

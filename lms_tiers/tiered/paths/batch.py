@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from threading import get_ident
 from typing import Any, Final, NamedTuple
 
-from lms_tiers.errors import CapacityError, InvalidChunkError, LmsTiersError, StorageFullError
+from lms_tiers.errors import CapacityError, LmsTiersError, StorageFullError
 from lms_tiers.interface import LMSBackendInterface
-from lms_tiers.messages import ChunkMeta, ClientMetaMessage
+from lms_tiers.messages import ChunkMeta, ClientMetaMessage, put_bytes
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.state.hierarchy import Hierarchy
@@ -63,7 +63,7 @@ class BatchWriter:
         tier = self._tier()
         if tier is None:
             return 0
-        sizes = (nbytes_of(texts[i], items[i][1]) for i in range(start, len(items)))
+        sizes = (put_bytes(texts[i], items[i][1]) for i in range(start, len(items)))
         metas = [client_meta for client_meta, _ in items[start : start + _CHUNKS]]
         run = self._take(tier, metas, sizes, texts[start:], contexts[start:], 2)
         if run is None:
@@ -196,16 +196,3 @@ class BatchWriter:
                 h.doubt(tier, text, need)  # nobody knows how far the backend got
                 h.release(tier, text)
         return []
-
-
-def nbytes_of(text: str, data: Any) -> int:
-    """Bytes of what is put under `text` (`InvalidChunkError`): a buffer, a tensor or an array."""
-    if type(data) is bytearray:
-        return len(data)
-    nbytes = getattr(data, "nbytes", None)
-    if isinstance(nbytes, int):
-        return nbytes
-    try:
-        return memoryview(data).nbytes
-    except TypeError:
-        raise InvalidChunkError(text, f"{type(data).__name__} offers no bytes.") from None

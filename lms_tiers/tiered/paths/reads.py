@@ -125,9 +125,7 @@ class Reader:
             entry = None  # said better by `key_text`
         if entry is None:
             text = key_text(key)
-            loading = h.loading  # it may end between two looks
-            if loading is not None:
-                loading.settle(text)
+            h.settle(text)
             return self.get_one(key, text, self._chains.next(self._clock(), text))
         context = self._chains.next(self._clock(), text)
         bits = entry.tiers & h.up

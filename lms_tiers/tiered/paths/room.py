@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from operator import methodcaller
 from threading import get_ident
 from typing import Final
 
@@ -66,14 +67,13 @@ class Room:
             if stale not in tier.busy:
                 going.append(stale)
                 excess -= nbytes
-        tier.busy.add_all(going)
         dirty = False
         if excess > 0:
             chosen, dirty = self._choose(tier, excess, text, need, force)
             for victim, entry in chosen:
                 self._drop(tier, victim, entry)
-                tier.busy.add(victim)
                 going.append(victim)
+        tier.busy.add_all(going)
         return Leaving(going, worth_waiting=dirty or bool(tier.busy or tier.reserved) or self._h.loads(tier))
 
     def _take_in(self, tier: Tier) -> None:
@@ -88,10 +88,7 @@ class Room:
             if saved > 0:
                 entry.charges = h.charges.changed(entry.charges, position, nbytes)
                 tier.used -= saved
-                try:
-                    tier.policy.on_shrink(text, nbytes)
-                except Exception as error:
-                    h.suspend(tier, error)
+                h.told(tier, methodcaller("on_shrink", text, nbytes))
 
     def make_room(
         self, tier: Tier, need: int, text: str, patience: float, leaving: Leaving | None = None,

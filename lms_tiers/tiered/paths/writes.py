@@ -24,9 +24,9 @@ from lms_tiers.errors import (
     nothing_done,
 )
 from lms_tiers.interface import LMSBackendInterface
-from lms_tiers.messages import ChunkMeta, ClientMetaMessage
+from lms_tiers.messages import ChunkMeta, ClientMetaMessage, put_bytes
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.paths.batch import BatchWriter, nbytes_of
+from lms_tiers.tiered.paths.batch import BatchWriter
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry, Fit
@@ -93,7 +93,7 @@ class Writer:
         self, client_meta: ClientMetaMessage, text: str, data: Any, context: AccessContext, tensor: bool = False
     ) -> None:
         """Store one chunk, given as bytes or as a tensor, in the first tier that takes it; see the interface."""
-        meta, fit = self.check(client_meta, text, nbytes_of(text, data))
+        meta, fit = self.check(client_meta, text, put_bytes(text, data))
         h = self._h
         error: BaseException | None = None
         refused = full = None

@@ -11,11 +11,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from os import getpid
 from threading import get_ident
-from typing import Final
+from typing import Final, TypeVar
 
 from lms_tiers.changes import Changes
-from lms_tiers.errors import PolicyError
+from lms_tiers.errors import BackendClosedError, ForkedProcessError, PolicyError
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
 from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.state.edge import Edge
@@ -28,6 +29,8 @@ from lms_tiers.tiered.state.tier import Tier, TierConfig
 from lms_tiers.tiered.watch.events import EventKind, EventLog, EventReason
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Lengths whose reservations are remembered.
 _KNOWN_LENGTHS: Final = 4096
@@ -54,10 +57,11 @@ class Hierarchy:
     """
 
     def __init__(
-        self, configs: Sequence[TierConfig], clock: Callable[[], float], log: EventLog,
+        self, name: str, configs: Sequence[TierConfig], clock: Callable[[], float], log: EventLog,
         new_breaker: Callable[[], Breaker], stall: float,
     ) -> None:  # fmt: skip
         count = len(configs)
+        self._name, self._pid = name, getpid()
         self.lock: Final = threading.Lock()
         self._changes: Final = Changes()
         self.clock: Final = clock
@@ -68,8 +72,7 @@ class Hierarchy:
         self.all: Final = (1 << count) - 1
         #: The bit of an `Entry` that was hit below the top since it was there last.
         self.again: Final = 1 << (2 * count)
-        self.up = self.all
-        self.well = self.all
+        self.up = self.well = self.all
         self.index: Final[dict[str, Entry]] = {}
         self.charges: Final = Charges(count)
         self.nowhere: Final = self.charges.nowhere
@@ -78,13 +81,14 @@ class Hierarchy:
         self.edge: Edge | None = None
         self.pins: Final = Pins()
         self.puts = 0
-        #: No call is begun any more.
+        #: No call is begun any more: it is being closed, or this is a child of a fork.
         self.closing = False
         #: Nothing is made known any more of what was begun before: the closing did not wait for it longer.
         self.over = False
         #: Threads that resize a tier, and its capacity before.
         self.resizing: Final[dict[int, tuple[Tier, int | None]]] = {}
-        self._fits: dict[int, Fit] = {}
+        #: What fits where, by length; another one after each change of a capacity.
+        self.fits: dict[int, Fit] = {}
         #: Wakes the mover of a tier; set by the store.
         self.poke: Callable[[Tier], None] = lambda tier: None
         #: Told of each chunk put and published: ``(tier, text, entry)``; set by the store.
@@ -94,11 +98,23 @@ class Hierarchy:
         self.change: Final = self._changes.next
         self.wait: Final = self._changes.wait
         self.wake: Final = self._changes.wake
-        self.recency: Final = Recency(
-            self.tiers, lambda text: self.index.get(text), self.suspend, lambda tier: self.poke(tier)
-        )
+        self.recency: Final = Recency(self.tiers, self.index, self.suspend, lambda tier: self.poke(tier))
         #: Hits that nobody was told of yet. Appended to without the lock.
         self.noted: Final = self.recency.noted
+
+    def check_open(self, ending: bool = False) -> None:
+        """Raise where no call may begin: in a child of a fork and, unless it is `ending`, once the store is closed."""
+        if self.closing:
+            if getpid() != self._pid:
+                raise ForkedProcessError(f"the store {self._name}")
+            if not ending:
+                raise BackendClosedError(f"the store {self._name}")
+
+    def settle(self, text: str, change: bool = False) -> None:
+        """While the lowest tier is being loaded: let the index tell the truth about `text`. Takes the lock."""
+        loading = self.loading  # it may end between two looks
+        if loading is not None:
+            loading.settle(text, change)
 
     # -- mutators ----------------------------------------------------------------------------------------------------
 
@@ -129,7 +145,7 @@ class Hierarchy:
 
     def fit(self, length: int) -> Fit:
         """What a chunk of `length` bytes needs in each tier. Takes no lock: backends answer."""
-        fits = self._fits  # one that a resize has replaced meanwhile is forgotten with what is put into it
+        fits = self.fits  # one that a resize has replaced meanwhile is forgotten with what is put into it
         fit = fits.get(length)
         if fit is None:
             needs = tuple(tier.need(length) for tier in self.tiers)
@@ -139,10 +155,6 @@ class Hierarchy:
                 fits.clear()
             fits[length] = fit
         return fit
-
-    def resized(self) -> None:
-        """A capacity changed: what fits where is to be asked anew."""
-        self._fits = {}
 
     # -- grants ------------------------------------------------------------------------------------------------------
 
@@ -162,10 +174,8 @@ class Hierarchy:
         if tier.refused:
             tier.refused.discard(text)
             tier.unwritten.discard(text)
-        try:
-            tier.policy.on_insert(text, entry.charges[tier.position], context)  # a number that entries share
-        except Exception as error:
-            self.suspend(tier, error)
+        nbytes = entry.charges[tier.position]  # a number that entries share
+        self.told(tier, lambda policy: policy.on_insert(text, nbytes, context))
 
     def publish(self, tier: Tier, text: str, entry: Entry, need: int, charge: int, context: AccessContext) -> None:
         """`entry`, put and written to `tier`, becomes the newest generation, and its mutator lets go; see `adopt`."""
@@ -210,11 +220,7 @@ class Hierarchy:
         tier.keys -= 1
         if tier.dirty:
             tier.dirty_bytes -= tier.dirty.pop(text, 0)
-        self.catch_up(tier)
-        try:
-            tier.policy.on_remove(text, reason)
-        except Exception as error:
-            self.suspend(tier, error)
+        self.told(tier, lambda policy: policy.on_remove(text, reason))
 
     def ungrant(self, tier: Tier, text: str, entry: Entry, reason: RemoveReason, why: EventReason) -> None:
         """`tier` no longer holds the live `entry`; its bytes are to be deleted."""
@@ -237,17 +243,12 @@ class Hierarchy:
         if entry is None:
             return
         for tier in self.tiers:
-            if entry.tiers & tier.bit:
-                tier.garbage[text] = entry.charges[tier.position]
-        del self.index[text]
-        for tier in self.tiers:
             tier.refused.discard(text)
             if entry.tiers & tier.bit:
-                self.left(tier, text, RemoveReason.REMOVED)
-                self.poke(tier)
                 if self.log.on:
                     self.log.add(kind, reason, tier.name, text, entry.charges[tier.position])
-        self.gone(text, reason)
+                self.ungrant(tier, text, entry, RemoveReason.REMOVED, reason)
+                self.poke(tier)
 
     def gone(self, text: str, reason: EventReason) -> None:
         """No tier holds `text` any more."""
@@ -292,7 +293,8 @@ class Hierarchy:
     def tell(self) -> None:
         """Tell all policies what was used. Takes the lock."""
         with self.lock:
-            self.recency.tell()
+            for tier in self.tiers:
+                self.catch_up(tier)
 
     # -- policies that break their contract --------------------------------------------------------------------------
 
@@ -301,14 +303,18 @@ class Hierarchy:
         tier.policy = SuspendedPolicy(tier.policy, error)
         _log.error("policy %r of tier %r raised", tier.policy.name, tier.name, exc_info=error)
 
-    def admits(self, tier: Tier, text: str, size: int, context: AccessContext) -> bool:
-        """Whether the policy wants a chunk that the tier does not hold."""
+    def told(self, tier: Tier, call: Callable[[EvictionPolicy], T]) -> T | None:
+        """What the policy answers, which knows of all uses by then. None where it raises: it is asked nothing more."""
         self.catch_up(tier)
         try:
-            return bool(tier.policy.admit(text, size, context))
+            return call(tier.policy)
         except Exception as error:
             self.suspend(tier, error)
-            return True
+            return None
+
+    def admits(self, tier: Tier, text: str, size: int, context: AccessContext) -> bool:
+        """Whether the policy wants a chunk that the tier does not hold."""
+        return self.told(tier, lambda policy: bool(policy.admit(text, size, context))) is not False
 
     def victims(self, tier: Tier, need: int) -> Iterator[tuple[str, Entry]]:
         """The policy's victims for `need` bytes, checked; LRU's from the moment the policy is at fault."""

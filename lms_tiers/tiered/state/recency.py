@@ -26,8 +26,7 @@ class Recency:
 
     Parameters
     ----------
-    entry_of : callable
-        The newest generation of a key, or None.
+    index : dict of str to Entry
     suspend : callable
         ``(tier, error)``: the tier's policy raised.
     poke : callable
@@ -35,11 +34,11 @@ class Recency:
     """
 
     def __init__(
-        self, tiers: Sequence[Tier], entry_of: Callable[[str], Entry | None],
+        self, tiers: Sequence[Tier], index: dict[str, Entry],
         suspend: Callable[[Tier, Exception], None], poke: Callable[[Tier], None],
     ) -> None:  # fmt: skip
         self._tiers: Final = tiers
-        self._entry_of: Final = entry_of
+        self._index: Final = index
         self._suspend: Final = suspend
         self._poke: Final = poke
         self.noted: Final[deque[Hit]] = deque()
@@ -59,37 +58,21 @@ class Recency:
     def hit(
         self, tier: Tier, text: str, entry: Entry, context: AccessContext | float, obj: LMSMemoryObj | None = None
     ) -> None:
-        """`tier` served `text`: count it, tell the policies, offer it to the tiers above."""
+        """`tier` served `text`: count it, note its use, offer it to the tiers above."""
         self.hits += 1
         tier.hits += 1
         for above in self._tiers[: tier.position]:
             above.misses += 1
-        if not (entry.tiers & tier.bit and entry.charges[tier.position] and self._entry_of(text) is entry):
+        if not (entry.tiers & tier.bit and entry.charges[tier.position] and self._index.get(text) is entry):
             return  # it has left since, or is being granted at this moment and the policy does not know it yet
         if type(context) is float:
             context = AccessContext(context)
-        try:
-            tier.policy.on_hit(text, context)  # type: ignore[arg-type]  # a float was made a context
-        except Exception as error:
-            self._suspend(tier, error)
-        if tier.touches:
-            tier.touch(text)
-            if len(tier.touched) >= RECENT_BATCH:
-                self._poke(tier)
-        if entry.tiers & tier.below:
-            for other in self._tiers[tier.position + 1 :]:
-                if entry.tiers & other.bit:
-                    other.recent.append((text, context))  # type: ignore[arg-type]  # as above
-                    if len(other.recent) >= RECENT_BATCH:
-                        self.catch_up(other)
+        self.use(text, entry, context)  # type: ignore[arg-type]  # a float was made a context
         if tier.rises and context.promote:  # type: ignore[union-attr]  # as above
             self.promote(text, entry, tier, obj)
 
-    def use(self, text: str, context: AccessContext) -> None:
-        """`text` was used, and nothing was read: no hit, and nothing rises. The tiers that hold it are told later."""
-        entry = self._entry_of(text)
-        if entry is None:
-            return
+    def use(self, text: str, entry: Entry, context: AccessContext) -> None:
+        """A chunk was used. The policies of the tiers that hold it are told later."""
         for tier in self._tiers:
             if entry.tiers & tier.bit:
                 tier.recent.append((text, context))
@@ -97,13 +80,15 @@ class Recency:
                     self.catch_up(tier)
 
     def catch_up(self, tier: Tier) -> None:
-        """Tell the policy of `tier` what was hit above."""
+        """Tell the policy of `tier`, and its backend's `touch`, what was used."""
         recent, tier.recent = tier.recent, []
+        entry_of, bit = self._index.get, tier.bit
         try:
+            on_hit = tier.policy.on_hit
             for text, context in recent:
-                entry = self._entry_of(text)
-                if entry is not None and entry.tiers & tier.bit:
-                    tier.policy.on_hit(text, context)
+                entry = entry_of(text)
+                if entry is not None and entry.tiers & bit:
+                    on_hit(text, context)
                     if tier.touches:
                         tier.touch(text)
         except Exception as error:

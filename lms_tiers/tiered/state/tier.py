@@ -46,7 +46,7 @@ EVICTIONS: Final = (
 #: Or it is lost, because a tier that should have taken it was too slow, or is switched off.
 DROPS: Final = EVICTIONS[3:]
 
-#: Hits from above are told to a policy and a backend in batches of this many.
+#: Uses are told to a policy and a backend in batches of this many.
 RECENT_BATCH: Final = 512
 
 
@@ -159,7 +159,7 @@ class Tier(Health):
         self.garbage: Final[dict[str, int]] = {}
         #: Counts writes that failed in a way that leaves the bytes in doubt; a read that saw it change is void.
         self.epoch = 0
-        #: Hits in tiers above, not yet told to the policy.
+        #: Uses, not yet told to the policy.
         self.recent: list[tuple[str, AccessContext]] = []
         #: Keys hit, oldest first, not yet told to the backend.
         self.touched: dict[str, None] = {}
@@ -243,9 +243,7 @@ class Tier(Health):
         thread = get_ident()
         if need:
             self.reserved[thread] = self.reserved.get(thread, 0) + need
-        self.used += need
-        if self.used > self.peak:
-            self.peak = self.used
+        self.charge(need)
 
     def settle(self, need: int, charge: int) -> None:
         """Of `need` bytes that this thread reserved, `charge` are held from now on, and no more."""
