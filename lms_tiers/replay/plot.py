@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +14,7 @@ from lms_tiers.sizes import format_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by colour-blind readers, too
 _INK: Final = "#333333"
@@ -27,8 +29,9 @@ def require_matplotlib() -> None:
         raise ConfigError("a plot needs matplotlib: pip install 'lms-tiers[plot]'.") from error
 
 
-def plot_replay(report: Report, path: Path) -> None:
-    """Write the plot of a replay.
+@contextmanager
+def drawn(path: Path, width: float, height: float, dpi: int = 120) -> Iterator[Figure]:
+    """A figure of `width` × `height` inches, written as a PNG at the end of the block.
 
     Raises
     ------
@@ -41,23 +44,29 @@ def plot_replay(report: Report, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    samples = report.result.samples
-    figure = Figure(figsize=(9, 6.2), dpi=140, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
-    hits, tiers = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.15))
-    _draw_hits(hits, samples)
-    _draw_tiers(tiers, report)
-    for axes in (hits, tiers):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", alpha=0.25)
-        axes.set_xlim(0, max(1, len(samples)))
-    tiers.set_xlabel("requests")
-    _trace_time(hits, samples)
-    figure.suptitle(_title(report), fontsize=10, color=_INK, parse_math=False)
+    yield figure
     try:
         figure.savefig(path, format="png")
     except OSError as error:
         raise StorageUnavailableError(str(path), f"cannot be written: {error.strerror or error}.") from error
+
+
+def plot_replay(report: Report, path: Path) -> None:
+    """Write the plot of a replay; see `drawn` for the errors."""
+    samples = report.result.samples
+    with drawn(path, 9, 6.2, 140) as figure:
+        hits, tiers = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.15))
+        _draw_hits(hits, samples)
+        _draw_tiers(tiers, report)
+        for axes in (hits, tiers):
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y", alpha=0.25)
+            axes.set_xlim(0, max(1, len(samples)))
+        tiers.set_xlabel("requests")
+        _trace_time(hits, samples)
+        figure.suptitle(_title(report), fontsize=10, color=_INK, parse_math=False)
 
 
 def _draw_hits(axes: Axes, samples: Sequence[Sample]) -> None:
