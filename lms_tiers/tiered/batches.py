@@ -16,8 +16,7 @@ from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMS
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.request import RequestContext
 from lms_tiers.tiered.known import Known
-from lms_tiers.tiered.paths.into import Slot, SlotReader
-from lms_tiers.tiered.paths.runs import RunReader
+from lms_tiers.tiered.paths.runs import RunReader, Slot, SlotReader
 from lms_tiers.tiered.paths.writes import Writer
 from lms_tiers.tiered.state.chain import Chains
 from lms_tiers.tiered.state.index import known_texts

@@ -23,11 +23,10 @@ from lms_tiers.tiered.life.ends import check_tiers, shut_down, store_capabilitie
 from lms_tiers.tiered.life.flush import Flusher
 from lms_tiers.tiered.life.report import store_stats
 from lms_tiers.tiered.paths.beyond import Beyond
-from lms_tiers.tiered.paths.into import SlotReader
 from lms_tiers.tiered.paths.mover import Mover, promoting, writing_through
 from lms_tiers.tiered.paths.reads import Reader
 from lms_tiers.tiered.paths.room import Room
-from lms_tiers.tiered.paths.runs import RunReader
+from lms_tiers.tiered.paths.runs import RunReader, SlotReader
 from lms_tiers.tiered.paths.writes import Writer
 from lms_tiers.tiered.state.chain import Chains
 from lms_tiers.tiered.state.health import Breaker
