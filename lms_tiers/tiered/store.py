@@ -155,8 +155,7 @@ class TieredStore(Batches):
             self._h.check_open()
         try:
             beyond = self._beyond
-            doubtful = beyond is not None and beyond.edge.revalidate is not None
-            if beyond is None or not (doubtful and beyond.edge.outdated(known_text(self._h.index, key))):
+            if beyond is None or beyond.edge.revalidate is None or not beyond.edge.outdated(key_text(key)):
                 obj = self._reader.get(key)
                 if obj is not None or beyond is None:
                     return obj

@@ -17,7 +17,7 @@ from lms_tiers.errors import InvalidKeyError, LmsTiersError, StorageUnavailableE
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, MemoryFormat, OpaqueKey
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.paths.reads import in_time, noted
+from lms_tiers.tiered.paths.reads import noted
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry
 from lms_tiers.tiered.state.settled import Settled
@@ -161,9 +161,7 @@ class Loading(Settled):
         if not h.up & tier.bit and h.probe(tier.bit) is None:
             return None, False, None
         try:
-            if self._deadline is None:
-                return noted(tier, _locate, OpaqueKey(text), _ANY), True, None
-            return in_time(tier, _locate, OpaqueKey(text), _ANY, self._deadline), True, None
+            return noted(tier, _locate, OpaqueKey(text), _ANY, self._deadline), True, None
         except InvalidKeyError:
             return None, True, None  # it holds no such key
         except (KeyboardInterrupt, SystemExit):

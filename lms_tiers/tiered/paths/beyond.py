@@ -101,8 +101,8 @@ class Beyond:
                         here.append(i)
                     elif edge.hides(text):
                         continue
-                    elif (leader := edge.reading(text)) is not None:
-                        others.append((i, leader))
+                    elif (load := edge.reading(text)) is not None:
+                        others.append((i, load))
                     else:
                         load = Asked(h.clock())
                         mine[text] = i, load

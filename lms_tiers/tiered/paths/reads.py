@@ -49,15 +49,15 @@ def nbytes_of(data: Any) -> int:
     return nbytes
 
 
-def noted(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta) -> T | None:
-    """Ask, on record as being inside the backend: if it gets stuck, others are warned off."""
+def noted(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta, deadline: float | None = None) -> T | None:
+    """Ask, on record as being inside the backend: if it gets stuck, others are warned off.
+
+    With a `deadline`, another thread asks, and is left behind when the time is over (`DeadlineExceededError`).
+    """
+    if deadline is not None:
+        return tier.askers.ask(partial(noted, tier, ask, key, meta), deadline)
     with tier.inside():
         return ask(tier.backend, key, meta)
-
-
-def in_time(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta, deadline: float) -> T | None:
-    """Ask in another thread, and leave it behind when the time is over (`DeadlineExceededError`)."""
-    return tier.askers.ask(partial(noted, tier, ask, key, meta), deadline)
 
 
 def fetch(h: Hierarchy, source: Tier, text: str, entry: Entry) -> LMSMemoryObj | None:
@@ -254,10 +254,8 @@ class Reader:
         try:
             if not tier.position:
                 found = ask(tier.backend, key, entry.meta)
-            elif self.deadline is None or ask is not whole:
-                found = noted(tier, ask, key, entry.meta)
             else:
-                found = in_time(tier, ask, key, entry.meta, self.deadline)
+                found = noted(tier, ask, key, entry.meta, self.deadline if ask is whole else None)
         except (KeyboardInterrupt, SystemExit, InvalidBufferError):
             raise
         except BaseException as caught:
