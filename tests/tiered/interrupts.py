@@ -24,7 +24,8 @@ def spared(code: CodeType) -> frozenset[int]:
     """Offsets at which Python never looks for a signal, and where no program could mend what that would do.
 
     These are the ways out of `with` blocks, from the end of the block to the call of `__exit__`: what was taken by the
-    block is still taken, and no handler holds any more.
+    block is still taken, and no handler holds any more. The `try` that begins a block of `with` is a NOP, which has none
+    either.
     """
     found: set[int] = set()
     ops = [op for op in dis.get_instructions(code) if op.opname != "CACHE"]
@@ -37,6 +38,8 @@ def spared(code: CodeType) -> frozenset[int]:
             while ops[i - 1].opname in ("SWAP", "NOP"):  # the value of a `return`
                 i -= 1
             found.update(o.offset for o in ops[i:j])
+        if op.opname == "NOP":
+            found.add(op.offset)
         if op.opname == "WITH_EXCEPT_START":
             found.update(o.offset for o in ops[i - 1 : i + 1])
     return frozenset(found)

@@ -2,8 +2,8 @@
 
 From below: `layout` is the form of records, `space` the accounting, `calls` who is inside; `directory`, `datafile`,
 `journal` and `index` are the files; `extents` and `pages` say which pages are whose, `entries` what is known of chunks,
-`store` how that changes; `checkpoint` brings it to the medium; `recovery` and `opening` say what was there; `reading`,
-`writing` and `cooling` move bytes. Importing this imports no lmdb.
+`grants` what a put gets, `store` how what is known changes; `checkpoint` brings it to the medium; `recovery` and
+`opening` say what was there; `reading`, `writing` and `cooling` move bytes. Importing this imports no lmdb.
 """
 
 from __future__ import annotations

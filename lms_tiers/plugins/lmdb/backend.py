@@ -11,10 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, List, Optional
 
-import lmdb
-
 from lms_tiers.arena.recycle import Recycler
-from lms_tiers.errors import ConfigError, StorageUnavailableError
+from lms_tiers.errors import ConfigError
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInFile, ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.plugins.lmdb import listing
@@ -24,8 +22,8 @@ from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.cooling import Cooling
 from lms_tiers.plugins.lmdb.directory import Place, unavailable
 from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, PAGE, Damaged, pages_of
-from lms_tiers.plugins.lmdb.opening import close_clean, open_directory
-from lms_tiers.plugins.lmdb.options import LmdbOptions
+from lms_tiers.plugins.lmdb.opening import leave, open_directory
+from lms_tiers.plugins.lmdb.options import OUTLIVES_POWER, LmdbOptions
 from lms_tiers.plugins.lmdb.reading import Into, Reader, fresh
 from lms_tiers.plugins.lmdb.ring import Ring
 from lms_tiers.plugins.lmdb.space import Budget, charge, reserve
@@ -35,9 +33,6 @@ _log = logging.getLogger(__name__)
 
 #: Memory kept for encoding and for what goes past the page cache; half as much for batches of reads.
 _KEPT: Final = 64 << 20
-
-#: What is there after a loss of power, by the option `sync`.
-_OUTLIVES_POWER: Final = {"none": None, "batch": "flush", "commit": "put"}
 
 
 class LmdbBackend(LMSBackendInterface):
@@ -52,7 +47,7 @@ class LmdbBackend(LMSBackendInterface):
     capabilities: ClassVar[Capabilities] = Capabilities(remove=True, persistent=True, max_key_bytes=MAX_KEY_BYTES)
 
     def __init__(self, directory: Path, capacity: int, options: LmdbOptions) -> None:
-        power = _OUTLIVES_POWER[options.sync]
+        power = OUTLIVES_POWER[options.sync]
         self.capabilities = dataclasses.replace(type(self).capabilities, power=power)  # type: ignore[misc]  # by option
         self._budget: Final = Budget(capacity)
         self._path: Final = directory
@@ -66,10 +61,11 @@ class LmdbBackend(LMSBackendInterface):
         self._left = self._gone = False
         self._reader: Final = Reader(store, self._coding)
         self._syncing: Final = Syncing(store)
-        self._cooling: Final = (
-            Cooling(store, self._reader, self._coding, self._syncing, self._memory) if self._coding.later else None
-        )
-        self._writer: Final = Writer(store, self._coding, self._syncing, self._cooling.look if self._cooling else None)
+        self._writer: Final = Writer(store, self._coding, self._syncing)
+        self._cooling: Cooling | None = None
+        if self._coding.later:
+            self._cooling = Cooling(store, self._reader, self._writer, self._coding, self._memory)
+            self._writer.written = self._cooling.look
         self._peak = 0
         self._nbytes()
 
@@ -99,7 +95,9 @@ class LmdbBackend(LMSBackendInterface):
         self._place.look(now=False)
         texts = [key_text(key, MAX_KEY_BYTES) for key in keys]
         for begin in range(0, len(texts), 16):
-            self._syncing.committed(self._store.remove(texts[begin : begin + 16]))
+            position = self._store.remove(texts[begin : begin + 16])
+            if self._store.firm:
+                self._syncing.reach(position, None)
 
     @calling
     def contains(self, key: CacheEngineKey) -> bool:
@@ -158,7 +156,7 @@ class LmdbBackend(LMSBackendInterface):
     def iter_keys(self) -> Iterator[CacheEngineKey]:
         """As `list_keys`, a batch at a time."""
         self._store.check()
-        return listing.streamed(self._store, listing.keys(self._store, self._coding.reads))
+        return iter(listing.Batches(self._store, listing.keys(self._store, self._coding.reads)))
 
     # -- for a tier ------------------------------------------------------------------------------------------------
 
@@ -179,11 +177,7 @@ class LmdbBackend(LMSBackendInterface):
 
     def shrunk(self) -> dict[str, int]:
         """What was encoded since the last call, and its charge. Takes no lock."""
-        taken, shrunk = {}, self._store.shrunk
-        with contextlib.suppress(KeyError):
-            while True:
-                text, taken[text] = shrunk.popitem()
-        return taken
+        return self._store.take_shrunk()
 
     def held(self) -> tuple[int, int]:
         """Chunks held, and the sum of their charges; see `lms_tiers.tiered.life.loading.Locating`."""
@@ -199,7 +193,7 @@ class LmdbBackend(LMSBackendInterface):
     def scan(self) -> Iterator[ChunkInfo]:
         """Every chunk, least recently put or used first."""
         self._store.check()
-        return listing.streamed(self._store, listing.chunks_by_use(self._store, self._coding.reads))
+        return iter(listing.Batches(self._store, listing.chunks_by_use(self._store, self._coding.reads)))
 
     @calling
     def touch(self, keys: Sequence[CacheEngineKey]) -> None:
@@ -240,12 +234,7 @@ class LmdbBackend(LMSBackendInterface):
         ------
         OSError, lmdb.Error
         """
-        self._checkpoints.make()
-        with self._store.lock:
-            self._store.mend()
-            self._store.pages.reclaim()
-            self._store.pages.punch(self._store.pages.room.free.pages)
-        self._store.index.renew()
+        self._checkpoints.shrink()
 
     @calling
     def stats(self) -> BackendStats:
@@ -281,7 +270,8 @@ class LmdbBackend(LMSBackendInterface):
             self._checkpoints.stop()
             self._syncing.stop()
             if not self._left:
-                self._leave()
+                leave(store, self._checkpoints, self._place)
+                self._left = True
             if idle:
                 store.data.close()
                 store.journal.close()
@@ -289,17 +279,6 @@ class LmdbBackend(LMSBackendInterface):
             self._coding.close()
             self._memory.close()
             self._gone = True
-
-    def _leave(self) -> None:
-        try:
-            self._place.look()
-            self._checkpoints.finish()
-            close_clean(self._store)
-        except (OSError, lmdb.Error, StorageUnavailableError) as error:
-            _log.warning("lmdb store %s: closed, but not on the medium: %s", self._path, error)
-            with contextlib.suppress(lmdb.Error):
-                self._store.index.abandon()
-        self._left = True
 
 
 def open_backend(location: str, capacity: int | None, options: LmdbOptions | None) -> LmdbBackend:

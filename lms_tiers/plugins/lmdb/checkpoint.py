@@ -51,6 +51,8 @@ class Checkpoints:
         self._making: Final = threading.Lock()
         self._uses: dict[str, int] = {}  # with `Store.committing`, what is frozen
         self.made = 0
+        self._failed = False
+        store.pages.checkpoint = self._made
         self._thread: Final = threading.Thread(target=self._run, name="lms-tiers-lmdb-checkpoint", daemon=True)
 
     def start(self) -> None:
@@ -67,27 +69,30 @@ class Checkpoints:
             except (OSError, lmdb.Error) as error:
                 if not is_full(error) or not self._store.entries:
                     raise
-                self._failed(error)
+                self._note(error)
         self._thread.start()
 
     def _run(self) -> None:
         store = self._store
         while True:
-            store.changed.wait_for(lambda: self._stopped or self._wanted or store.pages.pressed, _IDLE)
+            store.changed.wait_for(lambda: self._stopped or self._wanted, _IDLE)
             store.changed.wait_for(lambda: self._stopped or self._pressing(), SECONDS)
             if self._stopped:
                 return
             try:
                 self.make()
             except (OSError, lmdb.Error) as error:
-                self._failed(error)
+                self._note(error)
 
-    def _failed(self, error: OSError | lmdb.Error) -> None:
-        store = self._store
-        _log.warning("lmdb store %s: the index could not be written: %s", store.where, error)
-        with store.lock:
-            store.stuck = error
-            store.changed.wake()
+    def _note(self, error: OSError | lmdb.Error) -> None:
+        self._failed = True
+        _log.warning("lmdb store %s: the index could not be written: %s", self._store.where, error)
+
+    def _made(self) -> None:
+        try:
+            self.make()
+        except (OSError, lmdb.Error) as error:
+            raise unavailable(self._store.where, error, "the index cannot be written") from error
 
     @property
     def _wanted(self) -> bool:
@@ -97,10 +102,9 @@ class Checkpoints:
 
     def _pressing(self) -> bool:
         store = self._store
-        if store.stuck is not None:
-            return False  # until a while later, or somebody was told
-        many = len(store.dirty) > MOST or len(store.uses) > MOST
-        return many or store.pages.pressed or store.journal.pressing or not store.journal.begun
+        if self._failed:
+            return False  # until a while later
+        return len(store.dirty) > MOST or len(store.uses) > MOST or store.journal.pressing or not store.journal.begun
 
     def make(self) -> None:
         """Make one; what changed before it began is in the index.
@@ -157,7 +161,7 @@ class Checkpoints:
                 store.journal.begin(applied.position)
             self._uses, store.committing = {}, {}
             store.commits += 1
-            store.stuck = None
+            self._failed = False
             store.pages.reclaim()
             store.pages.punch_excess()
             store.changed.wake()
@@ -170,20 +174,29 @@ class Checkpoints:
         self._store.index.apply(records, stamps, applied, limit)
 
     def _renew(self, worn: bool = False) -> None:
-        """Write a worn index anew, and let go of who waits for it."""
+        """Write a worn index anew."""
         store = self._store
         with store.lock:
             store.mend()
             worn = worn or store.pages.worn
             if worn:
                 store.pages.make_room_for(store.counters.share)
-        try:
-            if worn:
-                store.index.renew()
-        finally:
-            with store.lock:
-                store.pages.pressed = False
-                store.changed.wake()
+        if worn:
+            store.index.renew()
+
+    def shrink(self) -> None:
+        """Give the file system back what no chunk needs.
+
+        Raises
+        ------
+        OSError, lmdb.Error
+        """
+        self.make()
+        with self._store.lock:
+            self._store.mend()
+            self._store.pages.reclaim()
+            self._store.pages.punch(self._store.pages.room.free.pages)
+        self._store.index.renew()
 
     def stop(self) -> None:
         """End the thread; one that is being made is made."""
@@ -216,11 +229,6 @@ class Syncing:
     def __init__(self, store: Store) -> None:
         self._store: Final = store
         self._thread: Final = ThreadPoolExecutor(1, "lms-tiers-lmdb-sync")
-
-    def committed(self, position: int) -> None:
-        """A change was appended up to `position`: return when it is as firm as puts are promised to be."""
-        if self._store.firm:
-            self.reach(position, None)
 
     def reach(self, position: int, timeout: float | None) -> None:
         """Return when all that the journal had at `position` is on the medium, or at once where nothing is synced.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 import lmdb
@@ -17,18 +18,21 @@ import lmdb
 from lms_tiers.arena.recycle import Recycler
 from lms_tiers.errors import CapacityError, LmsTiersError
 from lms_tiers.plugins.lmdb import listing
-from lms_tiers.plugins.lmdb.checkpoint import Syncing
 from lms_tiers.plugins.lmdb.coding import Coding
-from lms_tiers.plugins.lmdb.layout import PAGE, Chunk
+from lms_tiers.plugins.lmdb.grants import Put
+from lms_tiers.plugins.lmdb.layout import Chunk
 from lms_tiers.plugins.lmdb.reading import Reader, checksum_of
-from lms_tiers.plugins.lmdb.store import Put, Store
-from lms_tiers.plugins.lmdb.writing import runs, smaller
+from lms_tiers.plugins.lmdb.space import charge, pages_for
+from lms_tiers.plugins.lmdb.store import Store
+from lms_tiers.plugins.lmdb.writing import Writer
 
 _log = logging.getLogger(__name__)
 
 #: The allowance: a share of what chunks may be charged with, and its most.
 _SHARE: Final = 32
 _MOST: Final = 64 << 20
+#: Copies are written together that take so much at most; they are in memory until then.
+_TOGETHER: Final = 16 << 20
 #: Encoding begins when so much of the rest is taken, and ends when a sixty-fourth less is.
 FULL: float = 0.875
 #: Changes between two rounds, at least.
@@ -40,15 +44,16 @@ _REMEMBERED: Final = 1 << 16
 class Cooling:
     """Encodes what grows cold in one store."""
 
-    def __init__(self, store: Store, reader: Reader, coding: Coding, syncing: Syncing, memory: Recycler) -> None:
+    def __init__(self, store: Store, reader: Reader, writer: Writer, coding: Coding, memory: Recycler) -> None:
         self._memory: Final = memory
         self._store: Final = store
         self._reader: Final = reader
         self._coding: Final = coding
-        self._syncing: Final = syncing
-        self._allowance: Final = min(_MOST, store.budget.usable // _SHARE)
+        self._writer: Final = writer
+        allowance = min(_MOST, store.budget.usable // _SHARE)
+        self._together: Final = min(_TOGETHER, allowance)
         #: What a tier may charge.
-        self.usable: Final = store.budget.usable - self._allowance
+        self.usable: Final = store.budget.usable - allowance
         self._begin: Final = int(self.usable * FULL)
         self._enough: Final = self._begin - self.usable // 64
         self._due: Final = threading.Event()
@@ -102,23 +107,22 @@ class Cooling:
 
     def _round(self) -> bool:
         """Encode the coldest chunks until the store is less full; whether there is none left."""
-        store = self._store
         ready: list[Put] = []
-        try:
-            while not self._stopped and store.counters.charged - sum(c.charged for c in ready) > self._enough:
-                text = self._coldest()
-                if text is None:
-                    break
-                if not self._encode(text, ready):
-                    # The allowance is used up: what is ready makes room.
-                    full, ready = ready, []
-                    self._publish(full)
-                    self._encode(text, ready)
-            full, ready = ready, []
-            self._publish(full)
-        finally:
-            for chunk in ready:
-                store.take_back(chunk)
+        room = self._together
+        while not self._stopped and self._store.counters.charged > self._enough:
+            text = self._coldest()
+            if text is None:
+                break
+            copy = self._encoded(text)
+            if copy is None:
+                continue
+            takes = charge(pages_for(copy.stream, copy.nrecord), copy.nrecord)
+            if takes > room:
+                self._replace(ready)
+                ready, room = [], self._together
+            ready.append(copy)
+            room -= takes
+        self._replace(ready)
         return self._cold is None
 
     def _coldest(self) -> str | None:
@@ -141,60 +145,34 @@ class Cooling:
             ordered = ordered or bool(infos)
             yield from (info.key.to_string() for info in infos or ())
 
-    def _encode(self, text: str, ready: list[Put]) -> bool:
-        """Write the encoded copy of a chunk where it saves a page; False where there was no room for it."""
+    def _encoded(self, text: str) -> Put | None:
+        """The encoded copy of a chunk, where that is cold and the copy saves a page."""
         store = self._store
         known = store.used(text)
         if known is None:
-            return True
+            return None
         used, raw = known[0], Chunk.unpack(known[1], None)
         if raw.layout or raw.sequence in self._tried:
-            return True
+            return None
         if max(used, store.uses.get(text, 0), raw.sequence) > self._since or raw.pages < 2:
-            return True  # it is no longer cold, or there is nothing to gain
+            return None  # it is no longer cold, or there is nothing to gain
         bytes_ = self._memory.take(raw.meta.length)
         if self._reader.many([(text, lambda meta: [bytes_] if meta == raw.meta else None)])[0] is None:
-            return True  # gone, or overwritten meanwhile
+            return None  # gone, or overwritten meanwhile
         if checksum_of([bytes_]) != raw.checksum:
-            return True
-        copy = smaller(self._coding, raw, bytes_, again=True)
+            return None
+        copy = self._writer.smaller(raw, bytes_, instead=known[1])
         if copy is None:
             if len(self._tried) >= _REMEMBERED:
                 self._tried.clear()
             self._tried.add(raw.sequence)
-            return True
-        pending = sum(other.charged for other in ready)
-        if ready and pending + copy.stream + PAGE > self._allowance:
-            return False
-        copy.checksum = checksum_of(copy.pieces)
-        try:
-            store.grant(copy)
-            store.data.write(runs([copy]))
-        except BaseException as error:
-            store.take_back(copy)
-            if isinstance(error, CapacityError):
-                return not ready
-            raise
-        copy.pieces = []
-        if used > raw.sequence:
+        elif used > raw.sequence:
             with store.lock:
                 store.uses.setdefault(text, used)  # the new record must not forget it
-        ready.append(copy)
-        return True
+        return copy
 
-    def _publish(self, ready: list[Put]) -> None:
-        """Let encoded copies take the places of the raw chunks that are still there."""
-        store = self._store
-        if not ready:
-            return
-        try:
-            if store.syncs:
-                store.data.sync()
-            for copy in ready:
-                store.find(copy.text)  # what it replaces is to be known
-            position = store.publish(ready)
-            self._syncing.reach(position, None)
-            store.encoded([copy.text for copy in ready])
-        finally:
-            for copy in ready:
-                store.take_back(copy)
+    def _replace(self, copies: list[Put]) -> None:
+        if copies:
+            with suppress(CapacityError):  # no room: they stay as they are
+                self._writer.replace(copies)
+            self._store.encoded([copy.text for copy in copies])

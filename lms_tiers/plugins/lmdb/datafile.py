@@ -8,19 +8,26 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from lms_tiers.arena.recycle import SMALLEST, Recycler
-from lms_tiers.buffers import scatter_bytes
+from lms_tiers.buffers import leading_bytes, scatter_bytes
 from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.plugins.lmdb.directory import Syncable, create_file
-from lms_tiers.plugins.lmdb.layout import PAGE
+from lms_tiers.plugins.lmdb.layout import PAGE, Extent
 
-#: Where, and the buffers that lie there one after another.
-Run: TypeAlias = tuple[int, list[Any]]
+T = TypeVar("T")
+#: Where, the buffers that lie there one after another, and how many bytes they have.
+Piece: TypeAlias = tuple[int, list[Any], int]
 
+#: Pieces that are joined take up to so many bytes and buffers together.
+_TOGETHER: Final = 8 << 20
+_BUFFERS: Final = 1000
+#: Pages that may lie between two that are joined, and what takes what is read of them.
+_GAP: Final = 2 * PAGE
+_SKIPPED: Final = memoryview(bytearray(_GAP))
 _IOV_MOST: Final = 1024
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _ZEROS: Final = mmap.mmap(-1, PAGE, prot=mmap.PROT_READ)
@@ -55,45 +62,40 @@ class DataFile(Syncable):
 
     def readv(self, offset: int, buffers: list[Any], nbytes: int) -> bool:
         """Fill `buffers`, together `nbytes` bytes, from `offset` on; whether the file has that many."""
-        if self._aligned is not None:
-            memory = self._lent(nbytes)
-            if not self._filled(offset, [memory], nbytes):
-                return False
-            scatter_bytes([memory[:nbytes]], buffers)
-            return True
-        got = os.preadv(self.fd, buffers, offset) if nbytes else 0
-        return got == nbytes or (got > 0 and self._filled(offset + got, _after(buffers, got), nbytes - got))
-
-    def _filled(self, offset: int, buffers: list[Any], nbytes: int) -> bool:
-        while nbytes > 0:
-            got = os.preadv(self._io, buffers, offset)
-            if got <= 0:
-                return False
-            buffers, offset, nbytes = _after(buffers, got), offset + got, nbytes - got
+        if self._aligned is None:
+            return self._whole(os.preadv, offset, buffers, nbytes)
+        memory = self._lent(nbytes)
+        if not self._whole(os.preadv, offset, [memory], nbytes):
+            return False
+        scatter_bytes([memory[:nbytes]], buffers)
         return True
 
-    def write(self, runs: Sequence[Run]) -> None:
-        """Write every run; each is whole pages.
+    def write(self, pieces: Iterable[Piece]) -> None:
+        """Write every piece; each is whole pages.
 
         Raises
         ------
         OSError
             Some of it may be written.
         """
-        for offset, buffers in runs:
+        for offset, buffers, nbytes in pieces:
             if self._aligned is not None:
-                memory = self._lent(sum(map(len, buffers)))
+                memory = self._lent(nbytes)
                 scatter_bytes(buffers, [memory])
                 buffers = [memory]
-            for begin in range(0, len(buffers), _IOV_MOST):
-                some = buffers[begin : begin + _IOV_MOST]
-                left = sum(map(len, some))
-                while left:
-                    put = os.pwritev(self._io, some, offset)
-                    offset, left = offset + put, left - put
-                    self.written += put
-                    if left:
-                        some = _after(some, put)
+            self._whole(os.pwritev, offset, buffers, nbytes)
+            self.written += nbytes
+
+    def _whole(self, call: Callable[[int, list[Any], int], int], offset: int, buffers: list[Any], nbytes: int) -> bool:
+        """Read or write until all is done; whether there was no end before."""
+        while nbytes > 0:
+            done = call(self._io, buffers[:_IOV_MOST], offset)
+            if done <= 0:
+                return False
+            nbytes, offset = nbytes - done, offset + done
+            if nbytes > 0:
+                buffers = _after(buffers, done)
+        return True
 
     def _lent(self, nbytes: int) -> memoryview:
         assert self._aligned is not None
@@ -129,6 +131,40 @@ class DataFile(Syncable):
             io, self._io = self._io, self.fd
             os.close(io)
         super().close()
+
+
+def laid(extents: Iterable[Extent], buffers: Sequence[Any], nbytes: int) -> list[Piece]:
+    """What lies where, of the first `nbytes` bytes of buffers that lie in extents one after another."""
+    pieces: list[Piece] = []
+    rest = list(buffers)
+    for page, count in extents:
+        size = min(nbytes, count * PAGE)
+        if size:
+            pieces.append((page * PAGE, leading_bytes(rest, size), size))
+            rest, nbytes = _after(rest, size), nbytes - size
+    return pieces
+
+
+def joined(pieces: list[tuple[Piece, T]], gaps: bool) -> Iterator[tuple[Piece, list[T]]]:
+    """Pieces of some, those that are neighbours as one. `gaps`: to be read, with a little between them maybe."""
+    pieces.sort(key=lambda one: one[0][0])
+    at = 0
+    while at < len(pieces):
+        (begin, buffers, length), owner = pieces[at]
+        buffers, whose, at = list(buffers), [owner], at + 1
+        while at < len(pieces):
+            (offset, more, nbytes), owner = pieces[at]
+            gap = offset - begin - length
+            if not 0 <= gap <= (_GAP if gaps else 0) or length + nbytes > _TOGETHER:
+                break
+            if len(buffers) + len(more) >= _BUFFERS:
+                break
+            if gap:
+                buffers.append(_SKIPPED[:gap])
+            buffers += more
+            whose.append(owner)
+            length, at = length + gap + nbytes, at + 1
+        yield (begin, buffers, length), whose
 
 
 def allocate(fd: int, mode: int, offset: int, nbytes: int) -> bool:

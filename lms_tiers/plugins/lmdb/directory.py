@@ -11,7 +11,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -165,20 +165,8 @@ class Place:
                 self._path, len(packed), limit,
             )  # fmt: skip
             packed = b""
-        path = self._path / TIER_FILE
-        scratch = path.with_name(path.name + ".new")
-        try:
-            scratch.unlink(missing_ok=True)
-            with open(create_file(scratch), "wb") as file:
-                file.write(packed)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                scratch.unlink()
-            raise
-        sync_file(self._path)
+        with written_anew(self._path / TIER_FILE) as scratch, open(create_file(scratch), "wb") as file:
+            file.write(packed)
 
     def kept_state(self) -> bytes | None:
         """What `keep_state` kept last; None without it.
@@ -252,6 +240,23 @@ def create_file(path: Path, flags: int = os.O_RDWR) -> int:
         os.close(fd)
         raise
     return fd
+
+
+@contextmanager
+def written_anew(path: Path, place: Callable[[Path, Path], None] = os.replace) -> Iterator[Path]:
+    """The name of a file to be made, which takes the place of `path` at the end, on the medium.
+
+    Where that fails the old file is as it was.
+    """
+    scratch = path.with_suffix(".new")
+    try:
+        scratch.unlink(missing_ok=True)
+        yield scratch
+        sync_file(scratch)
+        place(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    sync_file(path.parent)
 
 
 def sync_file(path: Path) -> None:

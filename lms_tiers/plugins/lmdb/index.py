@@ -20,7 +20,7 @@ import xxhash
 
 from lms_tiers.errors import from_anywhere
 from lms_tiers.plugins.lmdb.datafile import hold_blocks
-from lms_tiers.plugins.lmdb.directory import INDEX_FILE, NEW_INDEX, create_file, descriptor, sync_file
+from lms_tiers.plugins.lmdb.directory import INDEX_FILE, create_file, descriptor, written_anew
 from lms_tiers.plugins.lmdb.layout import PAGE, STAMP, sealed, unsealed
 from lms_tiers.plugins.lmdb.space import Budget
 
@@ -98,13 +98,14 @@ class Index:
             env.close()
             raise
 
-    def _opened(self, path: Path, sync: bool) -> Any:
+    def _opened(self, path: Path, sync: bool, lock: bool = True) -> Any:
         os.close(create_file(path))
-        _fresh_lock_file(lock_of(path))
+        if lock:
+            _fresh_lock_file(lock_of(path))
         # Never writemap: a full disk would kill the process.
         return lmdb.open(
             os.fsencode(path), map_size=self._budget.map_size, subdir=False, max_dbs=2, max_readers=_READERS,
-            sync=sync, metasync=sync, writemap=False, meminit=False, mode=0o600,
+            sync=sync, metasync=sync, writemap=False, meminit=False, mode=0o600, lock=lock,
         )  # fmt: skip
 
     def _hold(self, spare: int) -> None:
@@ -121,43 +122,32 @@ class Index:
         OSError, lmdb.Error
             The old file is as it was.
         """
-        fresh = self._path.with_name(NEW_INDEX)
-        remove(fresh)
-        try:
-            with closing(self._opened(fresh, False)) as env:
-                chunks, meta = env.open_db(CHUNKS), env.open_db(META)
-                some = iter(sorted(records))
-                while batch := [(name, STAMP.pack(stamps.get(name, 0)) + records[name]) for name in islice(some, 8192)]:
-                    with env.begin(write=True) as txn, txn.cursor(chunks) as cursor:
-                        cursor.putmulti(batch, append=True)
-                with env.begin(write=True) as txn:
-                    txn.put(APPLIED, sealed(_APPLIED.pack(*applied)), db=meta)
-                env.sync(True)
-            self._replace(fresh)
-        finally:
-            remove(fresh)
+        with (
+            written_anew(self._path, self._replace) as fresh,
+            closing(self._opened(fresh, sync=False, lock=False)) as env,
+        ):
+            chunks, meta = env.open_db(CHUNKS), env.open_db(META)
+            some = iter(sorted(records))
+            while batch := [(name, STAMP.pack(stamps.get(name, 0)) + records[name]) for name in islice(some, 8192)]:
+                with env.begin(write=True) as txn, txn.cursor(chunks) as cursor:
+                    cursor.putmulti(batch, append=True)
+            with env.begin(write=True) as txn:
+                txn.put(APPLIED, sealed(_APPLIED.pack(*applied)), db=meta)
 
     def renew(self) -> None:
         """Write the file anew, without what is free in it, and go on with that one."""
-        new = self._path.with_name(NEW_INDEX)
-        try:
-            with open(create_file(new), "wb") as file:
-                self._env.copyfd(file.fileno(), compact=True)
-                os.fsync(file.fileno())
-            self._replace(new)
-        finally:
-            new.unlink(missing_ok=True)
+        with written_anew(self._path, self._replace) as new, open(create_file(new), "wb") as file:
+            self._env.copyfd(file.fileno(), compact=True)
 
-    def _replace(self, new: Path) -> None:
+    def _replace(self, new: Path, path: Path) -> None:
         with self._lock:
             try:
-                os.replace(new, self._path)
+                os.replace(new, path)
                 self._reopen()
             except BaseException as error:
                 if from_anywhere(error):
                     self._reopen()  # which of the two files lies there is not known, and either will do
                 raise
-        sync_file(self._path.parent)
 
     def _reopen(self) -> None:
         if self._env is not None:

@@ -17,7 +17,7 @@ from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey, OpaqueKey
 from lms_tiers.plugins.lmdb.calls import calling
 from lms_tiers.plugins.lmdb.directory import unavailable
-from lms_tiers.plugins.lmdb.layout import HASH_BYTES, Chunk, sequence_of
+from lms_tiers.plugins.lmdb.layout import HASH_BYTES, sequence_of
 from lms_tiers.plugins.lmdb.space import charge
 from lms_tiers.plugins.lmdb.store import Store
 
@@ -29,18 +29,13 @@ Reads: TypeAlias = Callable[[str], bool]
 BATCH: int = 256
 
 
-def _readable(store: Store, record: bytes, reads: Reads) -> Chunk | None:
-    chunk = store.trusted(record)
-    return chunk if chunk is not None and reads(chunk.layout) else None
-
-
 def keys(store: Store, reads: Reads) -> Iterator[list[CacheEngineKey]]:
     """Every key whose manifest can be trusted and whose layout can be read, a batch at a time."""
     with store.lock:
         ahead = store.newer()
     for found in store.walk(ahead, BATCH):
-        chunks = [chunk for _, _, record in found if (chunk := _readable(store, record, reads)) is not None]
-        yield [CacheEngineKey.from_string(chunk.text) for chunk in chunks]
+        chunks = [store.trusted(record) for _, _, record in found]
+        yield [CacheEngineKey.from_string(chunk.text) for chunk in chunks if chunk is not None and reads(chunk.layout)]
 
 
 def chunks_by_use(store: Store, reads: Reads) -> Iterator[list[ChunkInfo]]:
@@ -65,8 +60,8 @@ def chunks_by_use(store: Store, reads: Reads) -> Iterator[list[ChunkInfo]]:
         infos: list[ChunkInfo] = []
         for name in some:
             newest = ahead.records[name] if name in ahead.records else there.get(name, (0, None))[1]
-            chunk = None if newest is None else _readable(store, newest, reads)
-            if newest is None or chunk is None:
+            chunk = None if newest is None else store.trusted(newest)
+            if newest is None or chunk is None or not reads(chunk.layout):
                 continue  # removed meanwhile, or not to be read
             if store.dirty.get(chunk.text, b"") is None or store.committing.get(chunk.text, b"") is None:
                 continue
@@ -75,19 +70,16 @@ def chunks_by_use(store: Store, reads: Reads) -> Iterator[list[ChunkInfo]]:
         yield infos
 
 
-def streamed(store: Store, batches: Iterator[list[_T]]) -> Iterator[_T]:
-    """What a listing has, one after another."""
-    each = Batches(store, batches)
-    while (batch := each.next()) is not None:
-        yield from batch
-
-
 class Batches(Generic[_T]):
-    """Batches of a listing, each a call of its own: `close` waits for one, not for whoever holds the listing."""
+    """What a listing has, each batch a call of its own: `close` waits for one, not for whoever holds the listing."""
 
     def __init__(self, store: Store, batches: Iterator[list[_T]]) -> None:
         self._store: Final = store
         self._batches: Final = batches
+
+    def __iter__(self) -> Iterator[_T]:
+        while (batch := self.next()) is not None:
+            yield from batch
 
     @calling
     def next(self) -> list[_T] | None:

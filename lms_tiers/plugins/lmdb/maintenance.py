@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 import lmdb
-import xxhash
 
 from lms_tiers.codecs.base import codec_of
 from lms_tiers.errors import StorageUnavailableError
@@ -25,6 +24,7 @@ from lms_tiers.plugins.lmdb.directory import DATA_FILE, INDEX_FILE, TIER_FILE, O
 from lms_tiers.plugins.lmdb.layout import PAGE, Chunk
 from lms_tiers.plugins.lmdb.opening import identify
 from lms_tiers.plugins.lmdb.options import LmdbOptions
+from lms_tiers.plugins.lmdb.reading import is_whole
 from lms_tiers.plugins.lmdb.recovery import Contents, recover
 from lms_tiers.plugins.lmdb.space import MIN_CAPACITY, Budget, charge
 
@@ -93,16 +93,7 @@ def check(directory: Path, repair: bool, progress: Callable[[int], Progress]) ->
     progress : callable
         Given the number of chunks, answers what to call with how many are done.
     """
-    with _looking(directory) as (contents, seed, capacity):
-        sound = contents.source == "index" and not contents.lost
-        reason = "" if sound else f"records of the index are damaged; what is left was found in the {contents.source}"
-        report = Report("sound" if sound else "sick", reason, contents.counters.chunks, lost=contents.lost)
-        data = DataFile(directory / DATA_FILE, writable=False)
-        try:
-            report.damaged_keys = [one.text for one in _chunks(contents, seed, progress) if not _whole(data, one)]
-        finally:
-            data.close()
-        report.damaged = len(report.damaged_keys)
+    report, capacity = _verified(directory, progress)
     if repair and not report.ok:
         with LmdbBackend(directory, capacity, _OPTIONS) as backend:
             backend.remove_many([OpaqueKey(key) for key in report.damaged_keys])
@@ -110,15 +101,19 @@ def check(directory: Path, repair: bool, progress: Callable[[int], Progress]) ->
     return report
 
 
-def _whole(data: DataFile, chunk: Chunk) -> bool:
-    digest, left = xxhash.xxh3_64(), chunk.stream
-    for page, count in chunk.extents:
-        piece = bytearray(min(left, count * PAGE))
-        if not data.readv(page * PAGE, [piece], len(piece)):
-            return False
-        digest.update(piece)
-        left -= len(piece)
-    return digest.intdigest() == chunk.checksum
+def _verified(directory: Path, progress: Callable[[int], Progress]) -> tuple[Report, int]:
+    """What `check` finds, and the store's capacity."""
+    with _looking(directory) as (contents, seed, capacity):
+        sound = contents.source == "index" and not contents.lost
+        reason = "" if sound else f"records of the index are damaged; what is left was found in the {contents.source}"
+        report = Report("sound" if sound else "sick", reason, contents.counters.chunks, lost=contents.lost)
+        data = DataFile(directory / DATA_FILE, writable=False)
+        try:
+            report.damaged_keys = [one.text for one in _chunks(contents, seed, progress) if not is_whole(data, one)]
+        finally:
+            data.close()
+        report.damaged = len(report.damaged_keys)
+    return report, capacity
 
 
 @dataclass(slots=True)
@@ -201,11 +196,11 @@ def compact(directory: Path, capacity: int | None, progress: Callable[[int], Pro
         No store can have that capacity.
     """
     budget = None if capacity is None else Budget(capacity)
-    with _looking(directory) as (contents, _, opened_with):
-        before, opened_with = _on_disk(directory), max(opened_with, capacity or 0)
-        lost = contents.lost
-    with LmdbBackend(directory, max(opened_with, MIN_CAPACITY), _OPTIONS) as backend:
-        damaged, dropped = _thin(backend, budget, progress)
+    before = _on_disk(directory)
+    found, opened_with = _verified(directory, progress)
+    with LmdbBackend(directory, max(opened_with, capacity or 0, MIN_CAPACITY), _OPTIONS) as backend:
+        backend.remove_many([OpaqueKey(key) for key in found.damaged_keys])
+        dropped = 0 if budget is None else _fit(backend, budget)
         tier = directory / TIER_FILE
         if budget is not None and tier.exists() and tier.stat().st_size > budget.state_limit:
             tier.unlink()  # that of a larger store would take the room that chunks were promised
@@ -216,29 +211,19 @@ def compact(directory: Path, capacity: int | None, progress: Callable[[int], Pro
             raise unavailable(directory, error, "cannot be compacted") from error
     if capacity is not None:
         LmdbBackend(directory, capacity, _OPTIONS).close()
-    return Compacted(chunks, dropped, damaged + lost, before, _on_disk(directory))
+    return Compacted(chunks, dropped, found.damaged + found.lost, before, _on_disk(directory))
 
 
-def _thin(backend: LmdbBackend, budget: Budget | None, progress: Callable[[int], Progress]) -> tuple[int, int]:
-    """Remove what is damaged, and then what does not fit `budget`, least recently used first; how many of each."""
-    infos = list(backend.scan())
-    step, room, bad = progress(len(infos)), bytearray(), []
-    for number, info in enumerate(infos, 1):
-        step(number)
-        if len(room) < info.meta.length:
-            room = bytearray(info.meta.length)
-        if backend.get_into(info.key, room) is None:
-            bad.append(info)
-    over = 0 if budget is None else backend.held()[1] - budget.usable
-    left_out = []
-    for info in infos:
+def _fit(backend: LmdbBackend, budget: Budget) -> int:
+    """Remove what does not fit, least recently used first; how many chunks."""
+    over, left_out = backend.held()[1] - budget.usable, []
+    for info in backend.scan():
         if over <= 0:
             break
-        if info not in bad:
-            left_out.append(info.key)
-            over -= info.stored_bytes
+        left_out.append(info.key)
+        over -= info.stored_bytes
     backend.remove_many(left_out)
-    return len(bad), len(left_out)
+    return len(left_out)
 
 
 def _on_disk(directory: Path) -> int:

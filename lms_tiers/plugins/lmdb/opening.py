@@ -6,6 +6,7 @@ builds an index of it: so does that of a new store, of nothing.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from contextlib import ExitStack, suppress
@@ -14,7 +15,7 @@ from pathlib import Path
 import lmdb
 
 from lms_tiers.arena.recycle import Recycler
-from lms_tiers.errors import ConfigError, FormatError, LmsTiersError
+from lms_tiers.errors import ConfigError, FormatError, LmsTiersError, StorageUnavailableError
 from lms_tiers.plugins.lmdb import layout
 from lms_tiers.plugins.lmdb.checkpoint import Checkpoints
 from lms_tiers.plugins.lmdb.datafile import DataFile
@@ -26,6 +27,7 @@ from lms_tiers.plugins.lmdb.directory import (
     OLD_DATA,
     TIER_FILE,
     Ownership,
+    Place,
     descriptor,
     sync_file,
     unavailable,
@@ -39,6 +41,8 @@ from lms_tiers.plugins.lmdb.recovery import Contents, as_closed, closed, recover
 from lms_tiers.plugins.lmdb.space import Budget
 from lms_tiers.plugins.lmdb.store import Store
 from lms_tiers.sizes import format_size
+
+_log = logging.getLogger(__name__)
 
 
 def identify(directory: Path) -> tuple[int | None, int]:
@@ -112,7 +116,7 @@ def _open(
             f"lmdb store {directory} holds {format_size(contents.counters.charged)}, more than its capacity allows: "
             f"raise the capacity, or run `lms-tiers compact {directory} --capacity SIZE`."
         )
-    remove(directory / NEW_INDEX)
+    (directory / NEW_INDEX).unlink(missing_ok=True)
     if seed is None:
         seed = secrets.randbits(64)
         remove(directory / INDEX_FILE)  # without `data` there is nothing that it could tell of
@@ -165,14 +169,19 @@ def _room(data: DataFile, contents: Contents) -> Room:
     return Room(free, hollow, end)
 
 
-def close_clean(store: Store) -> None:
-    """Leave word that everything is on the medium. The index is closed by this; nothing is in the journal any more.
+def leave(store: Store, checkpoints: Checkpoints, place: Place) -> None:
+    """Put everything on the medium, leave word of that, and close the index. No call runs any more."""
+    try:
+        place.look()
+        checkpoints.finish()
+        _close_clean(store)
+    except (OSError, lmdb.Error, StorageUnavailableError) as error:
+        _log.warning("lmdb store %s: closed, but not on the medium: %s", store.where, error)
+        with suppress(lmdb.Error):
+            store.index.abandon()
 
-    Raises
-    ------
-    OSError, lmdb.Error
-        The store counts as not closed.
-    """
+
+def _close_clean(store: Store) -> None:
     pages = store.pages
     store.index.close()
     record = closed(store.where, store.clock, store.counters, list(pages.room.free), list(pages.room.hollow))

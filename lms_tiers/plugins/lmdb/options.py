@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from lms_tiers.options import Options
 
 SyncMode = Literal["none", "batch", "commit"]
+
+#: What is there after a loss of power.
+OUTLIVES_POWER: Final[dict[SyncMode, str | None]] = {"none": None, "batch": "flush", "commit": "put"}
 
 
 class LmdbOptions(Options):

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from lms_tiers.changes import Awaited
@@ -64,16 +63,18 @@ class Pages:
 
     Attributes
     ----------
+    checkpoint : callable
+        Makes a checkpoint in the caller's thread, which does not hold the lock: afterwards the journal has room, and
+        the index is no larger than it need be. Raises `StorageUnavailableError`.
     torn : bool
         Set while pages, counts and chunks do not agree. Who takes the lock and finds it set comes after an interrupt:
         see `Store.mend`.
     """
 
     def __init__(
-        self, where: Path, budget: Budget, data: DataFile, index: Index, room: Room, counters: Counters,
+        self, budget: Budget, data: DataFile, index: Index, room: Room, counters: Counters,
         changed: Awaited,
     ) -> None:  # fmt: skip
-        self._where: Final = where
         self._budget: Final = budget
         self._data: Final = data
         self._index: Final = index
@@ -85,11 +86,10 @@ class Pages:
         self.synced = 0
         #: Bytes of the index, less its spare, that a checkpoint under way was promised.
         self._promised = 0
-        #: Whether a put waits for the index to be written anew, smaller.
-        self.pressed = False
         #: Whether a sync has failed, after which none succeeds.
         self.unsyncable = False
         self.torn = False
+        self.checkpoint: Callable[[], None]
         self._limbo: Final[deque[_GivenUp]] = deque()
         #: Given up, and never to be firm, by key: after a power loss the chunks are what they were before.
         self._withheld: Final[dict[str, _GivenUp]] = {}
@@ -111,18 +111,15 @@ class Pages:
 
         Readers of what was given up, a checkpoint under way, or a worn index that is to be written anew.
         """
-        first, index = self._limbo[0] if self._limbo else None, self._index_stands_by
+        first, index = self._limbo[0] if self._limbo else None, bool(self._promised) or self.worn
         return None if first is None and not index else partial(self._outwait, first, index)
 
     def _outwait(self, first: _GivenUp | None, index: bool) -> bool:
         if first is not None and self._gone(first):
             return True
-        with self._changed.lock:
-            if not self._index_stands_by:
-                return index  # it did, and does no more
-            self.pressed = True
-            self._changed.wake()
-        return self._changed.wait_for(lambda: not self.pressed, PATIENCE)
+        if index:
+            self.checkpoint()
+        return index
 
     def _gone(self, first: _GivenUp) -> bool:
         # Whoever gave them up has it synced.
@@ -131,10 +128,6 @@ class Pages:
         if first.position > self.synced:
             return True  # never: they are put aside
         return self.calls.wait(lambda: self.calls.oldest() > first.number, PATIENCE)
-
-    @property
-    def _index_stands_by(self) -> bool:
-        return bool(self._promised) or self.worn
 
     @property
     def settled(self) -> bool:

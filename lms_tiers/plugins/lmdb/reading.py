@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 import xxhash
@@ -21,7 +20,8 @@ from lms_tiers.interface import ChunkInFile
 from lms_tiers.messages import ChunkMeta
 from lms_tiers.plugins.lmdb.calls import reading
 from lms_tiers.plugins.lmdb.coding import Coding
-from lms_tiers.plugins.lmdb.layout import PAGE, Chunk, Damaged, plain
+from lms_tiers.plugins.lmdb.datafile import DataFile, Piece, joined, laid
+from lms_tiers.plugins.lmdb.layout import Chunk, Damaged, plain
 from lms_tiers.plugins.lmdb.store import Store
 from lms_tiers.wire.buffers import receive_buffer
 
@@ -29,20 +29,13 @@ _log = logging.getLogger(__name__)
 
 #: Chunks of a batch that are read together.
 _READ_TOGETHER: Final = 64
-#: One read takes up to so many bytes and buffers, and skips up to so many bytes between two chunks. What was read is
-#: checked before more is read: more bytes than these have left a core's cache by then.
+#: What was read is checked before more is read: more bytes than these have left a core's cache by then.
 _TOGETHER: Final = 2 << 20
-_BUFFERS: Final = 1000
-_GAP: Final = 2 * PAGE
 
 #: Where the bytes of a chunk go: buffers that have room for it together, by its metadata; None: not wanted.
 Target: TypeAlias = Callable[[ChunkMeta], list[memoryview] | None]
 #: A chunk that was read, and the buffers that its target answered.
 Found: TypeAlias = tuple[ChunkMeta, list[memoryview]]
-
-
-#: Where in the file, into which buffers, and how many bytes.
-_Run: TypeAlias = tuple[int, list[memoryview], int]
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +48,7 @@ class _Job:
     checksum: int
     out: list[memoryview]
     into: list[memoryview]
-    runs: list[_Run]
+    pieces: list[Piece]
     encoded: Chunk | None = None
     arrived: bool = True
 
@@ -71,7 +64,6 @@ class Reader:
     def __init__(self, store: Store, coding: Coding) -> None:
         self._store: Final = store
         self._coding: Final = coding
-        self._skipped: Final = memoryview(bytearray(_GAP))
 
     def located(self, text: str) -> Chunk | None:
         """What is known of a chunk, whether or not it can be read."""
@@ -168,27 +160,14 @@ class Reader:
             return None
         into = [memoryview(bytearray(chunk.stream))] if chunk.layout else out
         encoded = chunk if chunk.layout else None
-        return _Job(text, entry, chunk.meta, chunk.checksum, out, into, _runs(chunk, into), encoded)
+        pieces = laid(chunk.extents, into, chunk.stream)
+        return _Job(text, entry, chunk.meta, chunk.checksum, out, into, pieces, encoded)
 
     def _read(self, jobs: list[_Job]) -> None:
         """Read what is stored of each, neighbours by one read."""
-        pieces = [(offset, buffers, nbytes, job) for job in jobs for offset, buffers, nbytes in job.runs]
-        pieces.sort(key=itemgetter(0))
-        at = 0
-        while at < len(pieces):
-            begin, buffers, length, job = pieces[at]
-            buffers, whose, at = list(buffers), [job], at + 1
-            while at < len(pieces):
-                offset, more, nbytes, job = pieces[at]
-                gap = offset - begin - length
-                if not 0 <= gap <= _GAP or length + nbytes > _TOGETHER or len(buffers) + len(more) >= _BUFFERS:
-                    break
-                if gap:
-                    buffers.append(self._skipped[:gap])
-                buffers += more
-                whose.append(job)
-                length, at = length + gap + nbytes, at + 1
-            if not self._store.data.readv(begin, buffers, length):
+        pieces = [(piece, job) for job in jobs for piece in job.pieces]
+        for piece, whose in joined(pieces, gaps=True):
+            if not self._store.data.readv(*piece):
                 for job in whose:
                     job.arrived = False
 
@@ -242,31 +221,11 @@ def checksum_of(pieces: Sequence[memoryview]) -> int:
     return digest.intdigest()
 
 
-def _runs(chunk: Chunk, into: list[memoryview]) -> list[_Run]:
-    """What to read for each extent of a chunk's stored bytes."""
-    left, pending = chunk.stream, list(into)
-    runs: list[_Run] = []
-    for page, count in chunk.extents:
-        size = min(left, count * PAGE)
-        if size:
-            runs.append((page * PAGE, front(pending, size), size))
-        left -= size
-    return runs
-
-
-def front(pending: list[memoryview], size: int) -> list[memoryview]:
-    """The first `size` bytes of buffers, taken out of them."""
-    taken: list[memoryview] = []
-    while size:
-        piece = pending[0]
-        if len(piece) <= size:
-            taken.append(pending.pop(0))
-            size -= len(piece)
-        else:
-            taken.append(piece[:size])
-            pending[0] = piece[size:]
-            size = 0
-    return taken
+def is_whole(data: DataFile, chunk: Chunk) -> bool:
+    """Whether a chunk's stored bytes are what they should be."""
+    stored = [memoryview(bytearray(chunk.stream))]
+    pieces = laid(chunk.extents, stored, chunk.stream)
+    return all(data.readv(*piece) for piece in pieces) and checksum_of(stored) == chunk.checksum
 
 
 def fresh(meta: ChunkMeta) -> list[memoryview]:

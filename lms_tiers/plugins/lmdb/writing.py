@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import islice
-from operator import itemgetter
 from typing import Any, Final
 
 from lms_tiers.errors import InvalidChunkError, StorageUnavailableError, ValueTooLargeError
@@ -18,12 +17,13 @@ from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import ChunkMeta, ClientMetaMessage, key_text
 from lms_tiers.plugins.lmdb.checkpoint import Syncing
 from lms_tiers.plugins.lmdb.coding import Coding
-from lms_tiers.plugins.lmdb.datafile import Run
+from lms_tiers.plugins.lmdb.datafile import Piece, joined, laid
 from lms_tiers.plugins.lmdb.directory import unavailable
+from lms_tiers.plugins.lmdb.grants import Put
 from lms_tiers.plugins.lmdb.layout import LONGEST, MAX_DIMENSIONS, MAX_KEY_BYTES, PAGE, Chunk
-from lms_tiers.plugins.lmdb.reading import checksum_of, front
+from lms_tiers.plugins.lmdb.reading import checksum_of
 from lms_tiers.plugins.lmdb.space import pages_for
-from lms_tiers.plugins.lmdb.store import Put, Store
+from lms_tiers.plugins.lmdb.store import Store
 
 #: Chunks and bytes written together.
 _TOGETHER: Final = 64
@@ -33,12 +33,10 @@ _LENT_MOST: Final = 32
 
 
 class Writer:
-    """Puts of one store."""
+    """Puts of one store; `written` is called after chunks were put."""
 
-    def __init__(
-        self, store: Store, coding: Coding, syncing: Syncing, written: Callable[[], None] | None = None
-    ) -> None:
-        self._written: Final = written  # called after chunks were put
+    def __init__(self, store: Store, coding: Coding, syncing: Syncing) -> None:
+        self.written: Callable[[], None] | None = None
         self._store: Final = store
         self._coding: Final = coding
         self._syncing: Final = syncing
@@ -82,8 +80,28 @@ class Writer:
         put = Put(text, meta, created=time.time_ns() // 1_000_000, pieces=pieces)
         if pieces and not self._coding.plain:
             whole = pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
-            put = smaller(self._coding, put, whole) or put
-        put.checksum = checksum_of(put.pieces)
+            encoded = self.smaller(put, whole)
+            if encoded is not None:
+                return encoded
+        put.checksum = checksum_of(pieces)
+        return put
+
+    def smaller(self, raw: Chunk, data: memoryview, instead: bytes | None = None) -> Put | None:
+        """The put of a chunk encoded, whose bytes are `data`; None unless that saves a page: raw is read with one copy.
+
+        `instead`: of a chunk that is there, whose record this is.
+        """
+        encoded = self._coding.encode(data, raw.meta.dtype, alone=instead is not None)
+        if encoded is None:
+            return None
+        pieces = [memoryview(block) for block in encoded.blocks]
+        put = Put(
+            raw.text, raw.meta, encoded.layout, encoded.block_bytes, raw.sequence, blocks=tuple(map(len, pieces)),
+            created=raw.created, pieces=pieces, instead=instead,
+        )  # fmt: skip
+        if pages_for(put.stream, put.nrecord) >= pages_for(raw.stream, raw.nrecord):
+            return None
+        put.checksum = checksum_of(pieces)
         return put
 
     def _store_group(self, group: list[Put]) -> None:
@@ -97,8 +115,21 @@ class Writer:
         for put in group:
             self._put([put])
 
+    def replace(self, copies: list[Put]) -> None:
+        """Let encoded copies take the places of the raw chunks that are still there.
+
+        Where the store syncs, the copies are on the medium before the journal tells of them, and that as well before
+        this returns: what was promised of the raw chunks is promised of them.
+
+        Raises
+        ------
+        CapacityError
+            The last of them stay as they are.
+        """
+        self._put(copies)
+
     def _put(self, group: list[Put]) -> None:
-        store = self._store
+        store, copies = self._store, group[0].instead is not None
         error: BaseException | None = None
         granted: list[Put] = []
         try:
@@ -116,14 +147,18 @@ class Writer:
                     break
             if granted:
                 try:
-                    store.data.write(runs(granted))
+                    pieces = [(piece, put) for put in granted for piece in _placed(put)]
+                    store.data.write(piece for piece, _ in joined(pieces, gaps=False))
+                    if copies and store.syncs:
+                        store.data.sync()
                 except OSError as caught:
                     raise unavailable(store.where, caught, "cannot be written") from caught
                 position = store.publish(granted)
                 granted = []
-                if self._written is not None:
-                    self._written()
-                self._syncing.committed(position)
+                if self.written is not None:
+                    self.written()
+                if copies or store.firm:
+                    self._syncing.reach(position, None)
         finally:
             for put in granted:
                 store.take_back(put)
@@ -131,42 +166,11 @@ class Writer:
             raise error
 
 
-def smaller(coding: Coding, raw: Chunk, data: memoryview, again: bool = False) -> Put | None:
-    """The put of a chunk encoded, whose bytes are `data`; None unless that saves a page: raw is read with one copy."""
-    encoded = coding.encode(data, raw.meta.dtype, alone=again)
-    if encoded is None:
-        return None
-    pieces = [memoryview(block) for block in encoded.blocks]
-    put = Put(
-        raw.text, raw.meta, encoded.layout, encoded.block_bytes, raw.sequence, blocks=tuple(map(len, pieces)),
-        created=raw.created, pieces=pieces, again=again,
-    )  # fmt: skip
-    return put if pages_for(put.stream, put.nrecord) < pages_for(raw.stream, raw.nrecord) else None
-
-
-def runs(puts: list[Put]) -> list[Run]:
-    """What is written where; neighbours are one."""
-    pieces: list[Run] = []
-    for put in puts:
-        end = bytes(put.pages * PAGE - put.stream - len(put.record)) + put.record
-        buffers: list[Any] = [*put.pieces, memoryview(end)]
-        if len(put.extents) == 1:
-            pieces.append((put.extents[0][0] * PAGE, buffers))
-            continue
-        for page, count in put.extents:
-            pieces.append((page * PAGE, front(buffers, count * PAGE)))
-    if len(pieces) == 1:
-        return pieces
-    pieces.sort(key=itemgetter(0))
-    joined: list[Run] = []
-    end_of_last = -1
-    for offset, buffers in pieces:
-        if offset == end_of_last:
-            joined[-1][1].extend(buffers)
-        else:
-            joined.append((offset, list(buffers)))
-        end_of_last = offset + sum(map(len, buffers))
-    return joined
+def _placed(put: Put) -> list[Piece]:
+    """What a put writes where: its bytes, zeros, and its record."""
+    nbytes = put.pages * PAGE
+    end = bytes(nbytes - put.stream - len(put.record)) + put.record
+    return laid(put.extents, [*put.pieces, memoryview(end)], nbytes)
 
 
 def _lent(

@@ -190,13 +190,13 @@ def test_no_put_waits_for_the_thread(
     opening: Callable[..., Any], message: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goes_on = threading.Event()
-    encode = cooling.Cooling._encode
+    encode = cooling.Cooling._encoded
 
-    def held(*args: Any) -> bool:
+    def held(*args: Any) -> Any:
         goes_on.wait()
         return encode(*args)
 
-    monkeypatch.setattr(cooling.Cooling, "_encode", held)
+    monkeypatch.setattr(cooling.Cooling, "_encoded", held)
     with opening(codec="auto", sync="none") as backend:
         try:
             number = fill(backend, message)

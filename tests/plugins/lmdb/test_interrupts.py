@@ -242,7 +242,7 @@ def test_a_close_may_be_interrupted_at_every_opcode(interrupts: Interrupts) -> N
 def test_a_put_that_fails_is_interrupted_while_it_gives_back_what_it_had(interrupts: Interrupts) -> None:
     _, backend = interrupts.store(OPTIONS["batch"], False)
 
-    def fails(runs: object) -> None:
+    def fails(pieces: object) -> None:
         raise OSError("a medium that fails")
 
     backend._store.data.write = fails  # type: ignore[method-assign]

@@ -133,6 +133,21 @@ def test_a_chunk_of_several_extents_reads_and_moves_like_any_other(
         assert backend.get(key).data == content(500, size)
 
 
+@pytest.mark.parametrize("codec", ["raw", "zstd:1"])
+def test_a_chunk_is_read_into_more_buffers_than_one_system_call_takes(
+    opening: Callable[..., Any], message: Any, content: Any, codec: str
+) -> None:
+    with opening(codec=codec) as backend:
+        backend.put(message("k", 9000), content(1, 9000))
+        for read in ("get_scattered", "get_many_into"):
+            pieces = [bytearray(3) for _ in range(3000)]
+            if read == "get_scattered":
+                assert backend.get_scattered(KEY, pieces) is not None
+            else:
+                assert backend.get_many_into([(KEY, pieces)])[0] is not None
+            assert b"".join(pieces) == content(1, 9000)
+
+
 def test_a_chunk_without_bytes_is_read_into_any_buffer(opening: Callable[..., Any], message: Any) -> None:
     with opening() as backend:
         backend.put(message("k", 0), bytearray())

@@ -143,7 +143,7 @@ def test_a_close_finds_the_syncing_thread_wherever_it_is(
         assert not thread.is_alive()
 
 
-COOLING = (cooling.__file__, ("_run", "_round", "_encode", "_publish"))
+COOLING = (cooling.__file__, ("_run", "_round", "_encoded", "_replace"))
 
 
 @strides(41, 7)
