@@ -331,3 +331,28 @@ def test_after_a_sync_that_failed_no_later_flush_says_that_all_is_on_the_medium(
         assert backend.get(OpaqueKey("a")).data == content(1, 5000)
         backend.put(message("b", 5000), content(2, 5000))
         backend.flush()
+
+
+def test_after_a_sync_that_failed_what_the_mode_commit_refuses_does_not_take_place(
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with opening(sync="commit") as backend:
+        backend.put(message("a", 5000), content(1, 5000))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fdatasync", failing)
+            with pytest.raises(StorageUnavailableError):
+                backend.put(message("b", 5000), content(2, 5000))
+        free = backend.stats().detail["free_bytes"]
+        for refused in (
+            lambda: backend.put(message("c", 5000), content(3, 5000)),
+            lambda: backend.put(message("a", 5000), content(4, 5000)),
+            lambda: backend.remove(OpaqueKey("a")),
+        ):
+            with pytest.raises(StorageUnavailableError):
+                refused()
+        assert not backend.contains(OpaqueKey("c"))
+        assert backend.get(OpaqueKey("a")).data == content(1, 5000)
+        assert backend.stats().detail["free_bytes"] >= free

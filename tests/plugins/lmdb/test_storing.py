@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lms_tiers.errors import CapacityError, InvalidChunkError, StorageFullError
+from lms_tiers.errors import CapacityError, InvalidChunkError, StorageFullError, StorageUnavailableError
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.lmdb import checkpoint
 from tests.plugins.lmdb.waiting import until
@@ -171,3 +171,25 @@ def test_a_change_reaches_the_index_by_itself_after_a_while(
             until(lambda: backend._checkpoints.made and not backend._store.dirty)
         backend.touch([OpaqueKey("k")])
         until(lambda: not backend._store.uses)
+
+
+def test_a_put_that_finds_the_journal_full_makes_the_checkpoint_itself(
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opening(sync="none") as backend:
+        backend._checkpoints.stop()
+        count = 2 * backend._store.budget.journal // 150
+        for begin in range(0, count, 50):
+            backend.put_many([(message(n, 10), content(n, 10)) for n in range(begin, begin + 50)])
+        assert backend._checkpoints.made > 0
+
+        def fails(*_: Any) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(backend._store.index, "apply", fails)
+        items = [(message(n, 10), content(n, 10)) for n in range(count)]
+        with pytest.raises(StorageUnavailableError, match="the index cannot be written"):
+            backend.put_many(items)
+        monkeypatch.undo()
+        backend.put(message("k", 10), content(1, 10))
+        assert backend.get(OpaqueKey("k")).data == content(1, 10)
