@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -122,9 +122,7 @@ def _pointers(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def _made(pool: Any, info: Any, layout: str, layers: int, page_size: int, pages: int, **more: Any) -> Any:
     """A host pool from what is told of device buffers, since SGLang 0.5.23."""
-    from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
-
-    with host_memory_budget_scope(1 << 36):
+    with _allowance():
         return pool(
             info, 2.0, 0, page_size, layout, pin_memory=False, device_capacity_tokens=page_size, start_layer=0,
             end_layer=layers, host_token_capacity=pages * page_size, **more,
@@ -141,7 +139,18 @@ def _device(dtype: torch.dtype, layers: int, page_size: int, **fields: Any) -> S
 
 def _older(pool: Any, device: SimpleNamespace, layout: str, page_size: int, pages: int) -> Any:
     """A host pool that sizes itself by a device pool: one page more than so many times the device's one."""
-    return pool(device, float(pages - 1), 0, page_size, layout, pin_memory=False)
+    with _allowance():
+        return pool(device, float(pages - 1), 0, page_size, layout, pin_memory=False)
+
+
+def _allowance() -> AbstractContextManager[Any]:
+    """Of host memory, whatever is free now: SGLang leaves 10 GiB of it alone, and makes no pool where there is less."""
+    try:
+        from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
+    except ImportError:
+        return nullcontext()
+    scope: AbstractContextManager[Any] = host_memory_budget_scope(1 << 36)
+    return scope
 
 
 class States:
