@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lms_tiers.errors import StorageUnavailableError
+from lms_tiers.policies.base import AccessContext, RemoveReason
+from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 
 
@@ -172,3 +175,38 @@ def test_a_get_takes_a_background_start_as_it_finds_it_though_it_may_end_at_any_
     monkeypatch.setattr(Hierarchy, "loading", property(lambda _: next(looks, None), lambda *_: None), raising=False)
     assert bench.get(store, 1) is None
     assert settled == [bench.key(1).to_string()]
+
+
+def test_a_hit_beside_a_grant_is_told_to_no_policy_that_does_not_know_the_chunk_yet(bench: Any) -> None:
+    told: list[str] = []
+
+    class Records(Lru):
+        def on_insert(self, key: str, size: int, context: AccessContext) -> None:
+            told.append("insert")
+            super().on_insert(key, size, context)
+
+        def on_hit(self, key: str, context: AccessContext) -> None:
+            told.append("hit")
+            super().on_hit(key, context)
+
+    store = bench.store(1000, policies=[Records(1000, time.monotonic)])
+    bench.put(store, 1, 1)
+    top, text = store._h.tiers[0], bench.key(1).to_string()
+    entry = store._h.index[text]
+    told.clear()
+
+    class Noting(set[str]):
+        """What a grant looks at between the charge and the policy: a reader gets the chunk just then."""
+
+        def __bool__(self) -> bool:
+            store._h.noted.append((top, text, entry, 0.0, 1, None))
+            return False
+
+    top.refused = Noting()
+    with store._h.lock:
+        store._h.left(top, text, RemoveReason.REMOVED)
+        store._h.grant(top, text, entry, entry.charges[0], AccessContext(0.0))
+    top.refused = set()
+    store._h.tell()
+    assert told == ["insert", "hit"]
+    assert store.stats().tiers[0].policy == Records.name

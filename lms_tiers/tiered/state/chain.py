@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.request import RequestContext
@@ -95,33 +95,21 @@ class Chains:
         except ValueError:
             return -1
 
-    def context(self, now: float, index: int, partial: bool | None = None) -> AccessContext:
+    def context(self, now: float, index: int) -> AccessContext:
         """The context of chunk `index` of the thread's chain."""
         walk = self._walk
         text = walk.chain[index]
-        if text in walk.partial:
-            partial = True
         parent = walk.chain[index - 1] if index else None
         walk.cursor = index + 1
-        return AccessContext(now, walk.request, parent, index, partial, len(walk.chain))
+        return AccessContext(now, walk.request, parent, index, text in walk.partial or None, len(walk.chain))
 
     def contexts(self, now: float, start: int, count: int, lengths: Sequence[int] | None = None) -> list[AccessContext]:
         """The contexts of `count` chunks from `start` on; one shorter than the chunk before it is partly filled."""
         walk = self._walk
-        chain, request, marked = walk.chain, walk.request, walk.partial
-        walk.cursor = start + count
-        found = []
+        chain, walk.cursor = walk.chain, start + count
         parent = chain[start - 1] if start else None
-        for i in range(start, start + count):
-            text = chain[i]
-            partial: bool | None = None
-            if text in marked:
-                partial = True
-            elif lengths is not None and i > start:
-                partial = lengths[i - start] < lengths[i - start - 1]
-            found.append(AccessContext(now, request, parent, i, partial, len(chain)))
-            parent = text
-        return found
+        texts = chain[start : start + count]
+        return _placed(now, texts, (start, parent, len(chain)), walk.request, walk.partial.__contains__, lengths)
 
     def batch(
         self, now: float, texts: Sequence[str], lengths: Sequence[int] | None, by_hand: RequestContext | None
@@ -133,19 +121,8 @@ class Chains:
         if by_hand is None:
             start = self.look_up(texts) if lengths is None or not texts else self.put(texts)
             return self.contexts(now, start, len(texts), lengths)
-        start, parent, length = by_hand.place(texts)
-        found = []
-        for i, text in enumerate(texts):
-            partial: bool | None = None
-            if by_hand.partly(text):
-                partial = True
-            elif lengths is not None and i:
-                partial = lengths[i] < lengths[i - 1]
-            found.append(
-                AccessContext(now, by_hand.request, parent, start + i, partial, length, promote=by_hand.promote)
-            )
-            parent = text
-        return found
+        place = by_hand.place(texts)
+        return _placed(now, texts, place, by_hand.request, by_hand.partly, lengths, by_hand.promote)
 
     def next(self, now: float, text: str) -> AccessContext | float:
         """As `single`, and just `now` where nothing more is known: a hit makes nothing that nobody wants."""
@@ -167,3 +144,21 @@ class Chains:
                 walk.chain = [*chain, text]
             return self.context(now, index)
         return AccessContext(now)
+
+
+def _placed(
+    now: float, texts: Sequence[str], place: tuple[int, str | None, int], request: int | str | None,
+    partly: Callable[[str], bool], lengths: Sequence[int] | None, promote: bool = True,
+) -> list[AccessContext]:  # fmt: skip
+    """The contexts of neighbours; `place`: where the first stands, what stands before it, how long the chain is."""
+    start, parent, length = place
+    found = []
+    for i, text in enumerate(texts):
+        partial: bool | None = None
+        if partly(text):
+            partial = True
+        elif lengths is not None and i:
+            partial = lengths[i] < lengths[i - 1]
+        found.append(AccessContext(now, request, parent, start + i, partial, length, promote=promote))
+        parent = text
+    return found

@@ -63,7 +63,7 @@ class Hierarchy:
         count = len(configs)
         self._name, self._pid = name, getpid()
         self.lock: Final = threading.Lock()
-        self._changes: Final = Changes()
+        changes = Changes()
         self.clock: Final = clock
         self.log: Final = log
         self.tiers: Final = tuple(Tier(c, i, count, clock, new_breaker(), log, stall) for i, c in enumerate(configs))
@@ -95,9 +95,7 @@ class Hierarchy:
         self.written: Callable[[Tier, str, Entry], None] = lambda tier, text, entry: None
         #: Makes the store whole after an error that came from anywhere; set by the store. Takes the lock.
         self.mend: Callable[[BaseException], None] = lambda error: None
-        self.change: Final = self._changes.next
-        self.wait: Final = self._changes.wait
-        self.wake: Final = self._changes.wake
+        self.change, self.wait, self.wake = changes.next, changes.wait, changes.wake
         self.recency: Final = Recency(self.tiers, self.index, self.suspend, lambda tier: self.poke(tier))
         #: Hits that nobody was told of yet. Appended to without the lock.
         self.noted: Final = self.recency.noted
@@ -220,6 +218,7 @@ class Hierarchy:
         tier.keys -= 1
         if tier.dirty:
             tier.dirty_bytes -= tier.dirty.pop(text, 0)
+        self.catch_up(tier)
         self.told(tier, lambda policy: policy.on_remove(text, reason))
 
     def ungrant(self, tier: Tier, text: str, entry: Entry, reason: RemoveReason, why: EventReason) -> None:
@@ -304,8 +303,7 @@ class Hierarchy:
         _log.error("policy %r of tier %r raised", tier.policy.name, tier.name, exc_info=error)
 
     def told(self, tier: Tier, call: Callable[[EvictionPolicy], T]) -> T | None:
-        """What the policy answers, which knows of all uses by then. None where it raises: it is asked nothing more."""
-        self.catch_up(tier)
+        """What the policy answers; None where it raises, and from then on it is asked nothing more."""
         try:
             return call(tier.policy)
         except Exception as error:
@@ -314,6 +312,7 @@ class Hierarchy:
 
     def admits(self, tier: Tier, text: str, size: int, context: AccessContext) -> bool:
         """Whether the policy wants a chunk that the tier does not hold."""
+        self.catch_up(tier)
         return self.told(tier, lambda policy: bool(policy.admit(text, size, context))) is not False
 
     def victims(self, tier: Tier, need: int) -> Iterator[tuple[str, Entry]]:
