@@ -52,9 +52,7 @@ def test_the_factory_makes_the_door_and_checks_its_class(tmp_path: Path) -> None
 
 
 def test_pools_are_made_whatever_memory_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    import psutil
-
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=2 << 30, available=1 << 30))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=2 << 30, available=1 << 30))
     assert pool_of().page_size == pool_of("layer_first").page_size
 
 
