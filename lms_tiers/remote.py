@@ -46,7 +46,8 @@ class Ready(NamedTuple):
 class RemoteBackend(LMSBackendInterface):
     """A client of an engine that others use as well.
 
-    A subclass gives `_put`, `_remove`, `_fetch`, `_there`, `_listed` and `_end`.
+    A subclass gives `_put`, `_remove`, `_fetch`, `_there`, `_listed` and `_end`. If it has a longest chunk, its option
+    `max_chunk` says so.
 
     Parameters
     ----------

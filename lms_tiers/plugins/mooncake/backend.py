@@ -106,7 +106,8 @@ class MooncakeBackend(RemoteBackend):
                     objects.append((self._name(one.text), at, _lay(lane.memory[at:], one)))
                     at += objects[-1][2]
                 codes = lane.ask(until, "put", objects, (until - time.monotonic()) / 2)
-                failures += [self._refusal(code) for code in codes if code]
+                told = {code: self._refusal(code) for code in {*codes} - {0}}
+                failures += [told[code] for code in codes if code]
         return failures
 
     def _refusal(self, code: int) -> StorageUnavailableError:
@@ -137,16 +138,15 @@ class MooncakeBackend(RemoteBackend):
             for window in pages([] if failures else todo, each):
                 with self._failing("", failures) as until, self._client.lane(until) as lane:
                     answers = lane.ask(until, "read", [self._name(texts[i]) for i in window], self._half // each)
-                    for i, there in zip(window, answers, strict=True):
-                        failed = isinstance(there, int)
-                        lying = [lane.memory[at : at + size] for at, size in ([] if failed else there)]
-                        whole = [_chunk(texts[i], data) for data in lying]
-                        if None in whole or (there == INVALID and each > 1):
+                    for i, told in zip(window, answers, strict=True):
+                        failed = isinstance(told, int)
+                        whole = [_chunk(texts[i], lane.memory[at : at + size]) for at, size in ([] if failed else told)]
+                        if None in whole or (told == INVALID and each > 1):
                             again.append(i)
                         elif failed:
                             self._count("failures")
                         elif whole:
-                            _, meta, body = max(filter(None, whole))
+                            _, meta, body = max(filter(None, whole), key=lambda one: one[0])
                             found[i] = meta, (room := room_for(meta, buffer))
                             copy_bytes(memoryview(room), body)
                             self._count("bytes_read", meta.length)

@@ -138,7 +138,7 @@ class RedisBackend(RemoteBackend):
     def _there(self, texts: Sequence[str]) -> list[bool]:
         """One round trip a node."""
         asked = self._ask(self._requests(texts, b"EXISTS", read=_NUMBER), LIGHT)
-        self._count("failures", sum(one.fault is not None or isinstance(one.answer, Refusal) for one in asked))
+        self._missed(sum(one.fault is not None or isinstance(one.answer, Refusal) for one in asked))
         return [one.answer == 1 for one in asked]
 
     # -- listing -----------------------------------------------------------------------------------------------------

@@ -42,8 +42,9 @@ def test_a_hung_store_is_misses_and_errors_and_comes_back(doomed: MooncakeServer
         hangs_and_goes_on(backend, doomed, StorageUnavailableError)
 
 
-def test_a_node_that_hangs_in_the_middle_of_an_overwrite_leaves_the_old_chunk(doomed: MooncakeServer) -> None:
-    with doomed.open(timeout="2s") as backend:
+def test_a_node_that_hangs_in_the_middle_of_an_overwrite_leaves_the_old_chunk(tmp_path: Path) -> None:
+    """A master that has not yet taken the node for dead: then it forgets what lies there."""
+    with MooncakeServer(tmp_path / "patient", client_ttl="600") as doomed, doomed.open(timeout="2s") as backend:
         until(lambda: puts(backend, "k", b"o" * MIB))
         with doomed.one_stalled("node"), bounded():
             for key in ("k", "fresh"):
