@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 #: The allowance: a share of what chunks may be charged with, and its most.
 _SHARE: Final = 32
 _MOST: Final = 64 << 20
-#: Copies are written together that take so much at most; they are in memory until then.
+#: Copies are written together that take so much at most, on the disk and in memory, where they are until then.
 _TOGETHER: Final = 16 << 20
 #: Encoding begins when so much of the rest is taken, and ends when a sixty-fourth less is.
 FULL: float = 0.875
@@ -116,7 +116,8 @@ class Cooling:
             copy = self._encoded(text)
             if copy is None:
                 continue
-            takes = charge(pages_for(copy.stream, copy.nrecord), copy.nrecord)
+            # In memory it lies where it was encoded to, with room for all of the chunk.
+            takes = max(copy.meta.length, charge(pages_for(copy.stream, copy.nrecord), copy.nrecord))
             if takes > room:
                 self._replace(ready)
                 ready, room = [], self._together

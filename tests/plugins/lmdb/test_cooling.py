@@ -18,6 +18,7 @@ from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import ChunkMeta, MemoryFormat, OpaqueKey
 from lms_tiers.plugins.lmdb import cooling, listing, pages, store
 from lms_tiers.plugins.lmdb.calls import Calls
+from lms_tiers.plugins.lmdb.writing import Writer
 from tests.plugins.lmdb.tier import Tier, on_disk
 from tests.plugins.lmdb.waiting import until
 
@@ -275,3 +276,26 @@ def test_what_nobody_asks_about_is_not_remembered_without_end(
             cooled(backend)
         until(lambda: charge(backend, 10) < SIZE)
         assert len(backend.shrunk()) == 5
+
+
+def test_copies_that_wait_to_be_written_take_little_memory(
+    opening: Callable[..., Any], message: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 4 * SIZE
+    monkeypatch.setattr(cooling, "_TOGETHER", most)
+    groups: list[int] = []
+    replace = Writer.replace
+
+    def noted(self: Writer, copies: list[Any]) -> None:
+        groups.append(sum(copy.meta.length for copy in copies))  # each is where it was encoded to
+        replace(self, copies)
+
+    monkeypatch.setattr(Writer, "replace", noted)
+    with opening(codec="auto", sync="none") as backend:
+        for n in range(30):
+            backend.put(message(n, SIZE), soft(n))
+        backend._cooling._begin = backend._cooling._enough = 0
+        backend.put(message(30, SIZE), soft(30))
+        cooled(backend)
+    assert sum(groups) >= 30 * SIZE
+    assert SIZE < max(groups) <= most

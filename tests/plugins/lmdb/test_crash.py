@@ -346,11 +346,12 @@ def test_after_a_sync_that_failed_what_the_mode_commit_refuses_does_not_take_pla
             with pytest.raises(StorageUnavailableError):
                 backend.put(message("b", 5000), content(2, 5000))
         free = backend.stats().detail["free_bytes"]
-        for refused in (
+        refusals: list[Callable[[], None]] = [
             lambda: backend.put(message("c", 5000), content(3, 5000)),
             lambda: backend.put(message("a", 5000), content(4, 5000)),
             lambda: backend.remove(OpaqueKey("a")),
-        ):
+        ]
+        for refused in refusals:
             with pytest.raises(StorageUnavailableError):
                 refused()
         assert not backend.contains(OpaqueKey("c"))
