@@ -115,8 +115,7 @@ class Auditor:
                 if h.index.get(text) is claim.entry:
                     self._publish(tier, text, claim, claim.entry)
                     published.append(text)
-                    if h.log.on:
-                        h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, claim.need)
+                    h.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, claim.need)
                 else:
                     self._doubt(tier, text, claim)
             tier.busy.discard(text)
@@ -150,7 +149,7 @@ class Auditor:
                         if h.loading is not None:
                             h.loading.seen.add(text)
                         del h.index[text]
-                        h.gone(text, EventReason.IO_ERROR)
+                        h.log.add(EventKind.GONE, EventReason.IO_ERROR, "", text, 0)
                     else:
                         entry.tiers &= ~tier.bit
         for text, entry in h.index.items():

@@ -23,7 +23,7 @@ from lms_tiers.tiered.state.index import Entry
 from lms_tiers.tiered.state.settled import Settled
 from lms_tiers.tiered.state.stand_ins import LatePolicy, align
 from lms_tiers.tiered.state.tier import Tier
-from lms_tiers.tiered.watch.events import EventReason
+from lms_tiers.tiered.watch.events import EventKind, EventReason
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class Loading(Settled):
                 # Of unknown size, and still charged as one that is not settled: see `_weigh`.
                 self.unweighed.add(text)
                 tier.garbage[text] = 0
-                h.gone(text, EventReason.IO_ERROR)
+                h.log.add(EventKind.GONE, EventReason.IO_ERROR, "", text, 0)
                 h.poke(tier)
             if change:
                 seen.add(text)  # after it is in the index: others look without the lock
@@ -266,7 +266,7 @@ class Loading(Settled):
             self.seen.add(text)
             tier.garbage[text] = info.stored_bytes
             self._count(info.stored_bytes)
-            h.gone(text, EventReason.REQUEST)
+            h.log.add(EventKind.GONE, EventReason.REQUEST, "", text, 0)
             h.poke(tier)
             return
         charges = h.charges.first(tier.position, info.stored_bytes)

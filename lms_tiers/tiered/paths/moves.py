@@ -296,9 +296,8 @@ class Moves:
             tier.promoted += 1
         else:
             tier.demoted += 1
-        if h.log.on:
-            kind = EventKind.PROMOTED if upward else EventKind.DEMOTED
-            h.log.add(kind, EventReason.REQUEST if upward else EventReason.CLEANED, tier.name, text, charge)
+        kind = EventKind.PROMOTED if upward else EventKind.DEMOTED
+        h.log.add(kind, EventReason.REQUEST if upward else EventReason.CLEANED, tier.name, text, charge)
 
     def _failed(self, ready: list[_Ready], error: BaseException) -> int:
         """A write failed, of one chunk or of a batch of which nobody knows how much was stored."""

@@ -241,8 +241,7 @@ class Room:
         tier.ahead = max(0, tier.ahead - charge)
         for other in h.tiers:
             other.refused.discard(text)
-        if h.log.on:
-            h.log.add(EventKind.DROPPED if reason in DROPS else EventKind.EVICTED, reason, tier.name, text, charge)
+        h.log.add(EventKind.DROPPED if reason in DROPS else EventKind.EVICTED, reason, tier.name, text, charge)
         h.ungrant(tier, text, entry, RemoveReason.EVICTED, reason)
 
     def _why(self, tier: Tier, text: str, entry: Entry) -> EventReason:

@@ -142,8 +142,7 @@ class Health:
     def failed(self, text: str, error: BaseException | None) -> None:
         """A call failed."""
         self.failures += 1
-        if self.log.on:
-            self.log.add(EventKind.FAILED, EventReason.IO_ERROR, self.name, text, 0)
+        self.log.add(EventKind.FAILED, EventReason.IO_ERROR, self.name, text, 0)
         if self.failures == 1 or self.breaker.failures == 0:
             _log.warning("tier %r failed: %s", self.name, repr(error))  # a record must not keep its frames, nor buffers
         if self.breaker.failure():
@@ -153,7 +152,7 @@ class Health:
         """A call worked. Cheap where nothing was wrong before."""
         if self.breaker.failures and self.breaker.success():
             _log.warning("tier %r works again", self.name)
-            self._tell(EventReason.BREAKER_CLOSED)
+            self.log.add(EventKind.STATE, EventReason.BREAKER_CLOSED, self.name, "", 0)
             self.switched(True)
 
     def hung(self) -> None:
@@ -179,17 +178,13 @@ class Health:
         """Take the probe, if one is due."""
         probing = self.breaker.probe()
         if probing:
-            self._tell(EventReason.BREAKER_HALF_OPEN)
+            self.log.add(EventKind.STATE, EventReason.BREAKER_HALF_OPEN, self.name, "", 0)
         return probing
 
     def _switch_off(self) -> None:
         _log.error("tier %r is switched off for a while", self.name)
-        self._tell(EventReason.BREAKER_OPEN)
+        self.log.add(EventKind.STATE, EventReason.BREAKER_OPEN, self.name, "", 0)
         self.switched(False)
-
-    def _tell(self, reason: EventReason) -> None:
-        if self.log.on:
-            self.log.add(EventKind.STATE, reason, self.name, "", 0)
 
 
 class Askers:

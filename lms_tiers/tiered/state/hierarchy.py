@@ -182,8 +182,8 @@ class Hierarchy:
         if self.edge is not None:
             self.edge.changed(text, entry)  # before it may leave again
         self.adopt(tier, text, entry, charge, context)
-        if self.log.on:  # before the key is let go: see audit.py
-            self.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charge)
+        # Before the key is let go: see audit.py.
+        self.log.add(EventKind.STORED, EventReason.REQUEST, tier.name, text, charge)
         self.release(tier, text)
         self.puts += 1
         self.written(tier, text, entry)
@@ -229,7 +229,7 @@ class Hierarchy:
             if self.loading is not None:
                 self.loading.seen.add(text)
             del self.index[text]  # its grants stay as they are: see Entry
-            self.gone(text, why)
+            self.log.add(EventKind.GONE, why, "", text, 0)
         else:
             entry.charges = self.charges.changed(entry.charges, tier.position, 0)
             entry.tiers &= ~tier.bit
@@ -244,15 +244,9 @@ class Hierarchy:
         for tier in self.tiers:
             tier.refused.discard(text)
             if entry.tiers & tier.bit:
-                if self.log.on:
-                    self.log.add(kind, reason, tier.name, text, entry.charges[tier.position])
+                self.log.add(kind, reason, tier.name, text, entry.charges[tier.position])
                 self.ungrant(tier, text, entry, RemoveReason.REMOVED, reason)
                 self.poke(tier)
-
-    def gone(self, text: str, reason: EventReason) -> None:
-        """No tier holds `text` any more."""
-        if self.log.on:
-            self.log.add(EventKind.GONE, reason, "", text, 0)
 
     def stands(self, tier: Tier, text: str, entry: Entry, epoch: int) -> bool:
         """Whether what a read of `tier` found since `epoch` is the newest generation, `entry`."""
@@ -275,8 +269,7 @@ class Hierarchy:
     def lose(self, tier: Tier, text: str, entry: Entry) -> None:
         """`tier` does not have the chunk it should hold, or has it damaged."""
         tier.corrupt += 1
-        if self.log.on:
-            self.log.add(EventKind.FAILED, EventReason.CORRUPT, tier.name, text, entry.charges[tier.position])
+        self.log.add(EventKind.FAILED, EventReason.CORRUPT, tier.name, text, entry.charges[tier.position])
         self.ungrant(tier, text, entry, RemoveReason.REMOVED, EventReason.CORRUPT)
         self.poke(tier)
 
@@ -345,8 +338,7 @@ class Hierarchy:
         except Exception as error:
             fault = error
         _log.error("tier %r: policy %r goes: %r", tier.name, policy.name, fault)
-        if self.log.on:
-            self.log.add(EventKind.STATE, EventReason.POLICY_FAULT, tier.name, "", 0)
+        self.log.add(EventKind.STATE, EventReason.POLICY_FAULT, tier.name, "", 0)
         tier.policy = Lru(policy.capacity, self.clock)
         held = {text: entry for text, entry in self.index.items() if entry.tiers & tier.bit}
         insert(tier.policy, tier.position, held, held)
@@ -370,8 +362,7 @@ class Hierarchy:
             _log.warning("the medium of tier %r is full: it takes nothing until there is room", tier.name)
         tier.rests_until = self.clock() + _REST
         tier.failures += 1
-        if self.log.on:
-            self.log.add(EventKind.FAILED, EventReason.IO_ERROR, tier.name, "", 0)
+        self.log.add(EventKind.FAILED, EventReason.IO_ERROR, tier.name, "", 0)
         self.wake()
 
     def loads(self, tier: Tier) -> bool:

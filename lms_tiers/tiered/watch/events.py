@@ -81,7 +81,6 @@ class EventLog:
     """
 
     def __init__(self, observer: Callable[[Sequence[TierEvent]], None] | None) -> None:
-        self.on: Final = observer is not None
         self._observer: Final = observer
         self._pending: Final[SimpleQueue[TierEvent | None]] = SimpleQueue()
         self._closed: Final = threading.Event()
@@ -97,7 +96,9 @@ class EventLog:
             self._thread.start()
 
     def add(self, kind: EventKind, reason: EventReason, tier: str, key: str, nbytes: int) -> None:
-        """Note one event. The caller holds the store's lock and has checked `on`."""
+        """Note one event, if anybody wants to know. The caller holds the store's lock."""
+        if self._observer is None:
+            return
         if self._closed.is_set():
             self.lost += 1  # of a call that was left behind
             return
