@@ -21,7 +21,7 @@ from lms_tiers.plugins.lmdb.checkpoint import MOST, Syncing
 from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.cooling import Cooling
 from lms_tiers.plugins.lmdb.directory import Place, unavailable
-from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, PAGE, Damaged, pages_of
+from lms_tiers.plugins.lmdb.layout import MAX_KEY_BYTES, PAGE, Damaged, record_pages
 from lms_tiers.plugins.lmdb.opening import leave, open_directory
 from lms_tiers.plugins.lmdb.options import OUTLIVES_POWER, LmdbOptions
 from lms_tiers.plugins.lmdb.reading import Into, Reader, fresh
@@ -173,7 +173,7 @@ class LmdbBackend(LMSBackendInterface):
     def stored_bytes(self, key: CacheEngineKey) -> int | None:
         """The chunk's charge."""
         record = self._store.find(key_text(key, MAX_KEY_BYTES), keep=False)
-        return None if record is None else charge(pages_of(record), len(record))
+        return None if record is None else charge(record_pages(record), len(record))
 
     def shrunk(self) -> dict[str, int]:
         """What was encoded since the last call, and its charge. Takes no lock."""

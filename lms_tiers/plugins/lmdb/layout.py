@@ -261,7 +261,7 @@ def plain(record: bytes) -> tuple[ChunkMeta, int, int] | None:
     return _unpacked_meta(record[_MANIFEST.size : end - nkey]), checksum, (place >> COUNT_BITS) * PAGE
 
 
-def pages_of(record: bytes) -> int:
+def record_pages(record: bytes) -> int:
     """Pages of all extents of a record that was verified before."""
     count = _MANIFEST.unpack_from(record)[5]
     return sum([pages for _, pages in unpack_extents(record, len(record) - TAIL.size - 8 * count, count)])
