@@ -8,6 +8,8 @@ another one holds, loses its turn. Native code is given barriers, large values a
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import math
 import random
 import sys
@@ -77,7 +79,8 @@ def hasty() -> Iterator[None]:
 class Watch:
     """Tells, look by look, whether a thread waits for something else than a processor or the interpreter.
 
-    Who waits for the interpreter sleeps too, but wakes each `SWITCH` seconds: it is another sleep at the next look.
+    Who waits for the interpreter sleeps too, but wakes each `SWITCH` seconds: it is another sleep at the next look. Or
+    it waits for what guards the interpreter's lock, while its holder waits for a processor: that is told by where.
     """
 
     def __init__(self) -> None:
@@ -91,13 +94,35 @@ class Watch:
 
 
 def _sleeps(native: int) -> int | None:
-    """How often a thread has fallen asleep; None where it is awake."""
+    """How often a thread has fallen asleep; None where it is awake, or sleeps for the interpreter."""
+    task = Path(f"/proc/self/task/{native}")
     try:
-        text = Path(f"/proc/self/task/{native}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
+        text = (task / "status").read_text(encoding="ascii", errors="replace")
+        told = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+        if told["State"].startswith("R") or _waits_at(task) in _interpreter():
+            return None
+        return int(told["voluntary_ctxt_switches"])
+    except (FileNotFoundError, ProcessLookupError):
         return -1
-    told = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-    return None if told["State"].startswith("R") else int(told["voluntary_ctxt_switches"])
+
+
+def _waits_at(task: Path) -> int:
+    """The address at which a thread waits in a system call, of a futex the lock's; 0 where the system does not say."""
+    try:
+        return int((task / "syscall").read_text(encoding="ascii").split()[1], 16)
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+@functools.cache
+def _interpreter() -> range:
+    """Addresses of the interpreter's own state, of which its lock is part; locks of programs lie elsewhere."""
+    at = ctypes.addressof(ctypes.c_char.in_dll(ctypes.pythonapi, "_PyRuntime"))
+    for line in Path("/proc/self/maps").read_text(encoding="ascii", errors="replace").splitlines():
+        begin, end = (int(address, 16) for address in line.split()[0].split("-"))
+        if begin <= at < end:
+            return range(at, end)
+    return range(0)
 
 
 class Turns:
@@ -121,6 +146,7 @@ class Turns:
         self._here: list[int] = []
         self._natives: dict[int, int] = {}
         self._clocks: dict[int, int] = {}
+        self._between = set(range(threads))  # those that wait for a turn, or hand it on: for nothing of the backend
         self._hasty = hasty()  # from the first turn to the last
         self._turn: int | None = None
         self._left = 0
@@ -171,6 +197,7 @@ class Turns:
         self._wait(me)
 
     def _leave(self, me: int) -> None:
+        self._between.add(me)
         with self._changed:
             self._here.remove(me)
             if not self._here:
@@ -179,6 +206,7 @@ class Turns:
                 self._next(self._here)
 
     def _give_way(self, me: int) -> None:
+        self._between.add(me)
         with self._changed:
             if self._turn == me:
                 self._next([other for other in self._here if other != me] or [me])
@@ -191,6 +219,7 @@ class Turns:
         self._changed.notify_all()
 
     def _wait(self, me: int) -> None:
+        self._between.add(me)
         with self._changed:
             looks, used, watch = 0, 0.0, Watch()
             seen = self._opcodes
@@ -199,8 +228,11 @@ class Turns:
                     looks, used, watch = 0, 0.0, Watch()
                     seen = self._opcodes
                     continue
+                if self._turn in self._between:
+                    continue
                 # A thread that the machine is too busy to run does not spin.
                 before, used = used, time.clock_gettime(self._clocks[self._turn])
                 looks += used != before
                 if watch.rests(self._natives[self._turn]) or looks == LOOKS:
                     self._next([me])
+        self._between.discard(me)
