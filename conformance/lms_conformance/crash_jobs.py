@@ -18,6 +18,7 @@ from lms_conformance.inside import INSIDE, telling
 from lms_conformance.line import Line
 from lms_conformance.peers import serve_peer
 from lms_conformance.power.jobs import open_images, run_recorded
+from lms_conformance.reading_ways import read_ways
 from lms_conformance.recipes import load_harness
 from lms_conformance.servers import serve_here
 from lms_tiers.errors import LmsTiersError
@@ -165,6 +166,7 @@ JOBS: Final[Mapping[str, Callable[[dict[str, Any], Line], None]]] = {
     "run": _run,
     "overwrite": _overwrite,
     "read": _read,
+    "read ways": lambda job, line: read_ways(_open(job, reopen=True), job["chunks"], line),
     "full disk": _full_disk,
     "read only": _read_only,
     "peer": serve_peer,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
+from lms_conformance import gauges
 from lms_conformance.chunks import Chunk, difference, key
 from lms_conformance.reading import expect_meta
 from lms_conformance.spec import prop
 from lms_conformance.subject import Subject
 from lms_conformance.trial import Trial
 from lms_conformance.violation import expect
-from lms_tiers.interface import ChunkInfo
+from lms_conformance.zoo.memory import MemoryReference
+from lms_tiers.interface import ChunkInfo, LMSBackendInterface
+from lms_tiers.messages import ClientMetaMessage
 
 MOST = 1 << 14
 
@@ -102,10 +106,13 @@ def _told(trial: Trial, infos: Iterator[ChunkInfo]) -> Iterator[ChunkInfo]:
 
 
 #: Lengths of batches: about the limits of protocols and databases, and beyond them.
-BATCHES = (255, 256, 1000, 1024, 4097)
+BATCHES = (255, 256, 1000, 1024, 2049, 4097)
 
 #: Of those that a server may be asked for one by one, as many as that.
-AT_ONCE = 1025
+AT_ONCE = 2049
+
+#: Lengths of batches that are copied out of another backend.
+COPIES = (1024, 4097)
 
 
 @prop(
@@ -120,6 +127,9 @@ def _batches(trial: Trial) -> None:
 def _batch(trial: Trial) -> None:
     backend = trial.open(capacity=512 * 1024 * 1024)
     b = backend.backend
+    stay = {f"stays{i}": _chunk(i + 1) for i in range(20)}
+    for k, chunk in stay.items():
+        b.put(chunk.message(key(k)), chunk.data())
     for size in BATCHES:
         # Each batch overwrites the one before it, with other chunks.
         texts = [_text(i) for i in range(size)]
@@ -146,6 +156,23 @@ def _batch(trial: Trial) -> None:
                 expect_meta(meta, chunk, "get_many_into")
                 expect(room == chunk.bytes(), f"get_many_into to fill in {chunk!r}", bytes(room))
             trial.ran(1)
+    for size in COPIES:
+        _copied(trial, b, size)
+    for k, chunk in stay.items():
+        backend.expect_chunk(k, chunk, "what was there before the batches, and is in none of them")
+
+
+def _copied(trial: Trial, b: LMSBackendInterface, size: int) -> None:
+    source, messages = MemoryReference(), list[ClientMetaMessage]()
+    for i in range(size):
+        messages.append(_chunk(i + 2).message(key(_text(i))))
+        source.put(messages[-1], _chunk(i + 2).data())
+    with trial.quiet(f"# put_from of {size}"):
+        held = b.put_from(messages, source)
+        expect(held == [True] * size, f"put_from of {size} that are all there to say so", _falses(held))
+        keys = [key(_text(i)) for i in range(size)]
+        _answers(b.get_many(keys), [_chunk(i + 2) for i in range(size)], f"get_many after put_from of {size}")
+        trial.ran(2)
 
 
 def _answers(found: Sequence[object], chunks: Sequence[Chunk], what: str) -> None:
@@ -176,7 +203,8 @@ def _remove(trial: Trial) -> None:
     stay = {f"stays{i}": _chunk(i + 1) for i in range(20)}
     for k, chunk in stay.items():
         b.put(chunk.message(key(k)), chunk.data())
-    for size in (1, 2, 257, AT_ONCE):
+    for size in (1, 2, 257, 1025, 4097):
+        began = time.monotonic()
         with trial.quiet(f"# put and remove {size} chunks in one batch each"):
             keys = [key(text) for text in map(_text, range(size))]
             b.put_many([(_chunk(i).message(k), _chunk(i).data()) for i, k in enumerate(keys)])
@@ -185,4 +213,6 @@ def _remove(trial: Trial) -> None:
             expect(not any(left), f"none of {size} chunks after remove_many of all", f"{sum(left)} of them")
             _each_once([k.to_string() for k in b.list_keys()], set(stay), "list_keys after remove_many")
             trial.ran(4)
+        if size > 1000 and time.monotonic() - began > trial.profile.example_seconds * gauges.busy():
+            break  # a server that is asked for each of them takes as long again for every one more
     backend.expect_model(stay)

@@ -8,10 +8,12 @@ from lms_conformance.spec import prop
 from lms_conformance.trial import Trial
 from lms_conformance.ways import Ways
 
-#: What is named behind an absent key, or twice, is forgotten, and nothing else.
+#: What is named behind an absent key, or twice, is forgotten, and nothing else, whatever it begins with.
 ABSENT_FIRST = (
     Op("put_many", ("ab", "A"), (Chunk(3, 100), Chunk(4, 7))),
     Op("remove_many", ("a", "ab", "a", "ab")),
+    Op("put", ("ab",), (Chunk(5, 30),)),
+    Op("remove_many", ("a",)),
 )
 
 #: A key that is put with one dtype is read with that, whatever it was put with before.

@@ -1,4 +1,4 @@
-"""OPT, at the edges: unusable keys and buffers, failing items, views and scans that stay open, and after close."""
+"""OPT, at the edges: unusable keys and buffers, keys of any class, and what is declared."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from lms_conformance.buffers import FILL
-from lms_conformance.chunks import KIB, Chunk, DuckKey, key, show
+from lms_conformance.chunks import KIB, MIB, Chunk, DuckKey, key, show
 from lms_conformance.programs import Op
-from lms_conformance.reading import expect_meta, spelled
+from lms_conformance.reading import spelled
 from lms_conformance.spec import prop
 from lms_conformance.subject import Subject
 from lms_conformance.trial import Trial
@@ -19,93 +19,11 @@ from lms_conformance.violation import expect, violate
 from lms_conformance.ways import Ways
 from lms_conformance.zoo.memory import MemoryReference
 from lms_tiers.errors import (
-    BackendClosedError,
     InvalidBufferError,
-    InvalidChunkError,
     InvalidKeyError,
     LmsTiersError,
 )
-
-SIZES = (1, 100, 4097, 300 * KIB + 1)
-
-
-def _lent(view: Any) -> bytes:
-    return b"".join(bytes(memoryview(b).cast("B")) for b in view.buffers if memoryview(b).nbytes)
-
-
-@prop(
-    "OPT-07",
-    "What view lends stays as it is inside its block, overwritten or removed meanwhile, and errors of the block pass.",
-    since="1.1",
-)
-def _lends(trial: Trial) -> None:
-    backend = trial.open()
-    for size in SIZES:
-        chunk = Chunk(3, size, 2)
-        backend.put("a", chunk)
-        with backend.view("a") as first, backend.view("a") as second:
-            if first is None or second is None:
-                violate("two views of one chunk", "None")
-            backend.put("a", Chunk(4, size))
-            expect(_lent(first) == chunk.bytes(), f"the bytes lent to stay {chunk!r} when it is overwritten", "changed")
-            if trial.caps.remove:
-                backend.remove("a")
-                backend.put("b", Chunk(5, size))
-                expect(
-                    _lent(second) == chunk.bytes(), f"the bytes lent to stay {chunk!r} when it is removed", "changed"
-                )
-            expect_meta(first.meta, chunk, "view")
-            writable = [memoryview(b) for b in first.buffers if not memoryview(b).readonly]
-            for lent in writable:
-                lent.cast("B")[:] = bytes(lent.nbytes)
-        backend.put("a", chunk)
-        with backend.view("a") as view:
-            for lent in [memoryview(b) for b in view.buffers if not memoryview(b).readonly] if view else ():
-                lent.cast("B")[:] = bytes(lent.nbytes)
-        backend.expect_chunk("a", chunk, "the chunk, though a borrower wrote into what it was lent")
-    for held in ("a", "absent"):
-        try:
-            with backend.view(held):
-                raise KeyError("mine")
-        except KeyError:
-            continue
-        violate("the exception of a view's block to come through", "it was swallowed")
-    backend.expect_chunk("a", Chunk(3, SIZES[-1], 2))
-
-
-@prop(
-    "OPT-08",
-    "A scan that is left half way, or read beside puts and other scans, holds nothing up and tells of each chunk once.",
-    since="1.1",
-)
-def _half_a_scan(trial: Trial) -> None:
-    backend = trial.open()
-    model = {f"k{i}": Chunk(i + 2, 50 * i, i % 8) for i in range(30)}
-    for k, chunk in model.items():
-        backend.put(k, chunk)
-
-    def use() -> None:
-        left, one, other = (iter(backend.backend.scan()) for _ in range(3))
-        trial.record(f"left = {backend.var}.scan(); next(left)  # and no more of it")
-        next(left)
-        seen = [next(one), next(other), next(other)]
-        for k, chunk in {"k0": model["k0"], "new": Chunk(9, 77)}.items():
-            backend.allows(partial(backend.put, k, chunk), "put beside a scan that was left half way")
-        if trial.caps.remove:
-            backend.remove("new")
-        backend.expect_chunk("k4", model["k4"])
-        found = sorted(info.key.to_string() for info in (seen[0], *one))
-        again = sorted(info.key.to_string() for info in (*seen[1:], *other))
-        for texts in (found, again):
-            there = [text for text in texts if text != "new"]
-            expect(there == sorted(model), "a scan beside puts to yield each chunk held throughout, once", there)
-        backend.list_keys()
-        del left
-
-    trial.within(20, use, "calls beside a scan that was left half way")
-    subject = Ways(backend)
-    subject.model = model if trial.caps.remove else {**model, "new": Chunk(9, 77)}
-    subject.finish(["k0", "k29", "absent"])
+from lms_tiers.messages import CacheEngineKey
 
 
 @prop(
@@ -157,7 +75,7 @@ def _other(buffer: Any) -> Any:
     return np.asarray(buffer, dtype=np.uint8) != FILL if not isinstance(buffer, bytearray) else set(buffer) - {FILL}
 
 
-def _named(backend: Subject, k: Any) -> dict[str, Callable[[], Any]]:
+def naming(backend: Subject, k: Any) -> dict[str, Callable[[], Any]]:
     """Every call that names a key, with `k` among sound ones."""
     b, source = backend.backend, MemoryReference()
     held, chunk = key("a"), Chunk(4, 9)
@@ -190,7 +108,7 @@ def _unusable(trial: Trial) -> None:
     backend = trial.open()
     backend.put("a", Chunk(3, 60, 1))
     for k in (DuckKey(""), DuckKey("\ud800"), DuckKey(None), object()):
-        for name, call in _named(backend, k).items():
+        for name, call in naming(backend, k).items():
             trial.record(f"# {name} with the unusable key {k!r}")
             if name in ("stored_bytes", "touch"):  # those may look no further than what they have
                 try:
@@ -208,79 +126,12 @@ def _unusable(trial: Trial) -> None:
 
 
 @prop(
-    "OPT-11",
-    "An optional write that is refused leaves everything as it was: the old chunk, its metadata, what is listed.",
-    since="1.1",
-)
-def _refused(trial: Trial) -> None:
-    import torch
-
-    subject = Ways(trial.open())
-    backend = subject.subject
-    for k, chunk in {"a": Chunk(3, 100, 1), "b": Chunk(4, 0)}.items():
-        subject.put(Op("put", (k,), (chunk,)))
-    source = MemoryReference()
-    source.put(Chunk(9, 70, 3).message(key("a")), Chunk(9, 70, 3).data())
-    device = getattr(backend.backend, "device", "cpu")
-    wrong = Chunk(9, 70, 3).message(key("a"))
-    wrong.length = 71
-    unknown: Any = Chunk(9, 70, 3).message(key("a"))
-    unknown.fmt = 99
-    for name, message in {"a wrong length": wrong, "an unknown format": unknown}.items():
-        for what, call in {
-            "put_tensor": lambda m: backend.backend.put_tensor(m, torch.zeros(70, dtype=torch.uint8, device=device)),
-            "put_many": lambda m: backend.backend.put_many([(m, Chunk(9, 70).data())]),
-        }.items():
-            trial.record(f"# {what} with metadata of {name}")
-            backend.rejects(InvalidChunkError, partial(call, message), f"{what} with metadata of {name}")
-            subject.finish(["a", "b", "c"])
-    held = backend.backend.put_from([Chunk(9, 70, 2).message(key("a")), Chunk(9, 70, 3).message(key("c"))], source)
-    trial.record("# put_from of a chunk that the source holds with other metadata, and of one that it has not")
-    expect(held == [False, False], "put_from to answer [False, False]", held)
-    subject.finish(["a", "b", "c"])
-
-
-@prop("OPT-12", "After close every optional method raises BackendClosedError, and does nothing.", since="1.1")
-def _after_close(trial: Trial) -> None:
-    import torch
-
-    backend = trial.open()
-    backend.put("a", Chunk(3, 10))
-    source = MemoryReference()
-    source.put(Chunk(3, 10).message(key("a")), Chunk(3, 10).data())
-    device = getattr(backend.backend, "device", "cpu")
-    backend.close()
-    calls = _named(backend, key("a"))
-    calls["put_from"] = lambda: backend.backend.put_from([Chunk(3, 10).message(key("a"))], source)
-    calls["put_tensor"] = lambda: backend.backend.put_tensor(
-        Chunk(3, 10).message(key("a")), torch.zeros(10, dtype=torch.uint8, device=device)
-    )
-    # Nothing that is stored is asked for or changed by these: they may know by themselves, or do nothing.
-    calls.pop("stored_bytes")
-    calls["save_state"] = lambda: backend.backend.save_state(b"late")
-    for name, call in calls.items():
-        trial.record(f"# {name} after close")
-        if name in ("touch", "save_state"):
-            try:
-                call()
-            except BackendClosedError:
-                continue
-            except Exception as error:
-                violate(
-                    f"{name} after close to raise BackendClosedError, or nothing", f"{type(error).__name__}: {error}"
-                )
-            continue
-        backend.rejects(BackendClosedError, call, f"{name} after close")
-    source.close()
-
-
-@prop(
     "OPT-13",
     "What a backend declares is well formed, and the same of each instance, at first, in use, after errors and closed.",
     since="1.1",
 )
 def _declares(trial: Trial) -> None:
-    backend, other = trial.open(), trial.open()
+    backend, other = trial.open(), trial.open(capacity=64 * MIB)
     seen = [backend.backend.capabilities, other.backend.capabilities]
     backend.put("a", Chunk(3, 100))
     seen.append(backend.backend.capabilities)
@@ -297,7 +148,17 @@ def _declares(trial: Trial) -> None:
         expect(type(getattr(caps, name)) is bool, f"{name} of True or False", getattr(caps, name))
     expect(caps.policy is None or caps.evicts, "a policy to be declared only where `evicts` is", caps.policy)
     expect(type(lends) is bool, "lends of True or False", lends)
-    least = 0
+    least, first = 0, {size: other.backend.reserve_bytes(size) for size in (1, 5000, 300 * KIB)}
+    usable = other.backend.usable_bytes
+    for i in range(12):
+        other.put(f"k{i % 5}", Chunk(3 + i, 5000 * (i % 4), i % 8))
+    now = {size: other.backend.reserve_bytes(size) for size in first}
+    expect(now == first, f"reserve_bytes of the same length to be the same in use: {first}", now)
+    expect(
+        other.backend.usable_bytes == usable,
+        f"usable_bytes to be the same in use: {usable}",
+        other.backend.usable_bytes,
+    )
     for size in (0, 1, 100, *(n for power in range(9, 23) for n in ((1 << power) - 1, 1 << power, (1 << power) + 1))):
         need = other.backend.reserve_bytes(size)
         expect(type(need) is int and need >= size, f"reserve_bytes({size}) of at least {size}", need)
@@ -317,6 +178,12 @@ def _any_class(trial: Trial) -> None:
     for how in (0, 0b1111, 0b0101, 0b1010):
         for kind in ("get_many", "contains_many", "contains_prefix", "view", "get_into", "touch"):
             subject.step(Op(kind, pool, how=how))
+    for what, keys in {
+        "list_keys": subject.subject.list_keys(),
+        "scan": [info.key for info in subject.subject.scan()],
+    }.items():
+        strange = [k for k in keys if not isinstance(k, CacheEngineKey)]
+        expect(not strange, f"{what} to tell of CacheEngineKey objects", strange[:1])
     if trial.caps.remove:
         subject.remove_many(Op("remove_many", (pool[0], pool[3]), how=0b11))
     subject.finish(pool)

@@ -26,6 +26,9 @@ VARIANTS: tuple[tuple[str | None, str, tuple[int, ...]], ...] = (
     ("bfloat16", "KV_2LTD", (8, 16, 8)),
     ("bfloat16", "KV_2LTD", ()),
     ("bfloat16", "KV_2LTD", (2, 4, 16, 0)),
+    ("bfloat16", "KV_2LTD", (2 + (1 << 8), 4, 16, 8)),
+    ("bfloat16", "KV_2LTD", (2, 4, 16 + (1 << 16), 8)),
+    ("bfloat16", "KV_2LTD", (2, 4, 16, 8 + (1 << 31))),
 )
 
 

@@ -46,7 +46,12 @@ def _methods(b: LMSBackendInterface, chunk: Chunk) -> dict[str, Callable[[int], 
         except LmsTiersError:
             return
 
+    def ever_other_shapes(i: int) -> None:
+        other = Chunk(3, len(chunk), meta=("uint8", "KV_2LTD", (1 + i, len(chunk))))
+        b.put(other.message(held), other.data())
+
     calls: dict[str, Callable[[int], Any]] = {
+        "put of ever other shapes": ever_other_shapes,
         "put": lambda i: b.put(chunk.message(held), chunk.data()),
         "put that is refused": refused,
         "put_many": lambda i: b.put_many([(chunk.message(held), chunk.data())] * 2),
@@ -162,7 +167,7 @@ def _resident_slope(trial: Trial) -> None:
     began = time.monotonic()
     rounds(FEWEST)
     each = (time.monotonic() - began) / FEWEST
-    n = min(ROUNDS, max(FEWEST, int(trial.profile.example_seconds / 2 / each)))
+    n = min(ROUNDS, max(FEWEST, int(trial.profile.example_seconds * gauges.busy() / 2 / each)))
     trial.record(f"# all methods in turn: {n} rounds, and 4 times as many again")
     gc.collect()
     gc.freeze()

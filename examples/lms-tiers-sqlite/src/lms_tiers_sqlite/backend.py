@@ -106,6 +106,7 @@ class SqliteBackend(LMSBackendInterface):
         return connection
 
     def _set_aside(self, error: sqlite3.Error) -> None:
+        self._corrupt += 1
         for suffix in ("", "-journal"):
             sick = self._path.with_name(self._path.name + suffix)
             if sick.exists():
