@@ -129,6 +129,8 @@ def _batches(trial: Trial) -> None:
             backend.flush()
             order.settle(backend.keys(), fits)
             more(3)
+        used("touch", [order.keys[i] for i in (5, 1, 3, 2)])
+        more(2 * fits)  # until what was touched has left
         batch = [f"k{fresh + i}" for i in range(2 * trial.harness.holds(CAPACITY) // SIZE)]
         put_many(batch)
         backend.flush()
