@@ -25,6 +25,9 @@ CALLS, LOOKS = 40, 4
 #: A call that keeps this much, each time, leaks. Python's own books need some tens of bytes in some hundred calls.
 LEAK = 512
 
+#: Of metadata that is ever another some of it may be kept to be found again, in a cache that has an end.
+SHAPE = 2 * KIB
+
 
 def _methods(b: LMSBackendInterface, chunk: Chunk) -> dict[str, Callable[[int], Any]]:
     """Each method as a call of one number, which changes nothing that is stored in the end."""
@@ -46,12 +49,7 @@ def _methods(b: LMSBackendInterface, chunk: Chunk) -> dict[str, Callable[[int], 
         except LmsTiersError:
             return
 
-    def ever_other_shapes(i: int) -> None:
-        other = Chunk(3, len(chunk), meta=("uint8", "KV_2LTD", (1 + i, len(chunk))))
-        b.put(other.message(held), other.data())
-
     calls: dict[str, Callable[[int], Any]] = {
-        "put of ever other shapes": ever_other_shapes,
         "put": lambda i: b.put(chunk.message(held), chunk.data()),
         "put that is refused": refused,
         "put_many": lambda i: b.put_many([(chunk.message(held), chunk.data())] * 2),
@@ -107,6 +105,10 @@ def _python_slope(trial: Trial) -> None:
     methods = _methods(backend.backend, chunk)
     number = itertools.count()
 
+    def ever_other_shapes(i: int) -> None:
+        other = Chunk(3, len(chunk), meta=("uint8", "KV_2LTD", (1 + i, len(chunk))))
+        backend.backend.put(other.message(key("a")), other.data())
+
     def keeps(calls: Sequence[Callable[[int], Any]]) -> int:
         """Bytes that are kept at least of each round of `calls`."""
         looks = []
@@ -129,6 +131,8 @@ def _python_slope(trial: Trial) -> None:
             half = named[: len(named) // 2]
             named = half if keeps([call for _, call in half]) >= LEAK else named[len(half) :]
         expect(kept < LEAK, f"less than {LEAK} bytes kept of each {named[0][0]}", f"{kept} bytes or more")
+        kept = keeps([ever_other_shapes])
+        expect(kept < SHAPE, f"less than {SHAPE} bytes kept of each put of ever other shapes", f"{kept} bytes or more")
     finally:
         gc.unfreeze()
         if began:

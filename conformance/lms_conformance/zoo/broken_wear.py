@@ -213,4 +213,4 @@ class RemembersShapes(Wrapper):
     def put(self, client_meta: ClientMetaMessage, kv_chunk_bytes: bytearray) -> None:
         """And keep."""
         self.inner.put(client_meta, kv_chunk_bytes)
-        self._plans.setdefault((client_meta.length, tuple(client_meta.shape)), bytearray(1024))
+        self._plans.setdefault((client_meta.length, tuple(client_meta.shape)), bytearray(4096))
