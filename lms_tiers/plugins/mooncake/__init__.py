@@ -16,7 +16,7 @@ SPEC: Final = BackendSpec(
     medium="shared",
     imports=("mooncake",),
     extra="lms-tiers[mooncake]",
-    probe="lms_tiers.plugins.mooncake.probe:probe",
+    probe="lms_tiers.plugins.mooncake.backend:probe",
     conformance="lms_conformance.remote.mooncake:harness",
 )
 

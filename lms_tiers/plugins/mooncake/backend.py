@@ -7,6 +7,7 @@ there the higher number counts. Who gives it, and when the other leaves: `lms_ti
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -112,7 +113,7 @@ class MooncakeBackend(RemoteBackend):
 
     def _refusal(self, code: int) -> StorageUnavailableError:
         if code not in _FULL:
-            return self._error(f"cannot write: it answers {code}.")
+            return self._error(f"cannot write: it answers {-abs(code)}.", "put" if code > 0 else "")
         with contextlib.suppress(StorageUnavailableError):
             if not any(ask(self.admin, "/get_all_segments", self._timeout / 2)):  # a master alone says that it is full
                 return self._error("has no node yet that gives memory: start mooncake_client.")
@@ -209,6 +210,22 @@ def _chunk(text: str, data: memoryview) -> tuple[int, ChunkMeta, memoryview] | N
     if not number or head is None or not head.fits(rest[head.size :]):
         return None
     return number, head.meta, rest[head.size :]
+
+
+def probe(backend: MooncakeBackend) -> Iterator[tuple[str, str, str]]:
+    """State, finding and advice for `lms-tiers doctor`: the master, the nodes' memory, that nobody guards it."""
+    try:
+        nodes = [name for name in ask(backend.admin, "/get_all_segments", 5) if name.strip()]
+        told = "".join(ask(backend.admin, "/metrics/summary", 5))
+    except StorageUnavailableError as error:
+        yield "fault", str(error), "without the master's HTTP nothing can be listed."
+        return
+    memory = re.search(r"Mem Storage: ([^|}]+?) *[|}]", told)
+    if nodes:
+        yield "ok", f"{len(nodes)} nodes hold {memory[1] if memory else 'chunks'}", ""
+    else:
+        yield "fault", "no node gives memory", "start `mooncake_client` on some hosts: it is this tier's capacity."
+    yield "note", "the engine knows no users and no TLS", "let nobody else reach its network."
 
 
 def open_backend(location: str, capacity: int | None, options: MooncakeOptions) -> MooncakeBackend:

@@ -84,7 +84,7 @@ class Engine:
         return [found[name] for name in names]
 
     def put(self, memory: memoryview, at: int, objects: list[tuple[str, int, int]], seconds: float) -> Any:
-        """Write objects (key, place, length): for each 0, or the engine's error where nothing was written.
+        """Write objects (key, place, length): for each 0, or the engine's error; its negative: it may be written.
 
         It tries for so many seconds. Who has begun to write the same key, and has not ended in half of them, or in
         a second, is taken for dead.
@@ -96,7 +96,6 @@ class Engine:
                 there = self._numbers(memory, at, names)
             except OSError as error:  # nothing is written yet
                 return [error.errno] * len(names)
-            before = {name: max(pair) for name, pair in there.items()}
             while left and (taken := time.monotonic() - began) < seconds:
                 late, chosen, mine = taken > min(seconds / 2, 1), [], {}
                 if late:
@@ -105,14 +104,11 @@ class Engine:
                     first, second = there[name]
                     chosen.append(name + (".1" if second < first else ".0"))
                     mine[name], memory[place : place + NUMBER.size] = numbered(max(first, second))
-                write = self._store.batch_upsert_from if late else self._store.batch_put_from
+                write = self._store.batch_upsert_from if late else self._write
                 codes = write(chosen, [at + place for _, place, _ in left], [size for _, _, size in left])
                 there = self._numbers(memory, at, list(mine))
                 self._settle({name: pair for name, pair in there.items() if mine[name] in pair})
-                for (name, _, _), code in zip(left, codes, strict=True):
-                    # Of a name that is taken the engine answers 0, and writes nothing. What another put has written
-                    # meanwhile, this one could have been overwritten by.
-                    answers[name] = 0 if max(there[name]) > before[name] else code or _OVERTAKEN[0]
+                answers.update(zip(mine, codes, strict=True))
                 left = [one for one in left if answers[one[0]] in _OVERTAKEN]
                 if left:
                     time.sleep(pause)  # for those who are writing it
@@ -139,6 +135,18 @@ class Engine:
             with self._change:
                 self._busy.difference_update(names)
                 self._change.notify_all()
+
+    def _write(self, names: list[str], places: list[int], sizes: list[int]) -> list[int]:
+        """Write objects under names that are free. Of one that is taken the engine's own `put` answers 0."""
+        codes = list(self._store.batch_put_session_start(names, sizes))
+        begun = [i for i, code in enumerate(codes) if code == 0]
+        given = [names[i] for i in begun], [[places[i]] for i in begun], [[sizes[i]] for i in begun], [[0]] * len(begun)
+        moved = self._store.batch_put_from_multi_buffer_ranges(*given) if begun else []
+        for i, code in zip(begun, moved, strict=True):
+            end = self._store.batch_put_session_revoke if code < 0 else self._store.batch_put_session_end
+            (ended,) = end([names[i]])
+            codes[i] = min(code, 0) or (ended if ended in _OVERTAKEN else -ended)
+        return codes
 
     def _numbers(self, memory: memoryview, at: int, names: list[str]) -> dict[str, tuple[int, int]]:
         """The numbers of both objects of each key, 0 where there is none."""

@@ -227,10 +227,10 @@ class Empty:
     def get_into_ranges(self, *_: Any) -> list[list[list[int]]]:
         return [[[-704], [-704]]]
 
-    def batch_put_from(self, names: list[str], *_: Any) -> list[int]:
+    def batch_put_session_start(self, names: list[str], *_: Any) -> list[int]:
         return [-705] * len(names)
 
-    batch_upsert_from = batch_put_from
+    batch_upsert_from = batch_put_session_start
 
     def batch_remove(self, names: list[str], force: bool) -> list[int]:
         return [0] * len(names)
