@@ -116,8 +116,14 @@ class Call:
         return self._ended.done() and self._ended.result().cancelled()
 
     def cancel(self, after: float = 0) -> None:
-        """Cancel it, as LMCache does where it takes too long, `after` so many seconds; from any thread."""
-        self._loop.call_soon_threadsafe(lambda: self._loop.call_later(after, self._task.cancel))
+        """Cancel it, as LMCache does where it takes too long, `after` so many seconds; from any thread.
+
+        At once is before whatever its present step hands to a thread is done: on a busy loop, too.
+        """
+        if after:
+            self._loop.call_soon_threadsafe(lambda: self._loop.call_later(after, self._task.cancel))
+        else:
+            self._loop.call_soon_threadsafe(self._task.cancel)
 
     def wait(self, what: str) -> Any:
         """What it answers; raises what it raises, `CancelledError` of `concurrent.futures` where it was cancelled."""
