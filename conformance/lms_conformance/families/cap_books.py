@@ -33,6 +33,7 @@ def _room(trial: Trial, backend: Subject, besides: int = 0) -> int:
             b.put(chunk.message(k), chunk.data())
         except CapacityError:
             break
+    b.flush()  # what is on its way to another tier takes room there, too
     held = b.contains_many(keys).count(True) + besides
     for k in keys:
         b.remove(k)
