@@ -161,7 +161,7 @@ def _drained(trial: AdapterTrial) -> None:
     for first in (0, 8):
         stored(drive, list(range(first, first + 8)))
     waiting: list[Any] = []
-    for _ in tries(3, waiting):
+    for _ in tries(12, waiting):
         drive.wipe()
         jobs = [drive.job([key], [key], True) for key in range(SLOTS)]
         for job in jobs:
