@@ -111,7 +111,7 @@ class Engine:
                 answers.update(zip(mine, codes, strict=True))
                 left = [one for one in left if answers[one[0]] in _OVERTAKEN]
                 if left:
-                    time.sleep(pause)  # for those who are writing it
+                    time.sleep(pause)  # for writers on other hosts: nothing tells of their end
                     pause = min(2 * pause, 0.05)
         return [answers[name] for name in names]
 
