@@ -75,7 +75,9 @@ class Known(LMSBackendInterface):
         return most if self._beyond is None else most + self._beyond.backend.reserve_bytes(length)
 
     def scan(self) -> Iterator[ChunkInfo]:
-        """Every chunk: a `StoredChunk` for each in the index, in its order; then what only a shared tier lists.
+        """Every chunk: a `StoredChunk` for each in the index, in its order; then what else a shared tier lists.
+
+        A chunk that rises from the shared tier meanwhile, or is left there only, is told once.
 
         Raises
         ------
@@ -83,9 +85,19 @@ class Known(LMSBackendInterface):
             A tier that has to be asked cannot list its chunks.
         """
         self._h.check_open()
+        if self._beyond is None:
+            yield from self._descriptions()
+            return
+        told = set()
+        for chunk in self._descriptions():
+            told.add(chunk.key.to_string())
+            yield chunk
+        yield from (chunk for chunk in self._beyond.scan() if chunk.key.to_string() not in told)
+
+    def _descriptions(self) -> Iterator[StoredChunk]:
         h = self._h
         loading, listed = h.loading, list(h.index)
-        known = frozenset(listed) if loading is not None or self._beyond is not None else frozenset()
+        known = frozenset() if loading is None else frozenset(listed)
         for at in range(0, len(listed), _STEP):
             with h.lock:
                 found = [self._described(text) for text in listed[at : at + _STEP]]
@@ -96,8 +108,6 @@ class Known(LMSBackendInterface):
                 chunk = self._described(text)
             if chunk is not None:
                 yield chunk
-        if self._beyond is not None:
-            yield from (chunk for chunk in self._beyond.scan() if chunk.key.to_string() not in h.index)
 
     def _described(self, text: str) -> StoredChunk | None:
         h = self._h

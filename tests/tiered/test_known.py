@@ -103,6 +103,34 @@ def test_what_only_a_shared_tier_holds_is_scanned_there_and_of_no_tier_of_ours(b
         forget_engine("test_known")
 
 
+def test_what_rises_or_leaves_between_two_steps_of_a_scan_is_told_once(bench: Any) -> None:
+    """A chunk of the shared tier that a private one has only since, and one that the private one had until then."""
+    engine = shared_engine("test_known")
+    try:
+        store = TieredStore(
+            [
+                TierConfig("ram", bench.weighed(), 100_000, Lru(100_000, lambda: 0.0)),
+                TierConfig("pool", SharedReference("test_known"), None, None),
+            ]
+        )
+        with store, SharedReference("test_known") as other:
+            for i in range(600):
+                bench.put(store, i, i)
+            store.flush(60)
+            bench.put(other, 1000, 1)
+            scan = store.scan()
+            seen = [next(scan).key.chunk_hash]
+            assert bench.get(store, 1000) == 1
+            store.drain(60)
+            assert store.tiers_of(bench.key(1000)) == ("ram",)
+            store.resize("ram", 20_000)
+            assert store.tiers_of(bench.key(300)) == (), "beyond what one step describes"
+            seen += [info.key.chunk_hash for info in scan]
+            assert sorted(seen) == [*range(600), 1000]
+    finally:
+        forget_engine("test_known")
+
+
 def test_a_closed_store_knows_nothing(bench: Any) -> None:
     store = bench.store(1000)
     bench.done(store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from lms_tiers.changes import Changes
 from lms_tiers.errors import CapacityError
 from lms_tiers.plugins.lmdb.backend import LmdbBackend
 from lms_tiers.plugins.lmdb.calls import staying
+from lms_tiers.plugins.lmdb.checkpoint import Checkpoints
 from tests.plugins.lmdb.waiting import until
 from tests.plugins.lmdb.whole import assert_whole
 from tests.stepping import until_it_waits
@@ -30,30 +33,35 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 class Holder:
-    """Takes a lock once the main thread waits, rouses it, interrupts it, and looks whether the lock is still taken."""
+    """Takes a lock once the main thread waits in a function, rouses it, interrupts it, and looks who has the lock."""
 
-    def __init__(self, lock: Any, rouse: Callable[[], None]) -> None:
-        self._lock, self._rouse = lock, rouse
+    def __init__(self, lock: Any, rouse: Callable[[], None], function: Callable[..., Any]) -> None:
+        self._lock, self._rouse, self._code = lock, rouse, function.__code__
         self.kept = False
         self.thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
         main = threading.main_thread()
-        assert main.ident is not None
+        ident = main.ident
+        assert ident is not None
+        # One that waits for the interpreter seems asleep too, wherever it is.
+        until(lambda: sys._current_frames()[ident].f_code is self._code)
         until_it_waits(main)
         with self._lock:
             self._rouse()
             until_it_waits(main)
-            signal.pthread_kill(main.ident, signal.SIGUSR1)
+            signal.pthread_kill(ident, signal.SIGUSR1)
             until_it_waits(main)
             self.kept = self._lock.locked()
 
 
 @contextmanager
-def interrupted_while_it_waits(lock: Any, rouse: Callable[[], None]) -> Iterator[None]:
+def interrupted_while_it_waits(
+    lock: Any, rouse: Callable[[], None], function: Callable[..., Any] = Changes.wait
+) -> Iterator[None]:
     """The call within the block is interrupted when it has waited and wants the lock, which another thread has."""
     before = signal.signal(signal.SIGUSR1, _interrupt)
-    holder = Holder(lock, rouse)
+    holder = Holder(lock, rouse, function)
     holder.thread.start()
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -88,7 +96,7 @@ def test_a_put_that_waits_for_the_journal(opening: Open, put: Any) -> None:
             for number in range(1 << 20):
                 put(backend, number % 40, 1)
 
-        with interrupted_while_it_waits(store.lock, store.changed.wake):
+        with interrupted_while_it_waits(store.lock, store.changed.wake, Checkpoints.make):
             fill()
         assert store.journal.room < 4 * KIB
     backend._checkpoints.make()

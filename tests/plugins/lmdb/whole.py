@@ -5,17 +5,22 @@ from __future__ import annotations
 from itertools import pairwise
 
 from lms_tiers.plugins.lmdb.backend import LmdbBackend
-from lms_tiers.plugins.lmdb.layout import PAGE
+from lms_tiers.plugins.lmdb.layout import PAGE, Chunk
 from lms_tiers.plugins.lmdb.space import charge, index_share
 
 
 def assert_whole(backend: LmdbBackend) -> None:
     """No page is in two places, none is lost, and charges and counts are those of the chunks there. No call runs."""
+    with backend._checkpoints._making:  # one frees pages
+        chunks = [backend._reader.located(key.to_string()) for key in backend.list_keys()]
+        with backend._store.lock:
+            _assert_whole(backend, [chunk for chunk in chunks if chunk is not None], len(chunks))
+
+
+def _assert_whole(backend: LmdbBackend, chunks: list[Chunk], listed: int) -> None:
     store = backend._store
     pages = store.pages
-    found = [backend._reader.located(key.to_string()) for key in backend.list_keys()]
-    chunks = [one for one in found if one is not None]
-    assert len(chunks) == len(found) == store.counters.chunks
+    assert len(chunks) == listed == store.counters.chunks
     assert store.counters.charged == sum(charge(one.pages, one.nrecord) for one in chunks)
     assert store.counters.share == sum(index_share(one.nrecord) for one in chunks)
     owned = [run for one in chunks for run in one.extents]
