@@ -238,4 +238,4 @@ class Known(LMSBackendInterface):
                 return True
             if h.index.get(text) is entry:
                 # In switched-off tiers only: present as soon as a get would try one of them again.
-                return any(entry.tiers & tier.bit and tier.breaker.due() for tier in h.tiers)
+                return any(entry.tiers & tier.bit and tier.due() for tier in h.tiers)

@@ -29,7 +29,7 @@ from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.paths.runs import RunReader, SlotReader
 from lms_tiers.tiered.paths.writes import Writer
 from lms_tiers.tiered.state.chain import Chains
-from lms_tiers.tiered.state.health import Breaker
+from lms_tiers.tiered.state.health import Limits
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import known_text
 from lms_tiers.tiered.state.tier import TierConfig
@@ -86,14 +86,11 @@ class TieredStore(Batches):
         read_deadline: float | None = None, close_timeout: float = 30.0,
     ) -> None:  # fmt: skip
         check_tiers(tiers)
-
-        def breaker() -> Breaker:
-            return Breaker(clock, threshold=breaker_threshold, cooldown=breaker_cooldown, longest=breaker_longest)
-
+        limits = Limits(stall, breaker_threshold, breaker_cooldown, breaker_longest)
         shared = tiers[-1] if tiers[-1].backend.capabilities.shared else None
         self._log: Final = EventLog(on_events)
         name = " > ".join(tier.name for tier in tiers)
-        self._h = Hierarchy(name, tiers if shared is None else tiers[:-1], clock, self._log, breaker, stall)
+        self._h = Hierarchy(name, tiers if shared is None else tiers[:-1], clock, self._log, limits)
         watch_forks(self._h)
         self._room: Final = Room(self._h)
         self._movers: Final = [
@@ -101,7 +98,7 @@ class TieredStore(Batches):
             for tier in self._h.tiers
         ]
         self._h.poke = lambda tier: self._movers[tier.position].poke()
-        self._beyond = None if shared is None else Beyond(self._h, self._room, shared, breaker(), stall)
+        self._beyond = None if shared is None else Beyond(self._h, self._room, shared, limits)
         if any(mover.tier.through for mover in self._movers[1:]):
             self._h.written = writing_through(self._movers)
         self._chains = Chains()

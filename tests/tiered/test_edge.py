@@ -79,7 +79,7 @@ def test_where_more_is_lost_than_can_be_remembered_nothing_is_read_there_any_mor
     assert edge(a).breaker is BreakerState.OPEN
     assert edge(a).tombstones <= 8 + 2, "what is remembered, and what the private tier still has"
     engine.down = False
-    a._h.edge.breaker.hasten()
+    a._h.edge.hasten()
     bench.put(a, 200, 200)
     bench.until(lambda: edge(a).breaker is BreakerState.CLOSED)
     assert there(bench, 0) == 100

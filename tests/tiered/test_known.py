@@ -105,7 +105,7 @@ def test_what_only_a_shared_tier_holds_is_scanned_there_and_of_no_tier_of_ours(b
 
 def test_what_rises_or_leaves_between_two_steps_of_a_scan_is_told_once(bench: Any) -> None:
     """A chunk of the shared tier that a private one has only since, and one that the private one had until then."""
-    engine = shared_engine("test_known")
+    shared_engine("test_known")
     try:
         store = TieredStore(
             [

@@ -136,9 +136,9 @@ class Loading(Settled):
         unfit = h.fit(info.meta.length).unfit if info is not None else 0
         with h.lock:
             if error is not None and not h.closing:
-                h.failed(tier, text, error)
-            elif known and tier.breaker.failures:
-                h.worked(tier)
+                tier.failed(text, error)
+            elif known and tier.failing:
+                tier.worked()
             if h.loading is not self or text in h.index or text in seen:
                 return  # settled meanwhile, and what was found may be outdated
             if info is not None:
@@ -198,7 +198,7 @@ class Loading(Settled):
                 with h.lock:
                     self._stuck = True
                     if not stopped:
-                        h.failed(tier, "", error)
+                        tier.failed("", error)
                     h.wake()
             self._stop.wait(pause)
             pause = min(2 * pause, _LONGEST_RETRY)

@@ -179,8 +179,8 @@ class BatchWriter:
         with h.lock:
             if error is None and not h.over:
                 tier.write_latency.add(took)
-                if tier.breaker.failures:
-                    h.worked(tier)
+                if tier.failing:
+                    tier.worked()
                 for i, text in enumerate(run.texts):
                     if stored[i]:
                         h.publish(tier, text, run.entries[i], run.needs[i], charges[i], run.contexts[i])
@@ -191,7 +191,7 @@ class BatchWriter:
                     self._room.clean_ahead(tier)
                 return stored
             if blame and error is not None and not isinstance(error, (CapacityError, StorageFullError)):
-                h.failed(tier, run.texts[0], error)
+                tier.failed(run.texts[0], error)
             for text, need in zip(run.texts, run.needs, strict=True):
                 h.doubt(tier, text, need)  # nobody knows how far the backend got
                 h.release(tier, text)

@@ -20,7 +20,7 @@ from lms_tiers.tiered.paths.reads import Reader, nbytes_of
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.paths.sender import Sender
 from lms_tiers.tiered.state.edge import Asked, Edge, Unsent
-from lms_tiers.tiered.state.health import Askers, Breaker
+from lms_tiers.tiered.state.health import Askers, Limits
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry
 from lms_tiers.tiered.state.tier import Tier, TierConfig
@@ -40,14 +40,14 @@ class Beyond:
 
     Parameters
     ----------
-    stall : float
-        Seconds after which a call inside its backend switches it off.
+    limits : Limits
+        When it is left alone.
     """
 
-    def __init__(self, hierarchy: Hierarchy, room: Room, config: TierConfig, breaker: Breaker, stall: float) -> None:
+    def __init__(self, hierarchy: Hierarchy, room: Room, config: TierConfig, limits: Limits) -> None:
         self.edge: Final = Edge(
-            config.name, hierarchy.clock, hierarchy.log, breaker,
-            through=config.write != "back", stall=stall, revalidate=config.revalidate,
+            config.name, hierarchy.clock, hierarchy.log, limits,
+            through=config.write != "back", revalidate=config.revalidate,
         )  # fmt: skip
         hierarchy.edge = self.edge
         self._h: Final = hierarchy
@@ -184,7 +184,7 @@ class Beyond:
                 edge.round_trips += 1
                 edge.failed("", error)
             return None
-        if edge.breaker.failures:
+        if edge.failing:
             with h.lock:
                 edge.worked()
         edge.round_trips += 1

@@ -112,7 +112,7 @@ class Mover(Worker):
         if not self._h.up & tier.bit:
             # When the time has come and there is nothing to try it with, the next put or garbage wakes us.
             waiting = tier.garbage or any(t.position < tier.position and t.keys for t in self._h.tiers)
-            left = tier.breaker.retry_at - self._h.clock()
+            left = tier.retry_at - self._h.clock()
             return left if waiting and left > 0 else None
         return max(0.01, self._delete_after - time.monotonic()) if tier.garbage and self._delete_after else None
 
@@ -124,7 +124,7 @@ class Mover(Worker):
             self._drop_queue()
         picks: list[Pick] = []
         if probing:
-            if not tier.breaker.due():
+            if not tier.due():
                 return None
             if not tier.garbage:
                 picks = self._candidates(probing)  # once: it notes what is cleaned ahead, and would find nothing more
@@ -257,7 +257,7 @@ class Mover(Worker):
         with self._h.lock:
             self.telling = {}
             if error is not None:
-                self._h.failed(tier, touched[0], error)
+                tier.failed(touched[0], error)
             self._h.wake()
 
     def _move(self, picks: list[Pick]) -> None:

@@ -238,7 +238,7 @@ class Moves:
                 self._room.spare(tier, sum(item.need for item in ready))
             return again
         with h.lock:
-            h.worked(tier)
+            tier.worked()
             tier.rests_until = 0.0
             tier.write_latency.add(took)
         for at in range(0, len(ready), _STEP):
@@ -305,7 +305,7 @@ class Moves:
         direct = ready[0].obj is None
         full = isinstance(error, (CapacityError, StorageFullError))
         if not direct and not full:  # otherwise nobody knows whose fault it is: the next try goes step by step
-            h.failed(tier, ready[0].text, error)
+            tier.failed(ready[0].text, error)
         for item in ready:
             text, need = item.text, item.need
             if len(ready) == 1 and nothing_done(error) and not direct:

@@ -72,15 +72,15 @@ def fetch(h: Hierarchy, source: Tier, text: str, entry: Entry) -> LMSMemoryObj |
     with h.lock:
         stands = h.stands(source, text, entry, epoch)
         if obj is not None:
-            if source.breaker.failures:
-                h.worked(source)
+            if source.failing:
+                source.worked()
             source.bytes_read += entry.meta.length
             return obj if stands else None
         if stands and (error is None or isinstance(error, DamagedChunkError)):
             h.lose(source, text, entry)
         # Another length may be that of a newer chunk which is just being written.
         if stands or not (error is None or isinstance(error, DamagedChunkError)):
-            h.failed(source, text, error)
+            source.failed(text, error)
     return None
 
 
@@ -130,9 +130,9 @@ class Reader:
         context = self._chains.next(self._clock(), text)
         bits = entry.tiers & h.up
         bit = bits & -bits
-        if bit != 1 or not bit & h.well:
-            return self.get_one(key, text, context)
         tier = self._top
+        if bit != 1 or tier.failing:
+            return self.get_one(key, text, context)
         epoch = tier.epoch
         started = _clock_ns()
         obj: LMSMemoryObj | None = None
@@ -272,19 +272,19 @@ class Reader:
             tier.read_latency.add(took)
             stands = h.stands(tier, text, entry, epoch)
             if found is not None:
-                if tier.breaker.failures:
-                    h.worked(tier)
+                if tier.failing:
+                    tier.worked()
                 if stands:
                     tier.bytes_read += entry.meta.length
                     h.recency.hit(tier, text, entry, context, found if isinstance(found, LMSMemoryObj) else None)
                 return found if stands else None, False
             if error is not None and not isinstance(error, DamagedChunkError):
-                h.failed(tier, text, error)
+                tier.failed(text, error)
                 return None, True
             if stands:
                 # A backend answers None for a damaged chunk as for a sick medium: the breaker tells them apart.
                 h.lose(tier, text, entry)
-                h.failed(tier, text, error)
+                tier.failed(text, error)
             return None, False
 
     def miss(self, count: int = 1) -> None:
@@ -344,7 +344,7 @@ class Reader:
         """Where the top tier has a chunk in a file. None, of which nothing is counted, where `get` knows better."""
         h, tier = self.h, self._top
         entry, epoch = h.index.get(text), tier.epoch
-        if entry is None or not entry.tiers & h.well & tier.bit:
+        if entry is None or not entry.tiers & h.up & tier.bit or tier.failing:
             yield None
             return
         with ExitStack() as stack:

@@ -186,13 +186,13 @@ class Room:
             if error is None:
                 for text in texts:
                     tier.used -= tier.garbage.pop(text, 0)
-                if tier.breaker.failures:
-                    h.worked(tier)
+                if tier.failing:
+                    tier.worked()
             elif isinstance(error, StorageFullError):
                 h.rest(tier)
                 h.poke(tier)
             else:
-                h.failed(tier, texts[0], error)
+                tier.failed(texts[0], error)
                 h.poke(tier)  # its mover tries again later
             tier.busy.discard_all(texts)
             h.wake()
@@ -262,7 +262,7 @@ class Room:
     def clean_ahead(self, tier: Tier) -> None:
         """Too much of `tier` is not clean: wake the movers below."""
         for lower in self._h.tiers[tier.position + 1 :]:
-            if self._h.up & lower.bit or lower.breaker.due():
+            if self._h.up & lower.bit or lower.due():
                 self._h.poke(lower)
         if self._h.edge is not None:
             self._h.edge.poke()

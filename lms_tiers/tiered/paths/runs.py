@@ -111,8 +111,8 @@ class RunReader:
             took = _clock_ns() - started
             with h.lock:
                 tier.read_latency.add(took)
-                if tier.breaker.failures:
-                    h.worked(tier)
+                if tier.failing:
+                    tier.worked()
                 rest += self._settle(tier, leading, objs, texts, contexts, epoch, found)
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -125,7 +125,7 @@ class RunReader:
                 load.finish()
         if error is not None:
             with h.lock:
-                h.failed(tier, texts[group[0][0]], error)
+                tier.failed(texts[group[0][0]], error)
         return rest
 
     def _settle(
@@ -298,10 +298,10 @@ class SlotReader:
         with h.lock:
             tier.read_latency.add(took)
             if error is not None:
-                h.failed(tier, texts[group[0][0]], error)
+                tier.failed(texts[group[0][0]], error)
                 return [i for i, _ in group]
-            if tier.breaker.failures:
-                h.worked(tier)
+            if tier.failing:
+                tier.worked()
             h.recency.tell()
             for (i, entry), meta in zip(group, metas, strict=True):
                 if meta != entry.meta or not h.stands(tier, texts[i], entry, epoch):

@@ -117,7 +117,7 @@ class Sender(Worker):
                 for _, change in tried:
                     change.hasten()
                 if tried:
-                    edge.breaker.hasten()
+                    edge.hasten()
                     self.poke()
             if not self.wait(tried, deadline, partial(_hopeless, edge, tried)):
                 deadline.left()
@@ -162,7 +162,7 @@ class Sender(Worker):
             return None
         now = self._h.clock()
         if not edge.up:
-            return max(0.01, edge.breaker.retry_at - now)
+            return max(0.01, edge.retry_at - now)
         return max(0.01, min(_due(edge.unsent[text]) for text in edge.queue) - now)
 
     def _next(self) -> Callable[[], None] | None:
@@ -174,7 +174,7 @@ class Sender(Worker):
                 edge.changed(text, None)
             if not edge.through:
                 self._cold()
-        if probing and not (edge.queue and edge.breaker.due()):
+        if probing and not (edge.queue and edge.due()):
             return None
         removals: list[Change] = []
         writes: list[Change] = []

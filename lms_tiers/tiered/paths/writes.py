@@ -241,8 +241,8 @@ class Writer:
         """A write of `took` nanoseconds worked: make it known, unless the store is closed and did not wait for it."""
         h = self._h
         with h.lock:
-            if tier.breaker.failures:
-                h.worked(tier)
+            if tier.failing:
+                tier.worked()
             if h.over:
                 h.doubt(tier, text, need)
                 h.release(tier, text)
@@ -291,7 +291,7 @@ class Writer:
         else:
             h.doubt(tier, text, need)
         if not isinstance(error, _NOT_SICK) and not h.over:
-            h.failed(tier, text, error)
+            tier.failed(text, error)
 
 
 def _bytes_of(tensor: Any) -> bytearray:

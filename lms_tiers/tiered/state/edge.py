@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lms_tiers.messages import ChunkMeta, MemoryFormat
-from lms_tiers.tiered.state.health import Breaker, Health
+from lms_tiers.tiered.state.health import Health, Limits
 from lms_tiers.tiered.state.index import Entry, Load
 from lms_tiers.tiered.watch.events import EventLog
-from lms_tiers.tiered.watch.stats import BreakerState, EdgeStats, LatencyCounter
+from lms_tiers.tiered.watch.stats import BreakerState, EdgeStats
 
 _log = logging.getLogger(__name__)
 
@@ -105,21 +105,18 @@ class Edge(Health):
     ----------
     through : bool
         Chunks are sent as soon as they are put; otherwise as they grow cold in the private tiers.
-    stall : float
-        Seconds after which a call inside the backend switches the tier off for others.
     revalidate : float or None
         Seconds after which a private copy is asked for again.
     """
 
     def __init__(
-        self, name: str, clock: Callable[[], float], log: EventLog, breaker: Breaker, *,
-        through: bool, stall: float, revalidate: float | None,
+        self, name: str, clock: Callable[[], float], log: EventLog, limits: Limits, *,
+        through: bool, revalidate: float | None,
     ) -> None:  # fmt: skip
-        super().__init__(name, breaker, log, stall)
+        super().__init__(name, clock, log, limits)
         self.switched = self._switched
         self.through: Final = through
         self.revalidate: Final = revalidate
-        self._clock: Final = clock
         #: Whether the breaker is closed.
         self.up = True
         #: The newest change of each key that the tier may not have.
@@ -140,8 +137,6 @@ class Edge(Health):
         self.rouse: Callable[[], None] = lambda: None
         self.hits = self.misses = self.lookups = self.round_trips = self.in_doubt = 0
         self.sent = self.removed = self.refused = self.dropped = self.bytes_read = self.bytes_written = 0
-        self.read_latency: Final = LatencyCounter()
-        self.write_latency: Final = LatencyCounter()
 
     # -- changes -----------------------------------------------------------------------------------------------------
 
@@ -281,7 +276,7 @@ class Edge(Health):
 
     def gone(self) -> bool:
         """Whether it is switched off, and not being tried at this moment."""
-        return self.breaker.state is BreakerState.OPEN and not self.breaker.due()
+        return self.breaker is BreakerState.OPEN and not self.due()
 
     def _switched(self, on: bool) -> None:
         self.up = on
@@ -296,7 +291,7 @@ class Edge(Health):
             name=self.name, hits=self.hits, misses=self.misses, lookups=self.lookups, round_trips=self.round_trips,
             bytes_read=self.bytes_read, bytes_written=self.bytes_written, sent=self.sent, removed=self.removed,
             refused=self.refused, dropped=self.dropped, in_doubt=self.in_doubt, failures=self.failures,
-            unsent=len(self.unsent) - len(self.lost), tombstones=len(self.unsent), breaker=self.breaker.state,
-            breaker_changes=dict(self.breaker.changes),
+            unsent=len(self.unsent) - len(self.lost), tombstones=len(self.unsent), breaker=self.breaker,
+            breaker_changes=dict(self.entered),
             read_latency=self.read_latency.snapshot(), write_latency=self.write_latency.snapshot(),
         )  # fmt: skip

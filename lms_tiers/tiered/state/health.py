@@ -10,12 +10,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from lms_tiers.errors import DeadlineExceededError
 from lms_tiers.tiered.watch.events import EventKind, EventLog, EventReason
-from lms_tiers.tiered.watch.stats import BreakerState
+from lms_tiers.tiered.watch.stats import LATENCY_BOUNDS, BreakerState, Latency
 
 _log = logging.getLogger(__name__)
 
@@ -28,140 +29,122 @@ _Answer = SimpleQueue[tuple[Any, BaseException | None]]
 _Work = SimpleQueue[tuple[Callable[[], Any], _Answer] | None]
 
 
-class Breaker:
-    """Opens after `threshold` failures in a row; lets one operation through when the cool-down is over.
+class LatencyCounter:
+    """The counting side of `Latency`; the caller holds the lock."""
 
-    The cool-down doubles with each failed probe, up to `longest`. A probe that never comes back (a stuck backend)
-    costs one caller per cool-down, not the tier for ever: another probe is due when the next cool-down has passed.
+    __slots__ = ("counts", "nanoseconds")
 
-    Examples
-    --------
-    >>> now = [0.0]
-    >>> breaker = Breaker(lambda: now[0], threshold=2, cooldown=1.0, longest=8.0)
-    >>> breaker.failure(), breaker.failure(), breaker.state.value
-    (False, True, 'open')
-    >>> breaker.probe()
-    False
-    >>> now[0] = 1.5
-    >>> breaker.probe(), breaker.probe(), breaker.success(), breaker.state.value
-    (True, False, True, 'closed')
-    """
+    def __init__(self) -> None:
+        self.counts = [0] * (len(LATENCY_BOUNDS) + 1)
+        self.nanoseconds = 0
 
-    __slots__ = (
-        "_clock", "_cooldown", "_first", "_longest", "_threshold", "changes", "failures", "retry_at", "state",
-    )  # fmt: skip
+    def add(self, nanoseconds: int) -> None:
+        """Count one call."""
+        bucket = (nanoseconds >> 10).bit_length()
+        self.counts[bucket if bucket < len(LATENCY_BOUNDS) else -1] += 1
+        self.nanoseconds += nanoseconds
 
-    def __init__(
-        self, clock: Callable[[], float], *, threshold: int = 5, cooldown: float = 1.0, longest: float = 60.0
-    ) -> None:
-        self._clock = clock
-        self._threshold = threshold
-        self._first = self._cooldown = cooldown
-        self._longest = longest
-        self.state = BreakerState.CLOSED
-        #: How often each state was entered.
-        self.changes = dict.fromkeys(BreakerState, 0)
-        self.failures = 0
-        self.retry_at = 0.0
-
-    def failure(self) -> bool:
-        """Note a failed operation; True where that opened the breaker."""
-        self.failures += 1
-        if self.state is BreakerState.OPEN:
-            return False
-        if self.state is BreakerState.HALF_OPEN:
-            self._cooldown = min(self._cooldown * 2, self._longest)
-        elif self.failures < self._threshold:
-            return False
-        self.trip()
-        return True
-
-    def trip(self) -> None:
-        """Open now, whatever was counted."""
-        self._enter(BreakerState.OPEN)
-        self.failures = max(self.failures, 1)
-        self.retry_at = self._clock() + self._cooldown
-
-    def success(self) -> bool:
-        """Note an operation that worked; True where that closed the breaker."""
-        self.failures = 0
-        if self.state is BreakerState.CLOSED:
-            return False
-        self._enter(BreakerState.CLOSED)
-        self._cooldown = self._first
-        return True
-
-    def hasten(self) -> None:
-        """Let the next probe through at once."""
-        self.retry_at = min(self.retry_at, self._clock())
-
-    def due(self) -> bool:
-        """Whether a probe would be let through now."""
-        return self.state is not BreakerState.CLOSED and self._clock() >= self.retry_at
-
-    def probe(self) -> bool:
-        """Take the probe, if one is due."""
-        if not self.due():
-            return False
-        self._enter(BreakerState.HALF_OPEN)
-        self.retry_at = self._clock() + self._cooldown
-        return True
-
-    def _enter(self, state: BreakerState) -> None:
-        self.state = state
-        self.changes[state] += 1
+    def snapshot(self) -> Latency:
+        """What was counted so far."""
+        return Latency(tuple(self.counts), self.nanoseconds / 1e9)
 
 
-class Health:
-    """The health of the tier `name`.
-
-    Parameters
-    ----------
-    stall : float
-        Seconds after which a call inside the backend switches the tier off for others.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a tier is left alone.
 
     Attributes
     ----------
+    stall : float
+        Seconds after which a call inside the backend switches the tier off for others.
+    threshold : int
+        Failures in a row that do.
+    cooldown, longest : float
+        Seconds until it is probed, doubling with each probe that fails, up to the longest.
+    """
+
+    stall: float
+    threshold: int = 5
+    cooldown: float = 1.0
+    longest: float = 60.0
+
+
+class Health:
+    """The health of the tier `name`: a circuit breaker that opens by `limits`.
+
+    It lets one call through when the cool-down is over. A probe that never comes back (a stuck backend) costs one
+    caller per cool-down, not the tier for ever: another probe is due when the next cool-down has passed.
+
+    Attributes
+    ----------
+    breaker : BreakerState
+    entered : dict of BreakerState to int
+        How often each state was entered.
     calls : dict of int to float
         Since when each thread has been inside the backend. Changed without the lock.
     failures : int
         Calls that failed.
+    failing : int
+        Those of them since the last one that worked. Read without the lock.
+    retry_at : float
+        When the next probe is due, where the breaker is not closed.
     switched : callable
         Told whether the tier is on, each time that changes.
+
+    Examples
+    --------
+    >>> now = [0.0]
+    >>> health = Health("disk", lambda: now[0], EventLog(None), Limits(stall=2.0, threshold=2))
+    >>> health.failed("key", OSError()), health.breaker.value
+    (None, 'closed')
+    >>> health.failed("key", OSError()), health.breaker.value, health.probe()
+    (None, 'open', False)
+    >>> now[0] = 1.5
+    >>> health.probe(), health.probe(), health.worked(), health.breaker.value
+    (True, False, None, 'closed')
     """
 
-    def __init__(self, name: str, breaker: Breaker, log: EventLog, stall: float) -> None:
+    def __init__(self, name: str, clock: Callable[[], float], log: EventLog, limits: Limits) -> None:
         self.name: Final = name
-        self.breaker: Final = breaker
         self.log: Final = log
-        self.stall = stall
+        self.stall = limits.stall
+        self._clock: Final = clock
+        self._limits: Final = limits
+        self._cooldown = limits.cooldown
+        self.breaker = BreakerState.CLOSED
+        self.entered: Final = dict.fromkeys(BreakerState, 0)
         self.calls: Final[dict[int, float]] = {}
-        self.failures = 0
+        self.failures = self.failing = 0
+        self.retry_at = 0.0
         self.switched: Callable[[bool], None] = lambda on: None
+        self.read_latency: Final = LatencyCounter()
+        self.write_latency: Final = LatencyCounter()
 
     def failed(self, text: str, error: BaseException | None) -> None:
         """A call failed."""
         self.failures += 1
         self.log.add(EventKind.FAILED, EventReason.IO_ERROR, self.name, text, 0)
-        if self.failures == 1 or self.breaker.failures == 0:
+        if self.failures == 1 or not self.failing:
             _log.warning("tier %r failed: %s", self.name, repr(error))  # a record must not keep its frames, nor buffers
-        if self.breaker.failure():
-            self._switch_off()
-
-    def worked(self) -> None:
-        """A call worked. Cheap where nothing was wrong before."""
-        if self.breaker.failures and self.breaker.success():
-            _log.warning("tier %r works again", self.name)
-            self.log.add(EventKind.STATE, EventReason.BREAKER_CLOSED, self.name, "", 0)
-            self.switched(True)
+        self.failing += 1
+        if self.breaker is BreakerState.HALF_OPEN or (
+            self.breaker is BreakerState.CLOSED and self.failing >= self._limits.threshold
+        ):
+            self._open()
 
     def hung(self) -> None:
         """A call did not come back in time: nobody waits for the next ones."""
         self.failures += 1
-        was = self.breaker.state
-        self.breaker.trip()
-        if was is BreakerState.CLOSED:
-            self._switch_off()
+        self.failing += 1
+        self._open()
+
+    def worked(self) -> None:
+        """A call worked."""
+        self.failing = 0
+        if self.breaker is not BreakerState.CLOSED:
+            self._cooldown = self._limits.cooldown
+            _log.warning("tier %r works again", self.name)
+            self._enter(BreakerState.CLOSED)
 
     def stalls(self) -> bool:
         """Whether a call has been inside the backend for too long. Takes no lock."""
@@ -171,20 +154,39 @@ class Health:
 
     def look(self) -> None:
         """Switch the tier off where a call stalls."""
-        if self.breaker.state is BreakerState.CLOSED and self.calls and self.stalls():
+        if self.breaker is BreakerState.CLOSED and self.calls and self.stalls():
             self.hung()
+
+    def hasten(self) -> None:
+        """Let the next probe through at once."""
+        self.retry_at = min(self.retry_at, self._clock())
+
+    def due(self) -> bool:
+        """Whether a probe would be let through now."""
+        return self.breaker is not BreakerState.CLOSED and self._clock() >= self.retry_at
 
     def probe(self) -> bool:
         """Take the probe, if one is due."""
-        probing = self.breaker.probe()
-        if probing:
-            self.log.add(EventKind.STATE, EventReason.BREAKER_HALF_OPEN, self.name, "", 0)
-        return probing
+        if not self.due():
+            return False
+        self.retry_at = self._clock() + self._cooldown
+        self._enter(BreakerState.HALF_OPEN)
+        return True
 
-    def _switch_off(self) -> None:
-        _log.error("tier %r is switched off for a while", self.name)
-        self.log.add(EventKind.STATE, EventReason.BREAKER_OPEN, self.name, "", 0)
-        self.switched(False)
+    def _open(self) -> None:
+        if self.breaker is BreakerState.HALF_OPEN:
+            self._cooldown = min(2 * self._cooldown, self._limits.longest)
+        self.retry_at = self._clock() + self._cooldown
+        if self.breaker is not BreakerState.OPEN:
+            _log.error("tier %r is switched off for a while", self.name)
+            self._enter(BreakerState.OPEN)
+
+    def _enter(self, state: BreakerState) -> None:
+        self.breaker = state
+        self.entered[state] += 1
+        self.log.add(EventKind.STATE, EventReason(f"breaker-{state.value}"), self.name, "", 0)
+        if state is not BreakerState.HALF_OPEN:
+            self.switched(state is BreakerState.CLOSED)
 
 
 class Askers:

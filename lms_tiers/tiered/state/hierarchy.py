@@ -20,7 +20,7 @@ from lms_tiers.errors import BackendClosedError, ForkedProcessError, PolicyError
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
 from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.state.edge import Edge
-from lms_tiers.tiered.state.health import Breaker
+from lms_tiers.tiered.state.health import Limits
 from lms_tiers.tiered.state.index import IN_THE_WAY, Charges, Claim, Entry, Fit, Pins, Protected
 from lms_tiers.tiered.state.recency import Recency
 from lms_tiers.tiered.state.settled import Settled
@@ -48,8 +48,6 @@ class Hierarchy:
         The truth. Read without the lock, changed with it.
     up : int
         Bits of the tiers whose breaker is closed. Read without the lock.
-    well : int
-        Bits of those of them whose last call worked. Read without the lock.
     tiers : tuple of Tier
         The private ones, fastest first.
     loading : Settled or None
@@ -58,7 +56,7 @@ class Hierarchy:
 
     def __init__(
         self, name: str, configs: Sequence[TierConfig], clock: Callable[[], float], log: EventLog,
-        new_breaker: Callable[[], Breaker], stall: float,
+        limits: Limits,
     ) -> None:  # fmt: skip
         count = len(configs)
         self._name, self._pid = name, getpid()
@@ -66,13 +64,13 @@ class Hierarchy:
         changes = Changes()
         self.clock: Final = clock
         self.log: Final = log
-        self.tiers: Final = tuple(Tier(c, i, count, clock, new_breaker(), log, stall) for i, c in enumerate(configs))
+        self.tiers: Final = tuple(Tier(c, i, count, clock, log, limits) for i, c in enumerate(configs))
         for tier in self.tiers:
             tier.switched = partial(self._switched, tier)
         self.all: Final = (1 << count) - 1
         #: The bit of an `Entry` that was hit below the top since it was there last.
         self.again: Final = 1 << (2 * count)
-        self.up = self.well = self.all
+        self.up = self.all
         self.index: Final[dict[str, Entry]] = {}
         self.charges: Final = Charges(count)
         self.nowhere: Final = self.charges.nowhere
@@ -346,16 +344,6 @@ class Hierarchy:
 
     # -- sick tiers --------------------------------------------------------------------------------------------------
 
-    def failed(self, tier: Tier, text: str, error: BaseException | None) -> None:
-        """A backend call failed."""
-        self.well &= ~tier.bit
-        tier.failed(text, error)
-
-    def worked(self, tier: Tier) -> None:
-        """A backend call worked. Cheap where nothing was wrong before."""
-        tier.worked()
-        self.well |= tier.bit
-
     def rest(self, tier: Tier) -> None:
         """The medium of `tier` is full: write nothing to it for a while. It is not sick, so reads go on."""
         if not tier.rests_until:
@@ -386,5 +374,4 @@ class Hierarchy:
             self.poke(tier)
         else:
             self.up &= ~tier.bit
-            self.well &= ~tier.bit
         self.wake()

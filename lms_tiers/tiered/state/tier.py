@@ -17,10 +17,10 @@ from lms_tiers.errors import ConfigError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.policies.base import AccessContext, EvictionPolicy
-from lms_tiers.tiered.state.health import Askers, Breaker, Health
+from lms_tiers.tiered.state.health import Askers, Health, Limits
 from lms_tiers.tiered.state.index import Busy, Entry, Load
 from lms_tiers.tiered.watch.events import EventLog, EventReason
-from lms_tiers.tiered.watch.stats import LatencyCounter, TierStats
+from lms_tiers.tiered.watch.stats import TierStats
 
 #: The cold end that is kept clean: a tenth of the capacity, and no more than this (walking it takes the lock).
 _MAX_WINDOW: Final = 256 << 20
@@ -109,10 +109,9 @@ class Tier(Health):
     """See the module. Methods need the store's lock held, unless they say otherwise."""
 
     def __init__(
-        self, config: TierConfig, position: int, count: int, clock: Callable[[], float], breaker: Breaker,
-        log: EventLog, stall: float,
-    ) -> None:  # fmt: skip
-        super().__init__(config.name, breaker, log, stall)
+        self, config: TierConfig, position: int, count: int, clock: Callable[[], float], log: EventLog, limits: Limits
+    ) -> None:
+        super().__init__(config.name, clock, log, limits)
         self.backend: Final = config.backend
         assert config.policy is not None  # `check_tiers` has seen to it
         self.policy = config.policy
@@ -122,7 +121,6 @@ class Tier(Health):
         self.bit: Final = 1 << position
         self.below: Final = ((1 << count) - 1) & ~((1 << (position + 1)) - 1)
         self.unfit: Final = 1 << (count + position)
-        self._clock: Final = clock
         capabilities = config.backend.capabilities
         self.persistent: Final = capabilities.persistent
         self.max_value: Final = capabilities.max_value_bytes
@@ -192,8 +190,6 @@ class Tier(Health):
         #: What left to make room, and why.
         self.evicted: Final = dict.fromkeys(EVICTIONS, 0)
         self.promoted = self.demoted = self.skipped = self.bytes_written = self.bytes_read = 0
-        self.read_latency: Final = LatencyCounter()
-        self.write_latency: Final = LatencyCounter()
 
     def set_capacity(self, capacity: int | None) -> None:
         """Take another capacity; the budget is what the backend can use of it."""
@@ -293,8 +289,8 @@ class Tier(Health):
             evictions_by_reason=dict(self.evicted), drops=sum(self.evicted[reason] for reason in DROPS),
             promoted=self.promoted, demoted=self.demoted, promotions_skipped=self.skipped,
             bytes_written=self.bytes_written, bytes_read=self.bytes_read, queue_bytes=self.queue_bytes,
-            queue_peak_bytes=self.queue_peak, garbage_bytes=sum(self.garbage.values()), breaker=self.breaker.state,
-            breaker_changes=dict(self.breaker.changes),
+            queue_peak_bytes=self.queue_peak, garbage_bytes=sum(self.garbage.values()), breaker=self.breaker,
+            breaker_changes=dict(self.entered),
             read_latency=self.read_latency.snapshot(), write_latency=self.write_latency.snapshot(),
         )  # fmt: skip
 

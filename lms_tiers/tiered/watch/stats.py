@@ -53,26 +53,6 @@ class Latency:
         return 0.0
 
 
-class LatencyCounter:
-    """The counting side of `Latency`; the caller holds the lock."""
-
-    __slots__ = ("counts", "nanoseconds")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(LATENCY_BOUNDS) + 1)
-        self.nanoseconds = 0
-
-    def add(self, nanoseconds: int) -> None:
-        """Count one call."""
-        bucket = (nanoseconds >> 10).bit_length()
-        self.counts[bucket if bucket < len(LATENCY_BOUNDS) else -1] += 1
-        self.nanoseconds += nanoseconds
-
-    def snapshot(self) -> Latency:
-        """What was counted so far."""
-        return Latency(tuple(self.counts), self.nanoseconds / 1e9)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierStats:
     """One tier since the store was opened.
