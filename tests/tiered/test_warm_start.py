@@ -262,6 +262,40 @@ def test_who_waits_for_everything_to_be_taken_over_is_roused_by_its_end(
     assert in_time
 
 
+def test_nothing_is_looked_up_once_everything_was_listed_though_the_policy_is_still_being_restored(
+    bench: Any, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = bench.store(10_000, backends=[slow.backend])
+    last, gate = threading.Event(), threading.Event()
+
+    def restore() -> None:
+        last.set()
+        assert gate.wait(60)
+
+    monkeypatch.setattr(store._h.loading._late, "restore_state", restore)
+    slow.allow()
+    assert last.wait(60)
+    assert not store.contains(bench.key(99))
+    bench.put(store, 50, 150)
+    store.remove(bench.key(5))
+    assert slow.located == []
+    gate.set()
+    loaded(bench, store)
+    assert [bench.get(store, i) for i in (4, 5, 50, 99)] == [4, None, 150, None]
+    store.flush(60)
+    assert slow.backend.weight == store._h.tiers[0].used
+
+
+def test_an_absent_chunk_is_looked_up_while_somebody_has_the_lock(bench: Any, slow: Slow) -> None:
+    store = bench.store(10_000, backends=[slow.backend])
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.append(store.contains(bench.key(99))))
+    with store._h.lock:
+        thread.start()
+        thread.join(60)
+    assert found == [False]
+
+
 def test_a_tier_is_made_smaller_while_it_is_taken_over(bench: Any, slow: Slow) -> None:
     store = bench.store(2000, backends=[slow.backend])
     assert bench.get(store, 0) == 0

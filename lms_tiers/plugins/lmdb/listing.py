@@ -6,6 +6,7 @@ or may not be listed; no key is listed twice.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Final, Generic, TypeAlias, TypeVar
 
@@ -25,8 +26,15 @@ _T = TypeVar("_T")
 #: Whether chunks of a layout can be read.
 Reads: TypeAlias = Callable[[str], bool]
 
-#: Chunks listed between two looks at the index.
-BATCH: int = 256
+#: Chunks listed between two looks at the index, and those that are only walked over.
+BATCH: int = 128
+WALKED: int = 512
+
+#: Where other calls came in meanwhile a walk sleeps so many seconds after each look: a look goes with the interpreter's
+#: lock and the index, and of a call that meets it nothing is left but to wait. See docs/bench/lmdb.md.
+_BREATH: Final = 0.005
+#: Numbers of calls that a walk takes itself from look to look.
+_OWN: Final = 2
 
 
 def keys(store: Store, reads: Reads) -> Iterator[list[CacheEngineKey]]:
@@ -41,12 +49,12 @@ def keys(store: Store, reads: Reads) -> Iterator[list[CacheEngineKey]]:
 def chunks_by_use(store: Store, reads: Reads) -> Iterator[list[ChunkInfo]]:
     """Every chunk that can be trusted and read, least recently put or used first, a batch at a time.
 
-    24 bytes of each are held for that.
+    24 bytes of each are held for that. Batches are empty until all are known.
     """
     with store.lock:
         ahead = store.newer()
     names, stamps = bytearray(), bytearray()
-    for found in store.walk(ahead, BATCH):
+    for found in store.walk(ahead, WALKED):
         names += b"".join([name for name, _, _ in found])
         for name, stamp, record in found:
             stamps += max(stamp, sequence_of(record), ahead.stamps.get(name, 0)).to_bytes(8, "little")
@@ -78,8 +86,14 @@ class Batches(Generic[_T]):
         self._batches: Final = batches
 
     def __iter__(self) -> Iterator[_T]:
+        numbers = self._store.calls.numbers
+        before = next(numbers)
         while (batch := self.next()) is not None:
             yield from batch
+            # Whoever gets batches that are empty cannot pace itself.
+            if not batch and next(numbers) - before > _OWN:
+                time.sleep(_BREATH)
+            before = next(numbers)
 
     @calling
     def next(self) -> list[_T] | None:

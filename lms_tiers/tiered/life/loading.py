@@ -31,11 +31,11 @@ _log = logging.getLogger(__name__)
 FEW: Final = 10_000
 
 #: Chunks taken over in one go: readers need the lock, and the interpreter's, in between.
-_STEP: Final = 64
+_STEP: Final = 128
 
 #: While chunks are being asked for (one within so many nanoseconds) the loader sleeps so many seconds after a step.
 _QUIET: Final = 2_000_000
-_BREATH: Final = 0.002
+_BREATH: Final = 0.005
 
 #: Seconds without a word of the backend after which nobody waits for it any more.
 _STALL: Final = 60.0
@@ -86,6 +86,7 @@ class Loading(Settled):
         self._deadline: Final = deadline
         self._backend: Final[Locating] = tier.backend
         self._stuck = False
+        self._told = False  # everything, so that the index tells the truth; the policy may not know it yet
         self._last = time.monotonic()  # when the backend told something
         self._asked = 0
         self._stop: Final = threading.Event()
@@ -129,10 +130,12 @@ class Loading(Settled):
     def settle(self, text: str, change: bool = False) -> None:
         """See `Settled`."""
         h, tier, seen = self._h, self.tier, self.seen
-        if text in h.index or text in seen or (self.cleared and not change):
+        if text in h.index or self._told or text in seen or (self.cleared and not change):
             return
         self._asked = time.perf_counter_ns()
         info, known, error = self._locate(text)
+        if info is None and known and not change and not tier.failing:
+            return  # nothing is there, and nothing to be noted
         unfit = h.fit(info.meta.length).unfit if info is not None else 0
         with h.lock:
             if error is not None and not h.closing:
@@ -289,6 +292,7 @@ class Loading(Settled):
         h, tier, late = self._h, self.tier, self._late
         failed: Exception | None = None
         with h.lock:
+            self._told = True
             late.freeze()
         try:
             late.restore_state()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from lms_tiers.plugins.lmdb import listing
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "BATCH", 7)
+    monkeypatch.setattr(listing, "WALKED", 7)
 
 
 @pytest.mark.parametrize("count", [0, 1, 6, 7, 8, 14, 100])
@@ -53,6 +55,27 @@ def test_a_list_asks_the_index_for_a_batch_at_a_time(
         assert steps == [7]
         assert len(list(stream)) == 49
         assert steps == [7] * 7 + [1]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_walk_rests_after_each_look_at_which_others_called(
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    with opening() as backend:
+        backend.put_many([(message(n, 100), content(n, 100)) for n in range(20)])
+    with opening() as backend:
+        items = backend._store.index.items
+        rests: list[float] = []
+
+        def met(step: int) -> Iterator[Any]:
+            for batch in items(step):
+                assert not asked or backend.contains(OpaqueKey("3"))
+                yield batch
+
+        monkeypatch.setattr(backend._store.index, "items", met)
+        monkeypatch.setattr(listing, "time", SimpleNamespace(sleep=rests.append))
+        assert len(list(backend.scan())) == 20
+        assert len(rests) == (3 if asked else 0)
 
 
 def test_what_is_removed_and_put_while_a_list_is_read_spoils_nothing(
