@@ -13,7 +13,7 @@ from lms_conformance.outcome import Status
 from lms_conformance.prove import plant, prove
 from lms_conformance.run import run_properties
 from lms_conformance.spec import properties
-from lms_conformance.zoo.hunt import DEAR, asked_of_all, caught, hunt, references, run_reference, zoo_profile
+from lms_conformance.zoo.hunt import DEAR, Catch, asked_of_all, caught, hunt, references, run_reference, zoo_profile
 from lms_conformance.zoo.markdown import to_markdown
 from lms_conformance.zoo.memory import MemoryReference
 from lms_conformance.zoo.mutant import mutants
@@ -57,10 +57,32 @@ def test_a_hunt_that_is_noted_is_not_repeated(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("lms_conformance.zoo.notes.hunt", None)
     again = Notes(state).hunt(mutant.name, ["KEY-02", "KEY-06"], zoo_profile("quick"), 20)
     assert again.results == first.results
-    page = to_markdown([again], {20: [again]}, "ci", "1.0", ["KEY-02"])
-    assert "| 20 | 1 of 1 |" in page
+    page = to_markdown([again], {20: [again]}, "ci", "1.0", ["KEY-02"], "0123abcd")
+    assert "| 20 | 1 of 1 | " in page
+    assert "the digest `0123abcd`" in page
     assert "| KEY-02 | Keys that differ only in case are different keys. | **folds-case** | none |" in page
     assert "| KEY-06 * |" in page, "not every mutant was asked"
+
+
+def test_what_another_kit_noted_is_hunted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = tmp_path / "state"
+    with monkeypatch.context() as before:
+        before.setattr("lms_conformance.zoo.notes.code", lambda: "another")
+        Notes(state).hunt("folds-case", ["KEY-02"], zoo_profile("quick"), 20)
+    monkeypatch.setattr("lms_conformance.zoo.notes.hunt", lambda *_: Catch(mutants()["folds-case"]))
+    assert not Notes(state).hunt("folds-case", ["KEY-02"], zoo_profile("quick"), 20).results
+
+
+def test_a_hunt_does_not_ask_which_distribution_the_backend_came_with_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read_all() -> None:
+        raise AssertionError("what every installed distribution holds was read once more")
+
+    known = {p.id: p for p in properties()}
+    hunt(mutants()["folds-case"], [known["KEY-02"]], zoo_profile("quick"), 20)
+    monkeypatch.setattr("importlib.metadata.packages_distributions", read_all)
+    assert not hunt(mutants()["folds-nfc"], [known["KEY-01"]], zoo_profile("quick"), 20).missed
 
 
 @pytest.mark.deep

@@ -18,6 +18,7 @@ from lms_conformance.zoo import jobs
 from lms_conformance.zoo.hunt import Catch, asked_of_all, glance, references, uncovered, zoo_profile
 from lms_conformance.zoo.markdown import to_markdown
 from lms_conformance.zoo.mutant import mutants
+from lms_conformance.zoo.notes import code
 
 #: Seed of the references and of the matrix.
 MATRIX_SEED: Final = 20
@@ -35,8 +36,12 @@ def main() -> int:
     parser.add_argument("--only", default="", help="comma-separated mutants; no references")
     parser.add_argument("--output", type=Path, help="write the page as Markdown")
     parser.add_argument("--state", type=Path, help="note each hunt here, and skip those that are noted")
+    parser.add_argument("--code", action="store_true", help="print which kit this is, as the page tells it, and end")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="hunts at one time")
     arguments = parser.parse_args()
+    if arguments.code:
+        print(code())
+        return 0
     with ProcessPoolExecutor(
         arguments.jobs, multiprocessing.get_context("forkserver"), jobs.begin, (arguments.state,)
     ) as pool:
@@ -69,7 +74,7 @@ def _hunt_all(arguments: argparse.Namespace, pool: ProcessPoolExecutor) -> int:
         bad += 1
         print(f"{k} has no mutant")
     if arguments.output and everything:
-        page = to_markdown(everything, named, arguments.profile, SPEC_VERSION, asked)
+        page = to_markdown(everything, named, arguments.profile, SPEC_VERSION, asked, code())
         arguments.output.write_text(page, encoding="utf-8")
     print(f"{len(chosen)} mutants, {len(properties())} properties, {time.monotonic() - began:.0f} s")
     return 1 if bad else 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import lms_conformance
 from lms_conformance.outcome import Result
 from lms_conformance.profiles import Profile
 from lms_conformance.spec import properties
@@ -17,8 +20,18 @@ from lms_conformance.zoo.mutant import mutants
 _MANY = 9
 
 
+@lru_cache(maxsize=1)
+def code() -> str:
+    """Which kit this is: a digest of its own sources, committed or not."""
+    here = Path(lms_conformance.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(here.rglob("*.py")):
+        digest.update(f"{file.relative_to(here)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:12]
+
+
 class Notes:
-    """Hunts and their results.
+    """Hunts and their results, by the code of the kit: what another kit noted is not known.
 
     Parameters
     ----------
@@ -32,7 +45,8 @@ class Notes:
         if path is not None and path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
                 note = json.loads(line)
-                self._known[note["hunt"]] = note["results"]
+                if note.get("code") == code():
+                    self._known[note["hunt"]] = note["results"]
 
     def hunt(self, name: str, ids: Sequence[str], effort: Profile, seed: int) -> Catch:
         """Run the properties on the mutant of that name, or tell what they said the last time."""
@@ -60,5 +74,5 @@ class Notes:
         if self._path is not None:
             told = {k: r.to_json() for k, r in results.items()}
             with self._path.open("a", encoding="utf-8") as file:  # one write: other processes note there, too
-                file.write(json.dumps({"hunt": what, "results": told}) + "\n")
+                file.write(json.dumps({"code": code(), "hunt": what, "results": told}) + "\n")
         return results
