@@ -33,7 +33,8 @@ class Arena:
     """Pages for chunks: reserve, fill, publish; read under a lease; give back when nobody reads any more.
 
     Pages of a removed or overwritten chunk stay its own until its last reader has left. A reservation that fails only
-    because of such pages waits for them up to `patience` seconds.
+    because of such pages waits for them up to `patience` seconds; no other waits for the same readers again, so that
+    who can let another chunk leave does so at once as long as a view is held.
 
     Parameters
     ----------
@@ -145,12 +146,13 @@ class Arena:
         ValueTooLargeError
             The whole arena is smaller.
         CapacityError
-            Too few pages are free, and would be if no reader held any.
+            Too few pages are free, and would be if no reader held any; or readers held them too long.
         """
         pages = self.pages_of(meta.length)
         if pages > self._pages.total:
             raise ValueTooLargeError(key, meta.length, self.usable_bytes, self.name)
         deadline: float | None = None
+        awaited: list[Chunk] = []
         collected = False
         while True:
             with self._lock:
@@ -160,9 +162,13 @@ class Arena:
                 if chunk is not None:
                     return chunk
                 now = time.monotonic()
-                deadline = deadline if deadline is not None else now + self._patience
+                if deadline is None:
+                    deadline, awaited = now + self._patience, list(self._left)
+                late = now >= deadline and collected
+                for old in awaited if late else ():
+                    old.outstayed = True
                 available = self._pages.free + self._fenced_pages
-                if available + self._leaving() < pages or (now >= deadline and collected):
+                if late or available + sum(old.pages for old in self._left if not old.outstayed) < pages:
                     raise CapacityError(self.name, pages * self.page_bytes, available * self.page_bytes)
                 change = self._changes.next()
             if now >= deadline - self._patience / 2 and not collected:

@@ -29,6 +29,8 @@ class Chunk:
         Copies out of the pages that may still be under way.
     readers : list
         Each lease: the thread whose call has it, or a weak reference to the object that it was lent to.
+    outstayed : bool
+        Once the chunk is gone: a reservation waited for its readers in vain.
     """
 
     key: str
@@ -39,6 +41,7 @@ class Chunk:
     written: Fence | None = None
     reads: list[Fence] = field(default_factory=list)
     readers: list[Any] = field(default_factory=list)
+    outstayed: bool = False
 
     def forget_dead(self) -> None:
         """Leases whose holder has died are over."""

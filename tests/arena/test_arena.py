@@ -217,6 +217,31 @@ def test_a_reservation_does_not_wait_where_no_reader_could_help() -> None:
         arena.reserve("new", meta(2 * PAGE))
 
 
+def test_readers_that_outstayed_one_wait_are_not_waited_for_again() -> None:
+    """A tier lets another chunk leave then, at every put as long as a view is held."""
+    arena = Arena("a", 2 * PAGE, PAGE, patience=0.05)
+    for key in ("held", "read"):
+        store(arena, key, PAGE)
+    held, read = arena.lease("held"), arena.lease("read")
+    assert held is not None
+    assert read is not None
+    arena.remove("held")
+    with pytest.raises(CapacityError):
+        arena.reserve("new", meta(PAGE))
+    arena._patience = 3600
+    with pytest.raises(CapacityError):
+        arena.reserve("new", meta(PAGE))
+    arena.remove("read")  # this one has not been waited for
+    got: list[Chunk] = []
+    waiter = threading.Thread(target=lambda: got.append(arena.reserve("new", meta(PAGE))))
+    waiter.start()
+    arena.release(read)
+    waiter.join(30)
+    assert [chunk.key for chunk in got] == ["new"]
+    arena.release(held)
+    assert arena.reserve("another", meta(PAGE)).pages == 1
+
+
 def test_close_wakes_a_waiting_reservation() -> None:
     arena = Arena("a", PAGE, PAGE, patience=3600)
     store(arena, "old", PAGE)
