@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import pytest
+import torch
 
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.policies.lru import Lru
@@ -64,6 +65,23 @@ def test_a_put_right_after_a_get_of_the_head_is_its_tail(bench: Any) -> None:
     store.put_many([(bench.meta(3, 100), bench.data(3))])
     store.put_many([(bench.meta(9, 100), bench.data(9))])
     assert places(policy, bench) == [(3, 2, 2, None), (9, None, 0, None)]
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+def test_a_batch_is_no_tail_of_a_head_that_its_thread_has_left_for_another_put(bench: Any, tensor: bool) -> None:
+    policy = Records(10_000)
+    store = bench.store(10_000, policies=[policy])
+    for i in (1, 3):
+        bench.put(store, i, i)
+    store.get_many([bench.key(1)])
+    if tensor:
+        store.put_tensor(bench.meta(7, 100), torch.zeros(100, dtype=torch.uint8))
+    else:
+        bench.put(store, 7, 7)
+    store._h.tell()
+    policy.told.clear()
+    store.put_many([(bench.meta(3, 100), bench.data(4))])
+    assert places(policy, bench) == [(3, None, 0, None)], "overwritten now, not when chunk 1 was read"
 
 
 def test_single_calls_follow_the_chain_that_was_looked_up(bench: Any) -> None:

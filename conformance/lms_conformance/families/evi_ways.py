@@ -102,6 +102,10 @@ def _batches(trial: Trial) -> None:
             order.put(k)
         order.together(ks)
 
+    def overwrite(ks: list[str]) -> None:
+        if order.lru:  # where chunks go by arrival this is no use, and what is being put is not the next victim
+            put_many(ks)
+
     def used(name: str, ks: list[str]) -> None:
         getattr(b, name)([key(k) for k in ks])
         for k in ks:
@@ -119,6 +123,7 @@ def _batches(trial: Trial) -> None:
         more(2 * fits)
         steps: list[Any] = [
             lambda ks: used("get_many", [ks[3], ks[0], "absent", ks[1]]),
+            lambda ks: overwrite([ks[0], ks[2]]),
             lambda ks: used("touch", [ks[2], ks[0], "absent"]),
             lambda ks: refused(ks[0]),
             lambda ks: used("get_many", [ks[1], ks[0], ks[1]]),

@@ -203,6 +203,19 @@ class RefusedIsUse(EvictingReference):
         super().put(client_meta, kv_chunk_bytes)
 
 
+@mutant("overwrites-in-batches-without-a-use", "EVI-09", base="lru")
+class OverwritesWithoutUse(EvictingReference):
+    """Leaves a key where it stood when a batch overwrites it."""
+
+    def put_many(self, items: Sequence[Item]) -> None:
+        """And all in their old places, the new ones behind them."""
+        before = list(self._chunks)
+        super().put_many(items)
+        for text in [*before, *(text for text in list(self._chunks) if text not in before)]:
+            if text in self._chunks:
+                self._chunks.move_to_end(text)
+
+
 @mutant("evicts-the-newest-of-a-batch", "EVI-09", base="lru")
 class EvictsNewestOfBatch(EvictingReference):
     """Stores a batch as far as there is room without evicting, and drops the rest in silence."""

@@ -145,6 +145,17 @@ class Chains:
             return self.context(now, index)
         return AccessContext(now)
 
+    def put_one(self, now: float, text: str) -> AccessContext:
+        """As `single`, of a put.
+
+        A thread that puts another chunk than the next of its chain has left the request: what it puts in a batch
+        afterwards is used then, and no tail of a head that was used before.
+        """
+        context = self.single(now, text)
+        if context.position < 0:
+            self._walk.open_ended = False
+        return context
+
 
 def _placed(
     now: float, texts: Sequence[str], place: tuple[int, str | None, int], request: int | str | None,
