@@ -1,9 +1,11 @@
 """Every benchmark of the lmdb backend, one after another: `make bench-lmdb`.
 
-    python -m benchmarks.lmdb_all [--gib 6] [--only lmdb_churn,lmdb_read] [--json FOLDER] [--markdown FILE]
+    python -m benchmarks.lmdb_all [--gib 6] [--only lmdb_churn,lmdb_read] [--touch] [--json FOLDER] [--markdown FILE]
 
 Each runs in a process of its own and prints its table with the machine's memcpy and disk beside it; ``--json`` leaves a
 document of each in the folder. ``--markdown`` writes the measured tables between the marks in a page, or a new page.
+``--touch`` writes to all free memory before each: a virtual machine may have to ask its host for each page that it has never
+used, which takes ten times as long as to write a page of a file, whoever writes it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import mmap
 import os
 import platform
 import subprocess
@@ -20,6 +23,10 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+#: Memory left alone when the rest is touched, and how the kernel is asked to do that (linux/mman.h).
+LEFT = 1 << 30
+POPULATE_WRITE = 23
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 Document = Any
@@ -47,6 +54,15 @@ def machine() -> str:
 def busy() -> str:
     load = Path("/proc/loadavg").read_text().split()[1]
     return f"Load average of the last five minutes at the end: {load}."
+
+
+def touch() -> None:
+    """Let the kernel write to memory that is free, so that the host has given it; it is free again afterwards."""
+    with open("/proc/meminfo") as told:
+        free = next(int(line.split()[1]) * 1024 for line in told if line.startswith("MemFree"))
+    if free > LEFT:
+        with mmap.mmap(-1, (free - LEFT) // mmap.PAGESIZE * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE) as memory:
+            memory.madvise(POPULATE_WRITE)
 
 
 def churned(found: Document) -> list[str]:
@@ -138,9 +154,10 @@ def held_against(documents: dict[str, Document]) -> list[str]:
     return table(["figure", "floor", "this run"], rows)
 
 
-def write(page: Path, documents: dict[str, Document]) -> None:
+def write(page: Path, documents: dict[str, Document], touched: bool) -> None:
     """Put the tables between the marks of `page`, or at its end."""
-    lines = [BEGIN, "", f"{machine()} {busy()}", "", *held_against(documents)]
+    memory = f"Free memory was {'' if touched else 'not '}written to first."
+    lines = [BEGIN, "", f"{machine()} {busy()} {memory}", "", *held_against(documents)]
     for name, document in documents.items():
         lines += TOLD[name](document)
     measured = "\n".join([*lines, END])
@@ -155,6 +172,7 @@ def main() -> None:
     parser.add_argument("--gib", default="6", help="size of the churned store")
     parser.add_argument("--chunks", default="1000000", help="small chunks of the scale run")
     parser.add_argument("--only", default="lmdb_read,getter,lmdb_churn,lmdb_scale")
+    parser.add_argument("--touch", action="store_true", help="write to all free memory before each")
     parser.add_argument("--path", help="folder on the disk to measure")
     parser.add_argument("--json", type=Path, help="folder for the documents")
     parser.add_argument("--markdown", type=Path, help="page to write the tables into")
@@ -172,10 +190,12 @@ def main() -> None:
             print(f"\n== {name}", flush=True)
             file = folder / f"{name}.json"
             command = [sys.executable, "-m", f"benchmarks.{name}", *extra[name], *where, "--json", str(file)]
+            if given.touch:
+                touch()  # before each: what lies free for minutes the host may take back
             subprocess.run(command, check=True)
             documents[name] = json.loads(file.read_text())
     if given.markdown:
-        write(given.markdown, documents)
+        write(given.markdown, documents, given.touch)
 
 
 if __name__ == "__main__":

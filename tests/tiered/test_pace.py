@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from lms_tiers.plugins.cpu import LMSLocalBackend
 from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.policies.lru import Lru
+from lms_tiers.tiered.paths import mover
 from lms_tiers.tiered.state.recency import MOST_NOTED
 
 
@@ -65,6 +68,33 @@ def test_a_batch_makes_its_room_by_one_deletion(bench: Any) -> None:
     store.flush(60)
     assert max(lower.deletions) > 1
     assert store.stats().tiers[1].peak_bytes <= 8000
+
+
+def test_who_waits_for_room_waits_for_no_more_chunks_than_make_it(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mover, "_HURRIED_BYTES", 1)
+    store = bench.store(10_000, 1_000_000)
+    top, below = store._h.tiers[0], store._movers[1]
+
+    def next_batch() -> int:
+        top.ahead = 0  # nothing is known to be clean
+        return len(below._candidates())
+
+    with monkeypatch.context() as asleep:
+        asleep.setattr(below, "poke", lambda: None)
+        for i in range(97):
+            bench.put(store, i, i)
+        with store._h.lock:
+            assert next_batch() == 3  # for which there is room
+        for i in range(97, 100):
+            bench.put(store, i, i)
+        with store._h.lock:
+            assert next_batch() == 1
+            top.wanting[0] = 700
+            assert next_batch() == 7
+            del top.wanting[0]
+    bench.put(store, 100, 100)
+    store.flush(60)
+    assert [bench.get(store, i) for i in range(101)] == list(range(101))
 
 
 def rises(bench: Any, store: Any, i: int) -> bool:

@@ -30,6 +30,9 @@ BATCH_BYTES: Final = 32 << 20
 #: Bytes moved by one call where readers may come at any time.
 _QUIET_BYTES: Final = 8 << 20
 
+#: Bytes moved by one call where puts find no room any more: they wait for all of it.
+_HURRIED_BYTES: Final = 2 << 20
+
 #: Records of dirty chunks looked at in one go, most of which may be outdated: it takes the lock.
 _DIRTY_LOOKS: Final = 256
 
@@ -188,6 +191,8 @@ class Mover(Worker):
             slack = source.budget - source.used + source.ahead
             if not source.wanted and slack >= source.window >> 1:
                 continue
+            # Puts that come meanwhile find so much room; what they want beyond that they wait for.
+            batch = min(most, max(slack, source.wanted, _HURRIED_BYTES))
             cold = 0
             for text, entry in h.victims(source, source.window + source.wanted):
                 charge = entry.charges[source.position]
@@ -197,7 +202,7 @@ class Mover(Worker):
                         picks.append((text, entry, None, entry.meta.length))
                         nbytes += entry.meta.length
                 cold += charge
-                if len(picks) >= limit or nbytes >= most:
+                if len(picks) >= limit or nbytes >= batch:
                     break
             source.ahead = cold
             if picks:
