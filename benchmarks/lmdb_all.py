@@ -4,8 +4,8 @@
 
 Each runs in a process of its own and prints its table with the machine's memcpy and disk beside it; ``--json`` leaves a
 document of each in the folder. ``--markdown`` writes the measured tables between the marks in a page, or a new page.
-``--touch`` writes to all free memory before each: a virtual machine may have to ask its host for each page that it has never
-used, which takes ten times as long as to write a page of a file, whoever writes it.
+``--touch`` writes to all free memory before each: a virtual machine may have to ask its host for each page that it has
+never used, which takes ten times as long as to write a page of a file, whoever writes it.
 """
 
 from __future__ import annotations
