@@ -130,6 +130,18 @@ class LetsGoOfCancelledPuts(Reference):
 
 
 @ZOO("DOR-C13")
+class LetsGoOfCancelledPutsAtOnce(Reference):
+    """The same, and its thread copies what it reads at once: mostly before anybody else has the memory."""
+
+    def store(self, key: Any, obj: Any) -> None:
+        data = bytes(obj.byte_array)
+        self.write(key, {"key": self.name(key), **self.what(obj)}, memoryview(data))
+
+    async def put(self, key: Any, memory_obj: Any) -> None:
+        await self.run(self.store, key, memory_obj)
+
+
+@ZOO("DOR-C13")
 class KeepsCancelledPuts(Reference):
     """The memory of a put that is cancelled is kept."""
 

@@ -97,7 +97,7 @@ class RaisesWhereItFails(Reference):
     """A get of a medium that fails is an error."""
 
     def read(self, key: Any) -> tuple[dict[str, Any], bytes] | None:
-        if random.random() < self.options.get("fail", 0.0):
+        if random.Random(self.name(key)).random() < self.options.get("fail", 0.0):
             raise OSError("not today")
         return super().read(key)
 

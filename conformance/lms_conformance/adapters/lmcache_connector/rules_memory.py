@@ -10,6 +10,7 @@ from lms_conformance import gauges
 from lms_conformance.adapters.driven import CANARY, tries
 from lms_conformance.adapters.lmcache_connector import RULES
 from lms_conformance.adapters.lmcache_connector.drive import SOON, Call, Drive
+from lms_conformance.adapters.lmcache_connector.gate import Gate
 from lms_conformance.adapters.lmcache_connector.layouts import key
 from lms_conformance.adapters.lmcache_connector.rules_chunks import stored
 from lms_conformance.adapters.trial import AdapterTrial, NotApplicable
@@ -17,6 +18,8 @@ from lms_conformance.violation import expect
 
 #: Seconds that a turn of the loop takes only where something holds it up.
 _HELD_UP: Final = 0.5
+#: Turns of the loop in which a call that was cancelled, and waits for nothing, has ended.
+_TURNS: Final = 20
 
 
 @RULES(9, "Each reference to memory is given back once: after puts, again and again, gets, misses and look-ups.")
@@ -119,6 +122,7 @@ def _cancelled_get(trial: AdapterTrial) -> None:
 def _cancelled_put(trial: AdapterTrial) -> None:
     if "stalling" in trial.have:
         _stalled_put(trial)
+    _held_up_put(trial)
     drive: Drive = trial.adapter(layout="wide", chunks=4)
     cancelled: list[Call] = []
     other = drive.layout.content(99, drive.layout.tokens, 9)
@@ -140,6 +144,33 @@ def _cancelled_put(trial: AdapterTrial) -> None:
         expect(state in ("whole", "miss"), f"chunk {n} as it was, or a miss", state)
     if not cancelled:
         raise NotApplicable("every put was done before it could be cancelled")
+
+
+def _held_up_put(trial: AdapterTrial) -> None:
+    """A thread that comes to the bytes of a put is held up there until the put is cancelled: it needs a reference.
+
+    However fast it would read, and however busy the machine is.
+    """
+    drive: Drive = trial.adapter()
+    obj = drive.own(1)
+    trial.record("# chunk 1 is put and cancelled after its first step; who reads its memory is held up until then")
+    gate = Gate(obj, [drive.loop.thread, threading.current_thread()])
+    try:
+        call = drive.begin(drive.putting(key(1), obj), cancel=True)
+        for _ in range(_TURNS):  # one that waits for its thread does not end in these, and need have no reference
+            drive.loop.turn()
+        if call.cancelled and obj.get_ref_count() == 1:
+            came = gate.came.wait(_HELD_UP * gauges.busy())
+            expect(
+                not came, "who reads the memory of a put that was cancelled to have a reference to it", "it has none"
+            )
+    finally:
+        gate.open()
+    call.left("a put that was cancelled")
+    _only(drive, obj, "after a put that was cancelled")
+    obj.ref_count_down()
+    drive.returned("by a put that was cancelled")
+    trial.shut(drive)
 
 
 def _stalled_put(trial: AdapterTrial) -> None:

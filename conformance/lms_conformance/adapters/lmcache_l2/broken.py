@@ -297,7 +297,7 @@ class WritesBeforeItKnows(Reference):
     """A read that fails half-way is answered as a hit."""
 
     def copy(self, data: bytes, into: memoryview, obj: Any) -> None:
-        if self.params.get("fail") and random.random() < self.params["fail"]:
+        if self.params.get("fail") and random.Random(data[:16]).random() < self.params["fail"]:
             data = data[: len(data) // 2] + bytes(len(data) - len(data) // 2)
         into[:] = data
 
