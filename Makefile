@@ -56,7 +56,7 @@ format: install ## format and fix what can be fixed
 
 docs: install ## build the documentation strictly into ./site, with the board of what lies in ./reports
 	$(BIN)/python -m mkdocs build --strict
-	test ! -d reports || $(BIN)/python -m lms_conformance.board reports --out site/board
+	test -z "$$(find reports -name '*.json' 2> /dev/null)" || $(BIN)/python -m lms_conformance.board reports --out site/board
 
 board: install ## run the kit over what the project ships (PROFILE=ci), keep the reports, write ./site/board
 	$(BIN)/python -m scripts.board $(addprefix --profile ,$(PROFILE))

@@ -25,6 +25,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "CreateStorageBackend" in (tmp_path / "site" / "api" / "index.html").read_text()
+    assert 'href="../board/"' in (tmp_path / "site" / "results" / "index.html").read_text()
+    assert "No runs here" in (tmp_path / "site" / "board" / "index.html").read_text(), "there are no reports yet"
 
 
 def test_the_device_reference_is_what_the_plugins_say() -> None:
