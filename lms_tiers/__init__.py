@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lms_tiers.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from lms_tiers.buffers import own_bytes
     from lms_tiers.factory import CreateStorageBackend
     from lms_tiers.hookspecs import BackendSpec, CodecSpec, PolicySpec, hookimpl
     from lms_tiers.interface import (
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
         ServerMetaMessage,
         ServerReturnCode,
         key_text,
-        own_bytes,
     )
     from lms_tiers.plugins.cpu import LMSLocalBackend
     from lms_tiers.request import RequestContext
@@ -42,7 +42,7 @@ _HOME = {
     "ChunkInfo": "interface", "ChunkView": "interface", "LMSBackendInterface": "interface",
     "CacheEngineKey": "messages", "ChunkMeta": "messages", "ClientCommand": "messages",
     "ClientMetaMessage": "messages", "LMSMemoryObj": "messages", "MemoryFormat": "messages", "OpaqueKey": "messages",
-    "ServerMetaMessage": "messages", "ServerReturnCode": "messages", "key_text": "messages", "own_bytes": "messages",
+    "ServerMetaMessage": "messages", "ServerReturnCode": "messages", "key_text": "messages", "own_bytes": "buffers",
     "LMSLocalBackend": "plugins.cpu", "RequestContext": "request",
 }  # fmt: skip
 

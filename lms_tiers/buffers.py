@@ -90,3 +90,15 @@ def tensor_bytes(out: torch.Tensor, length: int) -> torch.Tensor:
     if out.nbytes < length:
         raise InvalidBufferError(f"`out` has {out.nbytes} bytes, the chunk {length}.")
     return out.detach().reshape(-1).view(torch.uint8)
+
+
+def own_bytes(data: Any) -> bytearray:
+    """The bytes of a put as a buffer of our own.
+
+    A `bytearray` is taken over as it is (`put` passes ownership); anything else that offers the buffer protocol,
+    read-only, strided or typed, is copied in C order.
+    """
+    if type(data) is bytearray:
+        return data
+    view = memoryview(data)
+    return bytearray(view if view.contiguous and view.format == "B" else view.tobytes("C"))

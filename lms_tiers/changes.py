@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
-from lms_tiers.errors import DeadlineExceededError
+from lms_tiers.errors import DeadlineExceededError, StorageUnavailableError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,18 +61,32 @@ class Awaited(Changes):
         super().__init__()
         self.lock: Final = lock
 
-    def wait_for(self, condition: Callable[[], object], seconds: float) -> bool:
-        """Whether `condition` holds within `seconds`. It is asked with the lock held, which the caller has not."""
+    def wait_for(self, condition: Callable[[], R], seconds: float) -> R:
+        """What `condition` says once it is true, or after `seconds`. It is asked with the lock held, here."""
         deadline = time.monotonic() + seconds
         while True:
             with self.lock:
-                if condition():
-                    return True
+                found = condition()
                 left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
+                if found or left <= 0:
+                    return found
                 change = self.next()
             self.wait(change, left)
+
+    def until(self, condition: Callable[[], object], deadline: Deadline) -> None:
+        """Return when `condition` is true: asked as in `wait_for`, also where nobody tells of a change.
+
+        Raises
+        ------
+        DeadlineExceededError
+            Or what `condition` raises.
+        """
+        while True:
+            with self.lock:
+                if condition():
+                    return
+                change = self.next()
+            self.wait(change, deadline.tick())
 
 
 class Deadline:
@@ -102,6 +116,22 @@ class Deadline:
         """How long to wait before looking again."""
         left = self.left()
         return _TICK if left is None else min(_TICK, left)
+
+
+def begin(thread: threading.Thread) -> None:
+    """Start a thread without which nothing can go on.
+
+    Raises
+    ------
+    StorageUnavailableError
+        There can be no more threads; `where` is the name of this one.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise StorageUnavailableError(
+            thread.name, f"{error}: end other threads, or raise the limit of them."
+        ) from error
 
 
 class Mends(Protocol):

@@ -46,7 +46,6 @@ __all__ = [
     "key_text",
     "namespace_of",
     "over",
-    "own_bytes",
     "torch_dtype",
 ]
 
@@ -228,21 +227,16 @@ class ChunkMeta:
         InvalidChunkError
             `client_meta.length` differs from `nbytes`, or format, dtype or shape cannot be stored.
         """
-        meta = client_meta
-        if meta.length != nbytes:
-            raise InvalidChunkError(_shown(meta.key), f"metadata says {meta.length} bytes, {nbytes} were given.")
-        fmt = meta.fmt
+        key, fmt = client_meta.key, client_meta.fmt
+        if client_meta.length != nbytes:
+            raise InvalidChunkError(_shown(key), f"metadata says {client_meta.length} bytes, {nbytes} were given.")
         if type(fmt) is not MemoryFormat:
             try:
                 fmt = MemoryFormat(fmt.value)
             except (AttributeError, ValueError):
-                raise InvalidChunkError(_shown(meta.key), f"format {meta.fmt!r} is not a MemoryFormat.") from None
-        if not isinstance(meta, _MadeOfMeta) or (made := meta._meta) is None:
-            return _intern(meta.key, nbytes, fmt, meta.dtype, tuple(meta.shape))
-        if _unchanged(meta, made) and type(made.shape) is tuple:
-            return _sound(meta.key, _valid_meta(made))
-        dtype, shape = described(meta)
-        return _intern(meta.key, nbytes, fmt, dtype, tuple(shape), made.namespace)
+                raise InvalidChunkError(_shown(key), f"format {fmt!r} is not a MemoryFormat.") from None
+        dtype, shape = described(client_meta)
+        return _sound(key, _valid(nbytes, fmt, dtype, tuple(shape), namespace_of(client_meta)))
 
     @staticmethod
     def of_obj(key: KeyLike | str, obj: LMSMemoryObj) -> ChunkMeta:
@@ -253,11 +247,14 @@ class ChunkMeta:
         InvalidChunkError
             It says what no metadata can.
         """
-        if type(obj) is LMSMemoryObj and (meta := obj._meta) is not None and _unchanged(obj, meta):
-            return meta
+        if type(obj) is LMSMemoryObj and (meta := obj._meta) is not None:
+            given = vars(obj)
+            plain = "dtype" not in given and "shape" not in given
+            if plain and obj.length == meta.length and obj.fmt is meta.fmt:
+                return meta  # it still says what it was made of, as far as anybody asked
         dtype, shape = described(obj)
         fmt = obj.fmt if type(obj.fmt) is MemoryFormat else MemoryFormat(obj.fmt.value)
-        return _intern(key, obj.length, fmt, dtype, tuple(shape), namespace_of(obj))
+        return _sound(key, _valid(obj.length, fmt, dtype, tuple(shape), namespace_of(obj)))
 
     def within(self, namespace: str | None) -> ChunkMeta:
         """The same of a chunk that belongs to a namespace (its digest), or to none."""
@@ -304,7 +301,7 @@ class ChunkMeta:
         return _unpacked(bytes(data[:size])), size
 
 
-@lru_cache(maxsize=4096)  # see `_intern`: a store that starts warm reads the same few a million times
+@lru_cache(maxsize=4096)  # a store that starts warm reads the same few a million times
 def _unpacked(data: bytes) -> ChunkMeta:
     try:
         form, fmt, dtype, ndim, length = _META.unpack_from(data)
@@ -327,7 +324,7 @@ def _within(meta: ChunkMeta, namespace: str | None) -> ChunkMeta:
     return _one(replace(meta, namespace=namespace))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)  # chunks of one model share one shape: that saves 200 bytes a key and most of the checking
 def _valid(
     nbytes: int, fmt: MemoryFormat, dtype: Any, shape: tuple[int, ...], namespace: str | None
 ) -> ChunkMeta | str:
@@ -341,21 +338,10 @@ def _valid(
     return ChunkMeta(nbytes, fmt, name, shape, namespace)
 
 
-@lru_cache(maxsize=4096)
-def _valid_meta(meta: ChunkMeta) -> ChunkMeta | str:
-    return _valid(meta.length, meta.fmt, meta.dtype, meta.shape, meta.namespace)
-
-
 def _one(meta: ChunkMeta) -> ChunkMeta:
     """The object that equal metadata shares: who compares it finds it to be the same one, at once."""
-    found = _valid_meta(meta)
+    found = _valid(meta.length, meta.fmt, meta.dtype, meta.shape, meta.namespace)
     return meta if isinstance(found, str) else found
-
-
-def _unchanged(obj: Any, meta: ChunkMeta) -> bool:
-    """Whether what was made of `meta` still says the same, as far as anybody asked."""
-    given = vars(obj)
-    return "dtype" not in given and "shape" not in given and obj.length == meta.length and obj.fmt is meta.fmt
 
 
 def _shown(key: KeyLike | str) -> str:
@@ -365,17 +351,10 @@ def _shown(key: KeyLike | str) -> str:
     return key.to_string() if hasattr(key, "to_string") else repr(key)
 
 
-def _intern(
-    key: KeyLike | str, nbytes: int, fmt: MemoryFormat, dtype: Any, shape: tuple[int, ...], namespace: str | None = None
-) -> ChunkMeta:
-    # Chunks of one model share one shape: interning saves 200 bytes a key and most of the checking.
-    return _sound(key, _valid(nbytes, fmt, dtype, shape, namespace))
-
-
-def _sound(key: KeyLike | str, found: ChunkMeta | str) -> ChunkMeta:
-    if isinstance(found, str):
-        raise InvalidChunkError(_shown(key), found)
-    return found
+def _sound(key: KeyLike | str, meta: ChunkMeta | str) -> ChunkMeta:
+    if isinstance(meta, str):
+        raise InvalidChunkError(_shown(key), meta)
+    return meta
 
 
 @lru_cache(maxsize=4096)
@@ -383,18 +362,6 @@ def _size(shape: tuple[int, ...]) -> torch.Size:
     import torch
 
     return torch.Size(shape)
-
-
-def own_bytes(data: Any) -> bytearray:
-    """The bytes of a put as a buffer of our own.
-
-    A `bytearray` is taken over as it is (`put` passes ownership); anything else that offers the buffer protocol,
-    read-only, strided or typed, is copied in C order.
-    """
-    if type(data) is bytearray:
-        return data
-    view = memoryview(data)
-    return bytearray(view if view.contiguous and view.format == "B" else view.tobytes("C"))
 
 
 def put_bytes(text: str, data: Any) -> int:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, Final, List, NoReturn, Optional
 
+from lms_tiers.buffers import own_bytes
 from lms_tiers.errors import ConfigError, LmsTiersError, UnsupportedError
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, ChunkView, LMSBackendInterface
 from lms_tiers.keys import KeyLike, key_text
@@ -21,7 +22,6 @@ from lms_tiers.messages import (
     LMSMemoryObj,
     OpaqueKey,
     namespace_of,
-    own_bytes,
 )
 from lms_tiers.namespace import PREFIX_BYTES, Namespace
 from lms_tiers.request import RequestContext

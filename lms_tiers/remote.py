@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, ClassVar, Final, List, NamedTuple, Optional, TypeVar
 
-from lms_tiers.buffers import writable_bytes
+from lms_tiers.buffers import own_bytes, writable_bytes
 from lms_tiers.errors import (
     BackendClosedError,
     ForkedProcessError,
@@ -24,7 +24,7 @@ from lms_tiers.errors import (
     ValueTooLargeError,
 )
 from lms_tiers.interface import BackendStats, ChunkInfo, LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.wire.buffers import receive_buffer
 
 _T = TypeVar("_T")

@@ -33,7 +33,8 @@ ROOMS: Final = {
     ),
     "The contract": ("interface",),
     "Keys, messages and namespaces": (
-        "keys:CacheEngineKey", "keys:OpaqueKey", "keys:key_text", "messages", "namespace", "namespaced:Namespaced",
+        "keys:CacheEngineKey", "keys:OpaqueKey", "keys:key_text", "messages", "buffers:own_bytes", "namespace",
+        "namespaced:Namespaced",
     ),
     "Plugins": ("hookspecs", "options", "registry:Registry"),
     "Policies": ("policies.base",),

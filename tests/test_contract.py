@@ -11,10 +11,11 @@ from lms_conformance.outcome import Result, Status
 from lms_conformance.zoo.memory import BareReference
 
 from lms_tiers import BackendSpec, Capabilities, LMSBackendInterface, MemoryFormat, OpaqueKey
+from lms_tiers.buffers import own_bytes
 from lms_tiers.device import parse_device
 from lms_tiers.errors import BackendClosedError, OutcomeUnknownError, StorageUnavailableError
 from lms_tiers.factory import open_device
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.registry import Registry
 from tests.depth import asked
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lms_tiers import LMSLocalBackend
+from lms_tiers.buffers import own_bytes
 from lms_tiers.errors import FormatError, InvalidChunkError
 from lms_tiers.messages import (
     DTYPE_NAMES,
@@ -27,7 +28,6 @@ from lms_tiers.messages import (
     OpaqueKey,
     namespace_of,
     over,
-    own_bytes,
     torch_dtype,
 )
 

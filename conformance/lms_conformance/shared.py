@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Final, List, Optional, TypeVar
 
+from lms_tiers.buffers import own_bytes
 from lms_tiers.errors import (
     BackendClosedError,
     ForkedProcessError,
@@ -20,7 +21,7 @@ from lms_tiers.errors import (
     ValueTooLargeError,
 )
 from lms_tiers.interface import BackendStats, Capabilities, LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 
 _T = TypeVar("_T")
 _Chunk = tuple[ChunkMeta, bytearray]

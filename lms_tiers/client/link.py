@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from lms_tiers.buffers import own_bytes
 from lms_tiers.client.connection import Buffer, Connection
 from lms_tiers.client.dialect import Allocate, Dialect, Missing
 from lms_tiers.errors import ConfigError, UnsupportedError
-from lms_tiers.messages import ChunkMeta, ClientMetaMessage, key_text, own_bytes
+from lms_tiers.messages import ChunkMeta, ClientMetaMessage, key_text
 from lms_tiers.wire.extension import MAX_HOLDER_BYTES, MAX_KEY_BYTES, MAX_PIN_MILLISECONDS
 
 _T = TypeVar("_T")

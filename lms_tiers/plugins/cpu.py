@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, List, Optional
 
-from lms_tiers.buffers import copy_bytes, writable_bytes
+from lms_tiers.buffers import copy_bytes, own_bytes, writable_bytes
 from lms_tiers.errors import BackendClosedError, ConfigError
 from lms_tiers.hookspecs import BackendSpec, hookimpl
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
@@ -18,7 +18,6 @@ from lms_tiers.messages import (
     ClientMetaMessage,
     LMSMemoryObj,
     key_text,
-    own_bytes,
 )
 
 if TYPE_CHECKING:

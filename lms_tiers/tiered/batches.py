@@ -18,8 +18,8 @@ from lms_tiers.request import RequestContext
 from lms_tiers.tiered.known import Known
 from lms_tiers.tiered.paths.runs import RunReader, Slot, SlotReader
 from lms_tiers.tiered.paths.writes import Writer
-from lms_tiers.tiered.state.chain import Chains
 from lms_tiers.tiered.state.index import known_texts
+from lms_tiers.tiered.state.uses import Chains
 
 #: Keys noted as used in one go: it takes the lock.
 _STEP: Final = 256

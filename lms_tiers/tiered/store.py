@@ -19,7 +19,7 @@ from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMS
 from lms_tiers.tiered.batches import Batches
 from lms_tiers.tiered.life import warm
 from lms_tiers.tiered.life.audit import Auditor
-from lms_tiers.tiered.life.ends import check_tiers, shut_down, store_capabilities, watch_forks
+from lms_tiers.tiered.life.ends import check_tiers, give_up, shut_down, store_capabilities, watch_forks
 from lms_tiers.tiered.life.flush import Flusher
 from lms_tiers.tiered.life.report import store_stats
 from lms_tiers.tiered.paths.beyond import Beyond
@@ -28,11 +28,11 @@ from lms_tiers.tiered.paths.reads import Reader
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.paths.runs import RunReader, SlotReader
 from lms_tiers.tiered.paths.writes import Writer
-from lms_tiers.tiered.state.chain import Chains
 from lms_tiers.tiered.state.health import Limits
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import known_text
 from lms_tiers.tiered.state.tier import TierConfig
+from lms_tiers.tiered.state.uses import Chains
 from lms_tiers.tiered.watch.events import EventLog, TierEvent
 from lms_tiers.tiered.watch.stats import StoreStats
 
@@ -74,7 +74,7 @@ class TieredStore(Batches):
     ConfigError
         No tier, a backend that cannot remove, a capacity missing in the middle or not positive, names that repeat.
     StorageUnavailableError
-        A tier cannot say what it holds.
+        A tier cannot say what it holds, or a thread cannot be started, which it names.
     """
 
     def __init__(
@@ -118,8 +118,12 @@ class TieredStore(Batches):
         self._closed = False
         self._capabilities: Final = store_capabilities(tiers)
         self._max_key = self._capabilities.max_key_bytes
-        warm.warm(self._h, self._room, read_deadline)
-        self._log.start()
+        try:
+            self._log.start()
+            warm.warm(self._h, self._room, read_deadline)
+        except BaseException:
+            give_up(self._h, self._movers, self._log, close_timeout)
+            raise
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]  # of this store, not of the class

@@ -111,7 +111,7 @@ def test_flush_returns_when_the_backend_has_been_told_what_was_used(bench: Any) 
     thread = threading.Thread(target=flush)
     thread.start()
     assert inside.wait(60)
-    looks = bench.counted(store._h, "wait")
+    looks = bench.counted(store._movers[1], "poke")
     bench.until(lambda: len(looks) > 1 or told)  # it has looked, and waits again
     assert not told
     gate.set()

@@ -11,7 +11,7 @@ from lms_tiers.plugins.faulty.backend import Fault, FaultyBackend
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.paths import mover
-from lms_tiers.tiered.state.recency import MOST_NOTED
+from lms_tiers.tiered.state.uses import MOST_NOTED
 
 
 class Counting(LMSLocalBackend):

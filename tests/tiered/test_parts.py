@@ -10,8 +10,8 @@ import torch
 
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.policies.lru import Lru
-from lms_tiers.tiered.state.chain import Chains
 from lms_tiers.tiered.state.health import LatencyCounter
+from lms_tiers.tiered.state.uses import Chains
 from lms_tiers.tiered.watch.events import EventKind, EventReason, TierEvent
 from lms_tiers.tiered.watch.stats import LATENCY_BOUNDS
 

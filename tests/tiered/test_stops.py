@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.tiered.life import loading
 from lms_tiers.tiered.paths import mover, worker
 from tests.stepping import each_stop
@@ -66,6 +67,40 @@ def test_a_thread_that_cannot_be_started_costs_no_put_and_is_tried_again(
         patched.setattr(threading.Thread, "start", refused)
         bench.done(store)
     assert {event.key for event in told} == {bench.key(i).to_string() for i in (1, 2)}
+
+
+def test_a_store_whose_thread_cannot_be_started_says_which_and_leaves_none_behind(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(StorageUnavailableError) as raised:
+        bench.store(250, 4000, on_events=lambda batch: None)
+    assert raised.value.where == "lms-tiers-events"
+    assert "can't start new thread" in raised.value.reason
+    assert set(threading.enumerate()) == before
+
+
+@pytest.mark.usefixtures("in_the_background")
+def test_a_loader_that_cannot_be_started_leaves_no_thread_of_events_behind(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, start = Slow(bench, 3), threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.startswith("lms-tiers-start"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(StorageUnavailableError) as raised:
+        bench.store(4000, backends=[slow.backend], on_events=lambda batch: None)
+    assert raised.value.where == "lms-tiers-start-t0"
+    assert set(threading.enumerate()) == before
 
 
 def being_loaded(bench: Any, stop: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from lms_conformance.zoo.mutant import Wrapper, mutant, text_of
+from lms_tiers.buffers import own_bytes
 from lms_tiers.errors import LmsTiersError
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import (
@@ -13,7 +14,6 @@ from lms_tiers.messages import (
     ChunkMeta,
     ClientMetaMessage,
     MemoryFormat,
-    own_bytes,
 )
 
 Item = tuple[ClientMetaMessage, bytearray]

@@ -9,8 +9,9 @@ from typing import ClassVar, Optional
 from lms_conformance.zoo.files import EvictingFileReference, FileReference
 from lms_conformance.zoo.memory import EvictingReference, MemoryReference
 from lms_conformance.zoo.mutant import Wrapper, mutant, with_data
+from lms_tiers.buffers import own_bytes
 from lms_tiers.interface import BackendStats, LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 
 
 @mutant("counts-overwrites", "CAP-01")

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from lms_conformance.zoo.mutant import Wrapper, mutant
+from lms_tiers.buffers import own_bytes
 from lms_tiers.errors import BackendClosedError, LmsTiersError
 from lms_tiers.interface import LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 
 Item = tuple[ClientMetaMessage, bytearray]
 

@@ -9,6 +9,7 @@ from typing import Any, List, Optional
 from urllib.parse import unquote
 
 from lms_conformance.zoo.mutant import Wrapper, mutant, text_of, with_key
+from lms_tiers.buffers import own_bytes
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import (
     CacheEngineKey,
@@ -17,7 +18,6 @@ from lms_tiers.messages import (
     LMSMemoryObj,
     MemoryFormat,
     OpaqueKey,
-    own_bytes,
 )
 
 

@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any, Optional
 
 from lms_conformance.zoo.mutant import Wrapper, mutant, text_of, with_data
+from lms_tiers.buffers import own_bytes
 from lms_tiers.errors import InvalidKeyError
 from lms_tiers.interface import LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ClientMetaMessage, LMSMemoryObj, own_bytes
+from lms_tiers.messages import CacheEngineKey, ClientMetaMessage, LMSMemoryObj
 
 
 class OwnBuffers(Wrapper):

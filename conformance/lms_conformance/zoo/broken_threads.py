@@ -11,6 +11,7 @@ from typing import Any, List, Optional
 
 from lms_conformance.zoo.memory import EvictingReference, MemoryReference
 from lms_conformance.zoo.mutant import Wrapper, mutant, text_of
+from lms_tiers.buffers import own_bytes
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import (
     CacheEngineKey,
@@ -19,7 +20,6 @@ from lms_tiers.messages import (
     LMSMemoryObj,
     OpaqueKey,
     key_text,
-    own_bytes,
 )
 
 #: Long enough for another thread to come between.

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import List, Optional
 
 from lms_conformance.zoo.mutant import Wrapper, mutant, text_of, with_length
+from lms_tiers.buffers import own_bytes
 from lms_tiers.errors import OutcomeUnknownError
 from lms_tiers.interface import ChunkInfo, LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, OpaqueKey, own_bytes
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, OpaqueKey
 
 
 @mutant("keeps-what-has-the-same-length", "OVR-01")

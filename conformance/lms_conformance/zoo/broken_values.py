@@ -9,6 +9,7 @@ from typing import Optional
 import numpy as np
 
 from lms_conformance.zoo.mutant import Wrapper, mutant, text_of, with_length
+from lms_tiers.buffers import own_bytes
 from lms_tiers.errors import InvalidChunkError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import (
@@ -18,7 +19,6 @@ from lms_tiers.messages import (
     LMSMemoryObj,
     MemoryFormat,
     dtype_name,
-    own_bytes,
 )
 
 

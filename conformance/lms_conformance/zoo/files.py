@@ -16,6 +16,7 @@ from typing import ClassVar, Final, List, Optional
 
 import xxhash
 
+from lms_tiers.buffers import own_bytes
 from lms_tiers.errors import (
     BackendClosedError,
     CapacityError,
@@ -26,7 +27,7 @@ from lms_tiers.errors import (
     ValueTooLargeError,
 )
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 
 PAGE: Final = 4096
 MAX_KEY: Final = 512

@@ -8,9 +8,10 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, List, Optional
 
+from lms_tiers.buffers import own_bytes
 from lms_tiers.errors import BackendClosedError, CapacityError, ValueTooLargeError
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 
 
 class BareReference(LMSBackendInterface):

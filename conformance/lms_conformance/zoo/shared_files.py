@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import ClassVar, Final, List, Optional
 
 from lms_conformance.zoo.files import MAX_KEY, decode, encode, file_of
+from lms_tiers.buffers import own_bytes
 from lms_tiers.errors import BackendClosedError, ForkedProcessError, StorageUnavailableError
 from lms_tiers.interface import Capabilities, ChunkInfo, LMSBackendInterface
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text, own_bytes
+from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 
 _numbers: Final = itertools.count()
 

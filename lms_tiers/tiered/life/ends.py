@@ -121,6 +121,19 @@ def shut_down(
     log.close(max(0.1, until - time.monotonic()))
 
 
+def give_up(hierarchy: Hierarchy, movers: Sequence[Mover], log: EventLog, timeout: float) -> None:
+    """The store cannot be opened: end its threads, in `timeout` seconds. Its backends are its caller's still."""
+    until = time.monotonic() + timeout
+    with hierarchy.lock:
+        hierarchy.closing = True
+        for mover in movers:
+            mover.stop()
+    for mover in movers:
+        mover.join(max(0.0, until - time.monotonic()))
+        mover.tier.askers.close(max(0.0, until - time.monotonic()))
+    log.close(max(0.1, until - time.monotonic()))
+
+
 def _let_end(hierarchy: Hierarchy, timeout: float, thread: int) -> float:
     """Wait for what others than `thread` write and delete, but not in tiers that are switched off.
 
@@ -159,7 +172,7 @@ def _tidy(hierarchy: Hierarchy, room: Room, until: float, thread: int) -> None:
     with hierarchy.lock:
         stale = [[k for k in tier.garbage if k not in tier.busy] for tier in hierarchy.tiers]
         for tier, keys in zip(hierarchy.tiers, stale, strict=True):
-            tier.busy.add_all(keys)
+            tier.busy.add(*keys)
     for tier, keys in zip(hierarchy.tiers, stale, strict=True):
         if keys:
             room.delete(tier, keys)

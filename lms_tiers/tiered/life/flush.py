@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from threading import get_ident
 from typing import Final
 
@@ -154,13 +155,12 @@ class Flusher:
             h.recency.tell()
             for mover in self._movers:
                 mover.poke()
-        while True:
-            with h.lock:
-                sending = self._beyond is not None and self._beyond.edge.up and self._beyond.sender.pending()
-                if not sending and not any(m.pending() and h.up & m.tier.bit for m in self._movers):
-                    return
-                change = h.change()
-            h.wait(change, deadline.tick())
+
+        def done() -> bool:
+            sending = self._beyond is not None and self._beyond.edge.up and self._beyond.sender.pending()
+            return not sending and not any(m.pending() and h.up & m.tier.bit for m in self._movers)
+
+        h.until(done, deadline)
 
     def collect(self, deadline: Deadline) -> None:
         """Delete the stale bytes there are now."""
@@ -168,17 +168,7 @@ class Flusher:
         for tier, mover in zip(h.tiers, self._movers, strict=True):
             with h.lock:
                 stale = set(tier.garbage)
-            while stale:
-                with h.lock:
-                    if not h.up & tier.bit:
-                        raise StorageUnavailableError(tier.name, f"{len(stale)} stale chunks could not be deleted.")
-                    if mover.refused and h.rests(tier):
-                        raise StorageFullError(tier.name, f"{len(stale)} stale chunks could not be deleted.")
-                    mover.poke()
-                    change = h.change()
-                h.wait(change, deadline.tick())
-                with h.lock:
-                    stale &= tier.garbage.keys()
+            h.until(partial(_deleted, h, mover, stale), deadline)
 
     def _clean(self, lowest: Tier, deadline: Deadline) -> int:
         """Answers how many chunks could not be read or written."""
@@ -253,17 +243,31 @@ class Flusher:
             return
         try:
             with h.lock:
-                h.catch_up(tier)
+                h.recency.tell()
                 batch = tier.touched  # later ones are not waited for
                 mover.eager.add(get_ident())
-            while True:
-                with h.lock:
-                    if not ((batch and tier.touched is batch) or mover.telling) or not h.up & tier.bit:
-                        return
-                    mover.poke()
-                    change = h.change()
-                h.wait(change, deadline.tick())
-                if tier.touched is not batch and mover.telling is not batch:
-                    return
+
+            def told() -> bool:
+                waits = (batch and tier.touched is batch) or mover.telling
+                if not (waits and h.up & tier.bit) or (tier.touched is not batch and mover.telling is not batch):
+                    return True
+                mover.poke()
+                return False
+
+            h.until(told, deadline)
         finally:
             mover.eager.discard(get_ident())
+
+
+def _deleted(h: Hierarchy, mover: Mover, stale: set[str]) -> bool:
+    """Whether none of `stale` is in the mover's tier any more; its mover goes on with them. The lock is held."""
+    tier = mover.tier
+    stale &= tier.garbage.keys()
+    if not stale:
+        return True
+    if not h.up & tier.bit:
+        raise StorageUnavailableError(tier.name, f"{len(stale)} stale chunks could not be deleted.")
+    if mover.refused and h.rests(tier):
+        raise StorageFullError(tier.name, f"{len(stale)} stale chunks could not be deleted.")
+    mover.poke()
+    return False

@@ -10,18 +10,17 @@ import logging
 import threading
 import time
 from collections.abc import Container, Iterator
-from typing import Any, Final, Protocol, runtime_checkable
+from functools import partial
+from typing import Final, Protocol, runtime_checkable
 
-from lms_tiers.changes import Deadline
+from lms_tiers.changes import Deadline, begin
 from lms_tiers.errors import InvalidKeyError, LmsTiersError, StorageUnavailableError
 from lms_tiers.interface import ChunkInfo
-from lms_tiers.messages import CacheEngineKey, ChunkMeta, MemoryFormat, OpaqueKey
+from lms_tiers.messages import CacheEngineKey, OpaqueKey
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.paths.reads import noted
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry
-from lms_tiers.tiered.state.settled import Settled
-from lms_tiers.tiered.state.stand_ins import LatePolicy, align
+from lms_tiers.tiered.state.stand_ins import LatePolicy, Settled, align
 from lms_tiers.tiered.state.tier import Tier
 from lms_tiers.tiered.watch.events import EventKind, EventReason
 
@@ -57,13 +56,6 @@ class Locating(Protocol):
 
     def iter_keys(self) -> Iterator[CacheEngineKey]:
         """As `list_keys`, without holding them all at once."""
-
-
-_ANY: Final = ChunkMeta(0, MemoryFormat.UNDEFINED, None, ())  # nothing is expected of what is looked up
-
-
-def _locate(backend: Any, key: Any, meta: ChunkMeta) -> ChunkInfo | None:
-    return backend.locate(key)  # type: ignore[no-any-return]  # a Locating one
 
 
 class Loading(Settled):
@@ -103,7 +95,7 @@ class Loading(Settled):
 
     def start(self) -> None:
         """See `Settled`."""
-        self._thread.start()
+        begin(self._thread)
 
     def stop(self, timeout: float) -> bool:
         """See `Settled`."""
@@ -164,7 +156,8 @@ class Loading(Settled):
         if not h.up & tier.bit and h.probe(tier.bit) is None:
             return None, False, None
         try:
-            return noted(tier, _locate, OpaqueKey(text), _ANY, self._deadline), True, None
+            look = partial(tier.inside, self._backend.locate, OpaqueKey(text))
+            return look() if self._deadline is None else tier.askers.ask(look, self._deadline), True, None
         except InvalidKeyError:
             return None, True, None  # it holds no such key
         except (KeyboardInterrupt, SystemExit):
@@ -299,7 +292,7 @@ class Loading(Settled):
         except Exception as error:
             failed = error
         with h.lock:
-            h.catch_up(tier)
+            h.recency.tell()
             if tier.policy is late:
                 try:
                     tier.policy = late.thaw()

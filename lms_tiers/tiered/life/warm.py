@@ -124,7 +124,7 @@ def save(hierarchy: Hierarchy) -> None:
         if tier.persistent:
             try:
                 with hierarchy.lock:
-                    hierarchy.catch_up(tier)
+                    hierarchy.recency.tell()
                     state = tier.policy.state()
             except Exception as error:
                 hierarchy.suspend(tier, error)

@@ -164,13 +164,12 @@ class BatchWriter:
         charges: list[int] = []
         started = time.perf_counter_ns()
         try:
-            with tier.inside_below():
-                tier.begun.add(get_ident())
-                stored = store()
-                charges = [
-                    stored_bytes(tier, meta.key, need) if held else 0
-                    for meta, need, held in zip(run.metas, run.needs, stored, strict=True)
-                ]
+            tier.begun.add(get_ident())
+            stored = tier.call(store)
+            charges = [
+                stored_bytes(tier, meta.key, need) if held else 0
+                for meta, need, held in zip(run.metas, run.needs, stored, strict=True)
+            ]
         except (KeyboardInterrupt, SystemExit):
             raise  # nobody knows where it came from: see audit.py
         except BaseException as caught:

@@ -16,7 +16,7 @@ from lms_tiers.errors import DeadlineExceededError, InvalidChunkError, OutcomeUn
 from lms_tiers.interface import ChunkInfo
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.paths.reads import Reader, nbytes_of
+from lms_tiers.tiered.paths.reads import Reader
 from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.paths.sender import Sender
 from lms_tiers.tiered.state.edge import Asked, Edge, Unsent
@@ -154,7 +154,7 @@ class Beyond:
                     continue
                 if obj is None and text in h.index:  # a copy that was to be asked for again: it is gone there
                     h.forget(text, EventReason.STALE)
-                if obj is None or obj.length != nbytes_of(obj.data):
+                if obj is None or obj.length != memoryview(obj.data).nbytes:
                     continue
                 edge.bytes_read += obj.length
                 found[i] = load.result = self._reader.shared(obj)

@@ -19,7 +19,7 @@ from lms_tiers.tiered.paths.room import Room
 from lms_tiers.tiered.paths.worker import Worker
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry
-from lms_tiers.tiered.state.tier import RECENT_BATCH, Tier, keys_of
+from lms_tiers.tiered.state.tier import TOUCH_BATCH, Tier, keys_of
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Mover(Worker):
         if tier.garbage and time.monotonic() >= self._delete_after:
             stale = list(itertools.islice((k for k in tier.garbage if k not in tier.busy), _DELETE_BATCH))
             if stale:
-                tier.busy.add_all(stale)
+                tier.busy.add(*stale)
                 return partial(self._delete, stale)
         picks = picks or self._batch_of_queue() or self._candidates(probing)
         if picks:
@@ -145,7 +145,7 @@ class Mover(Worker):
         if not probing and self._dirty_source() is not None:
             picks = self._dirty()
             return partial(self._move, picks) if picks else _look_again
-        if tier.touched and (len(tier.touched) >= RECENT_BATCH or self.eager):
+        if tier.touched and (len(tier.touched) >= TOUCH_BATCH or self.eager):
             self.telling, tier.touched = tier.touched, {}
             return partial(self._touch, list(self.telling))
         return None
@@ -255,8 +255,7 @@ class Mover(Worker):
         tier = self.tier
         error: BaseException | None = None
         try:
-            with tier.inside():
-                tier.backend.touch(keys_of(touched))
+            tier.inside(tier.backend.touch, keys_of(touched))
         except BaseException as caught:
             error = caught
         with self._h.lock:

@@ -225,9 +225,7 @@ class Moves:
         charges: list[int] = []
         started = time.perf_counter_ns()
         try:
-            with tier.inside():
-                self._store(ready)
-                charges = [stored_bytes(tier, item.key, item.need) for item in ready]
+            charges = tier.inside(self._store, ready)
         except BaseException as caught:
             error = caught
         took = time.perf_counter_ns() - started
@@ -268,8 +266,8 @@ class Moves:
             tier.garbage[text] = charge
         h.release(tier, text)
 
-    def _store(self, ready: list[_Ready]) -> None:
-        """Write to the backend by one call."""
+    def _store(self, ready: list[_Ready]) -> list[int]:
+        """Write to the backend by one call; answers what each chunk takes there."""
         backend = self.tier.backend
         metas = [item.entry.meta.message(item.key) for item in ready]
         if ready[0].obj is None:
@@ -279,6 +277,7 @@ class Moves:
             backend.put(metas[0], ready[0].obj.data)
         else:
             backend.put_many([(meta, item.obj.data) for meta, item in zip(metas, ready, strict=True) if item.obj])
+        return [stored_bytes(self.tier, item.key, item.need) for item in ready]
 
     def _published(self, text: str, entry: Entry, charge: int, now: float) -> None:
         h, tier = self._h, self.tier

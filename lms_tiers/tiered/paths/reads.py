@@ -17,11 +17,10 @@ from lms_tiers.errors import BackendClosedError, InvalidBufferError
 from lms_tiers.interface import ChunkInFile, ChunkView, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj, OpaqueKey, key_text, over
 from lms_tiers.policies.base import AccessContext
-from lms_tiers.tiered.state.chain import Chains
 from lms_tiers.tiered.state.hierarchy import Hierarchy
 from lms_tiers.tiered.state.index import Entry, Load
-from lms_tiers.tiered.state.recency import MOST_NOTED
 from lms_tiers.tiered.state.tier import Tier
+from lms_tiers.tiered.state.uses import MOST_NOTED, Chains
 
 _clock_ns = time.perf_counter_ns
 
@@ -38,26 +37,9 @@ class DamagedChunkError(Exception):
 def whole(backend: LMSBackendInterface, key: CacheEngineKey, meta: ChunkMeta) -> LMSMemoryObj | None:
     """The chunk as a memory object, lengths checked."""
     obj = backend.get(key)
-    if obj is not None and not obj.length == meta.length == nbytes_of(obj.data):
+    if obj is not None and not obj.length == meta.length == memoryview(obj.data).nbytes:
         raise DamagedChunkError
     return obj
-
-
-def nbytes_of(data: Any) -> int:
-    """Bytes of a chunk's data."""
-    nbytes: int = data.nbytes if type(data) is memoryview else memoryview(data).nbytes
-    return nbytes
-
-
-def noted(tier: Tier, ask: Ask[T], key: Any, meta: ChunkMeta, deadline: float | None = None) -> T | None:
-    """Ask, on record as being inside the backend: if it gets stuck, others are warned off.
-
-    With a `deadline`, another thread asks, and is left behind when the time is over (`DeadlineExceededError`).
-    """
-    if deadline is not None:
-        return tier.askers.ask(partial(noted, tier, ask, key, meta), deadline)
-    with tier.inside():
-        return ask(tier.backend, key, meta)
 
 
 def fetch(h: Hierarchy, source: Tier, text: str, entry: Entry) -> LMSMemoryObj | None:
@@ -158,7 +140,7 @@ class Reader:
             if len(noted) >= MOST_NOTED:
                 h.tell()
             return obj if type(obj.data) is not bytearray else self.shared(obj)
-        if obj is not None and not obj.length == entry.meta.length == nbytes_of(obj.data):
+        if obj is not None and not obj.length == entry.meta.length == memoryview(obj.data).nbytes:
             obj, error = None, DamagedChunkError()
         found, sick = self._judged(tier, text, entry, epoch, context, obj, error, took)
         return found or self.get_one(key, text, context, tier.bit if sick else 0)
@@ -225,16 +207,7 @@ class Reader:
                 lower = mask & ~tier.bit
                 if lower:
                     return h.tiers[(lower & -lower).bit_length() - 1]
-                deadline = time.monotonic() + self._patience
-                while True:
-                    with h.lock:
-                        if text not in tier.writing:
-                            return tier
-                        change = h.change()
-                    left = deadline - time.monotonic()
-                    if left <= 0:
-                        return None
-                    h.wait(change, left)
+                return tier if h.wait_for(lambda: text not in tier.writing, self._patience) else None
             if tier.calls:
                 with h.lock:
                     tier.look()
@@ -254,8 +227,10 @@ class Reader:
         try:
             if not tier.position:
                 found = ask(tier.backend, key, entry.meta)
-            else:
-                found = noted(tier, ask, key, entry.meta, self.deadline if ask is whole else None)
+            elif self.deadline is None or ask is not whole:
+                found = tier.inside(ask, tier.backend, key, entry.meta)
+            else:  # by another thread, which is left behind when the time is over
+                found = tier.askers.ask(partial(tier.inside, ask, tier.backend, key, entry.meta), self.deadline)
         except (KeyboardInterrupt, SystemExit, InvalidBufferError):
             raise
         except BaseException as caught:

@@ -69,11 +69,11 @@ class Room:
                 excess -= nbytes
         dirty = False
         if excess > 0:
-            chosen, dirty = self._choose(tier, excess, text, need, force)
-            for victim, entry in chosen:
+            entries, dirty = self._choose(tier, excess, text, need, force)
+            for victim, entry in entries:
                 self._drop(tier, victim, entry)
                 going.append(victim)
-        tier.busy.add_all(going)
+        tier.busy.add(*going)
         return Leaving(going, worth_waiting=dirty or bool(tier.busy or tier.reserved) or self._h.loads(tier))
 
     def _take_in(self, tier: Tier) -> None:
@@ -176,8 +176,7 @@ class Room:
         h = self._h
         error: BaseException | None = None
         try:
-            with tier.inside_below():
-                tier.backend.remove_many(keys_of(texts))
+            tier.call(tier.backend.remove_many, keys_of(texts))
         except (KeyboardInterrupt, SystemExit):
             raise  # whoever catches it outside finds them by their claims
         except BaseException as caught:
@@ -194,7 +193,7 @@ class Room:
             else:
                 tier.failed(texts[0], error)
                 h.poke(tier)  # its mover tries again later
-            tier.busy.discard_all(texts)
+            tier.busy.discard(*texts)
             h.wake()
         return error is None
 
@@ -215,7 +214,7 @@ class Room:
         None at all where they do not suffice; and whether dirty chunks stand in the way. An older copy of the chunk to
         be written (`own`) needs no cleaning where there is no room for both.
         """
-        chosen: list[tuple[str, Entry]] = []
+        entries: list[tuple[str, Entry]] = []
         dirty = False
         # Dirty chunks are passed over, but not so far that hot clean ones leave in their place.
         reach = excess if force else excess + tier.window
@@ -223,7 +222,7 @@ class Room:
             charge = entry.charges[tier.position]
             droppable = force or entry.tiers & tier.below or (text == own and need + charge > tier.budget)
             if droppable or self.target(tier, text, entry) is None:
-                chosen.append((text, entry))
+                entries.append((text, entry))
                 excess -= charge
                 if excess <= 0:
                     break
@@ -231,18 +230,18 @@ class Room:
                 dirty = True
         if dirty and not force:
             tier.ahead = 0
-        return (chosen if excess <= 0 else []), dirty
+        return (entries if excess <= 0 else []), dirty
 
     def _drop(self, tier: Tier, text: str, entry: Entry) -> None:
         h = self._h
         charge = entry.charges[tier.position]
-        reason = self._why(tier, text, entry)
-        tier.evicted[reason] += 1
+        why = self._why(tier, text, entry)
+        tier.evicted[why] += 1
         tier.ahead = max(0, tier.ahead - charge)
         for other in h.tiers:
             other.refused.discard(text)
-        h.log.add(EventKind.DROPPED if reason in DROPS else EventKind.EVICTED, reason, tier.name, text, charge)
-        h.ungrant(tier, text, entry, RemoveReason.EVICTED, reason)
+        h.log.add(EventKind.DROPPED if why in DROPS else EventKind.EVICTED, why, tier.name, text, charge)
+        h.ungrant(tier, text, entry, RemoveReason.EVICTED, why)
 
     def _why(self, tier: Tier, text: str, entry: Entry) -> EventReason:
         """The reason, of `EVICTIONS`, for which a chunk leaves `tier`."""

@@ -11,7 +11,6 @@ its chunk or nothing.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -22,7 +21,7 @@ from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, LMSMemoryObj
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.tiered.paths.beyond import Beyond
-from lms_tiers.tiered.paths.reads import DamagedChunkError, Reader, nbytes_of
+from lms_tiers.tiered.paths.reads import DamagedChunkError, Reader
 from lms_tiers.tiered.state.index import Entry, Load
 from lms_tiers.tiered.state.tier import Tier
 
@@ -94,20 +93,14 @@ class RunReader:
                 else:
                     rest.append(i)
         epoch = tier.epoch
-        thread = threading.get_ident() if tier.position else 0
-        if thread:
-            tier.calls[thread] = time.monotonic()
         objs: Sequence[LMSMemoryObj | None] = ()
         started = _clock_ns()
         error: BaseException | None = None
         try:
-            try:
-                objs = tier.backend.get_many(keys if len(leading) == len(keys) else [keys[i] for i, _ in leading])
-                if len(objs) != len(leading):
-                    raise DamagedChunkError
-            finally:
-                if thread:
-                    tier.calls.pop(thread, None)
+            asked = keys if len(leading) == len(keys) else [keys[i] for i, _ in leading]
+            objs = tier.call(tier.backend.get_many, asked)
+            if len(objs) != len(leading):
+                raise DamagedChunkError
             took = _clock_ns() - started
             with h.lock:
                 tier.read_latency.add(took)
@@ -146,7 +139,7 @@ class RunReader:
             if (
                 obj is not None
                 and obj.length == length
-                and length == nbytes_of(obj.data)
+                and length == memoryview(obj.data).nbytes
                 and text not in writing
                 and index.get(text) is entry
                 and entry.tiers & bit
@@ -285,8 +278,7 @@ class SlotReader:
         requests = [(keys[i], slots[i].room(entry.meta.length)) for i, entry in group]
         started = _clock_ns()
         try:
-            with tier.inside_below():
-                metas = tier.backend.get_many_into(requests)
+            metas = tier.call(tier.backend.get_many_into, requests)
             if len(metas) != len(group):
                 raise DamagedChunkError
         except (KeyboardInterrupt, SystemExit):

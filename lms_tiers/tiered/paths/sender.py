@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -281,15 +280,11 @@ class Sender(Worker):
     def _call(self, call: Callable[[], None]) -> Exception | None:
         """Call the backend, on record as being inside it; what it raised."""
         h, edge = self._h, self._edge
-        thread = threading.get_ident()
         error: Exception | None = None
         try:
-            edge.calls[thread] = time.monotonic()
-            call()
+            edge.inside(call)
         except Exception as caught:
             error = caught
-        finally:
-            edge.calls.pop(thread, None)
         with h.lock:
             edge.round_trips += 1
             if error is None or isinstance(error, _REFUSALS):

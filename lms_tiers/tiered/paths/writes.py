@@ -5,7 +5,6 @@ A put goes to the first tier that can hold the chunk, wants it and works.
 
 from __future__ import annotations
 
-import enum
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -38,14 +37,11 @@ _clock_ns = time.perf_counter_ns
 #: What a write may raise in a tier that is well.
 _NOT_SICK: Final = (InvalidKeyError, InvalidChunkError, CapacityError, StorageFullError)
 
+#: What no other tier makes good: the caller's fault, or his end.
+_CALLERS: Final = (InvalidKeyError, InvalidChunkError, KeyboardInterrupt, SystemExit)
+
 #: How often more chunks leave for a backend that is fuller than its reservations say.
 _FULLER: Final = 4
-
-
-class _Outcome(enum.Enum):
-    STORED = enum.auto()
-    REFUSED = enum.auto()
-    FULL = enum.auto()
 
 
 class Writer:
@@ -96,7 +92,7 @@ class Writer:
         meta, fit = self.check(client_meta, text, put_bytes(text, data))
         h = self._h
         error: BaseException | None = None
-        refused = full = None
+        refused = False
         for tier, need in zip(h.tiers, fit.needs, strict=True):
             if tier.position and tier.calls:
                 with h.lock:
@@ -105,25 +101,16 @@ class Writer:
                 continue
             entry = Entry(meta, fit.unfit, h.nowhere, context.parent, context.position)
             try:
-                outcome = self._into(tier, client_meta, text, data, entry, need, context, tensor)
-            except (BackendClosedError, InvalidKeyError, InvalidChunkError) as caught:
-                if h.closing or not isinstance(caught, BackendClosedError):
-                    raise
-                error = caught
-                continue
-            except (KeyboardInterrupt, SystemExit):
-                raise
+                if self._into(tier, client_meta, text, data, entry, need, context, tensor):
+                    return
+                refused = True
             except BaseException as caught:
+                if isinstance(caught, _CALLERS) or (h.closing and isinstance(caught, BackendClosedError)):
+                    raise
                 h.mend(caught)
-                error = caught
-                continue
-            if outcome is _Outcome.STORED:
-                return
-            if outcome is _Outcome.REFUSED:
-                refused = tier
-            else:
-                full = tier
-        unwanted = refused is not None and error is None and full is None
+                if error is None or not isinstance(caught, CapacityError):  # a sick tier matters more than a full one
+                    error = caught
+        unwanted = refused and error is None
         entry = Entry(meta, fit.unfit, h.nowhere, context.parent, context.position)
         if self._beyond is not None and not h.closing and self._sent(text, entry, data, tensor, unwanted):
             return
@@ -133,20 +120,14 @@ class Writer:
                     h.edge.lose(text, h.edge.changed(text, entry))
                 h.forget(text, EventReason.NOT_ADMITTED, EventKind.DROPPED)
             return
+        if h.closing and (error is None or isinstance(error, CapacityError)):
+            raise BackendClosedError("the store")
         if isinstance(error, LmsTiersError) and not isinstance(error, BackendClosedError):
             raise error
+        why = "every tier that could take it is switched off."
         if error is not None:
-            where = ", ".join(tier.name for tier in h.tiers)
-            raise StorageUnavailableError(
-                where, f"no tier took the chunk; last: {type(error).__name__}: {error}"
-            ) from error
-        if h.closing:
-            raise BackendClosedError("the store")
-        if full is not None:
-            raise CapacityError(f"tier {full.name!r}", fit.needs[full.position] or 0, full.budget - full.used)
-        raise StorageUnavailableError(
-            ", ".join(t.name for t in h.tiers), "every tier that could take it is switched off."
-        )
+            why = f"no tier took the chunk; last: {type(error).__name__}: {error}"
+        raise StorageUnavailableError(", ".join(tier.name for tier in h.tiers), why) from error
 
     def put_many(
         self, items: Sequence[tuple[ClientMetaMessage, Any]], texts: Sequence[str], contexts: Sequence[AccessContext]
@@ -189,8 +170,12 @@ class Writer:
         h = self._h
         assert self._beyond is not None
         old = h.index.get(text)
+        if tensor:
+            import torch
+
+            data = bytearray(data.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
         try:
-            self._beyond(text, entry, _bytes_of(data) if tensor else data)
+            self._beyond(text, entry, data)
         except LmsTiersError:
             if not unwanted:
                 raise
@@ -204,23 +189,26 @@ class Writer:
     def _into(
         self, tier: Tier, client_meta: ClientMetaMessage, text: str, data: Any, entry: Entry, need: int,
         context: AccessContext, tensor: bool,
-    ) -> _Outcome:  # fmt: skip
-        """Try one tier: reserve, become the mutator of the key there, write, publish."""
+    ) -> bool:  # fmt: skip
+        """Try one tier: reserve, become the mutator of the key there, write, publish; False where it is not wanted."""
         h = self._h
         with h.lock:
             if h.closing:
                 raise BackendClosedError("the store")
             old = h.index.get(text)
             if not (old is not None and old.tiers & tier.bit) and not h.admits(tier, text, need, context):
-                return _Outcome.REFUSED
+                return False
             leaving = self._room.take(tier, need, text)
             mutator = leaving is None and h.acquire(tier, text, need, entry)
-        if leaving is not None and not self._room.make_room(tier, need, text, self._back_pressure, leaving):
-            return _Outcome.FULL
-        if not mutator and not self._acquire(tier, text, need, entry):
-            with h.lock:
-                self._room.give_back(tier, need)
-            return _Outcome.FULL
+        room = leaving is None or self._room.make_room(tier, need, text, self._back_pressure, leaving)
+        if room and not mutator:  # not yet, or somebody else is: wait until the key is let go
+            claimed = h.wait_for(lambda: h.closing or (h.acquire(tier, text, need, entry) and entry), self._patience)
+            mutator = claimed is entry
+            if not mutator:
+                with h.lock:
+                    self._room.give_back(tier, need)
+        if not mutator:
+            raise CapacityError(f"tier {tier.name!r}", need, tier.budget - tier.used)
         started = _clock_ns()
         try:
             self._write(tier, client_meta, data, need, tensor)
@@ -229,21 +217,19 @@ class Writer:
             raise  # nobody knows where it came from: see audit.py
         except BaseException as error:
             with h.lock:
-                self._undo(tier, text, need, error)
+                if nothing_done(error) and not h.over:
+                    self._room.give_back(tier, need)
+                else:  # nobody knows whether what the tier held before is still there
+                    h.doubt(tier, text, need)
+                if not isinstance(error, _NOT_SICK) and not h.over:
+                    tier.failed(text, error)
                 h.release(tier, text)
             raise
-        self._publish(tier, text, entry, need, charge, _clock_ns() - started, context)
-        return _Outcome.STORED
-
-    def _publish(
-        self, tier: Tier, text: str, entry: Entry, need: int, charge: int, took: int, context: AccessContext
-    ) -> None:
-        """A write of `took` nanoseconds worked: make it known, unless the store is closed and did not wait for it."""
-        h = self._h
+        took = _clock_ns() - started
         with h.lock:
             if tier.failing:
                 tier.worked()
-            if h.over:
+            if h.over:  # the closing did not wait for it
                 h.doubt(tier, text, need)
                 h.release(tier, text)
                 raise BackendClosedError("the store")
@@ -251,22 +237,7 @@ class Writer:
             h.publish(tier, text, entry, need, charge, context)
             if tier.dirty_bytes > tier.dirty_most:  # the last of a burst of puts may be what makes it too much
                 self._room.clean_ahead(tier)
-
-    def _acquire(self, tier: Tier, text: str, need: int, entry: Entry) -> bool:
-        """Become the mutator of `text` in time; False where that takes too long, or the store closes."""
-        h = self._h
-        deadline = time.monotonic() + self._patience
-        while True:
-            with h.lock:
-                if h.closing:
-                    return False
-                if h.acquire(tier, text, need, entry):
-                    return True
-                change = h.change()
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            h.wait(change, left)
+        return True
 
     def _write(self, tier: Tier, client_meta: ClientMetaMessage, data: Any, need: int, tensor: bool) -> None:
         """Write to the backend; where it is fuller than its reservations say, let more leave and try again."""
@@ -274,27 +245,10 @@ class Writer:
         thread = get_ident()
         for more in range(_FULLER + 1):
             try:
-                with tier.inside_below():
-                    tier.begun.add(thread)
-                    put(client_meta, data)
+                tier.begun.add(thread)
+                tier.call(put, client_meta, data)
                 return
             except (CapacityError, StorageFullError):
                 tier.begun.discard(thread)
                 if more == _FULLER or not self._room.spare(tier, need << more):
                     raise
-
-    def _undo(self, tier: Tier, text: str, need: int, error: BaseException) -> None:
-        """A write failed: is what the tier held before still there?"""
-        h = self._h
-        if nothing_done(error) and not h.over:
-            self._room.give_back(tier, need)
-        else:
-            h.doubt(tier, text, need)
-        if not isinstance(error, _NOT_SICK) and not h.over:
-            tier.failed(text, error)
-
-
-def _bytes_of(tensor: Any) -> bytearray:
-    import torch
-
-    return bytearray(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)

@@ -145,7 +145,7 @@ class Edge(Health):
         old = self.unsent.get(text)
         if old is not None and old.lost:
             self.lost.pop(text, None)
-        new = self.unsent[text] = Unsent(entry, data, old.not_before if old is not None else 0.0)
+        change = self.unsent[text] = Unsent(entry, data, old.not_before if old is not None else 0.0)
         reading = self.asked.pop(text, None)
         if reading is not None:
             reading.void = True
@@ -154,7 +154,7 @@ class Edge(Health):
         if self.through or entry is None or data is not None:
             self.queue[text] = None
             self.poke()
-        return new
+        return change
 
     def settled(self, text: str, change: Unsent) -> None:
         """The tier has `change`. One that was given up before stays unread: it has been answered as absent."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from threading import get_ident
 from typing import Any, Final, TypeVar
 
 from lms_tiers.errors import DeadlineExceededError
@@ -146,6 +147,18 @@ class Health:
             _log.warning("tier %r works again", self.name)
             self._enter(BreakerState.CLOSED)
 
+    def inside(self, call: Callable[..., T], *args: Any) -> T:
+        """What a call of the backend answers, on record while it lasts: if it gets stuck, others are warned off.
+
+        The lock is not held.
+        """
+        thread = get_ident()
+        try:
+            self.calls[thread] = time.monotonic()
+            return call(*args)
+        finally:
+            self.calls.pop(thread, None)
+
     def stalls(self) -> bool:
         """Whether a call has been inside the backend for too long. Takes no lock."""
         # Insertion order is age; a copy, because calls come and go without the lock.
@@ -181,12 +194,12 @@ class Health:
             _log.error("tier %r is switched off for a while", self.name)
             self._enter(BreakerState.OPEN)
 
-    def _enter(self, state: BreakerState) -> None:
-        self.breaker = state
-        self.entered[state] += 1
-        self.log.add(EventKind.STATE, EventReason(f"breaker-{state.value}"), self.name, "", 0)
-        if state is not BreakerState.HALF_OPEN:
-            self.switched(state is BreakerState.CLOSED)
+    def _enter(self, breaker: BreakerState) -> None:
+        self.breaker = breaker
+        self.entered[breaker] += 1
+        self.log.add(EventKind.STATE, EventReason(f"breaker-{breaker.value}"), self.name, "", 0)
+        if breaker is not BreakerState.HALF_OPEN:
+            self.switched(breaker is BreakerState.CLOSED)
 
 
 class Askers:

@@ -15,17 +15,16 @@ from os import getpid
 from threading import get_ident
 from typing import Final, TypeVar
 
-from lms_tiers.changes import Changes
+from lms_tiers.changes import Awaited
 from lms_tiers.errors import BackendClosedError, ForkedProcessError, PolicyError
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
 from lms_tiers.policies.lru import Lru
 from lms_tiers.tiered.state.edge import Edge
 from lms_tiers.tiered.state.health import Limits
 from lms_tiers.tiered.state.index import IN_THE_WAY, Charges, Claim, Entry, Fit, Pins, Protected
-from lms_tiers.tiered.state.recency import Recency
-from lms_tiers.tiered.state.settled import Settled
-from lms_tiers.tiered.state.stand_ins import LatePolicy, SuspendedPolicy, insert
+from lms_tiers.tiered.state.stand_ins import LatePolicy, Settled, SuspendedPolicy, insert
 from lms_tiers.tiered.state.tier import Tier, TierConfig
+from lms_tiers.tiered.state.uses import Recency
 from lms_tiers.tiered.watch.events import EventKind, EventLog, EventReason
 
 _log = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ class Hierarchy:
         count = len(configs)
         self._name, self._pid = name, getpid()
         self.lock: Final = threading.Lock()
-        changes = Changes()
+        changes = Awaited(self.lock)
         self.clock: Final = clock
         self.log: Final = log
         self.tiers: Final = tuple(Tier(c, i, count, clock, log, limits) for i, c in enumerate(configs))
@@ -94,6 +93,7 @@ class Hierarchy:
         #: Makes the store whole after an error that came from anywhere; set by the store. Takes the lock.
         self.mend: Callable[[BaseException], None] = lambda error: None
         self.change, self.wait, self.wake = changes.next, changes.wait, changes.wake
+        self.wait_for, self.until = changes.wait_for, changes.until
         self.recency: Final = Recency(self.tiers, self.index, self.suspend, lambda tier: self.poke(tier))
         #: Hits that nobody was told of yet. Appended to without the lock.
         self.noted: Final = self.recency.noted
@@ -158,7 +158,8 @@ class Hierarchy:
         """`tier` holds `entry`, whose `charge` bytes were reserved."""
         if self.loading is not None and self.loading.tier is tier:
             self.loading.unweighed.discard(text)  # overwritten
-        self.catch_up(tier)  # before there is a charge: from then on hits are told, and the policy has to know it
+        if self.noted:
+            self.recency.tell()  # before there is a charge: from then on the policy has to know what was hit
         if entry.charges is self.nowhere:
             entry.charges = self.charges.first(tier.position, charge)
         else:
@@ -216,7 +217,8 @@ class Hierarchy:
         tier.keys -= 1
         if tier.dirty:
             tier.dirty_bytes -= tier.dirty.pop(text, 0)
-        self.catch_up(tier)
+        if self.noted:
+            self.recency.tell()
         self.told(tier, lambda policy: policy.on_remove(text, reason))
 
     def ungrant(self, tier: Tier, text: str, entry: Entry, reason: RemoveReason, why: EventReason) -> None:
@@ -232,7 +234,7 @@ class Hierarchy:
             entry.charges = self.charges.changed(entry.charges, tier.position, 0)
             entry.tiers &= ~tier.bit
 
-    def forget(self, text: str, reason: EventReason, kind: EventKind = EventKind.REMOVED) -> None:
+    def forget(self, text: str, why: EventReason, kind: EventKind = EventKind.REMOVED) -> None:
         """Un-grant every copy of `text`."""
         if self.loading is not None:
             self.loading.seen.add(text)
@@ -242,8 +244,8 @@ class Hierarchy:
         for tier in self.tiers:
             tier.refused.discard(text)
             if entry.tiers & tier.bit:
-                self.log.add(kind, reason, tier.name, text, entry.charges[tier.position])
-                self.ungrant(tier, text, entry, RemoveReason.REMOVED, reason)
+                self.log.add(kind, why, tier.name, text, entry.charges[tier.position])
+                self.ungrant(tier, text, entry, RemoveReason.REMOVED, why)
                 self.poke(tier)
 
     def stands(self, tier: Tier, text: str, entry: Entry, epoch: int) -> bool:
@@ -273,18 +275,10 @@ class Hierarchy:
 
     # -- uses --------------------------------------------------------------------------------------------------------
 
-    def catch_up(self, tier: Tier) -> None:
-        """Tell the policy of `tier` what was used since it was told something last."""
-        if self.noted:
-            self.recency.tell()
-        if tier.recent:
-            self.recency.catch_up(tier)
-
     def tell(self) -> None:
         """Tell all policies what was used. Takes the lock."""
         with self.lock:
-            for tier in self.tiers:
-                self.catch_up(tier)
+            self.recency.tell()
 
     # -- policies that break their contract --------------------------------------------------------------------------
 
@@ -303,18 +297,22 @@ class Hierarchy:
 
     def admits(self, tier: Tier, text: str, size: int, context: AccessContext) -> bool:
         """Whether the policy wants a chunk that the tier does not hold."""
-        self.catch_up(tier)
+        if self.noted:
+            self.recency.tell()
         return self.told(tier, lambda policy: bool(policy.admit(text, size, context))) is not False
 
     def victims(self, tier: Tier, need: int) -> Iterator[tuple[str, Entry]]:
         """The policy's victims for `need` bytes, checked; LRU's from the moment the policy is at fault."""
+        if self.noted:
+            self.recency.tell()
         passed, tier.passed = tier.passed, {}
         if self.pins:
             context = AccessContext(self.clock())
             self.pins.expire(context.now)
             if len(passed) > IN_THE_WAY:  # they count as used, so that they are not in the way again
-                tier.recent += [(text, context) for text in passed if text in self.pins]
-        self.catch_up(tier)
+                for text in passed:
+                    if text in self.pins and text in self.index:
+                        self.recency.use(text, self.index[text], context)
         protected = Protected(tier.busy, self.pins, tier.passed)
         seen: set[str] = set()
         policy, left = tier.policy, need
@@ -338,8 +336,8 @@ class Hierarchy:
         _log.error("tier %r: policy %r goes: %r", tier.name, policy.name, fault)
         self.log.add(EventKind.STATE, EventReason.POLICY_FAULT, tier.name, "", 0)
         tier.policy = Lru(policy.capacity, self.clock)
-        held = {text: entry for text, entry in self.index.items() if entry.tiers & tier.bit}
-        insert(tier.policy, tier.position, held, held)
+        entries = {text: entry for text, entry in self.index.items() if entry.tiers & tier.bit}
+        insert(tier.policy, tier.position, entries, entries)
         yield from ((k, self.index[k]) for k in tier.policy.victims(need, protected) if k not in seen)
 
     # -- sick tiers --------------------------------------------------------------------------------------------------

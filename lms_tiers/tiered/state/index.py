@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import threading
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from threading import get_ident
 from typing import Any, Final, NamedTuple
@@ -126,22 +126,12 @@ class Busy(dict[str, Claim]):
 
     __slots__ = ()
 
-    def add(self, text: str) -> None:
-        """This thread becomes the mutator of `text`."""
-        self[text] = Claim(get_ident())
+    def add(self, *texts: str) -> None:
+        """This thread becomes the mutator of `texts`."""
+        self.update(dict.fromkeys(texts, Claim(get_ident())))
 
-    def add_all(self, texts: Iterable[str]) -> None:
-        """This thread becomes the mutator of all `texts`."""
-        claim = Claim(get_ident())
-        for text in texts:
-            self[text] = claim
-
-    def discard(self, text: str) -> None:
-        """`text` has no mutator any more."""
-        self.pop(text, None)
-
-    def discard_all(self, texts: Iterable[str]) -> None:
-        """None of `texts` has."""
+    def discard(self, *texts: str) -> None:
+        """None of `texts` has a mutator any more."""
         for text in texts:
             self.pop(text, None)
 

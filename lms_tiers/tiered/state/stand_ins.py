@@ -1,4 +1,4 @@
-"""What stands in for a tier's policy: while the tier is being loaded, and from when it raised until LRU takes over.
+"""What stands in for a tier's policy, while the tier is being loaded or once it raised; and for what is not loaded yet.
 
 Also how a policy and the index are brought into line again, where an interrupt may have come between the two.
 """
@@ -6,12 +6,15 @@ Also how a policy and the index are brought into line again, where an interrupt 
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Container, Iterator, Mapping
 from typing import Any, Final
 
+from lms_tiers.changes import Deadline
 from lms_tiers.errors import PolicyError
 from lms_tiers.policies.base import AccessContext, EvictionPolicy, RemoveReason
 from lms_tiers.tiered.state.index import Entry
+from lms_tiers.tiered.state.tier import Tier
 
 #: More bytes than any tier holds.
 _ALL: Final = 1 << 60
@@ -22,10 +25,10 @@ def listed(policy: EvictionPolicy, most: int) -> set[str]:
     return set(itertools.islice(policy.victims(_ALL, ()), most))
 
 
-def insert(policy: EvictionPolicy, position: int, held: Mapping[str, Entry], texts: Collection[str]) -> None:
+def insert(policy: EvictionPolicy, position: int, entries: Mapping[str, Entry], texts: Collection[str]) -> None:
     """Tell `policy` of the chunks `texts`, in the order of the index."""
     now = policy.clock()
-    for text, entry in held.items():
+    for text, entry in entries.items():
         if text in texts:
             context = AccessContext(now, None, entry.parent, entry.position)
             policy.on_insert(text, entry.charges[position], context)
@@ -42,9 +45,9 @@ def align(policy: EvictionPolicy, position: int, held: Mapping[str, Entry], agai
 class SuspendedPolicy(EvictionPolicy):
     """Takes every call but `victims`, whose error makes the tier fall back to a consistent state."""
 
-    def __init__(self, failed: EvictionPolicy, error: Exception) -> None:
-        super().__init__(failed.capacity, failed.clock)
-        self.name = failed.name  # type: ignore[misc]  # the culprit's
+    def __init__(self, policy: EvictionPolicy, error: Exception) -> None:
+        super().__init__(policy.capacity, policy.clock)
+        self.name = policy.name  # type: ignore[misc]  # the culprit's
         self._error = error
 
     def on_insert(self, key: str, size: int, context: AccessContext) -> None:  # noqa: D102
@@ -221,3 +224,73 @@ class LatePolicy(EvictionPolicy):
     def state(self) -> bytes:
         """What was saved last time: half an order is worse than an old one."""
         return self._state
+
+
+class Settled(ABC):
+    """The keys of `tier` that are settled: in the index, or in `seen`. The index tells the truth about them for good.
+
+    Whoever takes the tier over (see life/loading.py) gives the methods; every call on a key settles it first.
+
+    Parameters
+    ----------
+    nbytes : int
+        Physical bytes of what the tier holds, none of it settled.
+    """
+
+    def __init__(self, tier: Tier, nbytes: int) -> None:
+        self.tier: Final = tier
+        #: Keys that were put, or left the index, since the start: their bytes in the backend are no longer those of
+        #: the start. Guarded by the store's lock, read without it.
+        self.seen: Final[set[str]] = set()
+        #: Keys that could not be looked up before they changed, as long as their bytes of the start are stale and not
+        #: overwritten. Guarded by the store's lock.
+        self.unweighed: Final[set[str]] = set()
+        #: What chunks that are not settled are charged with.
+        self.unsettled_bytes = nbytes
+        #: Whether what is not settled is stale, to be deleted as it is listed.
+        self.cleared = False
+
+    @property
+    @abstractmethod
+    def moves(self) -> bool:
+        """Whether something comes of waiting for the rest. The lock is held."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin to take the tier over."""
+
+    @abstractmethod
+    def stop(self, timeout: float) -> bool:
+        """Take nothing more over; False where the backend does not come back in `timeout` seconds."""
+
+    @abstractmethod
+    def wait(self, deadline: Deadline) -> None:
+        """Return when everything is taken over.
+
+        Raises
+        ------
+        DeadlineExceededError
+        StorageUnavailableError
+            The backend cannot list its chunks now.
+        """
+
+    def clear(self) -> None:
+        """Let everything that is not settled be stale. The lock is held."""
+        self.cleared = True
+
+    @abstractmethod
+    def settle(self, text: str, change: bool = False) -> None:
+        """Make the index tell the truth about `text`; for good, where its caller is going to `change` it.
+
+        Where the backend does not answer, a reader takes the chunk for absent. What it may hold under a key that is
+        about to change is stale from now on.
+        """
+
+    @abstractmethod
+    def unlisted(self, listed: Container[str]) -> Iterator[str]:
+        """Keys held that are not `listed`, a moment of the index after which this was called.
+
+        Raises
+        ------
+        StorageUnavailableError
+        """

@@ -5,22 +5,22 @@ threads: its fields are guarded by the store's lock, its backend is called witho
 from __future__ import annotations
 
 import sys
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from threading import get_ident
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from lms_tiers.errors import ConfigError
 from lms_tiers.interface import LMSBackendInterface
 from lms_tiers.messages import OpaqueKey
-from lms_tiers.policies.base import AccessContext, EvictionPolicy
+from lms_tiers.policies.base import EvictionPolicy
 from lms_tiers.tiered.state.health import Askers, Health, Limits
 from lms_tiers.tiered.state.index import Busy, Entry, Load
 from lms_tiers.tiered.watch.events import EventLog, EventReason
 from lms_tiers.tiered.watch.stats import TierStats
+
+T = TypeVar("T")
 
 #: The cold end that is kept clean: a tenth of the capacity, and no more than this (walking it takes the lock).
 _MAX_WINDOW: Final = 256 << 20
@@ -46,8 +46,8 @@ EVICTIONS: Final = (
 #: Or it is lost, because a tier that should have taken it was too slow, or is switched off.
 DROPS: Final = EVICTIONS[3:]
 
-#: Uses are told to a policy and a backend in batches of this many.
-RECENT_BATCH: Final = 512
+#: Uses are told to a backend in batches of this many.
+TOUCH_BATCH: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +83,6 @@ class TierConfig:
     promote: Literal["hits", "never"] = "hits"
     deadline: float = DEADLINE
     revalidate: float | None = None
-
-
-class Inside:
-    """A call of a thread inside a backend, on record while it lasts: if it gets stuck, others are warned off."""
-
-    __slots__ = ("_calls", "_thread")
-
-    def __init__(self, calls: dict[int, float]) -> None:
-        self._calls = calls
-
-    def __enter__(self) -> None:
-        self._thread = get_ident()
-        self._calls[self._thread] = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._calls.pop(self._thread, None)
-
-
-#: Of calls of the top tier, which nobody is warned of.
-_UNNOTED: Final = nullcontext()
 
 
 class Tier(Health):
@@ -157,8 +137,6 @@ class Tier(Health):
         self.garbage: Final[dict[str, int]] = {}
         #: Counts writes that failed in a way that leaves the bytes in doubt; a read that saw it change is void.
         self.epoch = 0
-        #: Uses, not yet told to the policy.
-        self.recent: list[tuple[str, AccessContext]] = []
         #: Keys hit, oldest first, not yet told to the backend.
         self.touched: dict[str, None] = {}
         #: Pinned keys that were in the way when victims were chosen last.
@@ -220,13 +198,9 @@ class Tier(Health):
             return None  # a backend that cannot say what it needs gets nothing
         return need if need <= self.budget else None
 
-    def inside(self) -> Inside:
-        """Around a call of the backend. Takes no lock."""
-        return Inside(self.calls)
-
-    def inside_below(self) -> AbstractContextManager[None]:
-        """The same around what callers wait for; not in the top tier, whose calls are the hot path."""
-        return Inside(self.calls) if self.position else _UNNOTED
+    def call(self, do: Callable[..., T], *args: Any) -> T:
+        """What the backend answers, as `inside`; not on record in the top tier, whose calls are the hot path."""
+        return self.inside(do, *args) if self.position else do(*args)
 
     def charge(self, nbytes: int) -> None:
         """The tier holds `nbytes` more, which fit."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Final
 
+from lms_tiers.changes import begin
+
 _log = logging.getLogger(__name__)
 
 #: Events kept for an observer that is slower than the store; older ones are dropped and counted.
@@ -88,14 +90,19 @@ class EventLog:
         self.lost = 0
 
     def start(self) -> None:
-        """Tell the observer, if there is one, from here on: of what was added before as well."""
-        if self._observer is not None:
-            self._thread = threading.Thread(
-                target=self._run, args=(self._observer,), name="lms-tiers-events", daemon=True
-            )
-            self._thread.start()
+        """Tell the observer, if there is one, from here on: of what was added before as well.
 
-    def add(self, kind: EventKind, reason: EventReason, tier: str, key: str, nbytes: int) -> None:
+        Raises
+        ------
+        StorageUnavailableError
+            No thread can be started for it.
+        """
+        if self._observer is not None:
+            thread = threading.Thread(target=self._run, args=(self._observer,), name="lms-tiers-events", daemon=True)
+            begin(thread)
+            self._thread = thread
+
+    def add(self, kind: EventKind, why: EventReason, tier: str, key: str, nbytes: int) -> None:
         """Note one event, if anybody wants to know. The caller holds the store's lock."""
         if self._observer is None:
             return
@@ -106,7 +113,7 @@ class EventLog:
             self.lost += 1
             with contextlib.suppress(Empty):
                 self._pending.get_nowait()
-        self._pending.put(TierEvent(kind, reason, tier, key, nbytes, time.time()))
+        self._pending.put(TierEvent(kind, why, tier, key, nbytes, time.time()))
 
     def _run(self, observer: Callable[[Sequence[TierEvent]], None]) -> None:
         found: list[TierEvent | None] = []
