@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, List
 
 from lms_tiers.arena.arena import Arena
 from lms_tiers.arena.chunk import Chunk
+from lms_tiers.arena.copying import as_array, scattered
+from lms_tiers.buffers import writable_bytes
+from lms_tiers.changes import mending
 from lms_tiers.errors import ConfigError, LmsTiersError, StorageUnavailableError, from_anywhere
 from lms_tiers.interface import BackendStats, Capabilities, ChunkInfo, LMSBackendInterface
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, key_text
 
 if TYPE_CHECKING:
     import torch
+
+    from lms_tiers.arena.copying import Bytes
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +59,32 @@ class ArenaBackend(LMSBackendInterface):
     def list_keys(self) -> List[CacheEngineKey]:
         """Every key, in the order of the first put."""
         return [CacheEngineKey.from_string(chunk.key) for chunk in self._all()]
+
+    @mending
+    def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
+        """Copy the chunk into the caller's buffer."""
+
+        def target(length: int) -> list[Bytes]:
+            writable = writable_bytes(buffer, length)
+            return [as_array(writable)[:length]] if length else []
+
+        return self._copied(key, target)
+
+    @mending
+    def get_scattered(
+        self, key: CacheEngineKey, buffers: Sequence[Any], *, expected: ChunkMeta | None = None
+    ) -> ChunkMeta | None:
+        """Copy the chunk into the caller's buffers, piece by piece."""
+        return self._copied(key, lambda length: scattered(buffers, length), expected)
+
+    @mending
+    def put_from(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
+        """Take chunks over from where they lie in the source, window by window."""
+        self._arena.check()
+        held: list[bool] = []
+        while len(held) < len(client_metas):
+            held += self._put_window(client_metas[len(held) :], source)
+        return held
 
     def remove(self, key: CacheEngineKey) -> None:
         """Forget the key; its pages are free when its last reader has left."""
@@ -103,6 +135,28 @@ class ArenaBackend(LMSBackendInterface):
         """Forget everything. Running calls finish on memory that stays theirs; what `get` returned stays valid."""
         if self._arena.close() and not self._arena.forked:
             self._close()
+
+    @abstractmethod
+    def _scatter(self, wanted: Iterable[tuple[Chunk, list[Bytes]] | None]) -> list[ChunkMeta | None]:
+        """Copy leased chunks into arrays of the host's; None for what is not wanted, or could not be copied."""
+
+    @abstractmethod
+    def _put_window(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
+        """`put_from` of as many as there is room for before the chunks they replace give theirs back."""
+
+    def _copied(
+        self, key: CacheEngineKey, targets: Callable[[int], list[Bytes]], expected: ChunkMeta | None = None
+    ) -> ChunkMeta | None:
+        """Copy one chunk, where it is `expected`, into what `targets` has for its length."""
+        chunk = self._lease(key)
+        if chunk is None:
+            return None
+        try:
+            if expected not in (None, chunk.meta):
+                return None
+            return self._scatter([(chunk, targets(chunk.meta.length))])[0]
+        finally:
+            self._arena.release(chunk)
 
     def _detail(self) -> dict[str, float]:
         return {}

@@ -176,22 +176,13 @@ class Copier:
             batch.end()
             self._batches.pop(threading.get_ident(), None)
 
-    def scatter(self, targets: Sequence[Bytes], source: Bytes) -> None:
-        """Copy `source` into `targets`, one after the other."""
-        at = 0
-        for target in targets:
-            self.copy(target, source[at : at + target.size])
-            at += target.size
-
-    def gather(self, target: Bytes, sources: Sequence[Bytes]) -> None:
-        """Copy `sources` into `target`, one after the other."""
-        if len(sources) == 1 and sources[0].size == target.size:
-            self.copy(target, sources[0])
+    def move(self, targets: Sequence[Bytes], sources: Sequence[Bytes]) -> None:
+        """Copy `sources` into `targets`, each taken for one run of bytes; it ends where the shorter one does."""
+        if len(targets) == len(sources) == 1 and targets[0].size == sources[0].size:
+            self.copy(targets[0], sources[0])
             return
-        at = 0
-        for source in sources:
-            self.copy(target[at : at + source.size], source)
-            at += source.size
+        for target, source in array_pairs(targets, sources):
+            self.copy(target, source)
 
     def close(self) -> None:
         """End the threads; copies after this use the caller's alone."""

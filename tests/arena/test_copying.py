@@ -37,9 +37,9 @@ def test_a_copy_is_exact_however_it_is_split(copier: Copier, n: int) -> None:
 def test_scatter_and_gather_are_inverse(copier: Copier) -> None:
     source = random_bytes(1000)
     pieces = [np.zeros(n, dtype=np.uint8) for n in (1, 600, 399)]
-    copier.scatter(pieces, source)
+    copier.move(pieces, [source])
     back = np.zeros(1000, dtype=np.uint8)
-    copier.gather(back, pieces)
+    copier.move([back], pieces)
     assert np.array_equal(back, source)
 
 

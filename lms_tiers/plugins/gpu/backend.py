@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Optional
 from lms_tiers.arena.backend import flat_tensor, needed_capacity, shaped
 from lms_tiers.arena.chunk import Chunk
 from lms_tiers.arena.copying import as_array, flat_bytes, scattered
-from lms_tiers.buffers import tensor_bytes, writable_bytes
+from lms_tiers.buffers import tensor_bytes
 from lms_tiers.changes import mending
 from lms_tiers.errors import CapacityError, InvalidBufferError
-from lms_tiers.interface import Capabilities, LMSBackendInterface
+from lms_tiers.interface import Capabilities
 from lms_tiers.messages import CacheEngineKey, ChunkMeta, ClientMetaMessage, LMSMemoryObj, key_text
 from lms_tiers.plugins.gpu.core import WINDOW, GpuCore, GpuOptions, Reads, as_tensors
 from lms_tiers.plugins.gpu.opening import open_streams
@@ -63,15 +63,6 @@ class GpuBackend(GpuCore):
         finally:
             # Also when an item raised: the items before it are stored.
             self._fill(window)
-
-    @mending
-    def put_from(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
-        """Copy chunks in from where they lie in the source, by the device itself where that is page-locked."""
-        self._arena.check()
-        held: list[bool] = []
-        while len(held) < len(client_metas):
-            held += self._put_window(client_metas[len(held) :], source)
-        return held
 
     @mending
     def put_tensor(self, client_meta: ClientMetaMessage, tensor: torch.Tensor) -> None:
@@ -123,33 +114,6 @@ class GpuBackend(GpuCore):
         finally:
             for chunk in chunks:
                 self._arena.release(chunk)
-
-    @mending
-    def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
-        """Copy the chunk into the caller's buffer, straight from the device where it is page-locked."""
-        chunk = self._lease(key)
-        if chunk is None:
-            return None
-        try:
-            target = writable_bytes(buffer, chunk.meta.length)
-            return self._scatter([(chunk, [as_array(target)[: chunk.meta.length]] if chunk.meta.length else [])])[0]
-        finally:
-            self._arena.release(chunk)
-
-    @mending
-    def get_scattered(
-        self, key: CacheEngineKey, buffers: Sequence[Any], *, expected: ChunkMeta | None = None
-    ) -> ChunkMeta | None:
-        """Copy the chunk into the caller's buffers, straight from the device where they are page-locked."""
-        chunk = self._lease(key)
-        if chunk is None:
-            return None
-        try:
-            if expected not in (None, chunk.meta):
-                return None
-            return self._scatter([(chunk, scattered(buffers, chunk.meta.length))])[0]
-        finally:
-            self._arena.release(chunk)
 
     @mending
     def get_many_into(
@@ -244,7 +208,7 @@ class GpuBackend(GpuCore):
         if reads.failed:
             return [None] * len(found)
         for targets, copy in staged:
-            self._copier.scatter(targets, as_array(copy))
+            self._copier.move(targets, [as_array(copy)])
         return found
 
 

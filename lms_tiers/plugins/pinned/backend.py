@@ -5,7 +5,7 @@ Page-locked memory is slow to allocate and fast to copy to and from a device, so
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Optional
 
@@ -14,10 +14,10 @@ import pydantic
 from lms_tiers.arena.arena import Arena
 from lms_tiers.arena.backend import ArenaBackend, checked_page_bytes, flat_tensor, needed_capacity, shaped
 from lms_tiers.arena.chunk import Chunk
-from lms_tiers.arena.copying import Copier, array_pairs, as_array, flat_bytes, scattered
+from lms_tiers.arena.copying import Copier, as_array, flat_bytes
 from lms_tiers.arena.host import SKEW, HostMemory, span_edges
 from lms_tiers.arena.recycle import Recycler, byte_array
-from lms_tiers.buffers import tensor_bytes, writable_bytes
+from lms_tiers.buffers import tensor_bytes
 from lms_tiers.changes import mending
 from lms_tiers.errors import CapacityError, ConfigError, LmsTiersError, StorageUnavailableError
 from lms_tiers.interface import ChunkView, LMSBackendInterface
@@ -26,6 +26,8 @@ from lms_tiers.options import Options, Size
 
 if TYPE_CHECKING:
     import torch
+
+    from lms_tiers.arena.copying import Bytes
 
 
 #: `put_from` fills and publishes in windows of this many bytes.
@@ -67,7 +69,7 @@ class PinnedBackend(ArenaBackend):
         source = flat_bytes(key_text(client_meta.key), kv_chunk_bytes)
 
         def fill(chunk: Chunk) -> None:
-            self._copier.scatter(self._spans(chunk), as_array(source))
+            self._copier.move(self._spans(chunk), [as_array(source)])
 
         self._store(client_meta, source.nbytes, fill)
 
@@ -82,47 +84,6 @@ class PinnedBackend(ArenaBackend):
         finally:
             self._arena.release(chunk)
         return chunk.meta.memory_obj(data.toreadonly())
-
-    @mending
-    def get_into(self, key: CacheEngineKey, buffer: Any) -> ChunkMeta | None:
-        """Copy the chunk into the caller's buffer."""
-        chunk = self._lease(key)
-        if chunk is None:
-            return None
-        try:
-            target = writable_bytes(buffer, chunk.meta.length)
-            if chunk.meta.length:
-                self._copier.gather(as_array(target)[: chunk.meta.length], self._spans(chunk))
-        finally:
-            self._arena.release(chunk)
-        return chunk.meta
-
-    @mending
-    def get_scattered(
-        self, key: CacheEngineKey, buffers: Sequence[Any], *, expected: ChunkMeta | None = None
-    ) -> ChunkMeta | None:
-        """Copy the chunk into the caller's buffers, piece by piece."""
-        chunk = self._lease(key)
-        if chunk is None:
-            return None
-        try:
-            if expected not in (None, chunk.meta):
-                return None
-            targets = scattered(buffers, chunk.meta.length)
-            for target, source in array_pairs(targets, self._spans(chunk)):
-                self._copier.copy(target, source)
-        finally:
-            self._arena.release(chunk)
-        return chunk.meta
-
-    @mending
-    def put_from(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
-        """Let the source write straight into pages: a device by itself, a file's decoder without a copy between."""
-        self._arena.check()
-        held: list[bool] = []
-        while len(held) < len(client_metas):
-            held += self._put_window(client_metas[len(held) :], source)
-        return held
 
     def _put_window(self, client_metas: Sequence[ClientMetaMessage], source: LMSBackendInterface) -> list[bool]:
         """`put_from` of as many as there is room for before the chunks they replace give theirs back."""
@@ -217,7 +178,7 @@ class PinnedBackend(ArenaBackend):
                 return shaped(flat, chunk.meta)
             flat = tensor_bytes(out, chunk.meta.length)[: chunk.meta.length]
             if flat.device.type == "cpu":
-                self._copier.gather(flat.numpy(), self._spans(chunk))
+                self._copier.move([flat.numpy()], self._spans(chunk))
             else:
                 # Blocking, so that the pages are read before the lease ends; from locked pages the device reads itself.
                 at = 0
@@ -238,7 +199,7 @@ class PinnedBackend(ArenaBackend):
 
         def fill(chunk: Chunk) -> None:
             if source.device.type == "cpu":
-                self._copier.scatter(self._spans(chunk), source.numpy())
+                self._copier.move(self._spans(chunk), [source.numpy()])
                 return
             at = 0
             for span in self._memory_now().tensors(chunk.runs, chunk.meta.length):
@@ -247,10 +208,18 @@ class PinnedBackend(ArenaBackend):
 
         self._store(client_meta, source.numel(), fill)
 
+    def _scatter(self, wanted: Iterable[tuple[Chunk, list[Bytes]] | None]) -> list[ChunkMeta | None]:
+        found: list[ChunkMeta | None] = []
+        for item in wanted:
+            if item is not None:
+                self._copier.move(item[1], self._spans(item[0]))
+            found.append(None if item is None else item[0].meta)
+        return found
+
     def _copy_out(self, chunk: Chunk) -> memoryview:
         data = self._recycler.take(chunk.meta.length)
         if chunk.meta.length:
-            self._copier.gather(as_array(data), self._spans(chunk))
+            self._copier.move([as_array(data)], self._spans(chunk))
         return data
 
     def _memory_now(self) -> HostMemory:

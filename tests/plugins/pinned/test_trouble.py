@@ -64,14 +64,15 @@ def test_readers_and_writers_beside_each_other_see_whole_chunks_only() -> None:
 def test_no_lock_is_held_during_a_copy(pinned: PinnedBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     pinned.put(message("a", PAGE), bytearray(PAGE))
     copying, go_on = threading.Event(), threading.Event()
-    original = pinned._copier.scatter
+    original = pinned._copier.move
 
     def slow(*args: object) -> None:
-        copying.set()
-        assert go_on.wait(30)
+        if threading.current_thread() is writer:
+            copying.set()
+            assert go_on.wait(30)
         original(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pinned._copier, "scatter", slow)
+    monkeypatch.setattr(pinned._copier, "move", slow)
     writer = threading.Thread(target=pinned.put, args=(message("b", PAGE), bytearray(PAGE)))
     writer.start()
     assert copying.wait(30)
@@ -93,11 +94,12 @@ def test_a_failed_copy_keeps_the_old_chunk(pinned: PinnedBackend, monkeypatch: p
     def broken(*args: object) -> None:
         raise RuntimeError("device lost\nlong trace")
 
-    monkeypatch.setattr(pinned._copier, "scatter", broken)
-    with pytest.raises(StorageUnavailableError, match=r"pinned: device lost$"):
-        pinned.put(message("k", 20), bytearray(20))
-    with pytest.raises(StorageUnavailableError):
-        pinned.put_tensor(message("k", 20), torch.zeros(20, dtype=torch.uint8))
+    with monkeypatch.context() as patched:
+        patched.setattr(pinned._copier, "move", broken)
+        with pytest.raises(StorageUnavailableError, match=r"pinned: device lost$"):
+            pinned.put(message("k", 20), bytearray(20))
+        with pytest.raises(StorageUnavailableError):
+            pinned.put_tensor(message("k", 20), torch.zeros(20, dtype=torch.uint8))
     found = pinned.get(key("k"))
     assert found is not None
     assert bytes(found.data) == b"0123456789"
