@@ -141,6 +141,7 @@ def _open(
             journal.begin(after(contents.position, budget.journal))
         else:
             store.recovered(contents.records, contents.uses)
+            store.pages.unwritten(contents.free)
         checkpoints.start()
         undo.callback(checkpoints.stop)
         if store.syncs:
@@ -154,17 +155,11 @@ def _open(
 
 
 def _room(data: DataFile, contents: Contents) -> Room:
-    """The pages of `data`."""
+    """The pages of `data`; what nobody has after a crash is added when it is cleared."""
     free, hollow, end = contents.free, contents.hollow, max(data.pages, contents.end)
     if contents.source != "closed":
-        # No record must be left where nobody has a chunk; and the index needs room.
-        punched = [data.punch(*run) for run in free]
-        hollow = [run for run, done in zip(free, punched, strict=True) if done]
-        free = [run for run, done in zip(free, punched, strict=True) if not done]
-        for page, count in free:
-            for number in range(page, page + count):
-                data.wipe(number)
-    elif data.nbytes > (end - sum(count for _, count in hollow)) * PAGE:
+        return Room((), (), end)
+    if data.nbytes > (end - sum(count for _, count in hollow)) * PAGE:
         free, hollow = [*free, *hollow], []  # a copy that was made without its holes
     return Room(free, hollow, end)
 

@@ -195,13 +195,16 @@ class Pages:
             self._limbo.append(replace(withheld, position=0))
 
     def unwritten(self, extents: Sequence[Extent]) -> None:
-        """Nobody can know of what was to be written here."""
-        for run in extents:
-            # Whether they have blocks is not known where the medium refused them; and no record must be left in them.
-            if self._data.punch(*run):
-                self.room.hollow.add(*run)
-            else:
-                self.room.free.add(*run)
+        """Nobody can know of what was to be written here, or was lost: no record must be left, in none of the pages."""
+        for page, count in extents:
+            # Whether they have blocks is not known where the medium refused them.
+            if self._data.punch(page, count):
+                self.room.hollow.add(page, count)
+                continue
+            with suppress(OSError):
+                for number in range(page, page + count):
+                    self._data.wipe(number)
+            self.room.free.add(page, count)
 
     def reclaim(self) -> None:
         """Free what was given up and can be used again."""

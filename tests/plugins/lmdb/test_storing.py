@@ -13,7 +13,10 @@ import pytest
 from lms_tiers.errors import CapacityError, InvalidChunkError, StorageFullError, StorageUnavailableError
 from lms_tiers.messages import OpaqueKey
 from lms_tiers.plugins.lmdb import checkpoint
+from lms_tiers.plugins.lmdb.directory import DATA_FILE
+from lms_tiers.plugins.lmdb.recovery import Contents, _add_data
 from tests.plugins.lmdb.waiting import until
+from tests.plugins.lmdb.whole import assert_whole
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -127,6 +130,29 @@ def test_a_write_that_fails_changes_nothing_and_its_pages_come_back(
         assert backend.stats().failures >= 2
         backend.put(message("k", 60 * KIB), content(2, 60 * KIB))
         assert backend.get(OpaqueKey("k")).data == content(2, 60 * KIB)
+
+
+@pytest.mark.parametrize("punches", [True, False])
+def test_a_put_that_did_not_happen_leaves_no_record_in_its_pages(
+    opening: Callable[..., Any], message: Any, content: Any, monkeypatch: pytest.MonkeyPatch, punches: bool
+) -> None:
+    """One that does would be taken for a chunk where the index is lost."""
+    with opening() as backend:
+        backend.put(message("a", 5000), content(1, 5000))
+        if not punches:
+            monkeypatch.setattr(backend._store.data, "punch", lambda page, count: False)
+
+        def refuse(records: Any) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as failing:
+            failing.setattr(backend._store.journal, "append", refuse)
+            with pytest.raises(StorageUnavailableError):
+                backend.put(message("b", 5000), content(2, 5000))
+        found = Contents("data")
+        _add_data(found, backend._path / DATA_FILE, backend._store.seed)
+        assert list(found.records) == ["a"]
+        assert_whole(backend)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
