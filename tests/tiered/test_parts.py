@@ -10,10 +10,10 @@ import torch
 
 from lms_tiers.policies.base import AccessContext
 from lms_tiers.policies.lru import Lru
-from lms_tiers.tiered.state.health import LatencyCounter
+from lms_tiers.tiered.state.health import Health, LatencyCounter, Limits
 from lms_tiers.tiered.state.uses import Chains
-from lms_tiers.tiered.watch.events import EventKind, EventReason, TierEvent
-from lms_tiers.tiered.watch.stats import LATENCY_BOUNDS
+from lms_tiers.tiered.watch.events import EventKind, EventLog, EventReason, TierEvent
+from lms_tiers.tiered.watch.stats import LATENCY_BOUNDS, BreakerState
 
 
 class Records(Lru):
@@ -188,3 +188,42 @@ def test_latencies_fall_into_the_bucket_that_bounds_them() -> None:
     assert latency.quantile(0.75) >= 1e-3
     assert latency.quantile(1.0) == float("inf")
     assert LatencyCounter().snapshot().quantile(0.5) == 0.0
+
+
+def test_a_probe_that_hangs_makes_the_tier_rest_longer_as_one_that_fails_does() -> None:
+    now = [0.0]
+    told: list[bool] = []
+    log = EventLog(None)
+    health = Health("disk", lambda: now[0], log, Limits(stall=1.0, threshold=1, cooldown=1.0, longest=3.0))
+    health.switched = told.append
+    health.failed("key", OSError("sick"))
+    rests = []
+    for fails in (health.hung, lambda: health.failed("key", OSError("sick")), health.hung):
+        rests.append(health.retry_at - now[0])
+        now[0] = health.retry_at
+        assert health.probe()
+        fails()
+    assert rests == [1.0, 2.0, 3.0]
+    now[0] = health.retry_at
+    assert health.probe()
+    health.worked()
+    assert told == [False] * 4 + [True]
+    assert [health.entered[state] for state in BreakerState] == [1, 4, 4]
+    health.hung()
+    health.hung()
+    assert health.entered[BreakerState.OPEN] == 5, "one that is open already is not opened again"
+
+
+def test_a_call_is_on_record_while_it_is_inside_whatever_it_raises() -> None:
+    health = Health("disk", lambda: 0.0, EventLog(None), Limits(stall=0.0))
+
+    def call(raises: bool) -> int:
+        assert list(health.calls) == [threading.get_ident()]
+        if raises:
+            raise OSError("sick")
+        return 7
+
+    assert health.inside(call, False) == 7
+    with pytest.raises(OSError, match="sick"):
+        health.inside(call, True)
+    assert not health.calls
