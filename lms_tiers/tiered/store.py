@@ -138,7 +138,7 @@ class TieredStore(Batches):
         text = key_text(client_meta.key, self._max_key)
         try:
             self._h.settle(text, change=True)
-            self._writer.put(client_meta, text, kv_chunk_bytes, self._chains.put_one(self._clock(), text))
+            self._writer.put(client_meta, text, kv_chunk_bytes, self._chains.single(self._clock(), text, put=True))
         except BaseException as error:
             self._h.mend(error)
             raise
@@ -261,7 +261,7 @@ class TieredStore(Batches):
         self._h.check_open()
         text = key_text(client_meta.key, self._max_key)
         self._h.settle(text, change=True)
-        self._writer.put(client_meta, text, tensor, self._chains.put_one(self._clock(), text), tensor=True)
+        self._writer.put(client_meta, text, tensor, self._chains.single(self._clock(), text, put=True), tensor=True)
 
     @contextmanager
     def request(

@@ -145,8 +145,12 @@ class Chains:
             return self.single(now, text)
         return now
 
-    def single(self, now: float, text: str) -> AccessContext:
-        """The context of an access to one key: its place in the thread's chain where it is the next one expected."""
+    def single(self, now: float, text: str, put: bool = False) -> AccessContext:
+        """The context of an access to one key: its place in the thread's chain where it is the next one expected.
+
+        A thread that puts another chunk than that has left the request: what it puts in a batch afterwards is used
+        then, and no tail of a head that was used before.
+        """
         walk = self._walk
         chain, cursor = walk.chain, walk.cursor
         if cursor < len(chain) and chain[cursor] == text:
@@ -157,18 +161,9 @@ class Chains:
                 index = len(chain)
                 walk.chain = [*chain, text]
             return self.context(now, index)
+        if put:
+            walk.open_ended = False
         return AccessContext(now)
-
-    def put_one(self, now: float, text: str) -> AccessContext:
-        """As `single`, of a put.
-
-        A thread that puts another chunk than the next of its chain has left the request: what it puts in a batch
-        afterwards is used then, and no tail of a head that was used before.
-        """
-        context = self.single(now, text)
-        if context.position < 0:
-            self._walk.open_ended = False
-        return context
 
 
 def _placed(
