@@ -228,7 +228,7 @@ def test_readers_that_outstayed_one_wait_are_not_waited_for_again() -> None:
     arena.remove("held")
     with pytest.raises(CapacityError):
         arena.reserve("new", meta(PAGE))
-    arena._patience = 3600
+    arena._patience = 3600  # type: ignore[misc]  # whoever waited again would wait for ever
     with pytest.raises(CapacityError):
         arena.reserve("new", meta(PAGE))
     arena.remove("read")  # this one has not been waited for
