@@ -1,16 +1,11 @@
-"""The processes beside a run: the fork server `zygote`, whose children crash properties kill, and `servers`."""
+"""The processes beside a run: the fork server `zygote`, whose children crash properties kill, and the servers."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +13,11 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from lms_conformance import gauges
+from lms_conformance.companion import SILENCE, Companion
 from lms_conformance.line import Line
 from lms_conformance.power.build import recorder
+from lms_conformance.servers_beside import ServersBeside
 from lms_conformance.violation import violate
-
-#: Seconds a child may be silent.
-SILENCE = 60.0
 
 
 class NotSpawnable(RuntimeError):
@@ -91,86 +85,6 @@ class Job:
         self._zygote.ended()
 
 
-class Companion:
-    """A process beside this one that runs a module of the kit, and a line to it; it starts while this one goes on.
-
-    Parameters
-    ----------
-    module : str
-    """
-
-    def __init__(self, module: str) -> None:
-        self._directory = tempfile.mkdtemp(prefix="lms-conformance-beside-")
-        path = str(Path(self._directory) / "socket")
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)
-        self._listener.listen(8)
-        self._listener.settimeout(SILENCE * gauges.busy())
-        self._command = [sys.executable, "-W", "ignore", "-m", module, path]
-        self._line: Line | None = None
-        self._process = self._launch()
-
-    def _launch(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **self._environment()}
-        return subprocess.Popen(self._command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-
-    def _environment(self) -> dict[str, str]:
-        """What it finds in its environment besides."""
-        return {}
-
-    @property
-    def line(self) -> Line:
-        """To the process, once it is ready."""
-        if self._line is None:
-            self._line = self._accept()
-            self._line.hear()
-        return self._line
-
-    def _accept(self) -> Line:
-        connection, _ = self._listener.accept()
-        connection.settimeout(SILENCE * gauges.busy())
-        line = Line(connection)
-        connection.close()  # the file made from it keeps it open
-        return line
-
-    def kill(self) -> None:
-        """SIGKILL, and wait for its end; `relaunch` starts another in its place."""
-        self._process.kill()
-        self._process.wait()
-        if self._line is not None:
-            self._line.close()
-            self._line = None
-
-    def relaunch(self) -> None:
-        """Start it again after `kill`."""
-        self._process = self._launch()
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        self._process.send_signal(number)
-
-    def stall(self) -> None:
-        """SIGSTOP, and return when the last of its threads has stopped: until then the others go on."""
-        self.signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self._process.pid
-
-    @property
-    def runs(self) -> bool:
-        """Whether it has not ended."""
-        return self._process.poll() is None
-
-    def close(self) -> None:
-        """End the process."""
-        self.kill()
-        self._listener.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
-
-
 class Zygote(Companion):
     """The fork server; one serves a whole run, for any harness that can be described."""
 
@@ -211,68 +125,6 @@ class Zygote(Companion):
         """Wait for the child's end, and note its status."""
         answer = self.line.hear() or {}
         self.status = int(answer.get("status", 0))
-
-
-class ServersBeside:
-    """Servers in a process of their own; what happens to it happens to all of them.
-
-    Parameters
-    ----------
-    beside : Companion
-        That process.
-    """
-
-    def __init__(self, beside: Companion) -> None:
-        self._beside = beside
-        self._lock = threading.Lock()
-        self._places: dict[str, dict[str, str]] = {}
-
-    @property
-    def pid(self) -> int:
-        """Of their process."""
-        return self._beside.pid
-
-    def _ask(self, question: dict[str, str]) -> str:
-        self._beside.line.say(question)
-        answer = self._beside.line.hear()
-        if answer is None:
-            raise RuntimeError("the process of the lm:// servers died")
-        return str(answer["address"])
-
-    def start(self, place: Path, device: str) -> str:
-        """See `servers.Servers`."""
-        question = {"start": str(place), "device": device}
-        with self._lock:
-            known = self._places.get(str(place), {}).get("address", "")
-            if os.path.exists(known.removeprefix("unix:")):
-                return known  # it may be stalled, and answer nothing now
-            address = self._ask(question)
-            self._places[str(place)] = {**question, "address": address}
-        return address
-
-    def stop(self, place: Path) -> None:
-        """See `servers.Servers`."""
-        with self._lock:
-            if self._places.pop(str(place), None) is not None and self._beside.runs:
-                self._ask({"stop": str(place)})
-
-    def stall(self) -> None:
-        """They answer nothing until `heal`."""
-        self._beside.stall()
-
-    def kill(self) -> None:
-        """SIGKILL to the process; `heal` starts another, with the same servers at the same addresses."""
-        self._beside.kill()
-
-    def heal(self) -> None:
-        """Undo `stall` or `kill`."""
-        if self._beside.runs:
-            self._beside.signal(signal.SIGCONT)
-            return
-        with self._lock:
-            self._beside.relaunch()
-            for question in self._places.values():
-                self._ask(question)
 
 
 _lock = threading.Lock()

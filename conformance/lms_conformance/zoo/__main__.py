@@ -54,18 +54,20 @@ def _hunt_all(arguments: argparse.Namespace, pool: ProcessPoolExecutor) -> int:
     only = {name for name in arguments.only.split(",") if name}
     chosen = [m for m in mutants().values() if not only or m.name in only]
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    # What is to come is handed over at once, so that no process waits while another ends a long hunt.
-    correct = {} if only else {name: pool.submit(jobs.reference, name, effort, MATRIX_SEED) for name in references()}
+    # What is to come is handed over at once, so that no process waits while another ends a long hunt. The named catches
+    # are the proof: they come first, where there is not time for all.
     by_seed = {seed: [pool.submit(jobs.hunt, m.name, m.kills, effort, seed) for m in chosen] for seed in seeds}
+    correct = {} if only else {name: pool.submit(jobs.reference, name, effort, MATRIX_SEED) for name in references()}
     asked = [] if arguments.named else asked_of_all()
     whole = [pool.submit(jobs.hunt, m.name, (*m.kills, *asked), glance(), MATRIX_SEED) for m in chosen if asked]
-    bad = sum(_reference_is_bad(name, future.result()) for name, future in correct.items())
+    bad = 0
     named: dict[int, list[Catch]] = {}
     for seed, hunted in by_seed.items():
         named[seed] = list(_caught(hunted))
         bad += sum(_missed(catch, seed) for catch in named[seed])
         caught = sum(not c.missed for c in named[seed])
         print(f"seed {seed}: {caught} of {len(chosen)} mutants caught by name", flush=True)
+    bad += sum(_reference_is_bad(name, future.result()) for name, future in correct.items())
     everything: list[Catch] = []
     for catch in _caught(whole):
         everything.append(catch)

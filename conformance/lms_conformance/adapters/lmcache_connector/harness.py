@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from lms_conformance.adapters.harness import AdapterHarness
-from lms_conformance.adapters.lmcache_connector.drive import Drive, Loop
+from lms_conformance.adapters.lmcache_connector.drive import Drive
 from lms_conformance.adapters.lmcache_connector.layouts import LAYOUTS, Layout
+from lms_conformance.adapters.lmcache_connector.loop import Loop
 from lms_conformance.violation import ConformanceError, Violation
 
 #: What a plugin is called whose adapter does not say.

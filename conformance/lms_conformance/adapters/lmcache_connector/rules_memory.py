@@ -9,9 +9,10 @@ from typing import Any, Final
 from lms_conformance import gauges
 from lms_conformance.adapters.driven import CANARY, tries
 from lms_conformance.adapters.lmcache_connector import RULES
-from lms_conformance.adapters.lmcache_connector.drive import SOON, Call, Drive
+from lms_conformance.adapters.lmcache_connector.drive import SOON, Drive
 from lms_conformance.adapters.lmcache_connector.gate import Gate
 from lms_conformance.adapters.lmcache_connector.layouts import key
+from lms_conformance.adapters.lmcache_connector.loop import Call
 from lms_conformance.adapters.lmcache_connector.rules_chunks import stored
 from lms_conformance.adapters.trial import AdapterTrial, NotApplicable
 from lms_conformance.violation import expect

@@ -9,8 +9,9 @@ from typing import Final
 from lms_conformance import gauges
 from lms_conformance.adapters.driven import tries
 from lms_conformance.adapters.lmcache_connector import RULES
-from lms_conformance.adapters.lmcache_connector.drive import Call, Drive, Make
+from lms_conformance.adapters.lmcache_connector.drive import Drive
 from lms_conformance.adapters.lmcache_connector.layouts import LAYOUTS, key
+from lms_conformance.adapters.lmcache_connector.loop import Call, Make
 from lms_conformance.adapters.lmcache_connector.rules_chunks import Step, programs, stored
 from lms_conformance.adapters.lmcache_connector.rules_memory import settle
 from lms_conformance.adapters.trial import PATIENCE, AdapterTrial, NotApplicable
