@@ -106,7 +106,7 @@ def test_a_batch_of_more_than_may_wait_rises_as_a_whole(bench: Any, host: Any) -
 
 def test_a_reader_does_not_wait_for_a_mover_for_longer_than_for_the_engine(bench: Any, host: Any, gate: Gate) -> None:
     filled(bench, host, 20)
-    b = host(capacity=100_000, above=gate.backend, queue_bytes=250, deadline=0.05)
+    b = host(capacity=100_000, above=gate.backend, queue_bytes=250, deadline=2.0)
     keys = [bench.key(i) for i in range(20)]
     assert [bench.value(obj) for obj in b.get_many(keys)] == list(range(20)), "it has answered, and the mover is stuck"
     assert gate.inside.acquire(timeout=60)
