@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,8 +25,10 @@ from lms_tiers.errors import ConfigError, StorageUnavailableError
 #: Seconds a server may take to be ready, or to end when it is asked to, where the machine has nothing else to do.
 PATIENCE: Final = 30.0
 
-#: Ports are drawn below this: some servers (a Redis Cluster) listen 10,000 above their own as well.
-_HIGHEST_PORT: Final = 55_000
+#: Below the ports that Linux gives to outgoing connections (32,768 and above), of which any may be taken between our
+#: look and the server's start. Some servers (a Redis Cluster) listen 10,000 above their own as well.
+_PORTS: Final = range(10_240, 22_768)
+_BUS: Final = 10_000
 
 #: In a session of its own, so that a signal for the server's group reaches all of it and nothing else.
 _SHEPHERD: Final = (
@@ -199,11 +202,12 @@ def _filled(word: str, values: dict[str, object]) -> str:
 
 
 def _free_port() -> int:
+    draw = random.SystemRandom()  # the generator of the process may be seeded alike in several that start servers
     while True:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port: int = sock.getsockname()[1]
-        if port < _HIGHEST_PORT:
+        port = draw.choice(_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as own, socket.socket() as bus:
+            own.bind(("127.0.0.1", port))
+            bus.bind(("127.0.0.1", port + _BUS))
             return port
 
 

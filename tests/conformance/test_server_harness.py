@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lms_conformance import ServerHarness, spawned
+from lms_conformance import ServerHarness, loopback, spawned
 from lms_conformance.chunks import Chunk, key, same
 from lms_conformance.devices import harness_for
 from lms_conformance.loopback import LoopbackServer
@@ -101,6 +101,19 @@ def test_when_stall_returns_the_last_thread_of_the_servers_has_stopped(tmp_path:
         assert set(states) == {"T"}
         assert len(states) > 4
     harness.stop(tmp_path)
+
+
+def test_no_outgoing_connection_takes_a_servers_port_or_the_one_that_a_cluster_listens_at_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert max(loopback._PORTS) + loopback._BUS < max(outgoing, 32_768)  # a lower range is one that somebody has set
+    with socket.socket() as bus:
+        bus.bind(("127.0.0.1", 0))
+        taken = bus.getsockname()[1] - loopback._BUS
+        monkeypatch.setattr(loopback, "_PORTS", range(taken, taken + 5))
+        drawn = {LoopbackServer(COMMAND, folder=tmp_path, log=tmp_path / "log").port for _ in range(40)}
+    assert taken not in drawn
 
 
 def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:

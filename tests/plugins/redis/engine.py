@@ -83,7 +83,10 @@ class RedisCluster:
         ]  # fmt: skip
         places = [f"127.0.0.1:{node.port}" for node in self.nodes]
         create = ["redis-cli", "--cluster", "create", *places, "--cluster-replicas", "1", "--cluster-yes"]
-        subprocess.run(create, check=True, capture_output=True, timeout=PATIENCE)
+        made = subprocess.run(
+            create, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE, check=False
+        )
+        assert made.returncode == 0, made.stdout
         for node in self.nodes:
             until(partial(self._stands, node))
         self.location: Final = ",".join(places[:2])
