@@ -31,9 +31,17 @@ class LeafLru(Lru):
     def on_insert(self, key: str, size: int, context: AccessContext) -> None:  # noqa: D102
         super().on_insert(key, size, context)
         parent = context.parent
-        if parent is not None and parent != key:
+        if parent is not None and not self._leads_to(key, parent):
             self._parents[key] = parent
             self._children[parent] = self._children.get(parent, 0) + 1
+
+    def _leads_to(self, key: str, child: str | None) -> bool:
+        """Whether `child` is `key` or below it: a key may stand twice in a chain, and a ring of parents has no leaf."""
+        if child != key and key not in self._children:
+            return False
+        while child is not None and child != key:
+            child = self._parents.get(child)
+        return child == key
 
     def on_remove(self, key: str, reason: RemoveReason) -> None:  # noqa: D102
         super().on_remove(key, reason)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lms_conformance.gauges import busy, goes_on
 from lms_conformance.harness import FactoryHarness
 from lms_conformance.outcome import Status
 from lms_conformance.prove import plant, prove
@@ -98,6 +105,46 @@ def test_the_command_hunts_in_several_processes_and_writes_the_page(tmp_path: Pa
     assert "seed 2: 2 of 2 mutants caught by name" in done.stdout
     told = page.read_text(encoding="utf-8")
     assert "| GET-01 | A key that is not held is answered with None, not with an error. | **raises-on-a-miss**" in told
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes below `pid`."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text("ascii", "replace").rpartition(")")[2].split()[1])
+    below, found = {pid}, {pid}
+    while found:
+        found = {child for child, parent in parents.items() if parent in found} - below
+        below |= found
+    return below - {pid}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline, gate = time.monotonic() + 60.0 * busy(), threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline
+        gate.wait(0.05)
+
+
+@pytest.mark.deep
+def test_nobody_hunts_on_when_the_command_is_killed(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    command = [sys.executable, "-m", "lms_conformance.zoo", "--named", "--jobs", "2", "--state", str(state)]
+    zoo = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(state.exists)  # the first hunt is noted, and the next one has begun
+        below = descendants(zoo.pid)
+        assert len(below) >= 3, "the one that forks, and two that hunt"
+    finally:
+        zoo.kill()
+        zoo.wait()
+    try:
+        until(lambda: not any(map(goes_on, below)))
+    finally:
+        for pid in below:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_what_the_matrix_leaves_out_are_properties_and_few_of_each_family() -> None:

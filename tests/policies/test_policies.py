@@ -127,6 +127,16 @@ def test_partial_tails_are_not_kept(name: str) -> None:
     assert not make(name).admit("k", 1, AccessContext(0.0, 1, None, 0, True, 1))
 
 
+def test_a_key_that_stands_twice_in_a_chain_pins_nothing_for_ever() -> None:
+    policy = make("leaf_lru")
+    for key, parent in [("a", None), ("b", "a"), ("c", "b")]:
+        policy.on_insert(key, 10, AccessContext(0.0, 1, parent))
+    policy.on_remove("a", RemoveReason.REPLACED)
+    policy.on_insert("a", 10, AccessContext(0.0, 1, "c"))
+    policy.on_insert("newer", 10, AccessContext(0.0))
+    assert list(policy.victims(30, ())) == ["c", "b", "a"]
+
+
 @pytest.mark.parametrize("name", ["lru", "leaf_lru", "fifo", "sieve", "twoq", "arc", "s3fifo"])
 def test_the_order_survives_a_restart(name: str) -> None:
     policy = make(name)

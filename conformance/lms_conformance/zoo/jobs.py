@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +20,16 @@ def begin(state: Path | None) -> None:
     global _notes
     import torch  # noqa: F401  # now, so that no hunt pays for it
 
+    threading.Thread(target=_end_with_the_command, name="lms-zoo-ends", daemon=True).start()
     _notes = Notes(state)
+
+
+def _end_with_the_command() -> None:
+    """One that is killed tells nobody that it ends. What was started here reads that this process has ended."""
+    command = multiprocessing.parent_process()
+    assert command is not None
+    command.join()
+    os._exit(1)
 
 
 def hunt(name: str, ids: Sequence[str], effort: Profile, seed: int) -> tuple[str, dict[str, Result]]:

@@ -101,13 +101,7 @@ def shut_down(
     until = time.monotonic() + timeout
     loading = hierarchy.loading
     loaded = loading is None or loading.stop(timeout)
-    with hierarchy.lock:
-        for mover in movers:
-            mover.stop()
-    ended = [
-        mover.join(max(0.0, until - time.monotonic())) & mover.tier.askers.close(max(0.0, until - time.monotonic()))
-        for mover in movers
-    ]
+    ended = _end_threads(hierarchy, movers, until)
     ended[-1] &= loaded
     if clean:
         _in_time("save", lambda: _tidy(hierarchy, room, until, mine), max(0.1, until - time.monotonic()))
@@ -126,12 +120,19 @@ def give_up(hierarchy: Hierarchy, movers: Sequence[Mover], log: EventLog, timeou
     until = time.monotonic() + timeout
     with hierarchy.lock:
         hierarchy.closing = True
+    _end_threads(hierarchy, movers, until)
+    log.close(max(0.1, until - time.monotonic()))
+
+
+def _end_threads(hierarchy: Hierarchy, movers: Sequence[Mover], until: float) -> list[bool]:
+    """End the movers and those who read for callers, by `until`; for each tier, whether all of its own ended."""
+    with hierarchy.lock:
         for mover in movers:
             mover.stop()
-    for mover in movers:
-        mover.join(max(0.0, until - time.monotonic()))
-        mover.tier.askers.close(max(0.0, until - time.monotonic()))
-    log.close(max(0.1, until - time.monotonic()))
+    return [
+        mover.join(max(0.0, until - time.monotonic())) & mover.tier.askers.close(max(0.0, until - time.monotonic()))
+        for mover in movers
+    ]
 
 
 def _let_end(hierarchy: Hierarchy, timeout: float, thread: int) -> float:
