@@ -228,8 +228,9 @@ class Known(LMSBackendInterface):
 
     def _contains(self, text: str) -> bool:
         h = self._h
-        if h.loading is not None:
-            self._h.settle(text)
+        loading = h.loading  # it may end between two looks
+        if loading is not None and loading.holds(text):
+            return True
         while True:
             entry = h.index.get(text)
             if entry is None:

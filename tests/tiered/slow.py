@@ -25,6 +25,7 @@ class Slow:
                 "capabilities": replace(backend.capabilities, persistent=True),
                 "held": lambda self: (len(self._held), sum(self._held.values())),
                 "locate": lambda _, key: self.locate(key),
+                "contains": lambda _, key: self.locate(key) is not None,
                 "iter_keys": lambda self: iter(self.list_keys()),
                 "scan": lambda _: self.scan(),
                 "save_state": lambda _, state: setattr(self, "state", state),

@@ -286,14 +286,36 @@ def test_nothing_is_looked_up_once_everything_was_listed_though_the_policy_is_st
     assert slow.backend.weight == store._h.tiers[0].used
 
 
-def test_an_absent_chunk_is_looked_up_while_somebody_has_the_lock(bench: Any, slow: Slow) -> None:
+def test_what_is_there_is_told_while_somebody_has_the_lock_and_nothing_is_taken_over(bench: Any, slow: Slow) -> None:
     store = bench.store(10_000, backends=[slow.backend])
     found: list[bool] = []
-    thread = threading.Thread(target=lambda: found.append(store.contains(bench.key(99))))
+    thread = threading.Thread(target=lambda: found.extend(store.contains(bench.key(i)) for i in (99, 3)), daemon=True)
     with store._h.lock:
         thread.start()
         thread.join(60)
-    assert found == [False]
+    assert found == [False, True]
+    assert not store._h.index
+    assert store.contains_many([bench.key(4), bench.key(98)]) == [True, False]
+    assert not store._h.index
+
+
+@pytest.mark.parametrize("change", ["remove", "put", "clear"])
+def test_what_changes_while_it_is_looked_up_is_told_by_the_index(bench: Any, slow: Slow, change: str) -> None:
+    store = bench.store(10_000, backends=[slow.backend])
+
+    def meanwhile() -> None:
+        slow.before_answer = None
+        if change == "clear":
+            with store._h.lock:
+                store._h.loading.clear()
+        else:
+            store.remove(bench.key(3))
+        if change == "put":
+            bench.put(store, 3, 103)
+
+    slow.before_answer = meanwhile
+    assert store.contains(bench.key(3)) == (change == "put")
+    assert store.contains(bench.key(3)) == (change == "put")
 
 
 def test_a_tier_is_made_smaller_while_it_is_taken_over(bench: Any, slow: Slow) -> None:

@@ -13,7 +13,10 @@ from typing import Final, NamedTuple
 from lms_tiers.changes import Awaited
 from lms_tiers.errors import StorageUnavailableError
 from lms_tiers.plugins.lmdb.index import Index
-from lms_tiers.plugins.lmdb.layout import Chunk, Damaged, key_hash
+from lms_tiers.plugins.lmdb.layout import STAMP, Chunk, Damaged, key_hash, vouched
+
+#: The stamp of a chunk that nobody has used since it was put.
+_NEVER: Final = STAMP.pack(0)
 
 
 class Newer(NamedTuple):
@@ -64,6 +67,8 @@ class Entries:
     def find(self, text: str, keep: bool = True) -> bytes | None:
         """The manifest of a key's chunk, which memory keeps, unless it is only asked about.
 
+        Of one that is only asked about the lengths are not compared: `trusted` does.
+
         Whoever reads what it tells of came in as a reader already.
 
         Raises
@@ -79,7 +84,7 @@ class Entries:
             # This order: what is frozen is in `committing` before it has left `dirty`.
             if text in self.dirty or text in self.committing:
                 return self.entries.get(text)
-            known = self._look_up(text)
+            known = self._look_up(text, keep)
             if known is None:
                 return self.entries.get(text)
             entry = known[1]
@@ -106,13 +111,12 @@ class Entries:
                 return None if record is None else (0, record)
         return self._look_up(text)
 
-    def _look_up(self, text: str) -> tuple[int, bytes] | None:
-        name = key_hash(text, self.seed)
+    def _look_up(self, text: str, whole: bool = True) -> tuple[int, bytes] | None:
         try:
-            found = self.index.find((name,)).get(name)
-            return found if found is not None and Chunk.unpack(found[1], self.seed).text == text else None
-        except Damaged:
-            return None
+            found = self.index.find_one(key_hash(text, self.seed))
+            if found is None or not vouched(found[1], text, self.seed):
+                return None
+            return found if not whole or self.trusted(found[1]) is not None else None
         except Exception as error:
             raise StorageUnavailableError(str(self.where), f"read failed: {error}: run `lms-tiers check`.") from error
 
@@ -124,11 +128,11 @@ class Entries:
             {key_hash(text, seed): stamp for text, stamp in self.uses.items()},
         )
 
-    def walk(self, ahead: Newer, step: int) -> Iterator[list[tuple[bytes, int, bytes]]]:
-        """Key hash, stamp and manifest of every chunk, a batch at a time; those of the index are not verified."""
-        yield [(name, 0, record) for name, record in ahead.records.items() if record is not None]
+    def walk(self, ahead: Newer, step: int) -> Iterator[list[tuple[bytes, bytes]]]:
+        """Key hash, and stamp and manifest in one, of every chunk, a batch at a time; of the index not verified."""
+        yield [(name, _NEVER + record) for name, record in ahead.records.items() if record is not None]
         for found in self.index.items(step) if self.index.opened else ():
-            yield [item for item in found if item[0] not in ahead.records]
+            yield [item for item in found if item[0] not in ahead.records] if ahead.records else found
 
     def trusted(self, record: bytes) -> Chunk | None:
         """The chunk of a record of the index; None where that is damaged."""

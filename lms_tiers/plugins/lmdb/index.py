@@ -160,8 +160,14 @@ class Index:
             found = [(name, txn.get(name, db=self._chunks)) for name in names]
         return {name: _split(value) for name, value in found if value is not None}
 
-    def items(self, step: int) -> Iterator[list[tuple[bytes, int, bytes]]]:
-        """Key hash, stamp and manifest of every chunk, in the order of the hashes, so many at a time."""
+    def find_one(self, name: bytes) -> tuple[int, bytes] | None:
+        """Stamp and manifest of one."""
+        with self._lock, self._env.begin(self._chunks) as txn:
+            value = txn.get(name)
+        return None if value is None else _split(value)
+
+    def items(self, step: int) -> Iterator[list[tuple[bytes, bytes]]]:
+        """Key hash, and stamp and manifest in one, of every chunk, in the order of the hashes, so many at a time."""
         after: bytes | None = None
         while True:
             with self._lock, self._env.begin() as txn:
@@ -171,7 +177,7 @@ class Index:
                 if after is not None and cursor.key() == after and not cursor.next():
                     return
                 found = list(islice(cursor.iternext(), step))
-            yield [(name, *_split(value)) for name, value in found]
+            yield found
             if len(found) < step:
                 return
             after = found[-1][0]

@@ -38,6 +38,7 @@ LONGEST: Final = (COUNT - 1) * PAGE
 _WRAP: Final = (1 << 64) - 1
 #: sequence, created (ms), checksum of the stored bytes, bytes a block encodes, blocks, extents, key bytes, layout bytes
 _MANIFEST: Final = struct.Struct("<QQQIIIHH")
+_NLAYOUT: Final = slice(_MANIFEST.size - 2, _MANIFEST.size)
 #: bytes of the record, mark, xxh3-64 of everything before, seeded by the store's seed
 TAIL: Final = struct.Struct("<IIQ")
 _MARK: Final = 0x334D4C4B
@@ -259,6 +260,25 @@ def plain(record: bytes) -> tuple[ChunkMeta, int, int] | None:
     end = len(record) - TAIL.size - 8
     place = int.from_bytes(record[end : end + 8], "little")
     return _unpacked_meta(record[_MANIFEST.size : end - nkey]), checksum, (place >> COUNT_BITS) * PAGE
+
+
+def vouched(record: bytes, text: str, seed: int) -> bool:
+    """Whether a record is whole and of the chunk under `text`. Its lengths are not compared with each other."""
+    try:
+        nbytes, mark, _ = TAIL.unpack_from(record, len(record) - TAIL.size)
+        if nbytes != len(record) or mark != _MARK:
+            return False
+        unsealed(record, seed)
+        _, _, _, _, nblocks, nextents, nkey, nlayout = _MANIFEST.unpack_from(record)
+    except (struct.error, Damaged):
+        return False
+    end = len(record) - TAIL.size - 8 * nextents - 4 * nblocks - nlayout
+    return record[end - nkey : end] == text.encode()
+
+
+def is_raw(record: bytes) -> bool:
+    """Whether the chunk of a record that was verified before is stored as it is."""
+    return record[_NLAYOUT] == b"\0\0"
 
 
 def record_pages(record: bytes) -> int:

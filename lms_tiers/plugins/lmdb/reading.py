@@ -21,7 +21,7 @@ from lms_tiers.messages import ChunkMeta
 from lms_tiers.plugins.lmdb.calls import reading
 from lms_tiers.plugins.lmdb.coding import Coding
 from lms_tiers.plugins.lmdb.datafile import DataFile, Piece, joined, laid
-from lms_tiers.plugins.lmdb.layout import Chunk, Damaged, plain
+from lms_tiers.plugins.lmdb.layout import Chunk, Damaged, is_raw, plain
 from lms_tiers.plugins.lmdb.store import Store
 from lms_tiers.wire.buffers import receive_buffer
 
@@ -68,7 +68,7 @@ class Reader:
     def located(self, text: str) -> Chunk | None:
         """What is known of a chunk, whether or not it can be read."""
         entry = self._store.find(text, keep=False)
-        return None if entry is None else Chunk.unpack(entry, None)
+        return None if entry is None else self._store.trusted(entry)
 
     def readable(self, text: str) -> Chunk | None:
         """What is known of a chunk that can be read."""
@@ -78,7 +78,7 @@ class Reader:
     def contains(self, text: str) -> bool:
         """Whether a chunk is there that can be read."""
         entry = self._store.find(text, keep=False)
-        return entry is not None and (plain(entry) is not None or self.readable(text) is not None)
+        return entry is not None and (is_raw(entry) or self.readable(text) is not None)
 
     def one(self, text: str, target: Target) -> Found | None:
         """A chunk in the buffers that `target` answers. The caller is inside, as `calls.reading` says."""

@@ -19,7 +19,7 @@ from lms_tiers.plugins.lmdb.extents import Room
 from lms_tiers.plugins.lmdb.grants import Grants, Put
 from lms_tiers.plugins.lmdb.index import Index
 from lms_tiers.plugins.lmdb.journal import GONE, OVERHEAD, PUT, Journal, Record
-from lms_tiers.plugins.lmdb.layout import Chunk, Extent, sequence_of
+from lms_tiers.plugins.lmdb.layout import STAMP, Chunk, Extent, sequence_of
 from lms_tiers.plugins.lmdb.options import SyncMode
 from lms_tiers.plugins.lmdb.pages import Counters
 from lms_tiers.plugins.lmdb.space import Budget, charge, index_share
@@ -106,7 +106,8 @@ class Store(Grants):
         chunks = charged = share = 0
         owned: list[Extent] = [(0, 1)]
         for found in self.walk(self.newer(), _COUNTED):
-            for _, _, record in found:
+            for _, value in found:
+                record = value[STAMP.size :]
                 chunk = self.trusted(record)
                 if chunk is not None:
                     chunks += 1

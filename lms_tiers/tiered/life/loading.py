@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import partial
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, TypeVar, runtime_checkable
 
 from lms_tiers.changes import Deadline, begin
 from lms_tiers.errors import InvalidKeyError, LmsTiersError, StorageUnavailableError
@@ -25,6 +25,8 @@ from lms_tiers.tiered.state.tier import Tier
 from lms_tiers.tiered.watch.events import EventKind, EventReason
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: A tier with no more chunks than this is taken over before the store is handed out: that takes a tenth of a second.
 FEW: Final = 10_000
@@ -124,8 +126,7 @@ class Loading(Settled):
         h, tier, seen = self._h, self.tier, self.seen
         if text in h.index or self._told or text in seen or (self.cleared and not change):
             return
-        self._asked = time.perf_counter_ns()
-        info, known, error = self._locate(text)
+        info, known, error = self._look(self._backend.locate, text)
         if info is None and known and not change and not tier.failing:
             return  # nothing is there, and nothing to be noted
         unfit = h.fit(info.meta.length).unfit if info is not None else 0
@@ -147,17 +148,36 @@ class Loading(Settled):
             if change:
                 seen.add(text)  # after it is in the index: others look without the lock
 
-    def _locate(self, text: str) -> tuple[ChunkInfo | None, bool, BaseException | None]:
-        """What the backend holds under `text`, whether it has answered, and what it raised."""
+    def holds(self, text: str) -> bool:
+        """See `Settled`."""
+        h, tier, seen = self._h, self.tier, self.seen
+        if text in h.index or self._told or text in seen or self.cleared:
+            return False
+        there, known, error = self._look(tier.backend.contains, text)
+        if error is not None or (known and tier.failing):
+            with h.lock:
+                if error is not None and not h.closing:
+                    tier.failed(text, error)
+                elif known and tier.failing:
+                    tier.worked()
+        # Settled meanwhile: what was found may be outdated, and the index tells.
+        return bool(there) and h.loading is self and not (self.cleared or text in seen or text in h.index)
+
+    def _look(
+        self, call: Callable[[CacheEngineKey], T], text: str
+    ) -> tuple[T | None, bool, BaseException | None]:  # fmt: skip
+        """What the backend answers of `text`, whether it has answered, and what it raised."""
         h, tier = self._h, self.tier
+        self._asked = time.perf_counter_ns()
         if tier.calls:
             with h.lock:
                 tier.look()
         if not h.up & tier.bit and h.probe(tier.bit) is None:
             return None, False, None
         try:
-            look = partial(tier.inside, self._backend.locate, OpaqueKey(text))
-            return look() if self._deadline is None else tier.askers.ask(look, self._deadline), True, None
+            if self._deadline is None:
+                return tier.inside(call, OpaqueKey(text)), True, None
+            return tier.askers.ask(partial(tier.inside, call, OpaqueKey(text)), self._deadline), True, None
         except InvalidKeyError:
             return None, True, None  # it holds no such key
         except (KeyboardInterrupt, SystemExit):

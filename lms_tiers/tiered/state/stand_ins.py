@@ -229,7 +229,8 @@ class LatePolicy(EvictionPolicy):
 class Settled(ABC):
     """The keys of `tier` that are settled: in the index, or in `seen`. The index tells the truth about them for good.
 
-    Whoever takes the tier over (see life/loading.py) gives the methods; every call on a key settles it first.
+    Whoever takes the tier over (see life/loading.py) gives the methods; every call on a key settles it first, but those
+    that only ask whether it is there.
 
     Parameters
     ----------
@@ -285,6 +286,10 @@ class Settled(ABC):
         Where the backend does not answer, a reader takes the chunk for absent. What it may hold under a key that is
         about to change is stale from now on.
         """
+
+    @abstractmethod
+    def holds(self, text: str) -> bool:
+        """Whether `text` is not settled and the backend holds it, which stays so; False where the index tells."""
 
     @abstractmethod
     def unlisted(self, listed: Container[str]) -> Iterator[str]:
