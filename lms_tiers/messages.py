@@ -152,12 +152,15 @@ class LMSMemoryObj(_MadeOfMeta):
     shape: torch.Size
 
 
-def described(obj: Any) -> tuple[Any, Sequence[int]]:
-    """What a message or memory object says of dtype and shape: names and plain sizes where torch is not needed yet."""
+def described(obj: Any) -> tuple[Any, Sequence[int], str | None]:
+    """What a message or memory object says of dtype, shape and namespace.
+
+    Names and plain sizes where torch is not needed yet; no namespace where it is not told, as in `namespace_of`.
+    """
     if not isinstance(obj, _MadeOfMeta) or (meta := obj._meta) is None:
-        return obj.dtype, obj.shape
+        return obj.dtype, obj.shape, None
     given = vars(obj)
-    return given.get("dtype", meta.dtype), given.get("shape", meta.shape)
+    return given.get("dtype", meta.dtype), given.get("shape", meta.shape), meta.namespace
 
 
 def namespace_of(obj: Any) -> str | None:
@@ -229,14 +232,17 @@ class ChunkMeta:
         """
         key, fmt = client_meta.key, client_meta.fmt
         if client_meta.length != nbytes:
-            raise InvalidChunkError(_shown(key), f"metadata says {client_meta.length} bytes, {nbytes} were given.")
+            raise _invalid(key, f"metadata says {client_meta.length} bytes, {nbytes} were given.")
         if type(fmt) is not MemoryFormat:
             try:
                 fmt = MemoryFormat(fmt.value)
             except (AttributeError, ValueError):
-                raise InvalidChunkError(_shown(key), f"format {fmt!r} is not a MemoryFormat.") from None
-        dtype, shape = described(client_meta)
-        return _sound(key, _valid(nbytes, fmt, dtype, tuple(shape), namespace_of(client_meta)))
+                raise _invalid(key, f"format {fmt!r} is not a MemoryFormat.") from None
+        dtype, shape, namespace = described(client_meta)
+        meta = _valid(nbytes, fmt, dtype, tuple(shape), namespace)
+        if isinstance(meta, str):
+            raise _invalid(key, meta)
+        return meta
 
     @staticmethod
     def of_obj(key: KeyLike | str, obj: LMSMemoryObj) -> ChunkMeta:
@@ -247,14 +253,18 @@ class ChunkMeta:
         InvalidChunkError
             It says what no metadata can.
         """
+        meta: ChunkMeta | str | None
         if type(obj) is LMSMemoryObj and (meta := obj._meta) is not None:
             given = vars(obj)
             plain = "dtype" not in given and "shape" not in given
             if plain and obj.length == meta.length and obj.fmt is meta.fmt:
                 return meta  # it still says what it was made of, as far as anybody asked
-        dtype, shape = described(obj)
+        dtype, shape, namespace = described(obj)
         fmt = obj.fmt if type(obj.fmt) is MemoryFormat else MemoryFormat(obj.fmt.value)
-        return _sound(key, _valid(obj.length, fmt, dtype, tuple(shape), namespace_of(obj)))
+        meta = _valid(obj.length, fmt, dtype, tuple(shape), namespace)
+        if isinstance(meta, str):
+            raise _invalid(key, meta)
+        return meta
 
     def within(self, namespace: str | None) -> ChunkMeta:
         """The same of a chunk that belongs to a namespace (its digest), or to none."""
@@ -344,17 +354,11 @@ def _one(meta: ChunkMeta) -> ChunkMeta:
     return meta if isinstance(found, str) else found
 
 
-def _shown(key: KeyLike | str) -> str:
+def _invalid(key: KeyLike | str, why: str) -> InvalidChunkError:
     # The key itself is checked by `key_text`; here it only says which chunk is at fault.
-    if isinstance(key, str):
-        return key
-    return key.to_string() if hasattr(key, "to_string") else repr(key)
-
-
-def _sound(key: KeyLike | str, meta: ChunkMeta | str) -> ChunkMeta:
-    if isinstance(meta, str):
-        raise InvalidChunkError(_shown(key), meta)
-    return meta
+    if not isinstance(key, str):
+        key = key.to_string() if hasattr(key, "to_string") else repr(key)
+    return InvalidChunkError(key, why)
 
 
 @lru_cache(maxsize=4096)

@@ -109,7 +109,7 @@ class BlockKeys:
 
     def describes(self, obj: LMSMemoryObj) -> bool:
         """Whether a chunk's metadata is what was put."""
-        dtype, shape = described(obj)
+        dtype, shape, _ = described(obj)
         return (
             obj.length == self.block_bytes
             and obj.fmt.value == self._types.fmt.value

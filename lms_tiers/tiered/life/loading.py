@@ -88,7 +88,7 @@ class Loading(Settled):
         self._late: Final = LatePolicy(tier.policy, state)
         tier.policy = self._late
         tier.unlisted = chunks
-        tier.charge(nbytes)
+        tier.used = tier.peak = tier.used + nbytes
 
     @property
     def moves(self) -> bool:
@@ -285,7 +285,7 @@ class Loading(Settled):
             h.log.add(EventKind.GONE, EventReason.REQUEST, "", text, 0)
             h.poke(tier)
             return
-        charges = h.charges.first(tier.position, info.stored_bytes)
+        charges = h.charges.changed(h.nowhere, tier.position, info.stored_bytes)
         charge = charges[tier.position]
         h.index[text] = Entry(info.meta, unfit | tier.bit, charges)
         self._count(info.stored_bytes)

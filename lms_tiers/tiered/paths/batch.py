@@ -193,5 +193,4 @@ class BatchWriter:
                 tier.failed(run.texts[0], error)
             for text, need in zip(run.texts, run.needs, strict=True):
                 h.doubt(tier, text, need)  # nobody knows how far the backend got
-                h.release(tier, text)
         return []

@@ -307,15 +307,15 @@ class Moves:
             tier.failed(ready[0].text, error)
         for item in ready:
             text, need = item.text, item.need
-            if len(ready) == 1 and nothing_done(error) and not direct:
-                tier.settle(need, 0)
-            else:
-                h.doubt(tier, text, need)
             if len(ready) == 1 and h.up & tier.bit and not direct and not full:
                 # This very chunk is the trouble, or the next failures will switch the tier off.
                 tier.refuse(text)
                 tier.unwritten.add(text)
-            h.release(tier, text)
+            if len(ready) == 1 and nothing_done(error) and not direct:
+                tier.settle(need, 0)
+                h.release(tier, text)
+            else:
+                h.doubt(tier, text, need)
         if direct or len(ready) > 1:
             return len(ready)
         if isinstance(error, StorageFullError):

@@ -217,13 +217,13 @@ class Writer:
             raise  # nobody knows where it came from: see audit.py
         except BaseException as error:
             with h.lock:
-                if nothing_done(error) and not h.over:
-                    self._room.give_back(tier, need)
-                else:  # nobody knows whether what the tier held before is still there
-                    h.doubt(tier, text, need)
                 if not isinstance(error, _NOT_SICK) and not h.over:
                     tier.failed(text, error)
-                h.release(tier, text)
+                if nothing_done(error) and not h.over:
+                    tier.settle(need, 0)
+                    h.release(tier, text)
+                else:  # nobody knows whether what the tier held before is still there
+                    h.doubt(tier, text, need)
             raise
         took = _clock_ns() - started
         with h.lock:
@@ -231,7 +231,6 @@ class Writer:
                 tier.worked()
             if h.over:  # the closing did not wait for it
                 h.doubt(tier, text, need)
-                h.release(tier, text)
                 raise BackendClosedError("the store")
             tier.write_latency.add(took)
             h.publish(tier, text, entry, need, charge, context)

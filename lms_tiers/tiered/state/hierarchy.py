@@ -160,10 +160,7 @@ class Hierarchy:
             self.loading.unweighed.discard(text)  # overwritten
         if self.noted:
             self.recency.tell()  # before there is a charge: from then on the policy has to know what was hit
-        if entry.charges is self.nowhere:
-            entry.charges = self.charges.first(tier.position, charge)
-        else:
-            entry.charges = self.charges.changed(entry.charges, tier.position, charge)
+        entry.charges = self.charges.changed(entry.charges, tier.position, charge)
         entry.tiers |= tier.bit
         tier.keys += 1
         if tier.below and not entry.tiers & tier.below:
@@ -258,13 +255,17 @@ class Hierarchy:
         )
 
     def doubt(self, tier: Tier, text: str, reserved: int) -> None:
-        """A write under `text` failed and may have happened all the same: nobody reads it, its bytes stay charged."""
+        """A write under `text` failed and may have happened all the same; its mutator lets go.
+
+        Nobody reads what was there or is there now, and the bytes stay charged.
+        """
         tier.epoch += 1
         entry = self.index.get(text)
         if entry is not None and entry.tiers & tier.bit:
             self.ungrant(tier, text, entry, RemoveReason.REMOVED, EventReason.IO_ERROR)
         tier.garbage[text] = tier.garbage.get(text, 0) + reserved
         tier.settle(reserved, reserved)
+        self.release(tier, text)
 
     def lose(self, tier: Tier, text: str, entry: Entry) -> None:
         """`tier` does not have the chunk it should hold, or has it damaged."""

@@ -80,25 +80,17 @@ class Fit(NamedTuple):
 class Charges:
     """Tuples of charges, shared between entries: 8 bytes an entry instead of 70."""
 
-    __slots__ = ("_first", "_shared", "nowhere")
+    __slots__ = ("_shared", "nowhere")
 
     def __init__(self, tiers: int) -> None:
         self.nowhere: Final = (0,) * tiers
         self._shared: dict[tuple[int, ...], tuple[int, ...]] = {}
-        self._first: dict[tuple[int, int], tuple[int, ...]] = {}
-
-    def first(self, position: int, nbytes: int) -> tuple[int, ...]:
-        """The charges of an entry that one tier holds."""
-        found = self._first.get((position, nbytes))
-        if found is None:
-            found = self.changed(self.nowhere, position, nbytes)
-            if len(self._first) < _SHARED_CHARGES:
-                self._first[position, nbytes] = found
-        return found
 
     def changed(self, charges: tuple[int, ...], position: int, nbytes: int) -> tuple[int, ...]:
         """`charges` with another value at `position`."""
-        new = (*charges[:position], nbytes, *charges[position + 1 :])
+        given = list(charges)
+        given[position] = nbytes
+        new = tuple(given)
         if len(self._shared) < _SHARED_CHARGES:
             return self._shared.setdefault(new, new)
         return self._shared.get(new, new)
@@ -146,6 +138,7 @@ class Pins:
     >>> pins.lease("a", 11.0, "request 7")
     True
     >>> pins.expire(10.0)
+    1
     >>> "a" in pins
     True
     >>> pins.give_back("a", "request 7")
@@ -174,7 +167,7 @@ class Pins:
     def lease(self, text: str, until: float, holder: str) -> bool:
         """`holder` has one lease more of `text`; False where there are too many leases."""
         while self._count >= MOST_LEASES:
-            if not self._clear_away():
+            if not self.expire(self._now):
                 return False
         self._put(text, (*self._leases.get(text, ()), (until, holder)))
         self._push(until, text)
@@ -203,15 +196,14 @@ class Pins:
         heapq.heapify(ends)
         self._ends, self._count = ends, len(ends)
 
-    def expire(self, now: float) -> None:
-        """End the leases that last until `now` or less; some of them are cleared away, the others the next time."""
-        self._now = now
-        self._clear_away()
+    def expire(self, now: float) -> int:
+        """End the leases that last until `now` or less; some of them are cleared away, the others the next time.
 
-    def _clear_away(self) -> int:
-        """Forget leases that are over; answers how many records of them were looked at, a bounded number."""
+        Answers how many records of them were looked at, a bounded number.
+        """
+        self._now = now
         ends, done = self._ends, 0
-        while ends and done < _AT_ONCE and ends[0][0] <= self._now:
+        while ends and done < _AT_ONCE and ends[0][0] <= now:
             until, text = heapq.heappop(ends)
             leases = self._leases.get(text)
             if leases is not None:
@@ -240,29 +232,27 @@ class Pins:
         return len(self._leases)
 
 
+@dataclass(slots=True, eq=False)
 class Protected:
     """Keys no policy may propose: those being written or deleted, and those pinned.
 
     `passed` gets the pinned ones that the policy asks for.
     """
 
-    __slots__ = ("_busy", "_passed", "_pins")
-
-    def __init__(self, busy: Busy, pins: Pins, passed: dict[str, None]) -> None:
-        self._busy = busy
-        self._pins = pins
-        self._passed = passed
+    busy: Busy
+    pins: Pins
+    passed: dict[str, None]
 
     def __contains__(self, key: object) -> bool:
-        if key in self._busy:
+        if key in self.busy:
             return True
-        if key not in self._pins:
+        if key not in self.pins:
             return False
-        self._passed[key] = None  # type: ignore[index]  # a pin's key is a text
+        self.passed[key] = None  # type: ignore[index]  # a pin's key is a text
         return True
 
     def __len__(self) -> int:
-        return len(self._busy) + len(self._pins)
+        return len(self.busy) + len(self.pins)
 
 
 class Load:

@@ -202,18 +202,14 @@ class Tier(Health):
         """What the backend answers, as `inside`; not on record in the top tier, whose calls are the hot path."""
         return self.inside(do, *args) if self.position else do(*args)
 
-    def charge(self, nbytes: int) -> None:
-        """The tier holds `nbytes` more, which fit."""
-        self.used += nbytes
-        if self.used > self.peak:
-            self.peak = self.used
-
     def reserve(self, need: int) -> None:
         """Reserve `need` bytes, which fit, for a write of this thread."""
         thread = get_ident()
         if need:
             self.reserved[thread] = self.reserved.get(thread, 0) + need
-        self.charge(need)
+        self.used += need
+        if self.used > self.peak:
+            self.peak = self.used
 
     def settle(self, need: int, charge: int) -> None:
         """Of `need` bytes that this thread reserved, `charge` are held from now on, and no more."""
@@ -248,11 +244,6 @@ class Tier(Health):
             self.unwritten.clear()
             self.refused.clear()  # the ones that matter are refused again
         self.refused.add(text)
-
-    def touch(self, text: str) -> None:
-        """Remember to tell the backend that `text` was used."""
-        self.touched.pop(text, None)
-        self.touched[text] = None
 
     def snapshot(self) -> TierStats:
         """The counters now, without the backend's own."""

@@ -243,6 +243,7 @@ class Recency:
                 except Exception as error:
                     self._suspend(tier, error)
                 if tier.touches:
-                    tier.touch(text)
+                    tier.touched.pop(text, None)  # the newest stands last
+                    tier.touched[text] = None
                     if len(tier.touched) >= TOUCH_BATCH:
                         self._poke(tier)
