@@ -335,11 +335,11 @@ _default: Registry | None = None
 _default_lock = threading.Lock()
 
 
-def default_registry(*, reload: bool = False) -> Registry:
+def default_registry() -> Registry:
     """The registry of this process's environment, made on first use."""
     global _default
     with _default_lock:
-        if _default is None or reload:
+        if _default is None:
             _default = Registry()
         return _default
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -97,7 +97,7 @@ class Reading:
         return {**document, "healthy": self.healthy}
 
 
-def scrape(url: str, clock: Callable[[], float] = time.time) -> Reading:
+def scrape(url: str) -> Reading:
     """Read the metrics at `url`: a URL, or ``host:port``. No proxy of the environment is asked: a metrics port is near.
 
     Raises
@@ -124,7 +124,7 @@ def scrape(url: str, clock: Callable[[], float] = time.time) -> Reading:
         families = list(text_string_to_metric_families(text))
     except ValueError as error:
         raise StorageUnavailableError(address, "what it answers is not Prometheus text: name /metrics.") from error
-    reading = Reading(clock())
+    reading = Reading(time.time())
     for family in families:
         for sample in family.samples:
             _take(reading, sample.name, dict(sample.labels), float(sample.value))

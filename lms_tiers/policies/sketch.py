@@ -21,9 +21,9 @@ class Sketch:
 
     __slots__ = ("_added", "_bits", "_rows")
 
-    def __init__(self, bits: int = 10) -> None:
-        self._bits = bits
-        self._rows = [bytearray(1 << bits) for _ in _SEEDS]
+    def __init__(self) -> None:
+        self._bits = 10
+        self._rows = [bytearray(1 << self._bits) for _ in _SEEDS]
         self._added = 0
 
     def fit(self, keys: int) -> None:

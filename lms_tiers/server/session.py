@@ -251,11 +251,11 @@ class Session:
         with memoryview(body) as view:
             yield from self._fill(view[got:], patient=got >= _TRICKLE, digest=digest)
 
-    def receive(self, nbytes: int, digest: xxhash.xxh3_64 | None = None) -> Generator[Wait, None, bytearray]:
+    def receive(self, nbytes: int) -> Generator[Wait, None, bytearray]:
         """The next `nbytes` bytes, for which the caller has taken a share of the budget."""
-        body, got = self.receive_some(nbytes, digest)
+        body, got = self.receive_some(nbytes)
         if got < nbytes:
-            yield from self.receive_rest(body, got, digest)
+            yield from self.receive_rest(body, got)
         return body
 
     def admit(self, nbytes: int) -> Steps:

@@ -10,7 +10,7 @@ PAGE = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
 #: Rooms with nothing to see on a walk: entry, version, waiting, what stands behind names that the tour names, and the
 #: client of one kind of engine, and a library in a process of its own.
 PASSED_BY = {
-    "__main__", "version", "changes", "sizes", "buffers", "interface", "namespace", "keys", "request", "secrets", "resp",
+    "__main__", "version", "changes", "sizes", "buffers", "namespace", "keys", "request", "secrets", "resp",
     "apart",
 }  # fmt: skip
 
