@@ -109,14 +109,6 @@ class Chains:
         except ValueError:
             return -1
 
-    def context(self, now: float, index: int) -> AccessContext:
-        """The context of chunk `index` of the thread's chain."""
-        walk = self._walk
-        text = walk.chain[index]
-        parent = walk.chain[index - 1] if index else None
-        walk.cursor = index + 1
-        return AccessContext(now, walk.request, parent, index, text in walk.partial or None, len(walk.chain))
-
     def contexts(self, now: float, start: int, count: int, lengths: Sequence[int] | None = None) -> list[AccessContext]:
         """The contexts of `count` chunks from `start` on; one shorter than the chunk before it is partly filled."""
         walk = self._walk
@@ -152,18 +144,19 @@ class Chains:
         then, and no tail of a head that was used before.
         """
         walk = self._walk
-        chain, cursor = walk.chain, walk.cursor
-        if cursor < len(chain) and chain[cursor] == text:
-            return self.context(now, cursor)
-        if walk.explicit:
+        chain, index = walk.chain, walk.cursor
+        if index >= len(chain) or chain[index] != text:
+            if not walk.explicit:
+                if put:
+                    walk.open_ended = False
+                return AccessContext(now)
             index = self._index(walk, text)
             if index < 0:
                 index = len(chain)
-                walk.chain = [*chain, text]
-            return self.context(now, index)
-        if put:
-            walk.open_ended = False
-        return AccessContext(now)
+                chain = walk.chain = [*chain, text]
+        walk.cursor = index + 1
+        parent = chain[index - 1] if index else None
+        return AccessContext(now, walk.request, parent, index, text in walk.partial or None, len(chain))
 
 
 def _placed(
