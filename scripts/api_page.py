@@ -31,7 +31,7 @@ ROOMS: Final = {
         "tiered.watch.events:EventKind", "tiered.watch.events:EventReason", "tiered.watch.events:TierEvent",
         "tiered.watch.stats",
     ),
-    "The contract": ("interface",),
+    "The contract": ("interface", "capabilities"),
     "Keys, messages and namespaces": (
         "keys:CacheEngineKey", "keys:OpaqueKey", "keys:key_text", "messages", "buffers:own_bytes", "namespace",
         "namespaced:Namespaced",

@@ -34,6 +34,7 @@ ROOMS = [
     ["sizes", "secrets"],
     ["hookspecs", "changes", "namespaced"],
     ["interface"],
+    ["capabilities"],
     ["messages", "namespace", "request"],
     ["keys"],
     ["buffers"],
@@ -106,6 +107,23 @@ def test_the_rooms_of_the_tiered_store_import_downwards_only() -> None:
                     wrong.append(f"{module} imports {name}")
     assert not wrong
     assert seen == set(TIERED)
+
+
+def test_no_file_is_longer_than_a_head_holds() -> None:
+    folders = (
+        "lms_tiers",
+        "conformance",
+        "tests",
+        "benchmarks",
+        "examples",
+        "scripts",
+        "fuzz",
+        "interop",
+        "downstream",
+    )
+    files = [path for folder in folders for path in (PACKAGE.parent / folder).rglob("*.py")]
+    assert len(files) > 500
+    assert not [str(path) for path in files if len(path.read_text().splitlines()) > 400]
 
 
 def test_plugins_import_nothing_of_each_other() -> None:

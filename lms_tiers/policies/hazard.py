@@ -72,9 +72,10 @@ class Hazard(EvictionPolicy):
             self._turn_to(context)
         opened = self._open
         if context.parent not in opened.refused:
-            if self._nbytes + opened.promised_bytes + size <= self.capacity:
+            need = self._nbytes + opened.promised_bytes + size - self.capacity
+            if need <= 0:
                 return opened.promise(key, size)
-            least = self._least(size)
+            least = self._ranking.least(need, self._pending)
             if least is None:  # only this request's own chunks could leave: its head is worth more than its tail
                 welcome = not opened.nodes and not opened.promised
             else:
@@ -120,15 +121,6 @@ class Hazard(EvictionPolicy):
         self._past.append(run)
         self._since_pricing += 1
         self._ranking.add(run)
-
-    def _least(self, size: int) -> float | None:
-        """The worth of the last chunk that would have to leave for another `size` bytes."""
-        top = self._ranking.top()
-        need = self._nbytes + self._open.promised_bytes + size - self.capacity
-        if top is None or top[1].size >= need:
-            return None if top is None else top[0]
-        leaving = list(self._ranking.plan(need, (), self._pending))
-        return leaving[-1][0] if sum(node.size for _, node in leaving) >= need else None
 
     def _arriving(self, key: str, context: AccessContext) -> float:
         """What a chunk will be worth when its request is over, as far as that is known now."""

@@ -204,6 +204,14 @@ class Ranking:
             self._barren = found is None
         return found
 
+    def least(self, bytes_needed: int, skip: Run) -> float | None:
+        """The worth of the last chunk that would have to leave for so many bytes; None where too few may leave."""
+        top = self.top()
+        if top is None or top[1].size >= bytes_needed:
+            return None if top is None else top[0]
+        leaving = list(self.plan(bytes_needed, (), skip))
+        return leaving[-1][0] if sum(node.size for _, node in leaving) >= bytes_needed else None
+
     def plan(self, bytes_needed: int, protected: Container[str], skip: Run) -> Iterator[tuple[float, Node]]:
         """Leaves by worth, a parent once its last child was named; chunks of `skip` stay. Changes nothing."""
         spent: set[int] = set()

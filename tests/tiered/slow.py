@@ -76,3 +76,10 @@ class Slow:
 
 def loaded(bench: Any, store: Any) -> None:
     bench.until(lambda: not store.loading)
+
+
+def order(store: Any, tier: int = -1) -> list[int]:
+    """The chunks of a tier, the first to leave first."""
+    h = store._h
+    with h.lock:
+        return [int(text.split("@")[3], 16) for text, _ in h.victims(h.tiers[tier], 1 << 40)]
