@@ -28,13 +28,16 @@ BATCH_CHUNKS: Final = 64
 BATCH_BYTES: Final = 32 << 20
 
 #: Bytes moved by one call where readers may come at any time.
-_QUIET_BYTES: Final = 8 << 20
+_QUIET_BYTES: Final = 2 << 20
 
 #: Bytes moved by one call where puts find no room any more: they wait for all of it.
 _HURRIED_BYTES: Final = 2 << 20
 
 #: Records of dirty chunks looked at in one go, most of which may be outdated: it takes the lock.
 _DIRTY_LOOKS: Final = 256
+
+#: Seconds in which hits below gather before they rise together.
+_GATHERING: Final = 0.001
 
 #: Keys deleted by one call.
 _DELETE_BATCH: Final = 256
@@ -63,6 +66,7 @@ class Mover(Worker):
         self._queued: dict[str, Entry] = {}
         self._delete_after = 0.0
         self._moves: Final = Moves(hierarchy, room, tier, back_pressure)
+        self._gathered = False  # what was hit below is waited for
         self._singly = 0  # so many chunks are moved one by one, to find the one that makes a batch fail
         #: Threads whose flush waits for what was used to be told to the backend, and what is being told now.
         self.eager: Final[set[int]] = set()
@@ -139,6 +143,9 @@ class Mover(Worker):
             if stale:
                 tier.busy.add(*stale)
                 return partial(self._delete, stale)
+        self._gathered = not self._gathered and self._rises()
+        if self._gathered:
+            return _gather
         picks = picks or self._batch_of_queue() or self._candidates(probing)
         if picks:
             return partial(self._move, picks)
@@ -149,6 +156,11 @@ class Mover(Worker):
             self.telling, tier.touched = tier.touched, {}
             return partial(self._touch, list(self.telling))
         return None
+
+    def _rises(self) -> bool:
+        """Whether what waits was hit in a private tier below. What comes from the shared one is to be here at once."""
+        queue = self.tier.queue
+        return bool(queue) and queue[0][2] is not None and bool(queue[0][1].tiers & self._h.all)
 
     def _drop_queue(self) -> None:
         tier = self.tier
@@ -282,6 +294,11 @@ class Mover(Worker):
                     if not self.offer(text, entry, obj):
                         self._leave([(text, entry, obj, 0)])
                 self._h.wake()
+
+
+def _gather() -> None:
+    """A job that waits for more to rise: each hit below that wakes its mover loses the interpreter's lock to it."""
+    time.sleep(_GATHERING)
 
 
 def _look_again() -> None:

@@ -23,7 +23,10 @@ from lms_tiers.tiered.watch.events import EventKind, EventReason
 Pick = tuple[str, Entry, LMSMemoryObj | None, int]
 
 #: Chunks looked at or published in one go: readers need the lock, and the interpreter's, in between.
-_STEP: Final = 16
+_STEP: Final = 4
+
+#: Seconds that give a reader which waits for the interpreter's lock time to wake up: with the timer's slack some 70 µs.
+_WAKING: Final = 2e-5
 
 #: Seconds that a promotion waits for clean chunks to leave.
 _PROMOTION_PATIENCE: Final = 0.02
@@ -93,6 +96,7 @@ class Moves:
         total = 0
         needs = [h.fit(entry.meta.length).needs[tier.position] for _, entry, _, _ in picks]
         for at in range(0, len(picks), _STEP):
+            self._give_way()
             with h.lock:
                 for pick, need in zip(picks[at : at + _STEP], needs[at : at + _STEP], strict=True):
                     found = None if need is None else self._worth(pick[0], pick[1])
@@ -240,11 +244,17 @@ class Moves:
             tier.rests_until = 0.0
             tier.write_latency.add(took)
         for at in range(0, len(ready), _STEP):
+            self._give_way()
             with h.lock:
                 now = h.clock()
                 for item, charge in zip(ready[at : at + _STEP], charges[at : at + _STEP], strict=True):
                     self._settle(item, charge, now)
         return 0
+
+    def _give_way(self) -> None:
+        """Let who reads here or below have the interpreter's lock, which nothing here lets go of for long otherwise."""
+        if any(tier.calls for tier in self._h.tiers[self.tier.position :]):
+            time.sleep(_WAKING)
 
     def _settle(self, item: _Ready, charge: int, now: float) -> None:
         """Publish a chunk that was written, if it is still the newest generation. The lock is held."""

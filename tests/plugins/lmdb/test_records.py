@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import xxhash
 
 from lms_tiers.errors import InvalidChunkError
 from lms_tiers.messages import ChunkMeta, ClientCommand, ClientMetaMessage, MemoryFormat, OpaqueKey
@@ -18,9 +19,12 @@ from lms_tiers.plugins.lmdb.layout import (
     PAGE,
     Chunk,
     Damaged,
+    is_raw,
     plain,
     record_bytes,
+    vouched,
 )
+from lms_tiers.plugins.lmdb.reading import checksum_of
 
 SEED = 12345
 
@@ -129,3 +133,25 @@ def test_more_dimensions_than_a_manifest_takes_are_refused(opening: Callable[...
     meta = ClientMetaMessage(ClientCommand.PUT, OpaqueKey("k"), 1, MemoryFormat.BINARY, None, shape)  # type: ignore[arg-type]
     with opening() as backend, pytest.raises(InvalidChunkError):
         backend.put(meta, bytearray(1))
+
+
+@pytest.mark.parametrize("sizes", [(0,), (65536,), (65537,), (524288,), (524289,), (70000, 1, 600000), (1, 65536)])
+def test_a_checksum_is_that_of_all_bytes_however_they_are_taken(sizes: tuple[int, ...]) -> None:
+    pieces = [memoryview(random.Random(size).randbytes(size)) for size in sizes]
+    assert checksum_of(pieces) == xxhash.xxh3_64_intdigest(b"".join(pieces))
+
+
+def test_a_record_that_is_only_asked_about_has_to_be_whole_and_of_that_key() -> None:
+    chunk = Chunk("key", ChunkMeta(9, MemoryFormat.BINARY, None, (9,)), sequence=3, checksum=7, extents=[(5, 1)])
+    record = chunk.pack(11)
+    assert vouched(record, "key", 11)
+    assert is_raw(record)
+    assert not vouched(record, "kez", 11)
+    assert not vouched(record, "ey", 11)
+    assert not vouched(record, "key", 12)
+    assert not any(vouched(record[:n], "key", 11) for n in range(len(record)))
+    flipped = (record[:at] + bytes([record[at] ^ 1]) + record[at + 1 :] for at in range(len(record)))
+    assert not any(vouched(one, "key", 11) for one in flipped)
+    encoded = Chunk("key", chunk.meta, "l", 4, 3, 7, (2, 3), [(5, 1), (9, 1)]).pack(11)
+    assert vouched(encoded, "key", 11)
+    assert not is_raw(encoded)
