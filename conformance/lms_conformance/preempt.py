@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import functools
 import math
+import platform
 import random
 import sys
 import threading
@@ -23,16 +24,30 @@ from typing import Any, Final
 from lms_tiers.interface import LMSBackendInterface
 
 #: Seconds between two looks at a thread that has the turn and runs no opcode of the backend.
-LOOK: Final = 5e-4
+LOOK: Final = 1e-4
+
+#: Looks for which a thread must have slept to be at rest: for another thread, whose turn it is then, or for something
+#: else that the system may be about to answer.
+FOR_A_THREAD: Final = 1
+FOR_THE_SYSTEM: Final = 5
+
+#: Numbers of the system call that waits for another thread.
+_FUTEX: Final = {"x86_64": 202, "aarch64": 98}
+_MACHINE: Final = platform.machine()
 
 #: Seconds after which a thread that waits for the interpreter wakes and asks for it again, between two looks.
 SWITCH: Final = LOOK / 3
 
 #: Looks after which it loses the turn although it has run between them: native code that spins.
-LOOKS: Final = 200
+LOOKS: Final = 1000
 
 #: Longest turn, in opcodes: enough for a whole call; most turns are short.
 LONGEST: Final = 400
+
+#: The last opcodes of a turn are counted one by one, up to so many. What comes before them is counted by lines, of so
+#: many opcodes each: the interpreter copies a frame's variables for each event, which is dearer than most opcodes.
+FINE: Final = 32
+LINE: Final = 8
 
 
 def own_files(backend: LMSBackendInterface) -> tuple[str, ...]:
@@ -85,33 +100,37 @@ class Watch:
 
     def __init__(self) -> None:
         self._last: tuple[int, int] | None = None
+        self._looks = 0
 
     def rests(self, native: int) -> bool:
-        """Whether thread `native` sleeps, and has slept since the last look, which was at it too; or has ended."""
-        slept = _sleeps(native)
+        """Whether thread `native` sleeps, and did at as many looks before this one as it must; or has ended."""
+        slept, needed = _sleeps(native)
         last, self._last = self._last, None if slept is None else (native, slept)
-        return self._last is not None and self._last == last
+        self._looks = self._looks + 1 if self._last is not None and self._last == last else 0
+        return self._looks >= needed
 
 
-def _sleeps(native: int) -> int | None:
-    """How often a thread has fallen asleep; None where it is awake, or sleeps for the interpreter."""
+def _sleeps(native: int) -> tuple[int | None, int]:
+    """How often a thread has fallen asleep, None where it is awake or sleeps for the interpreter; and looks it must."""
     task = Path(f"/proc/self/task/{native}")
     try:
         text = (task / "status").read_text(encoding="ascii", errors="replace")
         told = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-        if told["State"].startswith("R") or _waits_at(task) in _interpreter():
-            return None
-        return int(told["voluntary_ctxt_switches"])
+        call, at = _waits_at(task)
+        if told["State"].startswith("R") or at in _interpreter():
+            return None, 1
+        return int(told["voluntary_ctxt_switches"]), FOR_A_THREAD if call == _FUTEX.get(_MACHINE) else FOR_THE_SYSTEM
     except (FileNotFoundError, ProcessLookupError):
-        return -1
+        return -1, 1
 
 
-def _waits_at(task: Path) -> int:
-    """The address at which a thread waits in a system call, of a futex the lock's; 0 where the system does not say."""
+def _waits_at(task: Path) -> tuple[int, int]:
+    """The system call in which a thread waits and the address at which, of a futex the lock's; 0 where nobody says."""
     try:
-        return int((task / "syscall").read_text(encoding="ascii").split()[1], 16)
+        words = (task / "syscall").read_text(encoding="ascii").split()
+        return int(words[0]), int(words[1], 16)
     except (OSError, IndexError, ValueError):
-        return 0
+        return 0, 0
 
 
 @functools.cache
@@ -149,28 +168,34 @@ class Turns:
         self._between = set(range(threads))  # those that wait for a turn, or hand it on: for nothing of the backend
         self._hasty = hasty()  # from the first turn to the last
         self._turn: int | None = None
+        self._lines = 0
         self._left = 0
-        self._opcodes = 0
+        self._events = 0
 
     @contextlib.contextmanager
     def of(self, me: int) -> Iterator[None]:
         """The block of thread number `me`."""
 
         def inside(frame: FrameType, event: str, arg: Any) -> Any:
-            if event == "opcode":
-                self._opcodes += 1
+            if event == "opcode" or event == "line":
+                self._events += 1
                 if self._turn != me:
                     self._wait(me)
-                self._left -= 1
-                if self._left <= 0:
-                    self._give_way(me)
+                if self._lines:
+                    self._lines -= event == "line"
+                else:
+                    self._left -= 1
+                    if self._left <= 0:
+                        self._give_way(me)
+                frame.f_trace_lines = coarse = self._lines > 0
+                frame.f_trace_opcodes = not coarse
             return inside
 
         def enter(frame: FrameType, event: str, arg: Any) -> Any:
             if not frame.f_code.co_filename.startswith(self._files):
                 return None
-            frame.f_trace_opcodes = True
-            frame.f_trace_lines = False
+            frame.f_trace_lines = coarse = self._lines > 0
+            frame.f_trace_opcodes = not coarse
             return inside
 
         self._join(me)
@@ -215,18 +240,20 @@ class Turns:
     def _next(self, candidates: list[int]) -> None:
         """Draw who is next, and for how many opcodes: as many turns of 4 to 8 as of 128 to 256."""
         self._turn = self._rng.choice(candidates) if candidates else None
-        self._left = int(math.exp(self._rng.uniform(0, math.log(LONGEST))))
+        length = int(math.exp(self._rng.uniform(0, math.log(LONGEST))))
+        self._left = length if length <= FINE else self._rng.randint(1, FINE)
+        self._lines = (length - self._left) // LINE
         self._changed.notify_all()
 
     def _wait(self, me: int) -> None:
         self._between.add(me)
         with self._changed:
             looks, used, watch = 0, 0.0, Watch()
-            seen = self._opcodes
+            seen = self._events
             while self._turn != me:
-                if self._changed.wait(LOOK) or self._opcodes != seen or self._turn is None:
+                if self._changed.wait(LOOK) or self._events != seen or self._turn is None:
                     looks, used, watch = 0, 0.0, Watch()
-                    seen = self._opcodes
+                    seen = self._events
                     continue
                 if self._turn in self._between:
                     continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import itertools
 import random
 import sys
@@ -80,3 +81,38 @@ def test_a_thread_that_waits_for_another_loses_its_turn() -> None:
         event.clear()
         _together([wait, release], seed)
     assert seen == [1, 0] * 6
+
+
+def _sum(n: int, seen: set[int]) -> int:
+    total = 0
+    for i in range(n):
+        total = (total * 3 + i * 7 + (i ^ total) - (total >> 2) + (i & 5) - (total | i)) % 1_000_003
+        seen.add(i)
+    return total
+
+
+def test_a_turn_ends_at_any_opcode_of_a_line_though_most_of_it_is_counted_by_lines() -> None:
+    turns, seen, ended = Turns((__file__,), 2, random.Random(0)), set[int](), set[int]()
+    give_way = turns._give_way
+
+    def noting(me: int) -> None:
+        frame = sys._getframe(2)
+        if frame.f_code is _sum.__code__:
+            ended.add(frame.f_lasti)
+        give_way(me)
+
+    turns._give_way = noting  # type: ignore[method-assign]
+
+    def work(me: int) -> None:
+        with turns.of(me):
+            _sum(2000, seen)
+
+    threads = [threading.Thread(target=work, args=(me,)) for me in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    opcodes = {i.offset for i in dis.get_instructions(_sum) if i.offset > min(ended)}
+    assert len(ended) > 0.8 * len(opcodes & set(range(max(ended))))
+    assert turns._events < 2 * 2000 * 40 / 2  # some forty opcodes a round

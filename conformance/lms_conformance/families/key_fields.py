@@ -106,16 +106,30 @@ def _beside(trial: Trial, spelled: list[str]) -> None:
     pool = tuple(subject.model)
     _all_right(subject, pool)
     if trial.caps.remove:
-        for removed in pool if len(pool) < 60 else pool[:60]:
-            chunk = subject.model[removed]
-            subject.remove(Op("remove", (removed,)))
+        chunks = dict(subject.model)
+        for removed in _parted(pool):
+            for text in removed:
+                subject.remove(Op("remove", (text,)))
             found = backend.contains_many(pool)
             gone = [text for text, there in zip(pool, found, strict=True) if not there]
-            expect(gone == [removed], f"only {removed!r} to be gone when it is removed", gone)
-            backend.put(removed, chunk)
-            subject.model[removed] = chunk
+            expect(gone == removed, f"only {removed!r} to be gone when they are removed", gone)
+            for text in removed:
+                backend.put(text, chunks[text])
+                subject.model[text] = chunks[text]
         subject.remove_many(Op("remove_many", pool[::2]))
         _all_right(subject, pool)
+
+
+def _parted(pool: tuple[str, ...]) -> Iterator[list[str]]:
+    """Parts of the pool, of which for each two keys one has the first alone, and another the second: by bits of places.
+
+    As many parts as twice the digits of its length, where each key alone would be as many as keys, each of them asked
+    for after each removal.
+    """
+    for bit in range(max(1, (len(pool) - 1).bit_length())):
+        for side in (0, 1):
+            if part := [text for i, text in enumerate(pool) if i >> bit & 1 == side]:
+                yield part
 
 
 def _all_right(subject: Ways, pool: tuple[str, ...]) -> None:
