@@ -172,16 +172,17 @@ def _resident_slope(trial: Trial) -> None:
     rounds(FEWEST)
     each = (time.monotonic() - began) / FEWEST
     n = min(ROUNDS, max(FEWEST, int(trial.profile.example_seconds * gauges.busy() / 2 / each)))
-    trial.record(f"# all methods in turn: {n} rounds, and 4 times as many again")
+    trial.record(f"# all methods in turn: {n} rounds, and 5 times as many again")
     gc.collect()
     gc.freeze()
     try:
-        looks = [rounds(n) for _ in range(5)]
+        looks = [rounds(n) for _ in range(6)]
     finally:
         gc.unfreeze()
     grown = [after - before for before, after in itertools.pairwise(looks)]
     most = max(n * 768, ARENA)
-    expect(min(grown) < most, f"less than {most >> 10} KiB more with each {n} rounds of all methods",
+    # In one of the looks an allocator may have given back what it had kept since before.
+    expect(sorted(grown)[1] < most, f"less than {most >> 10} KiB more with each {n} rounds of all methods",
            f"{[g >> 10 for g in grown]} KiB")  # fmt: skip
 
 
