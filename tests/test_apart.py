@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -72,6 +73,19 @@ def test_what_is_asked_is_answered_and_memory_is_shared(apart: Open) -> None:
         assert lane.ask(soon(), "write", [1, "ü"])[:2] == ["write", [1, "ü"]]
         assert bytes(lane.memory[:4]) == b"done"
     assert client.starts == 1
+
+
+def test_a_process_may_hold_more_descriptors_than_select_takes(apart: Open) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(before[0], 2200), before[1]), before[1]))
+    held = []
+    try:
+        held += [os.dup(0) for _ in range(1100)]
+        assert asked(apart(), "hello")[0] == "hello"
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_what_is_late_ends_the_process_and_the_next_call_has_another(apart: Open) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import gc
 import platform
 import random
 import sys
@@ -15,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from lms_conformance import spawned
+from lms_conformance import gauges, spawned
 from lms_conformance.engine import Engine
 from lms_conformance.harness import DEFAULT_CAPACITY, Harness
 from lms_conformance.outcome import RED, Report, Result, Status
@@ -162,6 +163,7 @@ def run_properties(
         return run.report
     finally:
         harness.end()
+        gc.unfreeze()
 
 
 @dataclasses.dataclass(slots=True)
@@ -236,6 +238,7 @@ def prepare(
         seconds=time.monotonic() - began,
     )
     engine = Engine(harness, who.capabilities, have, effort, seed, examples, journal, exact)
+    gauges.settle()
     return Run(report, chosen, engine, granted)
 
 

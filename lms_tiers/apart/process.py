@@ -10,7 +10,6 @@ import contextlib
 import json
 import mmap
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Final
 
@@ -233,7 +233,7 @@ class Apart:
     def _await(self, process: _Process, lane: Lane, until: float) -> None:
         """Wait for a new process to say that it is connected; it may take longer than one call."""
         until_ready = min(until, process.born + START)
-        if not select.select([lane.socket], [], [], max(until_ready - time.monotonic(), 0))[0]:
+        if not wait([lane.socket], max(until_ready - time.monotonic(), 0)):
             if time.monotonic() >= process.born + START:
                 lane.whole = False
             raise FailedError("it is being started")

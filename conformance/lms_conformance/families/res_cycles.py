@@ -21,15 +21,11 @@ _LOOKS, _CYCLES, _THREADS = 3, 5, 24
 def _slopes(measure: Callable[[], int], cycle: Callable[[], None]) -> tuple[int, ...]:
     """How much more there is after each turn of cycles; the first turn, in which caches fill, is not counted."""
     looks = []
-    gc.collect()
-    gc.freeze()  # what was there before is looked through once, not at each look
-    try:
-        for _ in range(_LOOKS + 1):
-            cycle()
-            gc.collect()
-            looks.append(measure())
-    finally:
-        gc.unfreeze()
+    gauges.settle()  # what was there before is looked through once, not at each look
+    for _ in range(_LOOKS + 1):
+        cycle()
+        gc.collect()
+        looks.append(measure())
     return tuple(after - before for before, after in itertools.pairwise(looks))
 
 

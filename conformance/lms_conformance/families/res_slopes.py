@@ -124,7 +124,7 @@ def _python_slope(trial: Trial) -> None:
     began = not tracemalloc.is_tracing()
     if began:
         tracemalloc.start(1)
-    gc.freeze()  # what was there before is looked through once, not at each look
+    gauges.settle()  # what was there before is looked through once, not at each look
     try:
         named, kept = list(methods.items()), keeps(list(methods.values()))
         while kept >= LEAK and len(named) > 1:  # which half of them is it?
@@ -134,7 +134,6 @@ def _python_slope(trial: Trial) -> None:
         kept = keeps([ever_other_shapes])
         expect(kept < SHAPE, f"less than {SHAPE} bytes kept of each put of ever other shapes", f"{kept} bytes or more")
     finally:
-        gc.unfreeze()
         if began:
             tracemalloc.stop()
     backend.put("a", chunk)
@@ -173,12 +172,8 @@ def _resident_slope(trial: Trial) -> None:
     each = (time.monotonic() - began) / FEWEST
     n = min(ROUNDS, max(FEWEST, int(trial.profile.example_seconds * gauges.busy() / 2 / each)))
     trial.record(f"# all methods in turn: {n} rounds, and 5 times as many again")
-    gc.collect()
-    gc.freeze()
-    try:
-        looks = [rounds(n) for _ in range(6)]
-    finally:
-        gc.unfreeze()
+    gauges.settle()
+    looks = [rounds(n) for _ in range(6)]
     grown = [after - before for before, after in itertools.pairwise(looks)]
     most = max(n * 768, ARENA)
     # In one of the looks an allocator may have given back what it had kept since before.
