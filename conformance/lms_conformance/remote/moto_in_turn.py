@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import Any, Final
 
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.serving import WSGIRequestHandler, run_simple
 
 
@@ -36,5 +36,5 @@ class Handler(WSGIRequestHandler):
 
 
 if __name__ == "__main__":
-    app = InTurn(DomainDispatcherApplication(create_backend_app))
+    app = InTurn(create_backend_app("s3"))  # the dispatcher looks through all of Amazon's services for each request
     run_simple("127.0.0.1", int(sys.argv[1]), app, threaded=True, request_handler=Handler)
