@@ -26,8 +26,6 @@ ASIDE = 4096
 INVALID = -600
 ABSENT = (-703, -704, -710, -712)
 _OVERTAKEN = (-601, -700, -703, -704, -705, -713, -714)
-#: How often its client is set up, where that fails.
-ATTEMPTS = 2
 #: How often a chunk is looked for that goes from one name to the other meanwhile.
 _TURNS = 4
 
@@ -178,15 +176,9 @@ def start(told: dict[str, Any], memory: memoryview) -> tuple[Engine, int]:
     """Connect to the store, and register the memory."""
     from mooncake.store import MooncakeDistributedStore
 
-    # On a busy machine one of the many connections that it makes may be late; the next client is no worse for that.
-    for attempt in range(ATTEMPTS):
-        store = MooncakeDistributedStore()
-        code = store.setup(told["host"], told["metadata"], 0, 0, told["protocol"], told["device"], told["master"])
-        if not code:
-            break
-        if attempt == ATTEMPTS - 1:
-            raise OSError(f"its client cannot be set up ({code})")
-    at = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    store, at = MooncakeDistributedStore(), ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    if code := store.setup(told["host"], told["metadata"], 0, 0, told["protocol"], told["device"], told["master"]):
+        raise OSError(f"its client cannot be set up ({code})")
     if code := store.register_buffer(at, len(memory)):
         raise OSError(f"it registers no buffer ({code})")
     return Engine(store), at
